@@ -1,0 +1,61 @@
+# Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test verilog sim bench lint format
+
+PYTHON ?= python3
+TARGET ?= nano
+PYTEST_ARGS ?=
+BIN := .venv/bin
+PACKAGES := compiler host hw models sim spec
+STAMP := .venv/.setup-done
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(STAMP)  ## make .venv/ with the moesaic command
+
+# Debian ships venv without pip unless python3-venv is installed; any pip outside can fill the gap.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
+	  { echo "Moesaic needs Python 3.11 or newer: run \`make setup PYTHON=/path/to/python3.11\`." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { \
+	  $(PYTHON) -m venv --clear --without-pip .venv && \
+	  $(PYTHON) -m pip --python .venv/bin/python install --quiet pip; } || \
+	  $(PYTHON) -m virtualenv --quiet .venv || { rm -rf .venv; \
+	  echo "This Python has neither venv nor pip: run \`apt-get install python3-venv\` and \`make setup\` again." >&2; exit 1; }
+
+$(STAMP): pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e .
+	@touch $@
+
+demo: setup  ## trained model -> ONNX -> RTL -> cycle-accurate run -> build/demo/report.png
+	$(BIN)/python -m moesaic.sim.demo
+
+test: setup  ## all tests, on two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+verilog: setup  ## build/rtl/TARGET/top.v
+	$(BIN)/python -m moesaic.hw.generate --target $(TARGET) -o build/rtl/$(TARGET)
+
+sim: setup  ## the cycle-accurate simulator of TARGET
+	$(BIN)/python -m moesaic.sim.build --target $(TARGET)
+
+bench: setup  ## simulated cycles and simulation speed of TARGET
+	$(BIN)/python -m moesaic.sim.bench --target $(TARGET)
+
+# Type checkers see the folders under their import names through links.
+build/types/moesaic: $(MAKEFILE_LIST)
+	@rm -rf $@ && mkdir -p $@
+	@for p in $(PACKAGES); do ln -s ../../../$$p $@/$$p; done
+
+lint: setup build/types/moesaic  ## what CI checks besides the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m moesaic.spec.generate --check
+
+format: setup  ## rewrite the sources as `make lint` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""The runtime: transports, devices, sessions and the command line."""

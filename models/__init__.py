@@ -1,0 +1,1 @@
+"""Reference model, synthetic scenes, training and ONNX export."""

@@ -1,0 +1,1 @@
+"""Verilator builds, the DRAM model and the in-process simulator device."""

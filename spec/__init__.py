@@ -1,0 +1,1 @@
+"""The contract, written once: architecture, numerics, instruction set, registers, bundle format."""
