@@ -1,0 +1,330 @@
+"""The instruction set: 256-bit macro-instructions for six concurrent units.
+
+Every instruction starts with the same 32-bit header (opcode, token masks, layer label, check
+byte). A unit executes its own instructions in program order; order between units comes only from
+tokens: an instruction starts once it has taken one token from every unit named in ``wait`` and
+gives one token to every unit named in ``signal`` when all its effects are visible.
+
+There are no branches. An instruction with ``predicated`` set names an expert: it takes its row
+count and row indices from that expert's queue and does nothing when the queue is empty.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from functools import reduce
+from operator import xor
+
+from moesaic.spec.errors import UserError
+
+ISA_VERSION = 1
+INSTRUCTION_BYTES = 32
+CHECK_VALUE = 0x5A
+"""XOR of all 32 bytes of a well-formed instruction."""
+
+
+class Unit(enum.IntEnum):
+    """Concurrent units. The value is the bit position in the token masks."""
+
+    STREAM = 0
+    MATRIX = 1
+    VECTOR = 2
+    ROUTER = 3
+    LOAD = 4
+    STORE = 5
+
+
+UNIT_COUNT = len(Unit)
+
+
+class Opcode(enum.IntEnum):
+    """Values of the header's ``opcode``; 0 and unlisted values are errors."""
+
+    STREAM = 1
+    MATMUL = 2
+    DRAIN = 3
+    NORM = 4
+    ROUTE = 5
+    LOAD = 6
+    STORE = 7
+    END = 15
+
+
+UNIT_OF: dict[Opcode, Unit | None] = {
+    Opcode.STREAM: Unit.STREAM,
+    Opcode.MATMUL: Unit.MATRIX,
+    Opcode.DRAIN: Unit.VECTOR,
+    Opcode.NORM: Unit.VECTOR,
+    Opcode.ROUTE: Unit.ROUTER,
+    Opcode.LOAD: Unit.LOAD,
+    Opcode.STORE: Unit.STORE,
+    Opcode.END: None,
+}
+
+
+class Stationary(enum.IntEnum):
+    """Where MATMUL's stationary operand comes from."""
+
+    RING = 0
+    """Weights, a ring word at a time: tile row d, then d+1, ... (``width`` bytes each)."""
+    COLUMNS = 1
+    """Activation words as array columns: column w of tile (n, k) is word
+    ``stationary_base + (n * width + w) * stationary_stride + k`` (keys of Q*K^T)."""
+    ROWS = 2
+    """Activation words as array rows: row d of tile (n, k) starts at word
+    ``stationary_base + (k * depth + d) * stationary_stride + n * (width / depth)``
+    (values of P*V)."""
+
+
+class Streamed(enum.IntEnum):
+    """How MATMUL reads the bytes of the streamed operand."""
+
+    SIGNED8 = 0
+    UNSIGNED8 = 1
+    SIGNED16 = 2
+    """Two planes: high bytes (signed, product shifted left by 8) at ``stream_base``, low bytes
+    (unsigned) ``plane_stride`` words behind; each tile streams the high, then the low plane."""
+
+
+class Drain(enum.IntEnum):
+    """What DRAIN does with an accumulator row."""
+
+    INT8 = 0
+    """requantise to int8, write activations."""
+    GELU = 1
+    """requantise to Q5.12, GELU, requantise with (multiplier, shift), write int8 activations."""
+    RESIDUAL = 2
+    """requantise to 24 bits, weight (gate or 1.0), add to the int16 residual stream."""
+    LOGITS = 3
+    """requantise to 24 bits, send to the router."""
+    OUTPUT = 4
+    """requantise to int16, send to the store unit."""
+    SOFTMAX = 5
+    """un-normalised uint8 probabilities to activations, 1/sum to the row-scale memory."""
+    ATTENTION = 6
+    """scale by the row's 1/sum and (multiplier, shift), write int8 activations."""
+
+
+class Space(enum.IntEnum):
+    """Destination of LOAD."""
+
+    ACTIVATION = 0
+    RESIDUAL = 1
+
+
+class Window(enum.IntEnum):
+    """Address windows of the data master, set by the driver."""
+
+    PROGRAM = 0
+    CONSTANT = 1
+    INPUT = 2
+    OUTPUT = 3
+
+
+@dataclass(frozen=True)
+class Field:
+    """One bit field. ``nonzero`` fields with value 0 make the instruction malformed."""
+
+    name: str
+    width: int
+    doc: str
+    nonzero: bool = False
+
+
+HEADER: tuple[Field, ...] = (
+    Field("opcode", 4, "which instruction"),
+    Field("wait", 6, "take one token from each unit of this mask before starting"),
+    Field("signal", 6, "give one token to each unit of this mask when done"),
+    Field("layer", 8, "label of the layer for profiles; no effect"),
+    Field("check", 8, f"makes the XOR of all 32 bytes equal 0x{CHECK_VALUE:02X}"),
+)
+
+_EXPERT = (
+    Field("predicated", 1, "row count and indices come from the queue of `expert`"),
+    Field("expert", 6, "expert number"),
+)
+
+FIELDS: dict[Opcode, tuple[Field, ...]] = {
+    Opcode.STREAM: (
+        *_EXPERT,
+        Field("sequence", 8, "routing that decides `predicated`: compared with ROUTE's"),
+        Field("speculate", 1, "fetch before the routing is known instead of waiting for it"),
+        Field("offset", 32, "first ring word in the weight image"),
+        Field("words", 24, "ring words to fetch", nonzero=True),
+    ),
+    Opcode.MATMUL: (
+        *_EXPERT,
+        Field("gather", 1, "stream the rows whose indices are in the expert's queue"),
+        Field("stationary", 2, "source of the stationary operand"),
+        Field("streamed", 2, "type of the streamed operand"),
+        Field("parameters", 1, "a parameter block precedes the tiles of every n-tile in the ring"),
+        Field("track_maximum", 1, "keep each row's maximum over the valid columns of a group"),
+        Field("rows", 12, "rows to stream; ignored when predicated"),
+        Field("k_tiles", 10, "tiles along the reduction", nonzero=True),
+        Field("n_tiles", 10, "column tiles per group", nonzero=True),
+        Field("groups", 10, "groups; one accumulator bank is handed over per group", nonzero=True),
+        Field("ring_words", 24, "ring words this instruction consumes (0 without the ring)"),
+        Field("stream_base", 20, "word of row 0, k-tile 0"),
+        Field("stream_stride", 12, "words between rows"),
+        Field("plane_stride", 20, "words from the high to the low plane (SIGNED16)"),
+        Field("stationary_base", 20, "word of tile (0, 0) (COLUMNS, ROWS)"),
+        Field("stationary_stride", 12, "words between columns (COLUMNS) or rows (ROWS)"),
+        Field("stationary_rows", 12, "words that exist along tokens (COLUMNS, ROWS)"),
+    ),
+    Opcode.DRAIN: (
+        *_EXPERT,
+        Field("scatter", 1, "write rows at the queue's indices, weighted by its gate weights"),
+        Field("kind", 3, "what to do with an accumulator row"),
+        Field("rows", 12, "accumulator rows per n-tile; ignored when predicated"),
+        Field("n_tiles", 10, "column tiles per group", nonzero=True),
+        Field("groups", 10, "groups", nonzero=True),
+        Field("columns", 16, "valid columns over all groups and n-tiles", nonzero=True),
+        Field("base", 20, "destination word of row 0, column 0"),
+        Field("stride", 12, "destination words between rows"),
+        Field("multiplier", 16, "second requantisation (GELU), exponent scale (SOFTMAX), scale"),
+        Field("shift", 6, "right shift that belongs to `multiplier`"),
+    ),
+    Opcode.NORM: (
+        Field("wide", 1, "also write the high and the low plane of the 16-bit result"),
+        Field("rows", 12, "rows to normalise", nonzero=True),
+        Field("words", 10, "residual words per row", nonzero=True),
+        Field("channels", 13, "true channels per row", nonzero=True),
+        Field("source_base", 20, "residual word of row 0"),
+        Field("source_stride", 12, "residual words between rows"),
+        Field("epsilon", 48, "channels^2 * eps in squared residual steps"),
+        Field("multiplier", 16, "1 / output step, mantissa"),
+        Field("shift", 6, "1 / output step, right shift"),
+        Field("base", 20, "activation word of row 0"),
+        Field("stride", 12, "activation words between rows"),
+        Field("plane_stride", 20, "words from the int8 result to the high, and on to the low plane"),
+    ),
+    Opcode.ROUTE: (
+        Field("rows", 12, "tokens", nonzero=True),
+        Field("first_row", 12, "row index that the first token gets in the queues"),
+        Field("experts", 7, "experts", nonzero=True),
+        Field("top_k", 4, "experts chosen per token", nonzero=True),
+        Field("renormalise", 1, "gate weights sum to one over the chosen experts"),
+        Field("multiplier", 16, "logit to 2^-7 octaves, mantissa"),
+        Field("shift", 6, "logit to 2^-7 octaves, right shift"),
+        Field("sequence", 8, "number of this routing, not 0", nonzero=True),
+    ),
+    Opcode.LOAD: (
+        Field("window", 2, "CONSTANT or INPUT"),
+        Field("space", 1, "ACTIVATION or RESIDUAL"),
+        Field("offset", 32, "first byte in the window, a multiple of the data port's beat"),
+        Field("words", 20, "scratchpad words to load", nonzero=True),
+        Field("base", 20, "first scratchpad word"),
+    ),
+    Opcode.STORE: (
+        Field("offset", 32, "first byte in the OUTPUT window, a multiple of the beat"),
+        Field("words", 24, "chunks of `lanes` int16 to store", nonzero=True),
+    ),
+    Opcode.END: (),
+}
+
+_ENUMS: dict[tuple[Opcode, str], type[enum.IntEnum]] = {
+    (Opcode.MATMUL, "stationary"): Stationary,
+    (Opcode.MATMUL, "streamed"): Streamed,
+    (Opcode.DRAIN, "kind"): Drain,
+    (Opcode.LOAD, "window"): Window,
+    (Opcode.LOAD, "space"): Space,
+}
+
+
+def fields(opcode: Opcode) -> tuple[Field, ...]:
+    """All fields of an instruction, header first, in order from bit 0 upwards."""
+    return HEADER + FIELDS[opcode]
+
+
+def positions(opcode: Opcode) -> dict[str, tuple[int, int]]:
+    """Map each field name to (first bit, width)."""
+    result, bit = {}, 0
+    for field in fields(opcode):
+        result[field.name] = (bit, field.width)
+        bit += field.width
+    if bit > 8 * INSTRUCTION_BYTES:
+        raise AssertionError(f"{opcode.name} takes {bit} bits")
+    return result
+
+
+def used_bits(opcode: Opcode) -> int:
+    """Bits with a meaning; the bits above are reserved and must be zero."""
+    return sum(field.width for field in fields(opcode))
+
+
+def encode(opcode: Opcode, **values: int) -> bytes:
+    """Pack one instruction, little endian, check byte included. Absent fields are 0.
+
+    Raises
+    ------
+    UserError
+        A field is unknown, out of range, or zero where zero is not allowed: the model does not
+        fit the instruction set.
+    """
+    word, where = 0, positions(opcode)
+    values = {"opcode": opcode, **values}
+    for name, value in values.items():
+        if name not in where or name == "check":
+            raise AssertionError(f"{opcode.name} has no field {name!r}")
+        start, width = where[name]
+        if not 0 <= int(value) < 1 << width:
+            raise UserError(
+                f"{opcode.name} field {name} must be below {1 << width}, not {int(value)}:"
+                " the model is too large for the instruction set"
+            )
+        word |= int(value) << start
+    for field in fields(opcode):
+        if field.nonzero and not values.get(field.name):
+            raise AssertionError(f"{opcode.name} field {field.name} must not be 0")
+    raw = word.to_bytes(INSTRUCTION_BYTES, "little")
+    check = reduce(xor, raw, CHECK_VALUE)
+    start, _ = where["check"]
+    return (word | check << start).to_bytes(INSTRUCTION_BYTES, "little")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A decoded instruction: opcode and all its fields but the check byte."""
+
+    opcode: Opcode
+    values: dict[str, int]
+
+    def __str__(self) -> str:
+        def show(name: str, value: int) -> str:
+            kind = _ENUMS.get((self.opcode, name))
+            if kind is not None:
+                return f"{name}={kind(value).name}"
+            if name in ("wait", "signal"):
+                return f"{name}=" + "+".join(u.name for u in Unit if value >> u & 1)
+            return f"{name}={value}"
+
+        shown = [show(n, v) for n, v in self.values.items() if v and n != "opcode"]
+        return " ".join([self.opcode.name, *shown])
+
+
+def decode(raw: bytes) -> Instruction:
+    """Unpack one instruction.
+
+    Raises
+    ------
+    UserError
+        Wrong length, check byte, opcode, a reserved bit, or a zero where none may be.
+    """
+    if len(raw) != INSTRUCTION_BYTES or reduce(xor, raw, 0) != CHECK_VALUE:
+        raise UserError("program holds a damaged instruction: compile the bundle again")
+    word = int.from_bytes(raw, "little")
+    try:
+        opcode = Opcode(word & 0xF)
+    except ValueError as error:
+        raise UserError(f"program holds an unknown opcode: {error}") from error
+    if word >> used_bits(opcode):
+        raise UserError(f"program holds a {opcode.name} with reserved bits set")
+    values = {
+        name: word >> start & (1 << width) - 1 for name, (start, width) in positions(opcode).items()
+    }
+    for field in fields(opcode):
+        if field.nonzero and not values[field.name]:
+            raise UserError(f"program holds a {opcode.name} whose {field.name} is 0")
+    del values["check"]
+    return Instruction(opcode, values)

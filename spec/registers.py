@@ -1,0 +1,194 @@
+"""The AXI4-Lite register map, described once for gateware, drivers and documentation."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from moesaic.spec.isa import Unit
+
+MAGIC = 0x4D4F4553
+"""Value of ID: the letters MOES."""
+INTERFACE_VERSION = 1
+"""Value of VERSION: the register map; changed when a driver would notice."""
+REGISTER_BYTES = 4
+MAX_WEIGHT_PORTS = 8
+
+
+class Access(enum.Enum):
+    """How software may use a register."""
+
+    RO = "read-only"
+    RW = "read-write"
+    W1C = "write 1 to clear"
+    WO = "write-only"
+
+
+class ErrorCode(enum.IntEnum):
+    """Values of the ERROR register."""
+
+    NONE = 0
+    BAD_INSTRUCTION = 1
+    """check byte, opcode, reserved bit, or a count of zero"""
+    PROGRAM_OVERRUN = 2
+    """the program window ended before END"""
+    WINDOW = 3
+    """an access outside its address window was refused"""
+    BUS = 4
+    """a master got an AXI error response"""
+    WATCHDOG = 5
+    """the frame took more cycles than WATCHDOG allows"""
+    BAD_CONFIGURATION = 6
+    """START with a window whose base breaks the alignment rule"""
+
+
+@dataclass(frozen=True)
+class BitField:
+    """Bits of a register."""
+
+    name: str
+    bit: int
+    width: int
+    doc: str
+
+
+@dataclass(frozen=True)
+class Register:
+    """One 32-bit register at byte ``offset``."""
+
+    name: str
+    offset: int
+    access: Access
+    doc: str
+    fields: tuple[BitField, ...] = field(default=())
+
+
+def _window(name: str, offset: int, doc: str) -> list[Register]:
+    return [
+        Register(f"{name}_BASE_LO", offset, Access.RW, f"{doc}: byte address, bits 31..0"),
+        Register(f"{name}_BASE_HI", offset + 4, Access.RW, f"{doc}: byte address, bits 39..32"),
+        Register(f"{name}_SIZE", offset + 8, Access.RW, f"{doc}: bytes"),
+    ]
+
+
+COUNTERS: tuple[tuple[str, str], ...] = (
+    ("CYCLES", "cycles from START to the end of the frame"),
+    *(
+        counter
+        for unit in Unit
+        for counter in (
+            (f"{unit.name}_BUSY", f"cycles in which the {unit.name.lower()} unit did work"),
+            (
+                f"{unit.name}_WAIT_TOKEN",
+                f"cycles in which the {unit.name.lower()} unit held an instruction and lacked a token",
+            ),
+            (
+                f"{unit.name}_STALL",
+                f"cycles in which the {unit.name.lower()} unit had started and could not go on",
+            ),
+        )
+    ),
+    ("INSTRUCTIONS", "instructions dispatched"),
+    ("WEIGHT_READ_BYTES", "bytes that crossed the weight ports"),
+    ("WEIGHT_UNUSED_BYTES", "of these, bytes of experts that turned out to have no tokens"),
+    ("DATA_READ_BYTES", "bytes read by the data master (program, constants, inputs)"),
+    ("DATA_WRITE_BYTES", "bytes written by the data master"),
+    ("MATRIX_STREAM_WORDS", "streamed words that entered the array"),
+    ("MATRIX_RING_TILES", "stationary tiles loaded from the weight ring"),
+    ("MATRIX_OPERAND_LOADS", "activation words loaded as stationary operand (keys and values)"),
+    ("ATTENTION_STREAM_WORDS", "streamed words of products whose stationary operand is activations"),
+    ("MATRIX_WAIT_TILE", "cycles in which streaming waited for a stationary tile"),
+    ("MATRIX_WAIT_BANK", "cycles in which streaming waited for an accumulator bank"),
+    ("VECTOR_CHUNKS", "accumulator chunks drained"),
+    ("SCORE_WORDS", "score chunks produced for softmax"),
+    ("SCORE_READS", "score chunks read from the accumulators by softmax"),
+    ("GELU_LOOKUPS", "values that went through the GELU table"),
+    ("NORM_ROWS", "rows normalised"),
+    ("EXPERTS_FETCHED", "predicated weight segments fetched"),
+    ("EXPERTS_SKIPPED", "predicated weight segments never fetched"),
+    ("ROUTED_TOKENS", "tokens routed"),
+)
+"""Performance counters: (name, what it counts). 48 bits, two registers each, cleared by START."""
+
+COUNTER_BASE = 0x200
+COUNTER_STRIDE = 8
+COUNTER_BITS = 48
+
+REGISTERS: tuple[Register, ...] = (
+    Register("ID", 0x000, Access.RO, f"always 0x{MAGIC:08X}"),
+    Register("VERSION", 0x004, Access.RO, "version of this register map"),
+    Register("ARCH_HASH", 0x008, Access.RO, "identity of the architecture; a bundle must match it"),
+    Register(
+        "CONTROL",
+        0x010,
+        Access.WO,
+        "commands, self-clearing",
+        (
+            BitField("START", 0, 1, "run the program from PROGRAM_BASE; ignored while busy"),
+            BitField("RESET", 1, 1, "abandon the frame and clear every unit; outstanding bus"
+                     " transfers are completed first, STATUS.BUSY stays 1 until then"),
+        ),
+    ),
+    Register(
+        "STATUS",
+        0x014,
+        Access.RO,
+        "state",
+        (
+            BitField("BUSY", 0, 1, "a frame or a reset is under way"),
+            BitField("DONE", 1, 1, "the last frame ended without error"),
+            BitField("ERROR", 2, 1, "the last frame ended with the code in ERROR"),
+        ),
+    ),
+    Register("ERROR", 0x018, Access.RO, "error code of the last frame, 0 for none"),
+    Register("ERROR_INFO", 0x01C, Access.RO, "BAD_INSTRUCTION, PROGRAM_OVERRUN: byte offset in the"
+             " program; WINDOW, BUS: unit number of the master (weight stream 0, load 4, store 5,"
+             " instruction fetch 6)"),
+    Register(
+        "IRQ_STATUS",
+        0x020,
+        Access.W1C,
+        "interrupt causes",
+        (
+            BitField("DONE", 0, 1, "a frame ended without error"),
+            BitField("ERROR", 1, 1, "a frame ended with an error"),
+        ),
+    ),
+    Register("IRQ_ENABLE", 0x024, Access.RW, "interrupt causes that raise irq, same bits"),
+    Register("WATCHDOG", 0x028, Access.RW, "cycles a frame may take, 0 for no limit"),
+    *_window("PROGRAM", 0x040, "program window"),
+    *_window("CONSTANT", 0x050, "constant window"),
+    *_window("INPUT", 0x060, "input window"),
+    *_window("OUTPUT", 0x070, "output window"),
+    *(
+        register
+        for port in range(MAX_WEIGHT_PORTS)
+        for register in _window(f"WEIGHT{port}", 0x100 + 0x10 * port, f"weight port {port} window")
+    ),
+    *(
+        register
+        for index, (name, doc) in enumerate(COUNTERS)
+        for register in (
+            Register(f"{name}_LO", COUNTER_BASE + COUNTER_STRIDE * index, Access.RO,
+                     f"{doc}, bits 31..0"),
+            Register(f"{name}_HI", COUNTER_BASE + COUNTER_STRIDE * index + 4, Access.RO,
+                     f"{doc}, bits 47..32"),
+        )
+    ),
+)
+"""All registers, by ascending offset. Weight windows beyond the built ports read as zero."""
+
+WINDOW_ALIGNMENT = 4096
+"""Every window base must be a multiple of this: bursts then never cross a 4 KiB boundary."""
+
+_BY_NAME = {register.name: register for register in REGISTERS}
+
+
+def offset(name: str) -> int:
+    """Byte offset of the register called ``name``."""
+    return _BY_NAME[name].offset
+
+
+def bit(register: str, name: str) -> int:
+    """Mask of a one-bit field."""
+    return next(1 << f.bit for f in _BY_NAME[register].fields if f.name == name)

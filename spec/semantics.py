@@ -1,0 +1,161 @@
+"""Executable integer semantics of every operator, in torch: exact on CPU and CUDA.
+
+Values are held in int64 tensors whatever their hardware width; each function states the range it
+returns. Products are summed in float64, which is exact below 2**53, far above the int32
+accumulators. These functions are the law for the gateware and share nothing with it but
+``moesaic.spec.tables``. Formulas: ``docs/numerics.md``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moesaic.spec import tables
+
+ONE_Q15 = 1 << 15
+"""Gate weight 1.0."""
+RESIDUAL_GUARD_BITS = 8
+"""Fraction bits below the residual step that an addend carries."""
+
+
+def round_shift(value: Tensor, shift: int | Tensor) -> Tensor:
+    """``value / 2**shift`` rounded half up: the one rounding rule. ``shift`` 0 to 62."""
+    shift = torch.as_tensor(shift, dtype=torch.int64, device=value.device)
+    half = torch.ones_like(shift) << shift >> 1
+    return (value + half) >> shift
+
+
+def saturate(value: Tensor, bits: int) -> Tensor:
+    """Clamp to the range of a signed integer of ``bits`` bits."""
+    return value.clamp(-(1 << bits - 1), (1 << bits - 1) - 1)
+
+
+def requantise(value: Tensor, multiplier: int | Tensor, shift: int | Tensor, bits: int) -> Tensor:
+    """``saturate(round_shift(value * multiplier, shift))``; multiplier 0 to 65535."""
+    return saturate(round_shift(value * multiplier, shift), bits)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Exact integer product ``a @ b.T`` of [rows, k] and [columns, k], int64."""
+    return (a.to(torch.float64) @ b.to(torch.float64).T).to(torch.int64)
+
+
+def _table(values: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64, device=like.device)
+
+
+def bit_length(value: Tensor) -> Tensor:
+    """Number of bits of a non-negative integer below 2**62; 0 for 0."""
+    length = torch.zeros_like(value)
+    for step in (32, 16, 8, 4, 2, 1):
+        wide = value >= (1 << step)
+        length += torch.where(wide, step, 0)
+        value = torch.where(wide, value >> step, value)
+    return length + (value > 0).to(torch.int64)
+
+
+def exp2_negative(exponent: Tensor) -> tuple[Tensor, Tensor]:
+    """Split ``exponent`` (steps of 2**-7 octave, >= 0) into table mantissa and right shift.
+
+    Returns (mantissa, shift): 255 * 256 * 2**-x is mantissa / 2**shift; mantissa 16 bits.
+    """
+    exponent = exponent.clamp(max=(1 << tables.EXPONENT_BITS) - 1)
+    fraction = exponent & (1 << tables.EXP2_FRACTION_BITS) - 1
+    return _table(tables.EXP2_TABLE, exponent)[fraction], exponent >> tables.EXP2_FRACTION_BITS
+
+
+def reciprocal(value: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / value for 1 <= value < 2**32 as (r, t): 1 / value = r * 2**(-16 - t), r at most 65535.
+
+    Normalise to f in [1, 2), look up at the middle of the segment, one Newton step.
+    """
+    t = bit_length(value) - 1
+    f = (value << 16) >> t  # Q1.16, 17 bits
+    r0 = _table(tables.RECIPROCAL_TABLE, value)[(f >> 8) & 255]
+    h = (1 << 17) - ((f * r0) >> 16)
+    return ((r0 * h) >> 16).clamp(max=65535), t
+
+
+def reciprocal_sqrt(value: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / sqrt(value), 1 <= value < 2**62, as (r, e): r * 2**(-16 - e), r at most 65535.
+
+    ``value`` is f * 2**(2 * e) with f in [1, 4): look up at the middle, one Newton step.
+    """
+    e = (bit_length(value) - 1) >> 1
+    # f in Q2.16 (18 bits): bits below are dropped.
+    f = torch.where(e >= 8, value >> (2 * e - 16).clamp(min=0), value << (16 - 2 * e).clamp(min=0))
+    r0 = _table(tables.RSQRT_TABLE, value)[f >> 9]
+    p = (f * ((r0 * r0) >> 16)) >> 16
+    return ((r0 * ((3 << 16) - p)) >> 17).clamp(max=65535), e
+
+
+def gelu(z: Tensor, multiplier: int, shift: int) -> Tensor:
+    """int8 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14."""
+    magnitude = z.abs()
+    step = tables.GELU_INPUT_FRACTION_BITS - tables.GELU_STEP_LOG2
+    index = magnitude >> step
+    fraction = magnitude & (1 << step) - 1
+    entries = _table((*tables.GELU_TABLE, 0), z)
+    low = entries[index.clamp(max=tables.GELU_ENTRIES - 1)]
+    high = entries[(index + 1).clamp(max=tables.GELU_ENTRIES)]
+    delta = round_shift((low << step) + (high - low) * fraction, step)
+    delta = torch.where(index < tables.GELU_ENTRIES - 1, delta, 0)
+    fine = tables.GELU_OUTPUT_FRACTION_BITS - tables.GELU_INPUT_FRACTION_BITS
+    return requantise((z.clamp(min=0) << fine) - delta, multiplier, shift, 8)
+
+
+def layer_norm(
+    x: Tensor, channels: int, epsilon: int, multiplier: int, shift: int
+) -> tuple[Tensor, Tensor]:
+    """Normalise int16 rows ``x`` [rows, channels]; returns (int8, int16) results.
+
+    The int16 result has the step 2**shift / multiplier, the int8 result 256 times that.
+    """
+    total = x.sum(-1, keepdim=True)
+    square = (x * x).sum(-1, keepdim=True)
+    variance = (channels * square - total * total + epsilon).clamp(min=1)
+    r, e = reciprocal_sqrt(variance)
+    g = round_shift(r * multiplier, 16)
+    wide = saturate(round_shift((channels * x - total) * g, e + shift), 16)
+    return saturate(round_shift(wide, 8), 8), wide
+
+
+def softmax(scores: Tensor, multiplier: int, shift: int) -> tuple[Tensor, Tensor]:
+    """Un-normalised probabilities of int32 ``scores`` [rows, columns]: (uint8, row sums).
+
+    The largest score of a row gives 255. Row sums are at least 255.
+    """
+    distance = scores.amax(-1, keepdim=True) - scores
+    mantissa, exponent = exp2_negative(round_shift(distance * multiplier, shift))
+    probability = round_shift(mantissa, exponent + 8)
+    return probability, probability.sum(-1)
+
+
+def attention_scale(sums: Tensor, multiplier: int, shift: int) -> tuple[Tensor, Tensor]:
+    """(multiplier, shift) per row that turn P*V into int8: 1/sum times multiplier / 2**shift."""
+    r, t = reciprocal(sums)
+    return round_shift(r * multiplier, 16), t + shift
+
+
+def residual_add(residual: Tensor, addend: Tensor, weight: int | Tensor = ONE_Q15) -> Tensor:
+    """int16 residual plus a 24-bit addend (256ths of a residual step) times a Q15 weight."""
+    return saturate(residual + round_shift(addend * weight, 15 + RESIDUAL_GUARD_BITS), 16)
+
+
+def route(
+    logits: Tensor, top_k: int, renormalise: bool, multiplier: int, shift: int
+) -> tuple[Tensor, Tensor]:
+    """Choose experts: 24-bit ``logits`` [tokens, experts] -> (indices, Q15 weights) [tokens, k].
+
+    Softmax over all experts, the ``top_k`` largest logits (ties to the lower index) in
+    descending order, weights relative to all experts or, with ``renormalise``, to the chosen.
+    """
+    order = torch.argsort(logits, dim=-1, descending=True, stable=True)[:, :top_k]
+    distance = logits.amax(-1, keepdim=True) - logits
+    mantissa, exponent = exp2_negative(round_shift(distance * multiplier, shift))
+    weight = round_shift(mantissa, exponent)
+    chosen = torch.gather(weight, 1, order)
+    total = (chosen if renormalise else weight).sum(-1, keepdim=True)
+    r, t = reciprocal(total)
+    return order, round_shift(chosen * r, t + 1).clamp(max=ONE_Q15)
