@@ -1,0 +1,182 @@
+"""ONNX export, one file per task: python -m moesaic.models.export --preset nano --out DIR."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from moesaic.models.config import PRESETS, preset
+from moesaic.models.m3vit import CHECKPOINTS, M3ViT, load_checkpoint
+from moesaic.models.scenes import HELDOUT_SEED, make_batch
+
+DEFAULT_OPSET = 20
+INPUT_NAME = "image"
+
+
+class SingleTask(nn.Module):
+    """A model with its task fixed: what one ONNX file holds."""
+
+    def __init__(self, model: M3ViT, task: str) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run the task: (N, 3, H, W) to (N, channels, H, W)."""
+        return self.model(image, self.task)
+
+
+def trace(model: M3ViT, task: str, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """Return the ONNX graph of one task.
+
+    Input `image` (1, 3, H, W) and output named like the task (1, channels, H, W) are float32
+    and static. The GELU is one `Gelu` node from opset 20 on, `Erf` arithmetic below.
+    """
+    model.config.channels(task)  # refuses a task that the model does not have
+    image = torch.zeros(1, 3, model.config.height, model.config.width)
+    # The exporter reports four operators of a package that is not needed here, and a
+    # deprecation inside torch: neither concerns the user.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.onnx.export(
+            SingleTask(model, task).eval(),
+            (image,),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[INPUT_NAME],
+            output_names=[task],
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"torch.onnx.export made no program for task {task!r}")
+    return program.model_proto
+
+
+def check_experts(graph: onnx.GraphProto, model: M3ViT) -> None:
+    """Refuse a graph that lacks an expert of `model`.
+
+    Tracing can drop experts that the sample did not use. Each expert's two matrices must be
+    among the initializers, as stored or transposed (compared by content: names may change).
+
+    Raises
+    ------
+    ValueError
+        The first expert that is missing.
+    """
+    present: set[tuple[tuple[int, ...], bytes]] = set()
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        # A stack of matrices, as com.microsoft.MoE has it, counts as its matrices.
+        for matrix in array if array.ndim == 3 else [array]:
+            if matrix.ndim == 2:
+                present.add((matrix.shape, matrix.tobytes()))
+                present.add((matrix.T.shape, np.ascontiguousarray(matrix.T).tobytes()))
+    for layer, moe in enumerate(model.moe_layers()):
+        for index, expert in enumerate(moe.experts):
+            for name in ("fc1", "fc2"):
+                matrix = getattr(expert, name).weight.detach().numpy()
+                if (matrix.shape, matrix.tobytes()) not in present:
+                    raise ValueError(
+                        f"the graph must hold all {len(moe.experts)} experts of MoE layer {layer}, "
+                        f"but {name} of expert {index} is missing"
+                    )
+
+
+def export_onnx(
+    model: M3ViT, task: str, path: str | Path, opset: int = DEFAULT_OPSET
+) -> onnx.ModelProto:
+    """Export one task to a single ONNX file and return what was written.
+
+    Parameters
+    ----------
+    model
+        Any `M3ViT`; it is put in evaluation mode.
+    task
+        A name of `model.config.tasks`; also the name of the output.
+    path
+        File to write. The input is `image`, (1, 3, H, W) float32.
+    opset
+        ONNX operator set, 18 or later.
+
+    Raises
+    ------
+    ValueError
+        Unknown task, or an expert is missing in the graph.
+    """
+    proto = trace(model, task, opset)
+    check_experts(proto.graph, model)
+    onnx.checker.check_model(proto)
+    onnx.save(proto, str(path))
+    return proto
+
+
+def write_samples(path: Path, first_seed: int, count: int, height: int, width: int) -> None:
+    """Write scenes to an .npz file.
+
+    Keys: `image` (N, 3, H, W) float32 network input, `seg` (N, H, W) uint8 classes, `depth`
+    (N, 1, H, W) float32 encoded depth, `rgb` (N, 3, H, W) uint8 for pictures.
+    """
+    batch = make_batch(range(first_seed, first_seed + count), height, width)
+    np.savez_compressed(path, image=batch.image, seg=batch.seg, depth=batch.depth, rgb=batch.rgb)
+
+
+def write_calibration(path: Path, count: int, height: int, width: int) -> None:
+    """Write training scenes to an .npz file with the one key `image`, (N, 3, H, W) float32."""
+    np.savez_compressed(path, image=make_batch(range(count), height, width).image)
+
+
+def main() -> None:
+    """Write TASK.onnx for each task, calibration.npz and heldout.npz."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="nano", choices=sorted(PRESETS))
+    parser.add_argument(
+        "--checkpoint", type=Path, help="default: the trained one that comes with the preset"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--opset", type=int, default=DEFAULT_OPSET)
+    parser.add_argument("--calibration", type=int, default=32, help="scenes in calibration.npz")
+    parser.add_argument("--heldout", type=int, default=64, help="scenes in heldout.npz")
+    parser.add_argument(
+        "--ms-moe", action="store_true", help="write MoE layers as com.microsoft.MoE nodes"
+    )
+    options = parser.parse_args()
+
+    try:
+        model = load_checkpoint(options.checkpoint or CHECKPOINTS / f"{options.preset}.pt")
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    config = model.config
+    expected = preset(options.preset)
+    if config != expected:
+        raise SystemExit(
+            f"checkpoint {options.checkpoint} must hold the preset {options.preset!r}; "
+            "name the preset it was trained with"
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    for task in config.task_names:
+        path = options.out / f"{task}.onnx"
+        if options.ms_moe:
+            from moesaic.models.ms_moe import export_ms_moe
+
+            export_ms_moe(model, task, path, options.opset)
+        else:
+            export_onnx(model, task, path, options.opset)
+        print(path)
+    size = config.height, config.width
+    write_calibration(options.out / "calibration.npz", options.calibration, *size)
+    print(options.out / "calibration.npz")
+    write_samples(options.out / "heldout.npz", HELDOUT_SEED, options.heldout, *size)
+    print(options.out / "heldout.npz")
+
+
+if __name__ == "__main__":
+    main()

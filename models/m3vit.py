@@ -1,0 +1,166 @@
+"""M3ViT: a vision transformer with task-gated experts and a per-patch head for each task."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moesaic.models.config import M3ViTConfig, preset
+from moesaic.models.layers import LAYER_NORM_EPS, Block, Mlp, MoE
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+class PatchHead(nn.Module):
+    """LayerNorm and one linear layer per patch, laid out as pixels.
+
+    M3ViT's own decoder (four convolutions at growing resolution) costs eight backbones;
+    this head costs one linear layer.
+    """
+
+    def __init__(self, config: M3ViTConfig, channels: int) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.patch = config.patch
+        self.channels = channels
+        self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+        self.linear = nn.Linear(config.dim, config.patch * config.patch * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, patches, dim) to (N, channels, H, W).
+
+        A patch's linear outputs are ordered (row, column, channel).
+        """
+        rows, columns = self.grid
+        pixels = self.linear(self.norm(x))
+        pixels = pixels.reshape(-1, rows, columns, self.patch, self.patch, self.channels)
+        pixels = pixels.permute(0, 5, 1, 3, 2, 4)
+        return pixels.reshape(-1, self.channels, rows * self.patch, columns * self.patch)
+
+
+class M3ViT(nn.Module):
+    """The multi-task network. A forward pass serves one task.
+
+    The backbone runs once per task, because the gates of the MoE layers differ by task;
+    all other weights are shared.
+    """
+
+    def __init__(self, config: M3ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = nn.Conv2d(3, config.dim, config.patch, stride=config.patch)
+        if config.class_token:
+            self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.position = nn.Parameter(torch.zeros(1, config.tokens, config.dim))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.heads = nn.ModuleDict({task: PatchHead(config, c) for task, c in config.tasks})
+
+    def forward(self, image: Tensor, task: str) -> Tensor:
+        """Run one task.
+
+        Parameters
+        ----------
+        image
+            (N, 3, H, W) float32, normalised as `scenes.normalise` does.
+        task
+            A name of `config.tasks`.
+
+        Returns
+        -------
+        Tensor
+            (N, channels, H, W): class logits for 'seg', encoded depth for 'depth'.
+        """
+        x = self.patch_embed(image).flatten(2).transpose(1, 2)
+        if self.config.class_token:
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
+        x = x + self.position
+        for block in self.blocks:
+            x = block(x, task)
+        if self.config.class_token:
+            x = x[:, 1:]
+        return self.heads[task](x)
+
+    def moe_layers(self) -> list[MoE]:
+        """Return the MoE layers in order."""
+        return [block.mlp for block in self.blocks if isinstance(block.mlp, MoE)]
+
+
+@torch.no_grad()
+def initialise(model: M3ViT, seed: int) -> None:
+    """Draw weights for training: truncated normal of 0.02, zero biases."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+        elif not name.endswith("weight"):  # a LayerNorm's weight stays 1
+            parameter.zero_()
+
+
+@torch.no_grad()
+def random_model(config: M3ViTConfig, seed: int) -> M3ViT:
+    """Return an untrained model that behaves like a trained one, in evaluation mode.
+
+    Weights are scaled by fan-in so that every part matters at any size: scores spread over a
+    few units (attention is neither flat nor one-hot), tokens choose different experts with
+    clear gate weights, no LayerNorm or bias is trivial. Equal seeds give equal models.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = M3ViT(config).eval()
+
+    def draw(parameter: Tensor, std: float, mean: float = 0.0) -> None:
+        nn.init.trunc_normal_(parameter, mean, std, mean - 2 * std, mean + 2 * std, generator)
+
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            draw(module.weight, fan_in**-0.5)
+            if module.bias is not None:
+                draw(module.bias, 0.1)
+        elif isinstance(module, nn.LayerNorm):
+            draw(module.weight, 0.2, mean=1.0)
+            draw(module.bias, 0.1)
+    for parameter in (model.position, *([model.class_token] if config.class_token else [])):
+        draw(parameter, 0.5)
+    for block in model.blocks:
+        # Queries and keys: scores of standard deviation about 2 instead of 1.
+        block.attention.qkv.weight[: 2 * config.dim] *= 1.5
+        if isinstance(block.mlp, Mlp):
+            continue
+        for gate in block.mlp.gates.values():
+            gate.weight *= 1.5
+    return model
+
+
+def save_checkpoint(model: M3ViT, path: Path) -> None:
+    """Write configuration and weights; `load_checkpoint` reads them."""
+    torch.save({"config": model.config.to_dict(), "weights": model.state_dict()}, path)
+
+
+def load_checkpoint(path: Path) -> M3ViT:
+    """Return the model of a checkpoint in evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        The file is missing or is no checkpoint of this module.
+    """
+    try:
+        # weights_only: a checkpoint must not be able to run code.
+        stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        model = M3ViT(M3ViTConfig.from_dict(stored["config"]))
+        model.load_state_dict(stored["weights"])
+    except FileNotFoundError:
+        raise ValueError(f"checkpoint {path} must exist: train one or name another") from None
+    except (OSError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"checkpoint {path} must be a file of models.train: {error}") from error
+    return model.eval()
+
+
+def trained_model(name: str = "nano") -> M3ViT:
+    """Return the trained model of a preset that comes with the project."""
+    preset(name)
+    return load_checkpoint(CHECKPOINTS / f"{name}.pt")
