@@ -197,7 +197,9 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("shift", 6, "1 / output step, right shift"),
         Field("base", 20, "activation word of row 0"),
         Field("stride", 12, "activation words between rows"),
-        Field("plane_stride", 20, "words from the int8 result to the high, and on to the low plane"),
+        Field(
+            "plane_stride", 20, "words from the int8 result to the high, and on to the low plane"
+        ),
     ),
     Opcode.ROUTE: (
         Field("rows", 12, "tokens", nonzero=True),

@@ -96,7 +96,10 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("MATRIX_STREAM_WORDS", "streamed words that entered the array"),
     ("MATRIX_RING_TILES", "stationary tiles loaded from the weight ring"),
     ("MATRIX_OPERAND_LOADS", "activation words loaded as stationary operand (keys and values)"),
-    ("ATTENTION_STREAM_WORDS", "streamed words of products whose stationary operand is activations"),
+    (
+        "ATTENTION_STREAM_WORDS",
+        "streamed words of products whose stationary operand is activations",
+    ),
     ("MATRIX_WAIT_TILE", "cycles in which streaming waited for a stationary tile"),
     ("MATRIX_WAIT_BANK", "cycles in which streaming waited for an accumulator bank"),
     ("VECTOR_CHUNKS", "accumulator chunks drained"),
@@ -125,8 +128,13 @@ REGISTERS: tuple[Register, ...] = (
         "commands, self-clearing",
         (
             BitField("START", 0, 1, "run the program from PROGRAM_BASE; ignored while busy"),
-            BitField("RESET", 1, 1, "abandon the frame and clear every unit; outstanding bus"
-                     " transfers are completed first, STATUS.BUSY stays 1 until then"),
+            BitField(
+                "RESET",
+                1,
+                1,
+                "abandon the frame and clear every unit; outstanding bus"
+                " transfers are completed first, STATUS.BUSY stays 1 until then",
+            ),
         ),
     ),
     Register(
@@ -141,9 +149,14 @@ REGISTERS: tuple[Register, ...] = (
         ),
     ),
     Register("ERROR", 0x018, Access.RO, "error code of the last frame, 0 for none"),
-    Register("ERROR_INFO", 0x01C, Access.RO, "BAD_INSTRUCTION, PROGRAM_OVERRUN: byte offset in the"
-             " program; WINDOW, BUS: unit number of the master (weight stream 0, load 4, store 5,"
-             " instruction fetch 6)"),
+    Register(
+        "ERROR_INFO",
+        0x01C,
+        Access.RO,
+        "BAD_INSTRUCTION, PROGRAM_OVERRUN: byte offset in the"
+        " program; WINDOW, BUS: unit number of the master (weight stream 0, load 4, store 5,"
+        " instruction fetch 6)",
+    ),
     Register(
         "IRQ_STATUS",
         0x020,
@@ -169,10 +182,15 @@ REGISTERS: tuple[Register, ...] = (
         register
         for index, (name, doc) in enumerate(COUNTERS)
         for register in (
-            Register(f"{name}_LO", COUNTER_BASE + COUNTER_STRIDE * index, Access.RO,
-                     f"{doc}, bits 31..0"),
-            Register(f"{name}_HI", COUNTER_BASE + COUNTER_STRIDE * index + 4, Access.RO,
-                     f"{doc}, bits 47..32"),
+            Register(
+                f"{name}_LO", COUNTER_BASE + COUNTER_STRIDE * index, Access.RO, f"{doc}, bits 31..0"
+            ),
+            Register(
+                f"{name}_HI",
+                COUNTER_BASE + COUNTER_STRIDE * index + 4,
+                Access.RO,
+                f"{doc}, bits 47..32",
+            ),
         )
     ),
 )

@@ -1,0 +1,150 @@
+"""The compiler's float graph: a vision transformer on one residual stream.
+
+The frontend turns whatever ONNX expresses into these few nodes; everything behind it knows no
+ONNX. Layout operators are gone: the input and output layouts are index arrays, and rows of
+query, key and value weights are in head order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IndexArray = NDArray[np.int64]
+
+
+@dataclass
+class Linear:
+    """``y = x @ weight.T + bias``; weight [outputs, inputs], bias [outputs] (zeros if absent)."""
+
+    weight: FloatArray
+    bias: FloatArray
+    name: str
+    """ONNX node that it comes from, for messages."""
+
+    @property
+    def outputs(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        return int(self.weight.shape[1])
+
+
+@dataclass
+class Norm:
+    """LayerNorm over the channels; gamma, beta [channels]."""
+
+    gamma: FloatArray
+    beta: FloatArray
+    epsilon: float
+    name: str
+
+
+@dataclass
+class Attention:
+    """``residual += output(softmax(scale * q @ k.T) @ v)`` per head on the normalised residual.
+
+    ``query``, ``key``, ``value`` have ``heads * head_dim`` outputs, head after head; ``output``
+    has as many inputs in the same order. A model's fourth dimension per head for v may differ
+    from q and k: ``value_dim``.
+    """
+
+    norm: Norm
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    heads: int
+    head_dim: int
+    value_dim: int
+    scale: float
+    name: str
+
+
+@dataclass
+class Mlp:
+    """``residual += down(gelu(up(norm(residual))))``."""
+
+    norm: Norm
+    up: Linear
+    down: Linear
+    name: str
+
+
+@dataclass
+class Moe:
+    """``residual += sum_e g_e * expert_e(norm(residual))`` over the ``top_k`` chosen experts.
+
+    ``g`` is the softmax over all experts, or over the chosen ones with ``renormalise``.
+    """
+
+    norm: Norm
+    gate: Linear
+    top_k: int
+    renormalise: bool
+    experts: list[Mlp]
+    """Their ``norm`` is this node's own."""
+    name: str
+
+
+Layer = Attention | Mlp | Moe
+
+
+@dataclass
+class Embed:
+    """The first residual: ``initial`` [tokens, channels], plus ``linear(patches)`` from
+    ``first_row`` on.
+
+    ``patches`` [rows, inputs] is ``input.flatten()[gather]``; ``initial`` holds position
+    embedding and class token (and the position-independent rest that is no product).
+    """
+
+    linear: Linear
+    gather: IndexArray
+    initial: FloatArray
+    first_row: int
+    name: str
+
+
+@dataclass
+class Head:
+    """``linear(norm(residual[first_row : first_row + rows]))``, then the output layout.
+
+    ``output.flatten() = result.flatten()[permutation]``; result is [rows, linear.outputs].
+    """
+
+    norm: Norm
+    linear: Linear
+    first_row: int
+    rows: int
+    permutation: IndexArray
+    name: str
+
+
+@dataclass
+class Graph:
+    """One task of the model, batch size 1."""
+
+    source: str
+    """File that it was read from."""
+    input_name: str
+    input_shape: tuple[int, ...]
+    output_name: str
+    output_shape: tuple[int, ...]
+    embed: Embed
+    layers: list[Layer]
+    head: Head
+    notes: list[str] = field(default_factory=list)
+    """What the reader of a report should know (an approximation taken, for example)."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.embed.initial.shape[0])
+
+    @property
+    def channels(self) -> int:
+        return int(self.embed.initial.shape[1])

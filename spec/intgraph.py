@@ -1,0 +1,209 @@
+"""The integer graph: what the accelerator computes, free of any array size.
+
+The compiler produces one :class:`IntGraph` per task; ``spec.execute`` runs it, the code generator
+lowers it. All arrays are numpy and read-only by convention. Scales are floats for people and
+hosts; the arithmetic between input and output codes uses integers only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A positive real factor ``multiplier * 2**-shift``; multiplier 0..65535, shift 0..63."""
+
+    multiplier: int
+    shift: int
+
+    @staticmethod
+    def of(value: float) -> Scale:
+        """Nearest factor with a full 16-bit mantissa; values below 2**-63 become 0.
+
+        Raises
+        ------
+        ValueError
+            ``value`` is negative, not finite, or above 65535.
+        """
+        if not 0 <= value <= 65535:
+            raise ValueError(f"scale must be 0 to 65535, not {value!r}")
+        if value == 0:
+            return Scale(0, 0)
+        mantissa, exponent = np.frexp(value)
+        multiplier, shift = round(float(mantissa) * 65536), 16 - int(exponent)
+        if multiplier == 65536:
+            multiplier, shift = 32768, shift - 1
+        while shift > 63:
+            multiplier, shift = multiplier >> 1, shift - 1
+        while shift < 0:
+            multiplier, shift = multiplier << 1, shift + 1
+        return Scale(multiplier, shift)
+
+    @property
+    def value(self) -> float:
+        return float(self.multiplier * 2.0**-self.shift)
+
+
+@dataclass(frozen=True)
+class IntLinear:
+    """``acc = x @ weight.T + bias``, then requantisation per output.
+
+    weight int8 [outputs, inputs]; bias int32 [outputs]; multiplier uint16, shift uint8 [outputs].
+    The accumulator never leaves int32 (proven by the compiler from the weights).
+    """
+
+    weight: NDArray[np.int8]
+    bias: NDArray[np.int32]
+    multiplier: NDArray[np.uint16]
+    shift: NDArray[np.uint8]
+
+    @property
+    def outputs(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        return int(self.weight.shape[1])
+
+
+@dataclass(frozen=True)
+class IntNorm:
+    """LayerNorm of int16 residual rows: see ``semantics.layer_norm``."""
+
+    channels: int
+    epsilon: int
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class IntEmbed:
+    """First residual: int16 ``initial`` [tokens, channels]; ``linear`` of the int8 patches is
+    added from ``first_row`` on (24-bit addends, ``semantics.residual_add``)."""
+
+    linear: IntLinear
+    initial: NDArray[np.int16]
+    first_row: int
+
+
+@dataclass(frozen=True)
+class IntAttention:
+    """q, k, v are int8; ``output`` adds 24-bit addends to the residual."""
+
+    norm: IntNorm
+    query: IntLinear
+    key: IntLinear
+    value: IntLinear
+    output: IntLinear
+    heads: int
+    head_dim: int
+    value_dim: int
+    softmax: Scale
+    """Accumulated score to steps of 2**-7 octave."""
+    scale: Scale
+    """Accumulated p*v times 1/sum to int8."""
+    name: str
+
+
+@dataclass(frozen=True)
+class IntMlp:
+    """``up`` requantises to 18 bits with 12 fraction bits; ``gelu`` is from Q.14 to int8."""
+
+    up: IntLinear
+    gelu: Scale
+    down: IntLinear
+
+
+@dataclass(frozen=True)
+class IntDense:
+    """A dense MLP layer."""
+
+    norm: IntNorm
+    mlp: IntMlp
+    name: str
+
+
+@dataclass(frozen=True)
+class IntMoe:
+    """A mixture-of-experts layer. ``gate`` takes the 16-bit normalised rows and gives 24-bit
+    logits; experts take the int8 rows and add to the residual in ascending order."""
+
+    norm: IntNorm
+    gate: IntLinear
+    top_k: int
+    renormalise: bool
+    softmax: Scale
+    """Logit to steps of 2**-7 octave."""
+    experts: tuple[IntMlp, ...]
+    name: str
+
+
+IntLayer = IntAttention | IntDense | IntMoe
+
+
+@dataclass(frozen=True)
+class IntHead:
+    """``linear`` gives int16 codes of the task's output for rows first_row .. first_row + rows."""
+
+    norm: IntNorm
+    linear: IntLinear
+    first_row: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class IntGraph:
+    """One task.
+
+    Input codes: ``floor(x / input_scale + 0.5)`` clamped to int8, then ``flatten()[gather]``,
+    [patches, inputs]. Output: ``(codes * output_scale).flatten()[permutation]`` as float32.
+    """
+
+    task: str
+    input_name: str
+    input_shape: tuple[int, ...]
+    input_scale: float
+    gather: NDArray[np.int64]
+    output_name: str
+    output_shape: tuple[int, ...]
+    output_scale: float
+    permutation: NDArray[np.int64]
+    residual_scale: float
+    embed: IntEmbed
+    layers: tuple[IntLayer, ...]
+    head: IntHead
+    macs: int
+    """Multiply-accumulates of one frame without any padding; experts count ``top_k`` a token."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.embed.initial.shape[0])
+
+    @property
+    def channels(self) -> int:
+        return int(self.embed.initial.shape[1])
+
+
+def count_macs(embed: IntEmbed, layers: tuple[IntLayer, ...], head: IntHead, patches: int) -> int:
+    """MACs of one frame of the pure model."""
+
+    def linear(layer: IntLinear, rows: int) -> int:
+        return rows * layer.outputs * layer.inputs
+
+    tokens = int(embed.initial.shape[0])
+    total = linear(embed.linear, patches) + linear(head.linear, head.rows)
+    for layer in layers:
+        if isinstance(layer, IntAttention):
+            for part in (layer.query, layer.key, layer.value, layer.output):
+                total += linear(part, tokens)
+            total += layer.heads * tokens * tokens * (layer.head_dim + layer.value_dim)
+        elif isinstance(layer, IntDense):
+            total += linear(layer.mlp.up, tokens) + linear(layer.mlp.down, tokens)
+        else:
+            total += linear(layer.gate, tokens)
+            expert = layer.experts[0]
+            total += layer.top_k * (linear(expert.up, tokens) + linear(expert.down, tokens))
+    return total
