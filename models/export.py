@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from moesaic.models.config import PRESETS, preset
-from moesaic.models.m3vit import CHECKPOINTS, M3ViT, load_checkpoint
+from moesaic.models.m3vit import CHECKPOINTS, M3ViT, load_checkpoint, random_model
 from moesaic.models.scenes import HELDOUT_SEED, make_batch
 
 DEFAULT_OPSET = 20
@@ -141,6 +141,9 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", type=Path, help="default: the trained one that comes with the preset"
     )
+    parser.add_argument(
+        "--random", type=int, metavar="SEED", help="random weights instead of a checkpoint"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET)
     parser.add_argument("--calibration", type=int, default=32, help="scenes in calibration.npz")
@@ -150,17 +153,22 @@ def main() -> None:
     )
     options = parser.parse_args()
 
-    try:
-        model = load_checkpoint(options.checkpoint or CHECKPOINTS / f"{options.preset}.pt")
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
-    config = model.config
-    expected = preset(options.preset)
-    if config != expected:
-        raise SystemExit(
-            f"checkpoint {options.checkpoint} must hold the preset {options.preset!r}; "
-            "name the preset it was trained with"
-        )
+    if options.random is not None and options.checkpoint is not None:
+        raise SystemExit("give either --checkpoint or --random, not both")
+    config = preset(options.preset)
+    if options.random is not None:
+        model = random_model(config, options.random)
+    else:
+        checkpoint = options.checkpoint or CHECKPOINTS / f"{options.preset}.pt"
+        try:
+            model = load_checkpoint(checkpoint)
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
+        if model.config != config:
+            raise SystemExit(
+                f"checkpoint {checkpoint} must hold the preset {options.preset!r}: "
+                "name the preset it was trained with"
+            )
     options.out.mkdir(parents=True, exist_ok=True)
     for task in config.task_names:
         path = options.out / f"{task}.onnx"

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.models.raycast import Canvas, FloatArray
-from moesaic.models.street import CLASS_NAMES, SKY, draw_street
+from moesaic.models.street import draw_street
+from moesaic.models.things import CLASS_NAMES, SKY
 
 __all__ = ["CLASS_COLOURS", "CLASS_NAMES", "HELDOUT_SEED", "Scene", "SceneBatch"]
 

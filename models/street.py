@@ -1,4 +1,4 @@
-"""What stands in a synthetic street, and where: ground, houses, trees, cars, people."""
+"""A synthetic street: sky, ground, and where its houses, trees, cars and people stand."""
 
 from __future__ import annotations
 
@@ -6,41 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesaic.models.raycast import Camera, Canvas, FloatArray, Hit
-
-CLASS_NAMES = ("road", "sidewalk", "building", "vegetation", "sky", "car", "pedestrian")
-ROAD, SIDEWALK, BUILDING, VEGETATION, SKY, CAR, PEDESTRIAN = range(7)
+from moesaic.models.raycast import Camera, Canvas
+from moesaic.models.things import (
+    ROAD,
+    SIDEWALK,
+    SKY,
+    VEGETATION,
+    draw_car,
+    draw_hedge,
+    draw_house,
+    draw_person,
+    draw_tree,
+    mottle,
+)
 
 END_M = 110.0
 """Streets are furnished up to this distance."""
-
-FACADES = np.array(
-    [
-        [0.62, 0.38, 0.30],
-        [0.78, 0.70, 0.56],
-        [0.60, 0.60, 0.62],
-        [0.85, 0.83, 0.78],
-        [0.45, 0.40, 0.38],
-    ],
-    np.float32,
-)
-CAR_PAINTS = np.array(
-    [
-        [0.75, 0.08, 0.08],
-        [0.08, 0.15, 0.55],
-        [0.9, 0.9, 0.92],
-        [0.06, 0.06, 0.08],
-        [0.85, 0.65, 0.1],
-    ],
-    np.float32,
-)
-CLOTHES = np.array(
-    [[0.9, 0.25, 0.1], [0.95, 0.8, 0.1], [0.15, 0.6, 0.85], [0.75, 0.1, 0.5], [0.1, 0.1, 0.15]],
-    np.float32,
-)
-SKIN = np.array([0.8, 0.6, 0.48], np.float32)
-GLASS = np.array([0.16, 0.20, 0.26], np.float32)
-RUBBER = np.array([0.04, 0.04, 0.045], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +37,10 @@ class Layout:
     def side_x(self, side: int, beyond_kerb: float) -> float:
         """Return x at a distance outside the kerb of the left (-1) or right (+1) side."""
         return self.road_centre + side * (self.road_half + beyond_kerb)
+
+    def sunlit(self, side: int) -> float:
+        """Return the brightness of faces towards the road of things on one side."""
+        return 1.6 - self.sun if side < 0 else self.sun
 
 
 def draw_street(rng: np.random.Generator, height: int, width: int) -> Canvas:
@@ -91,12 +76,6 @@ def draw_street(rng: np.random.Generator, height: int, width: int) -> Canvas:
     _draw_far_end(rng, canvas, layout)
     _draw_traffic(rng, canvas, layout)
     return canvas
-
-
-def _mottle(canvas: Canvas, count: int, strength: float) -> FloatArray:
-    """Return (count, 1) brightness factors around 1."""
-    noise = canvas.grain.standard_normal((count, 1), np.float32)
-    return (1.0 + strength * noise).astype(np.float32)
 
 
 def _draw_sky(rng: np.random.Generator, canvas: Canvas) -> None:
@@ -150,39 +129,10 @@ def _draw_ground(rng: np.random.Generator, canvas: Canvas, layout: Layout) -> No
         turf = aside > layout.road_half + layout.walk_width
         rgb[turf] = grass
         label[turf] = VEGETATION
-    rgb *= _mottle(canvas, x.size, 0.05).reshape(*x.shape, 1)
+    rgb *= mottle(canvas, x.size, 0.05).reshape(*x.shape, 1)
     canvas.rgb[below] = rgb
     canvas.label[below] = label
     canvas.depth_m[below] = z
-
-
-def _shade(layout: Layout, hit: Hit, side: int) -> FloatArray:
-    """Return (pixels, 1) brightness by the face that was hit."""
-    lateral = 1.6 - layout.sun if side < 0 else layout.sun
-    by_face = np.array([lateral, 0.95, 0.85], np.float32)
-    return by_face[hit.face][:, None]
-
-
-def _draw_house(
-    rng: np.random.Generator,
-    canvas: Canvas,
-    layout: Layout,
-    side: int,
-    low: tuple[float, float, float],
-    high: tuple[float, float, float],
-) -> None:
-    facade = FACADES[rng.integers(len(FACADES))] * rng.uniform(0.85, 1.1)
-    pitch, floor = rng.uniform(2.0, 3.2), rng.uniform(2.8, 3.4)
-    glass = GLASS * rng.uniform(0.8, 2.0)
-    hit = canvas.cast_box(low, high)
-    if hit is None:
-        return
-    along = np.where(hit.face == 0, hit.z, hit.x)
-    window = (np.mod(along, pitch) > 0.45 * pitch) & (np.mod(hit.y, floor) > 0.4 * floor)
-    window &= (hit.face != 1) & (hit.y < high[1] - 0.5)
-    colour = np.where(window[:, None], glass, facade)
-    colour = colour * _shade(layout, hit, side) * _mottle(canvas, len(hit.z), 0.03)
-    canvas.paint(hit, colour.astype(np.float32), BUILDING)
 
 
 def _draw_row(
@@ -199,23 +149,15 @@ def _draw_row(
             outer = inner + side * rng.uniform(9.0, 14.0)
             top = max(4.0, 3.0 * storeys * rng.uniform(0.6, 1.4))
             low, high = (min(inner, outer), 0.0, z), (max(inner, outer), top, z + length)
-            _draw_house(rng, canvas, layout, side, low, high)
+            draw_house(rng, canvas, layout.sunlit(side), low, high)
             z += length + (rng.uniform(1.0, 6.0) if rng.random() < 0.3 else 0.0)
         else:
-            _draw_hedge(rng, canvas, layout, side, z, length)
+            inner = layout.side_x(side, layout.walk_width + rng.uniform(0.3, 1.5))
+            outer = inner + side * 1.5
+            top = rng.uniform(0.8, 2.6)
+            low, high = (min(inner, outer), 0.0, z), (max(inner, outer), top, z + length)
+            draw_hedge(rng, canvas, low, high)
             z += length
-
-
-def _draw_hedge(
-    rng: np.random.Generator, canvas: Canvas, layout: Layout, side: int, z: float, length: float
-) -> None:
-    inner = layout.side_x(side, layout.walk_width + rng.uniform(0.3, 1.5))
-    outer = inner + side * 1.5
-    top = rng.uniform(0.8, 2.6)
-    green = np.array([0.16, 0.34, 0.12], np.float32) * rng.uniform(0.7, 1.3)
-    hit = canvas.cast_box((min(inner, outer), 0.0, z), (max(inner, outer), top, z + length))
-    if hit is not None:
-        canvas.paint(hit, green * _mottle(canvas, len(hit.z), 0.15), VEGETATION)
 
 
 def _draw_trees(rng: np.random.Generator, canvas: Canvas, layout: Layout, side: int) -> None:
@@ -225,23 +167,7 @@ def _draw_trees(rng: np.random.Generator, canvas: Canvas, layout: Layout, side: 
     leaves = np.array([0.20, 0.42, 0.14], np.float32) * rng.uniform(0.7, 1.4)
     leaves[0] += rng.uniform(0.0, 0.15)
     while z < END_M:
-        trunk_m, radius = rng.uniform(1.8, 3.0), rng.uniform(1.2, 2.4)
-        x = place + rng.uniform(-0.3, 0.3)
-        trunk = canvas.cast_box((x - 0.16, 0.0, z - 0.16), (x + 0.16, trunk_m + 0.5, z + 0.16))
-        if trunk is not None:
-            canvas.paint(trunk, np.array([0.27, 0.19, 0.12], np.float32), VEGETATION)
-        for _ in range(3):
-            size = radius * rng.uniform(0.6, 1.0)
-            centre = (
-                x + rng.uniform(-0.5, 0.5) * radius,
-                trunk_m + radius * rng.uniform(0.4, 1.3),
-                z + rng.uniform(-0.4, 0.4) * radius,
-            )
-            hit = canvas.cast_ellipsoid(centre, (size, size * 0.9, size))
-            if hit is not None:
-                lit = 1.0 + 0.35 * (hit.y - centre[1])[:, None] / size
-                colour = leaves * lit * _mottle(canvas, len(hit.z), 0.14)
-                canvas.paint(hit, colour.astype(np.float32), VEGETATION)
+        draw_tree(rng, canvas, leaves, place, z)
         z += spacing * rng.uniform(0.6, 1.5)
 
 
@@ -257,41 +183,11 @@ def _draw_far_end(rng: np.random.Generator, canvas: Canvas, layout: Layout) -> N
             hit = canvas.cast_ellipsoid((x, 1.0, z), (width, top, 6.0))
             if hit is not None:
                 green = np.array([0.22, 0.36, 0.20], np.float32)
-                canvas.paint(hit, green * _mottle(canvas, len(hit.z), 0.1), VEGETATION)
+                canvas.paint(hit, green * mottle(canvas, len(hit.z), 0.1), VEGETATION)
         elif rng.random() < 0.8:
             low, high = (x, 0.0, z), (x + width, rng.uniform(6.0, 25.0), z + 10.0)
-            _draw_house(rng, canvas, layout, 1, low, high)
+            draw_house(rng, canvas, layout.sunlit(1), low, high)
         x += width
-
-
-def _draw_car(
-    rng: np.random.Generator, canvas: Canvas, layout: Layout, x: float, z: float, facing_us: bool
-) -> None:
-    """A car as body, cabin and wheels; its nearest end is at depth z."""
-    half, length = rng.uniform(0.85, 1.0), rng.uniform(3.8, 4.8)
-    waist, roof = rng.uniform(0.8, 1.0), rng.uniform(1.4, 1.75)
-    paint = CAR_PAINTS[rng.integers(len(CAR_PAINTS))] * rng.uniform(0.8, 1.1)
-    side = 1 if x > 0 else -1
-    for near in (z + 0.5, z + length - 1.1):
-        for lateral in (-half + 0.02, half - 0.22):
-            wheel = canvas.cast_box((x + lateral, 0.0, near), (x + lateral + 0.2, 0.62, near + 0.6))
-            if wheel is not None:
-                canvas.paint(wheel, RUBBER, CAR)
-    cabin = canvas.cast_box(
-        (x - half + 0.15, waist, z + 0.5), (x + half - 0.15, roof, z + length - 1.0)
-    )
-    if cabin is not None:
-        pane = (cabin.y < roof - 0.12) & (cabin.face != 1)
-        colour = np.where(pane[:, None], GLASS, paint * _shade(layout, cabin, side))
-        canvas.paint(cabin, colour.astype(np.float32), CAR)
-    body = canvas.cast_box((x - half, 0.22, z), (x + half, waist, z + length))
-    if body is not None:
-        colour = paint * _shade(layout, body, side)
-        lamp = (body.face == 2) & (np.abs(body.x - x) > half - 0.35) & (body.y > waist - 0.3)
-        lamp_colour = [0.95, 0.95, 0.85] if facing_us else [0.85, 0.05, 0.05]
-        colour[lamp] = np.array(lamp_colour, np.float32)
-        colour[(body.face == 2) & (body.y < 0.38)] = 0.12
-        canvas.paint(body, colour.astype(np.float32), CAR)
 
 
 def _draw_parked(rng: np.random.Generator, canvas: Canvas, layout: Layout, side: int) -> None:
@@ -301,7 +197,7 @@ def _draw_parked(rng: np.random.Generator, canvas: Canvas, layout: Layout, side:
     x = layout.side_x(side, -1.15)
     while z < 60.0:
         if rng.random() < 0.65:
-            _draw_car(rng, canvas, layout, x, z, facing_us=side < 0)
+            draw_car(rng, canvas, layout.sunlit(1 if x > 0 else -1), x, z, facing_us=side < 0)
         z += rng.uniform(5.5, 8.0)
 
 
@@ -311,27 +207,9 @@ def _draw_traffic(rng: np.random.Generator, canvas: Canvas, layout: Layout) -> N
         while z < 70.0:
             if rng.random() < 0.6:
                 x = layout.road_centre + side * min(1.7, layout.road_half - 1.9)
-                _draw_car(rng, canvas, layout, x + rng.uniform(-0.2, 0.2), z, facing_us=side < 0)
+                x += rng.uniform(-0.2, 0.2)
+                draw_car(rng, canvas, layout.sunlit(1 if x > 0 else -1), x, z, facing_us=side < 0)
             z += rng.uniform(9.0, 25.0)
-
-
-def _draw_person(rng: np.random.Generator, canvas: Canvas, x: float, z: float) -> None:
-    height, half = rng.uniform(1.55, 1.95), rng.uniform(0.22, 0.30)
-    top = CLOTHES[rng.integers(len(CLOTHES))] * rng.uniform(0.8, 1.1)
-    legs = np.array([0.12, 0.13, 0.25], np.float32) * rng.uniform(0.6, 2.0)
-    stride = rng.uniform(0.0, 0.18)
-    hip, neck = 0.48 * height, 0.84 * height
-    for foot, shift in ((-0.5, stride), (0.5, -stride)):
-        centre = (x + foot * half + shift, hip / 2, z + shift)
-        leg = canvas.cast_ellipsoid(centre, (0.11, hip / 2 + 0.06, 0.11))
-        if leg is not None:
-            canvas.paint(leg, legs, PEDESTRIAN)
-    torso = canvas.cast_ellipsoid((x, (hip + neck) / 2, z), (half, (neck - hip) / 2 + 0.08, 0.2))
-    if torso is not None:
-        canvas.paint(torso, top * _mottle(canvas, len(torso.z), 0.05), PEDESTRIAN)
-    head = canvas.cast_ellipsoid((x, height - 0.13, z), (0.12, 0.15, 0.12))
-    if head is not None:
-        canvas.paint(head, SKIN, PEDESTRIAN)
 
 
 def _draw_walkers(rng: np.random.Generator, canvas: Canvas, layout: Layout, side: int) -> None:
@@ -341,4 +219,4 @@ def _draw_walkers(rng: np.random.Generator, canvas: Canvas, layout: Layout, side
             x = layout.road_centre + side * rng.uniform(0.0, layout.road_half)
         else:
             x = layout.side_x(side, rng.uniform(0.2, layout.walk_width))
-        _draw_person(rng, canvas, x, z)
+        draw_person(rng, canvas, x, z)

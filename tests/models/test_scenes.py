@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moesaic.models import scenes, street
+from moesaic.models import scenes, things
 from moesaic.models.raycast import Camera, Canvas
 
 
@@ -47,16 +47,16 @@ def test_size_does_not_change_the_street() -> None:
 
 
 def test_sky_is_far_and_above_the_road(batch: scenes.SceneBatch) -> None:
-    assert np.all(batch.depth[:, 0][batch.seg == street.SKY] == 1.0)
+    assert np.all(batch.depth[:, 0][batch.seg == things.SKY] == 1.0)
     rows = np.broadcast_to(np.arange(64)[:, None], (24, 64, 128))
-    assert rows[batch.seg == street.SKY].max() < rows[batch.seg == street.ROAD].mean()
+    assert rows[batch.seg == things.SKY].max() < rows[batch.seg == things.ROAD].mean()
 
 
 def test_ground_depth_follows_the_camera() -> None:
     """Depth of the road is constant along a row and shrinks downwards as 1 / row."""
     scene = scenes.make_scene(3, 64, 128)
     metres = scenes.decode_depth(scene.depth)
-    road = scene.seg == street.ROAD
+    road = scene.seg == things.ROAD
     rows = [row for row in range(40, 64) if road[row].sum() > 20]
     assert len(rows) > 15
     inverse = np.array([1.0 / metres[row][road[row]].mean() for row in rows])
