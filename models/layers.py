@@ -55,7 +55,8 @@ class MoE(nn.Module):
     """Experts shared by all tasks, with one gate per task (no bias).
 
     y = sum over the top-k experts e of g_e * expert_e(x), where g is the softmax over *all*
-    experts (see `M3ViTConfig.gate_mode`). Ties go to the lower index, as `topk` has it.
+    experts (see `M3ViTConfig.gate_mode`). Among equal gates ONNX's TopK takes the lower index;
+    torch leaves the order open, which matters only for exactly equal logits.
 
     In training, `statistics` holds, after each call, what the balance loss needs.
     """
