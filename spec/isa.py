@@ -12,6 +12,7 @@ count and row indices from that expert's queue and does nothing when the queue i
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import xor
@@ -124,12 +125,17 @@ class Window(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Field:
-    """One bit field. ``nonzero`` fields with value 0 make the instruction malformed."""
+    """One bit field.
+
+    A ``nonzero`` field with value 0 makes the instruction malformed; so does one with
+    ``nonzero_unless`` while the field of that name is 0.
+    """
 
     name: str
     width: int
     doc: str
     nonzero: bool = False
+    nonzero_unless: str = ""
 
 
 HEADER: tuple[Field, ...] = (
@@ -160,7 +166,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("streamed", 2, "type of the streamed operand"),
         Field("parameters", 1, "a parameter block precedes the tiles of every n-tile in the ring"),
         Field("track_maximum", 1, "keep each row's maximum over the valid columns of a group"),
-        Field("rows", 12, "rows to stream; ignored when predicated"),
+        Field("rows", 12, "rows to stream", nonzero_unless="predicated"),
         Field("k_tiles", 10, "tiles along the reduction", nonzero=True),
         Field("n_tiles", 10, "column tiles per group", nonzero=True),
         Field("groups", 10, "groups; one accumulator bank is handed over per group", nonzero=True),
@@ -176,7 +182,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         *_EXPERT,
         Field("scatter", 1, "write rows at the queue's indices, weighted by its gate weights"),
         Field("kind", 3, "what to do with an accumulator row"),
-        Field("rows", 12, "accumulator rows per n-tile; ignored when predicated"),
+        Field("rows", 12, "accumulator rows per n-tile", nonzero_unless="predicated"),
         Field("n_tiles", 10, "column tiles per group", nonzero=True),
         Field("groups", 10, "groups", nonzero=True),
         Field("columns", 16, "valid columns over all groups and n-tiles", nonzero=True),
@@ -225,13 +231,17 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.END: (),
 }
 
-_ENUMS: dict[tuple[Opcode, str], type[enum.IntEnum]] = {
+ENUMS: dict[tuple[Opcode, str], type[enum.IntEnum]] = {
     (Opcode.MATMUL, "stationary"): Stationary,
     (Opcode.MATMUL, "streamed"): Streamed,
     (Opcode.DRAIN, "kind"): Drain,
     (Opcode.LOAD, "window"): Window,
     (Opcode.LOAD, "space"): Space,
 }
+"""Fields whose values are listed; an unlisted value makes the instruction malformed."""
+
+TOKEN_BITS = 6
+"""Tokens that one unit has given another and that are not taken yet: below ``1 << TOKEN_BITS``."""
 
 
 def fields(opcode: Opcode) -> tuple[Field, ...]:
@@ -255,6 +265,15 @@ def used_bits(opcode: Opcode) -> int:
     return sum(field.width for field in fields(opcode))
 
 
+def _forbidden_zero(opcode: Opcode, values: Mapping[str, int]) -> str | None:
+    """Name of the first field that is 0 (or absent) and must not be."""
+    for field in fields(opcode):
+        required = field.nonzero or (field.nonzero_unless and not values.get(field.nonzero_unless))
+        if required and not values.get(field.name):
+            return field.name
+    return None
+
+
 def encode(opcode: Opcode, **values: int) -> bytes:
     """Pack one instruction, little endian, check byte included. Absent fields are 0.
 
@@ -276,9 +295,8 @@ def encode(opcode: Opcode, **values: int) -> bytes:
                 " the model is too large for the instruction set"
             )
         word |= int(value) << start
-    for field in fields(opcode):
-        if field.nonzero and not values.get(field.name):
-            raise AssertionError(f"{opcode.name} field {field.name} must not be 0")
+    if zero := _forbidden_zero(opcode, values):
+        raise AssertionError(f"{opcode.name} field {zero} must not be 0")
     raw = word.to_bytes(INSTRUCTION_BYTES, "little")
     check = reduce(xor, raw, CHECK_VALUE)
     start, _ = where["check"]
@@ -294,7 +312,7 @@ class Instruction:
 
     def __str__(self) -> str:
         def show(name: str, value: int) -> str:
-            kind = _ENUMS.get((self.opcode, name))
+            kind = ENUMS.get((self.opcode, name))
             if kind is not None:
                 return f"{name}={kind(value).name}"
             if name in ("wait", "signal"):
@@ -311,7 +329,8 @@ def decode(raw: bytes) -> Instruction:
     Raises
     ------
     UserError
-        Wrong length, check byte, opcode, a reserved bit, or a zero where none may be.
+        Wrong length, check byte, opcode, a reserved bit, an undefined value, or a zero where
+        none may be.
     """
     if len(raw) != INSTRUCTION_BYTES or reduce(xor, raw, 0) != CHECK_VALUE:
         raise UserError("program holds a damaged instruction: compile the bundle again")
@@ -325,8 +344,10 @@ def decode(raw: bytes) -> Instruction:
     values = {
         name: word >> start & (1 << width) - 1 for name, (start, width) in positions(opcode).items()
     }
-    for field in fields(opcode):
-        if field.nonzero and not values[field.name]:
-            raise UserError(f"program holds a {opcode.name} whose {field.name} is 0")
+    if zero := _forbidden_zero(opcode, values):
+        raise UserError(f"program holds a {opcode.name} whose {zero} is 0")
+    for name, value in values.items():
+        if (opcode, name) in ENUMS and value not in ENUMS[opcode, name]._value2member_map_:
+            raise UserError(f"program holds a {opcode.name} whose {name} is undefined: {value}")
     del values["check"]
     return Instruction(opcode, values)

@@ -25,21 +25,35 @@ class Access(enum.Enum):
 
 
 class ErrorCode(enum.IntEnum):
-    """Values of the ERROR register."""
+    """Values of the ERROR register; ``ERROR_DOCS`` says what they mean."""
 
     NONE = 0
     BAD_INSTRUCTION = 1
-    """check byte, opcode, reserved bit, or a count of zero"""
     PROGRAM_OVERRUN = 2
-    """the program window ended before END"""
     WINDOW = 3
-    """an access outside its address window was refused"""
     BUS = 4
-    """a master got an AXI error response"""
     WATCHDOG = 5
-    """the frame took more cycles than WATCHDOG allows"""
     BAD_CONFIGURATION = 6
-    """START with a window whose base breaks the alignment rule"""
+    TOKEN_OVERFLOW = 7
+
+
+ERROR_DOCS: dict[ErrorCode, str] = {
+    ErrorCode.NONE: "no error",
+    ErrorCode.BAD_INSTRUCTION: "check byte, opcode, reserved bit, undefined value, a count of zero,"
+    " or a byte offset off the data port's beat",
+    ErrorCode.PROGRAM_OVERRUN: "the program window ended before END",
+    ErrorCode.WINDOW: "an access outside its address window was refused",
+    ErrorCode.BUS: "a master got an AXI error response",
+    ErrorCode.WATCHDOG: "the frame took more cycles than WATCHDOG allows",
+    ErrorCode.BAD_CONFIGURATION: "START with a window whose base breaks the alignment rule, or"
+    " that ends beyond the address space",
+    ErrorCode.TOKEN_OVERFLOW: "a unit gave another more tokens than can be held",
+}
+
+ABORT_LIMIT_CYCLES = 1 << 16
+"""After an error, IRQ_STATUS.ERROR is set when all bus masters have finished what is outstanding,
+but at the latest after this many cycles: a bus that never answers must not keep the error secret.
+STATUS.BUSY then stays 1 for as long as the bus owes an answer."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,8 @@ COUNTERS: tuple[tuple[str, str], ...] = (
             (f"{unit.name}_BUSY", f"cycles in which the {unit.name.lower()} unit did work"),
             (
                 f"{unit.name}_WAIT_TOKEN",
-                f"cycles in which the {unit.name.lower()} unit held an instruction and lacked a token",
+                f"cycles in which the {unit.name.lower()} unit held an instruction and lacked a"
+                " token",
             ),
             (
                 f"{unit.name}_STALL",
