@@ -1,0 +1,1 @@
+"""AXI4 read engines: from (offset, length) to bursts and back to a stream of beats."""
