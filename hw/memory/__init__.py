@@ -1,0 +1,1 @@
+"""On-chip memories that several units share."""

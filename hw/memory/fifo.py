@@ -1,0 +1,72 @@
+"""First-in first-out queue in block RAM, a stream at either end."""
+
+from __future__ import annotations
+
+from amaranth import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.ram import Ram
+
+
+class RamFifo(wiring.Component):
+    """Queue of ``depth`` words of ``width`` bits, one in and one out per cycle.
+
+    A word can be taken two cycles after it was put. The oldest word waits in the RAM's output
+    register, so up to ``depth + 1`` words fit.
+
+    Parameters
+    ----------
+    width, depth
+        Bits per word; words in the RAM, a power of two.
+
+    Attributes
+    ----------
+    put, take
+        The two ends.
+    level
+        Words inside.
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        if depth < 2 or depth & (depth - 1):
+            raise ValueError(f"depth must be a power of two above 1, not {depth!r}")
+        self.width, self.depth = width, depth
+        super().__init__(
+            {
+                "put": In(stream.Signature(width)),
+                "take": Out(stream.Signature(width)),
+                "level": Out(range(depth + 2)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.ram = ram = Ram(self.width, self.depth)
+        write, read = Signal(range(self.depth)), Signal(range(self.depth))
+        stored = Signal(range(self.depth + 1))
+        loaded = Signal()
+        put, fetch = Signal(), Signal()
+        m.d.comb += [
+            self.put.ready.eq(stored != self.depth),
+            put.eq(self.put.valid & self.put.ready),
+            fetch.eq((stored != 0) & (~loaded | self.take.ready)),
+            ram.write_enable.eq(put),
+            ram.write_address.eq(write),
+            ram.write_data.eq(self.put.payload),
+            ram.read_enable.eq(fetch),
+            ram.read_address.eq(read),
+            self.take.payload.eq(ram.read_data),
+            self.take.valid.eq(loaded),
+            self.level.eq(stored + loaded),
+        ]
+        m.d.sync += [
+            write.eq(write + put),
+            read.eq(read + fetch),
+            stored.eq(stored + put - fetch),
+        ]
+        with m.If(fetch):
+            m.d.sync += loaded.eq(1)
+        with m.Elif(self.take.ready):
+            m.d.sync += loaded.eq(0)
+        return m

@@ -1,0 +1,18 @@
+"""Verilog text of a component, complete with the memory primitive it instantiates."""
+
+from __future__ import annotations
+
+from amaranth.back import verilog
+from amaranth.lib import wiring
+
+from moesaic.hw.ram import RAM_VERILOG
+
+
+def to_verilog(component: wiring.Component, name: str) -> str:
+    """Return ``component`` as the Verilog module ``name``, with ports ``clk`` and ``rst``.
+
+    Members of an interface port ``p`` become ``p__member``. The text depends only on the
+    component: no source paths, no dates.
+    """
+    text = verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False)
+    return f"{text}\n{RAM_VERILOG}"
