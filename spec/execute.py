@@ -43,7 +43,7 @@ class Executor:
         self._tensors: dict[int, Tensor] = {}
 
     def run(self, patches: NDArray[np.int8], observe: Observe | None = None) -> NDArray[np.int16]:
-        """Run frames [frames, patches, inputs] of int8 codes to int16 codes [frames, rows, outputs].
+        """Run int8 codes [frames, patches, inputs] to int16 codes [frames, rows, outputs].
 
         ``observe(name, value)`` sees intermediate integers of each frame, for debugging.
         """

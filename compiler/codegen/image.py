@@ -1,0 +1,76 @@
+"""The weight image: what the ring delivers, in the order in which the matrix unit consumes it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.compiler.schedule.steps import Weights
+from moesaic.spec import layout
+from moesaic.spec.arch import ArchConfig
+
+Bytes = NDArray[np.uint8]
+
+
+def parameter_blocks(weights: Weights, arch: ArchConfig) -> Bytes:
+    """[n_tiles, block bytes]: 8 bytes per column, zeros for padding columns and ring padding."""
+    columns = np.array(weights.columns)
+    real = columns >= 0
+    linear = weights.linear
+    entry = np.dtype([("bias", "<i4"), ("multiplier", "<u2"), ("shift", "u1"), ("reserved", "u1")])
+    entries = np.zeros(len(columns), entry)
+    entries["bias"][real] = linear.bias[columns[real]]
+    entries["multiplier"][real] = linear.multiplier[columns[real]]
+    entries["shift"][real] = linear.shift[columns[real]]
+    raw = entries.view(np.uint8).reshape(-1, 8 * arch.width)
+    padding = arch.parameter_ring_words * arch.ring_read_bytes - raw.shape[1]
+    return np.pad(raw, ((0, 0), (0, padding)))
+
+
+def tiles(weights: Weights, arch: ArchConfig) -> Bytes:
+    """[n_tiles, k_tiles * depth * width]: each tile is depth rows of width bytes."""
+    rows, columns = np.array(weights.rows), np.array(weights.columns)
+    matrix = weights.linear.weight.T[np.maximum(rows, 0)][:, np.maximum(columns, 0)]
+    matrix = np.where((rows >= 0)[:, None] & (columns >= 0)[None, :], matrix, 0).astype(np.int8)
+    n_tiles = len(columns) // arch.width
+    split = matrix.reshape(len(rows), n_tiles, arch.width).transpose(1, 0, 2)
+    return np.ascontiguousarray(split).view(np.uint8).reshape(n_tiles, -1)
+
+
+def segment(weights: Weights, arch: ArchConfig) -> bytes:
+    """Ring words of one MATMUL: for every n-tile its parameter block, then its k-tiles."""
+    return np.concatenate([parameter_blocks(weights, arch), tiles(weights, arch)], 1).tobytes()
+
+
+class WeightImage:
+    """Collects segments; equal segments, of whatever task, are stored once.
+
+    A segment's place is its first ring word. Segments that are added one after the other lie one
+    behind the other, so that one STREAM can fetch many.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        self._parts: list[bytes] = []
+        self._places: dict[bytes, int] = {}
+        self._words = 0
+
+    def add(self, weights: Weights) -> int:
+        """Store a segment and return its first ring word."""
+        raw = segment(weights, self.arch)
+        key = hashlib.sha256(raw).digest()
+        if key not in self._places:
+            self._places[key] = self._words
+            self._parts.append(raw)
+            self._words += layout.words(len(raw), self.arch.ring_read_bytes)
+        return self._places[key]
+
+    @property
+    def words(self) -> int:
+        return self._words
+
+    def tobytes(self) -> bytes:
+        """The whole image in ring-word order (before it is split over the ports)."""
+        return b"".join(self._parts)

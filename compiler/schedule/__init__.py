@@ -1,0 +1,1 @@
+"""Integer graph to steps: tiling, order of work, memory plan, tokens."""

@@ -1,0 +1,62 @@
+"""Memory layouts that compiler, host and tests share: inputs, outputs, constants, weight image."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.spec.arch import ArchConfig
+
+
+def words(values: int, per_word: int) -> int:
+    """Words of ``per_word`` values that hold ``values`` values."""
+    return -(-values // per_word)
+
+
+def pack_input(arch: ArchConfig, patches: NDArray[np.int8]) -> bytes:
+    """int8 patches [rows, inputs] as activation words, rows padded with zeros to whole words."""
+    rows, inputs = patches.shape
+    padded = np.zeros((rows, words(inputs, arch.depth) * arch.depth), np.int8)
+    padded[:, :inputs] = patches
+    return padded.tobytes()
+
+
+def pack_residual(arch: ArchConfig, residual: NDArray[np.int16]) -> bytes:
+    """int16 rows [tokens, channels] as residual words, padded with zeros to whole words."""
+    rows, channels = residual.shape
+    padded = np.zeros((rows, words(channels, arch.lanes) * arch.lanes), "<i2")
+    padded[:, :channels] = residual
+    return padded.tobytes()
+
+
+def output_index(arch: ArchConfig, rows: int, columns: int) -> NDArray[np.int64]:
+    """Position of every output code [rows, columns] in the drain order the store unit writes.
+
+    Drain order: n-tiles of ``width`` columns, in each all rows, in each row the chunks of
+    ``lanes`` columns that hold a valid column.
+    """
+    column = np.arange(columns)
+    tile = column // arch.width
+    row_codes = np.minimum(arch.width, words(columns, arch.lanes) * arch.lanes - tile * arch.width)
+    start = tile * arch.width * rows + column % arch.width
+    return start[None, :] + np.arange(rows)[:, None] * row_codes[None, :]
+
+
+def output_chunks(arch: ArchConfig, rows: int, columns: int) -> int:
+    """Chunks of ``lanes`` int16 that one output of [rows, columns] takes."""
+    return rows * words(columns, arch.lanes)
+
+
+def unpack_output(arch: ArchConfig, raw: bytes, rows: int, columns: int) -> NDArray[np.int16]:
+    """Undo the drain order: raw bytes of the output window to int16 codes [rows, columns]."""
+    codes = np.frombuffer(raw, "<i2")
+    return codes[output_index(arch, rows, columns)].astype(np.int16)
+
+
+def split_ports(arch: ArchConfig, image: bytes) -> list[bytes]:
+    """Distribute a weight image over the ports: port i gets bytes i of every line.
+
+    ``image`` must be whole lines.
+    """
+    lines = np.frombuffer(image, np.uint8).reshape(-1, arch.weight_ports, arch.weight_port_bytes)
+    return [lines[:, port].tobytes() for port in range(arch.weight_ports)]
