@@ -1,0 +1,68 @@
+"""Builds kept by content: built once, whoever asks first, on however many processes."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_root() -> Path:
+    """The folder of all cached builds: ``$MOESAIC_CACHE``, or ``build/cache`` below the sources.
+
+    An installed package has no writable source folder; it uses ``~/.cache/moesaic``.
+    """
+    override = os.environ.get("MOESAIC_CACHE")
+    if override:
+        return Path(override).expanduser().resolve()
+    source_root = Path(__file__).resolve().parent.parent
+    if (source_root / "pyproject.toml").exists():
+        return source_root / "build" / "cache"
+    return Path.home() / ".cache" / "moesaic"
+
+
+def content_key(parts: Iterable[str | bytes]) -> str:
+    """Hash of ``parts`` in order; lengths are hashed too, so that no two lists run together."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes, even if we are killed
+        yield
+
+
+def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """Return the folder of build ``key``, calling ``build(folder)`` first if it does not exist.
+
+    ``build`` fills an empty folder, which is renamed into place only when it returns: a failed or
+    killed build leaves nothing behind that could be taken for a good one. Processes that want the
+    same key wait for the first of them.
+    """
+    root = cache_root() / kind
+    final = root / key
+    if final.is_dir():
+        return final
+    root.mkdir(parents=True, exist_ok=True)
+    with _locked(root / f"{key}.lock"):
+        if final.is_dir():
+            return final
+        draft = root / f"{key}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        try:
+            build(draft)
+            draft.rename(final)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return final

@@ -1,0 +1,136 @@
+"""Configuration and statistics of the simulated DRAM (the model itself: ``harness/dram.cpp``)."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DramConfig:
+    """What the memory behind every AXI4 port does. The defaults are those of reported figures.
+
+    Attributes
+    ----------
+    latency_cycles:
+        From an accepted read address to its first beat, and from the last write beat to the
+        write response; at least 1. Bursts in flight overlap their latencies.
+    bandwidth_share:
+        Sustained beats per cycle of one port, reads and writes together, 0 < share <= 1.
+    burst_credit_beats:
+        How many beats a port that was idle may then transfer above that share.
+    gap_probability:
+        Of a pause after a beat, 0 to 1. The port then takes and gives nothing new.
+    max_gap_cycles:
+        Pauses last 1 to this many cycles, all equally likely.
+    max_outstanding:
+        Bursts accepted and not finished, per port and direction, 1 to 64.
+    check_hazards:
+        Whether a burst that touches bytes of an unfinished write, or writes bytes of an
+        unfinished read, on any port is a violation: their order is undefined on real hardware.
+    seed:
+        Of the pauses. Equal seeds give equal cycles.
+    """
+
+    latency_cycles: int = 60
+    bandwidth_share: float = 0.9
+    burst_credit_beats: int = 64
+    gap_probability: float = 1 / 256
+    max_gap_cycles: int = 16
+    max_outstanding: int = 16
+    check_hazards: bool = True
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("latency_cycles", 1, 2**31),
+            ("burst_credit_beats", 1, 2**16),
+            ("gap_probability", 0, 1),
+            ("max_gap_cycles", 1, 2**16),
+            ("max_outstanding", 1, 64),
+            ("seed", 0, 2**64 - 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be {low} to {high}, not {value!r}")
+        if not 2**-16 <= self.bandwidth_share <= 1:
+            raise ValueError(f"bandwidth_share must be 2**-16 to 1, not {self.bandwidth_share!r}")
+
+    @classmethod
+    def ideal(cls) -> DramConfig:
+        """One cycle of latency, a beat in every cycle, no pauses."""
+        return cls(latency_cycles=1, bandwidth_share=1.0, gap_probability=0.0)
+
+
+class CDramConfig(ctypes.Structure):
+    """``struct DramConfig`` of ``harness/dram.h``."""
+
+    _fields_ = [
+        ("latency_cycles", ctypes.c_uint32),
+        ("bandwidth_q16", ctypes.c_uint32),
+        ("burst_credit_beats", ctypes.c_uint32),
+        ("gap_probability_q16", ctypes.c_uint32),
+        ("max_gap_cycles", ctypes.c_uint32),
+        ("max_outstanding", ctypes.c_uint32),
+        ("check_hazards", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("seed", ctypes.c_uint64),
+    ]
+
+    @classmethod
+    def of(cls, config: DramConfig) -> CDramConfig:
+        """The C form of ``config``: fractions become multiples of 1/65536."""
+        return cls(
+            config.latency_cycles,
+            round(config.bandwidth_share * 65536),
+            config.burst_credit_beats,
+            round(config.gap_probability * 65536),
+            config.max_gap_cycles,
+            config.max_outstanding,
+            config.check_hazards,
+            0,
+            config.seed,
+        )
+
+
+@dataclass(frozen=True)
+class PortStatistics:
+    """What one AXI4 port did since the counters were cleared.
+
+    Bytes are bus bytes: beats times the bus width, whatever the strobes. ``busy_cycles`` moved a
+    beat; in ``stall_cycles`` the master held one up, in ``wait_cycles`` the memory did; in
+    ``idle_cycles`` nothing was outstanding. The four add up to the cycles simulated.
+    """
+
+    name: str
+    data_bytes: int
+    read_bytes: int
+    write_bytes: int
+    read_bursts: int
+    write_bursts: int
+    busy_cycles: int
+    stall_cycles: int
+    wait_cycles: int
+    idle_cycles: int
+
+
+class CPortStatistics(ctypes.Structure):
+    """``struct PortStatistics`` of ``harness/dram.h``."""
+
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "read_bytes",
+            "write_bytes",
+            "read_bursts",
+            "write_bursts",
+            "busy_cycles",
+            "stall_cycles",
+            "wait_cycles",
+            "idle_cycles",
+        )
+    ]
+
+    def values(self) -> dict[str, int]:
+        """Field names and values."""
+        return {name: getattr(self, name) for name, *_ in self._fields_}
