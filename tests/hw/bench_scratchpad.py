@@ -107,7 +107,7 @@ class Bench:
 
 
 async def run_random(bench: Bench, cycles: int, idle: float, hot_words: int) -> None:
-    """Random traffic on ``hot_words`` words spread over all banks, so that collisions are common."""
+    """Random traffic on ``hot_words`` words spread over all banks, for many collisions."""
     hot = [random.randrange(WORDS) for _ in range(hot_words)]
     for address in hot:
         bench.writes[0] = (address, random.getrandbits(8 * DEPTH), (1 << DEPTH) - 1)
