@@ -1,0 +1,51 @@
+"""One task from integer graph to program: lowering, memory, tokens, fetches, encoding in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.codegen.program import encode_program, place_fetches, plan_fetches
+from moesaic.compiler.schedule.lower import Lowering
+from moesaic.compiler.schedule.memory import plan_memory
+from moesaic.compiler.schedule.steps import Step
+from moesaic.compiler.schedule.tokens import insert_tokens
+from moesaic.spec import layout
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.intgraph import IntGraph
+
+
+@dataclass
+class TaskCode:
+    """What one task needs at run time, besides the shared weight image."""
+
+    program: bytes
+    constants: bytes
+    """Contents of the CONSTANT window: the first residual."""
+    steps: list[Step]
+    activation_words: int
+    """High-water mark of the activation scratchpad."""
+    weight_words: int
+    """Ring words of one frame in which every expert is hit."""
+
+
+def compile_task(graph: IntGraph, arch: ArchConfig, image: WeightImage) -> TaskCode:
+    """Generate the code of ``graph`` and add its weights to ``image``.
+
+    Raises
+    ------
+    UserError
+        The model does not fit the architecture.
+    """
+    steps = Lowering(graph, arch).run()
+    activation_words = plan_memory(steps, arch)
+    insert_tokens(steps)
+    fetches = plan_fetches(steps, image)
+    steps = place_fetches(steps, fetches, arch)
+    return TaskCode(
+        program=encode_program(steps),
+        constants=layout.pack_residual(arch, graph.embed.initial),
+        steps=steps,
+        activation_words=activation_words,
+        weight_words=sum(fetch.words for fetch in fetches),
+    )

@@ -1,0 +1,131 @@
+"""Random integer graphs: no float model behind them, every integer path exercised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntEmbed,
+    IntGraph,
+    IntHead,
+    IntLinear,
+    IntMlp,
+    IntMoe,
+    IntNorm,
+    Scale,
+    count_macs,
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a random model; ``moe`` says for each block whether its MLP is a mixture."""
+
+    tokens: int = 9
+    patches: int = 8
+    patch_inputs: int = 20
+    channels: int = 24
+    heads: int = 3
+    head_dim: int = 8
+    value_dim: int = 8
+    hidden: int = 40
+    expert_hidden: int = 20
+    experts: int = 5
+    top_k: int = 2
+    renormalise: bool = False
+    moe: tuple[bool, ...] = (False, True)
+    outputs: int = 30
+    head_rows: int = 8
+    head_first: int = 1
+
+
+def linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
+    """Weights over the full range; the scale maps the accumulators' spread to ``gain``."""
+    weight = rng.integers(-128, 128, (outputs, inputs)).astype(np.int8)
+    scales = [Scale.of(gain / (74 * 40 * inputs**0.5) * s) for s in rng.uniform(0.5, 2, outputs)]
+    return IntLinear(
+        weight,
+        rng.integers(-20000, 20000, outputs).astype(np.int32),
+        np.array([s.multiplier for s in scales], np.uint16),
+        np.array([s.shift for s in scales], np.uint8),
+    )
+
+
+def random_intgraph(shape: Shape, seed: int = 0, task: str = "task") -> IntGraph:
+    """A random graph whose activations stay lively: neither all zero nor all saturated."""
+    rng = np.random.default_rng(seed)
+    c = shape.channels
+
+    def norm() -> IntNorm:
+        return IntNorm(c, int(rng.integers(0, 10**6)), Scale.of(rng.uniform(6000, 12000)))
+
+    def mlp(hidden: int) -> IntMlp:
+        return IntMlp(linear(rng, hidden, c, 8000), Scale.of(0.004), linear(rng, c, hidden, 2e5))
+
+    layers: list[IntAttention | IntDense | IntMoe] = []
+    for index, mixture in enumerate(shape.moe):
+        width = shape.heads * shape.head_dim
+        values = shape.heads * shape.value_dim
+        layers.append(
+            IntAttention(
+                norm(),
+                linear(rng, width, c, 40),
+                linear(rng, width, c, 40),
+                linear(rng, values, c, 40),
+                linear(rng, c, values, 2e5),
+                shape.heads,
+                shape.head_dim,
+                shape.value_dim,
+                Scale.of(rng.uniform(0.05, 0.3)),
+                Scale.of(rng.uniform(0.8, 2)),
+                f"attention{index}",
+            )
+        )
+        if mixture:
+            gate = linear(rng, shape.experts, c, 10000)
+            layers.append(
+                IntMoe(
+                    norm(),
+                    gate,
+                    shape.top_k,
+                    shape.renormalise,
+                    Scale.of(rng.uniform(0.005, 0.05)),
+                    tuple(mlp(shape.expert_hidden) for _ in range(shape.experts)),
+                    f"moe{index}",
+                )
+            )
+        else:
+            layers.append(IntDense(norm(), mlp(shape.hidden), f"mlp{index}"))
+    embed = IntEmbed(
+        linear(rng, c, shape.patch_inputs, 5e5),
+        rng.integers(-3000, 3000, (shape.tokens, c)).astype(np.int16),
+        shape.tokens - shape.patches,
+    )
+    head = IntHead(norm(), linear(rng, shape.outputs, c, 9000), shape.head_first, shape.head_rows)
+    inputs = shape.patches * shape.patch_inputs
+    outputs = shape.head_rows * shape.outputs
+    return IntGraph(
+        task,
+        "x",
+        (1, inputs),
+        1 / 127,
+        rng.permutation(inputs).reshape(shape.patches, shape.patch_inputs),
+        "y",
+        (1, outputs),
+        1 / 32767,
+        np.arange(outputs),
+        1e-3,
+        embed,
+        tuple(layers),
+        head,
+        count_macs(embed, tuple(layers), head, shape.patches),
+    )
+
+
+def random_patches(graph: IntGraph, frames: int, seed: int = 0) -> np.ndarray:
+    """int8 input codes [frames, patches, inputs]."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-128, 128, (frames, *graph.gather.shape)).astype(np.int8)

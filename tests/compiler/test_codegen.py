@@ -1,0 +1,118 @@
+"""Generated code computes what the integer graph says, under any order the tokens allow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.codegen.task import TaskCode, compile_task
+from moesaic.sim.functional import FunctionalModel
+from moesaic.spec import isa, layout
+from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.errors import UserError
+from moesaic.spec.execute import Executor
+from moesaic.spec.intgraph import IntGraph
+
+from .random_intgraph import Shape, random_intgraph, random_patches
+
+SMALL = ArchConfig(
+    name="small",
+    depth=8,
+    width=16,
+    lanes=4,
+    accumulator_rows=64,
+    activation_bytes=32 << 10,
+    activation_banks=4,
+    residual_bytes=16 << 10,
+    weight_ports=2,
+    weight_port_bytes=8,
+    ring_read_bytes=32,
+    ring_bytes=4 << 10,
+    data_port_bytes=8,
+    max_tokens=64,
+    max_experts=16,
+    queue_depth=8,
+)
+SHAPES = {
+    "default": Shape(),
+    "dense": Shape(moe=(False, False)),
+    "all_moe_top4": Shape(moe=(True, True), experts=12, top_k=4, renormalise=True),
+    "one_head_no_class_token": Shape(
+        heads=1, head_dim=40, value_dim=40, channels=40, tokens=8, head_first=0
+    ),
+    "one_token": Shape(tokens=1, patches=1, head_rows=1, head_first=0, top_k=1),
+    "wide_heads": Shape(
+        tokens=60, patches=59, heads=5, head_dim=9, value_dim=17, channels=72, head_rows=59
+    ),
+    "three_experts": Shape(experts=3, top_k=3, moe=(True,)),
+}
+
+
+def run_both(
+    graph: IntGraph, arch: ArchConfig, code: TaskCode, image: bytes, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Output codes of (functional model, integer graph) for one random frame."""
+    patches = random_patches(graph, 1, seed)
+    model = FunctionalModel(arch, image, code.constants, layout.pack_input(arch, patches[0]), seed)
+    raw = model.run(code.program)
+    rows, columns = graph.head.rows, graph.head.linear.outputs
+    return layout.unpack_output(arch, raw, rows, columns), Executor(graph).run(patches)[0]
+
+
+@pytest.mark.parametrize("arch", [SMALL, PRESETS["nano"], PRESETS["zcu102"]], ids=lambda a: a.name)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_program_equals_integer_graph(arch: ArchConfig, shape: str) -> None:
+    graph = random_intgraph(SHAPES[shape], seed=len(shape))
+    image = WeightImage(arch)
+    code = compile_task(graph, arch, image)
+    for seed in range(3):
+        got, expected = run_both(graph, arch, code, image.tobytes(), seed)
+        np.testing.assert_array_equal(got, expected)
+        assert len(np.unique(expected)) > min(20, expected.size // 2)
+
+
+def test_program_with_a_missing_token_is_caught() -> None:
+    """The random order of units finds a token left out."""
+    graph = random_intgraph(Shape(), seed=1)
+    image = WeightImage(SMALL)
+    code = compile_task(graph, SMALL, image)
+    size = isa.INSTRUCTION_BYTES
+    parts = [code.program[i : i + size] for i in range(0, len(code.program), size)]
+    wrong = 0
+    for index, raw in enumerate(parts):
+        instruction = isa.decode(raw)
+        if instruction.opcode is isa.Opcode.MATMUL and instruction.values["wait"]:
+            values = {k: v for k, v in instruction.values.items() if k not in ("opcode", "wait")}
+            damaged = [*parts]
+            damaged[index] = isa.encode(instruction.opcode, **values)
+            code.program = b"".join(damaged)
+            try:
+                got, expected = run_both(graph, SMALL, code, image.tobytes(), 5)
+            except (AssertionError, IndexError, ValueError):
+                wrong += 1
+                continue
+            wrong += not np.array_equal(got, expected)
+    assert wrong > 0
+
+
+def test_equal_weights_are_stored_once() -> None:
+    image = WeightImage(SMALL)
+    compile_task(random_intgraph(Shape(), seed=1), SMALL, image)
+    words = image.words
+    compile_task(random_intgraph(Shape(), seed=1, task="again"), SMALL, image)
+    assert image.words == words
+
+
+@pytest.mark.parametrize(
+    ("shape", "needle"),
+    [
+        (Shape(tokens=65, patches=64), "65 tokens exceed the 64 accumulator rows"),
+        (Shape(experts=17, moe=(True,)), "moe0 has 17 experts, the router holds 16"),
+        (Shape(tokens=60, patches=59, channels=800), "residual stream needs"),
+        (Shape(tokens=60, patches=59, patch_inputs=3000), "scratchpad has"),
+    ],
+)
+def test_model_too_large_is_refused(shape: Shape, needle: str) -> None:
+    with pytest.raises(UserError, match="does not fit target small") as error:
+        compile_task(random_intgraph(shape), SMALL, WeightImage(SMALL))
+    assert needle in str(error.value)
