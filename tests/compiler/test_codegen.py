@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import TaskCode, compile_task
 from moesaic.sim.functional import FunctionalModel
@@ -21,7 +22,7 @@ SMALL = ArchConfig(
     width=16,
     lanes=4,
     accumulator_rows=64,
-    activation_bytes=32 << 10,
+    activation_bytes=64 << 10,
     activation_banks=4,
     residual_bytes=16 << 10,
     weight_ports=2,
@@ -109,7 +110,7 @@ def test_equal_weights_are_stored_once() -> None:
         (Shape(tokens=65, patches=64), "65 tokens exceed the 64 accumulator rows"),
         (Shape(experts=17, moe=(True,)), "moe0 has 17 experts, the router holds 16"),
         (Shape(tokens=60, patches=59, channels=800), "residual stream needs"),
-        (Shape(tokens=60, patches=59, patch_inputs=3000), "scratchpad has"),
+        (Shape(tokens=60, patches=59, patch_inputs=6000), "scratchpad has"),
     ],
 )
 def test_model_too_large_is_refused(shape: Shape, needle: str) -> None:
