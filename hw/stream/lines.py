@@ -1,0 +1,90 @@
+"""Beats of P ports to ring words, with the ports free to run apart."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.axi.read import beat_layout
+from moesaic.hw.stream.fifo import RamFifo
+from moesaic.spec.arch import ArchConfig
+
+SKEW_BEATS = 64
+"""How far one port may run ahead of another. A line needs a beat from every port: without slack,
+the pauses of all ports would add up."""
+
+
+class LineAssembler(wiring.Component):
+    """Takes one beat of every port per cycle (a line); ``ring_read_bytes`` of lines are a word.
+
+    Port i holds bytes ``i * weight_port_bytes ...`` of a line; the first line is the lowest part
+    of its word. One line per cycle.
+
+    Attributes
+    ----------
+    beats0, beats1, ...
+        Streams of beats. The ``last`` bit must be at the same beat of every port.
+    word
+        Assembled ring words.
+    line
+        High in a cycle in which a line was taken.
+    segment
+        High in a cycle in which the word on ``word`` is transferred and ends a command.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        beats = {
+            f"beats{port}": In(stream.Signature(beat_layout(arch.weight_port_bytes)))
+            for port in range(arch.weight_ports)
+        }
+        super().__init__(
+            {
+                **beats,
+                "word": Out(stream.Signature(8 * arch.ring_read_bytes)),
+                "line": Out(1),
+                "segment": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        line_bits = 8 * arch.line_bytes
+        lines = arch.ring_read_bytes // arch.line_bytes
+
+        port_bits = 8 * arch.weight_port_bytes + 1
+        heads, last = [], Signal()
+        for port in range(arch.weight_ports):
+            m.submodules[f"skew{port}"] = fifo = RamFifo(port_bits, SKEW_BEATS)
+            beats = getattr(self, f"beats{port}")
+            m.d.comb += [
+                fifo.i.valid.eq(beats.valid),
+                fifo.i.payload.eq(Cat(beats.payload.data, beats.payload.last)),
+                beats.ready.eq(fifo.i.ready),
+                fifo.o.ready.eq(self.line),
+            ]
+            heads.append(fifo.o)
+        m.d.comb += last.eq(heads[0].payload[-1])
+
+        complete, final = Signal(), Signal()
+        line = Cat(head.payload[:-1] for head in heads)
+        m.d.comb += [
+            complete.eq(Cat(head.valid for head in heads).all()),
+            self.line.eq(complete & (~final | self.word.ready)),
+            self.word.valid.eq(complete & final),
+            self.segment.eq(self.word.valid & self.word.ready & last),
+        ]
+        if lines == 1:
+            m.d.comb += [final.eq(1), self.word.payload.eq(line)]
+            return m
+
+        # The word's first lines wait in a shift register for the last one.
+        early = Signal((lines - 1) * line_bits, reset_less=True)
+        count = Signal(range(lines))
+        m.d.comb += [final.eq(count == lines - 1), self.word.payload.eq(Cat(early, line))]
+        with m.If(self.line):
+            # `lines` is a power of two: the counter wraps by itself.
+            m.d.sync += [count.eq(count + 1), early.eq(Cat(early, line)[line_bits:])]
+        return m
