@@ -126,9 +126,10 @@ class ArchConfig:
             "weight_port_bytes must be 4 to 64",
             self.weight_port_bytes,
         )
+        widest = min(self.depth, 2 * self.lanes, 32)  # 32: an instruction has no less than a beat
         self._require(
-            4 <= self.data_port_bytes <= min(self.depth, 2 * self.lanes),
-            f"data_port_bytes must be 4 to {min(self.depth, 2 * self.lanes)}",
+            4 <= self.data_port_bytes <= widest,
+            f"data_port_bytes must be 4 to {widest}",
             self.data_port_bytes,
         )
         self._require(self.max_experts <= 64, "max_experts must be at most 64", self.max_experts)

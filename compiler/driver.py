@@ -1,0 +1,147 @@
+"""The whole compiler: ONNX files in, a bundle directory out."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.ir import Graph
+from moesaic.compiler.oracle import run_onnx, sqnr_db
+from moesaic.compiler.package import bundle_files, write_directory
+from moesaic.compiler.quant import quantise_tasks
+from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.errors import UserError
+from moesaic.spec.execute import Executor
+from moesaic.spec.hostside import dequantise_output, quantise_input
+
+SAMPLES_KEPT = 8
+"""Calibration rows that the bundle keeps for ``verify``."""
+
+Progress = Callable[[str], None]
+
+
+def load_samples(path: str | Path) -> dict[str, NDArray[Any]]:
+    """Read calibration samples: ONNX input names to arrays with a leading sample axis.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read as .npz.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"calibration file {path} cannot be read as .npz: {error}") from error
+
+
+def select_samples(graph: Graph, samples: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """The samples of one graph's input, [n, ...] float32.
+
+    Raises
+    ------
+    UserError
+        The input is missing, has another shape, no rows, or values that are not finite.
+    """
+    name = graph.input_name
+    if name not in samples:
+        have = ", ".join(sorted(samples)) or "nothing"
+        raise UserError(
+            f"the calibration file has no array {name!r} for {graph.source}, only {have}"
+        )
+    array = np.asarray(samples[name])
+    if array.dtype.kind not in "fiu" or array.shape[1:] != tuple(graph.input_shape[1:]):
+        want = "x".join(map(str, graph.input_shape[1:]))
+        raise UserError(
+            f"calibration array {name!r} must be float32 of shape Nx{want}, not {array.dtype}"
+            f" {'x'.join(map(str, array.shape))}"
+        )
+    if not len(array):
+        raise UserError(f"calibration array {name!r} has no rows; give at least one sample")
+    if not np.isfinite(array).all():
+        raise UserError(f"calibration array {name!r} holds NaN or infinity; clean the samples")
+    return array.astype(np.float32)
+
+
+def compile(
+    tasks: Mapping[str, str | Path],
+    target: str | ArchConfig,
+    calibrate: str | Path | Mapping[str, NDArray[Any]],
+    output: str | Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compile one ONNX model per task into the bundle directory ``output``.
+
+    Parameters
+    ----------
+    tasks
+        Task name to ONNX file.
+    target
+        A preset's name, a JSON file, or a configuration.
+    calibrate
+        Samples: an .npz file, or arrays by ONNX input name.
+    output
+        Bundle directory; written beside and renamed.
+    progress
+        Told what is being done.
+
+    Returns
+    -------
+    The report that the bundle's manifest holds: sizes, SQNR, routing flips, notes.
+
+    Raises
+    ------
+    UserError
+        Something about the input is wrong; nothing has been written.
+    """
+    say = progress or (lambda text: None)
+    if not tasks:
+        raise UserError("no model given: name at least one TASK=FILE.onnx")
+    for name in tasks:
+        if not name.isidentifier():
+            raise UserError(f"task name must be letters, digits and underscores, not {name!r}")
+    arch = target if isinstance(target, ArchConfig) else load_arch(target)
+    given = calibrate if isinstance(calibrate, Mapping) else load_samples(calibrate)
+    graphs, samples = {}, {}
+    for name, path in tasks.items():
+        say(f"reading {path}")
+        graphs[name] = load_graph(path, task=name)
+        samples[name] = select_samples(graphs[name], given)
+    say("calibrating and quantising")
+    quantised, reports = quantise_tasks(graphs, samples)
+    image, codes = WeightImage(arch), {}
+    for name, graph in quantised.items():
+        say(f"scheduling {name}")
+        codes[name] = compile_task(graph, arch, image)
+    kept: dict[str, NDArray[Any]] = {}
+    report: dict[str, Any] = {"tasks": {}, "weight_bytes": image.words * arch.ring_read_bytes}
+    for name, path in tasks.items():
+        say(f"running {name} in float and in integers")
+        graph = quantised[name]
+        rows = samples[name][:SAMPLES_KEPT]
+        reference = run_onnx(Path(path), graph.input_name, rows)
+        output_codes = Executor(graph).run(quantise_input(graph, rows))
+        kept[f"{name}.input"], kept[f"{name}.float"] = rows, reference
+        kept[f"{name}.codes"] = output_codes
+        report["tasks"][name] = {
+            "source": Path(path).name,
+            "sqnr_db": sqnr_db(reference, dequantise_output(graph, output_codes)),
+            "macs": graph.macs,
+            "tokens": graph.tokens,
+            "instructions": len(codes[name].program) // 32,
+            "activation_bytes": codes[name].activation_words * arch.depth,
+            "weight_stream_bytes": codes[name].weight_words * arch.ring_read_bytes,
+            "notes": graphs[name].notes,
+            "quantisation": reports[name].to_dict(),
+        }
+    say("writing the bundle")
+    write_directory(Path(output), bundle_files(arch, quantised, codes, image, kept, report))
+    return report

@@ -1,0 +1,70 @@
+"""The device ``sim``: the generated gateware, simulated cycle by cycle, behind the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.host.driver import Driver
+from moesaic.host.session import DeviceResult
+from moesaic.hw.top import top_verilog
+from moesaic.sim.device import SimDevice
+from moesaic.sim.dram import DramConfig, PortStatistics
+from moesaic.spec.bundle import Bundle
+
+
+class SimulatedAccelerator:
+    """The bundle's architecture as RTL in this process, with a DRAM behind it.
+
+    Parameters
+    ----------
+    bundle
+        What to run.
+    dram
+        Timing of the memory.
+    trace
+        Waveform file to write.
+    verilog
+        RTL to simulate instead of what the generator makes (to test the checker with faults).
+    progress
+        Called with (task, frame, cycles so far) now and then.
+    """
+
+    name = "sim"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        dram: DramConfig | None = None,
+        trace: Path | None = None,
+        verilog: str | None = None,
+        watchdog_cycles: int = 100_000_000,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> None:
+        text = verilog if verilog is not None else top_verilog(bundle.arch)
+        self.transport = SimDevice.from_verilog(text, trace=trace, dram=dram)
+        self.driver = Driver(self.transport, bundle, watchdog_cycles)
+        self.dram: list[dict[str, PortStatistics]] = []
+        self._progress = progress
+
+    def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
+        """Run frames one after another; ``dram`` holds the port statistics of each."""
+        codes, counters = [], []
+        self.dram = []
+        for frame in patches:
+            self.transport.clear_dram_statistics()
+            result = self.driver.run(task, frame)
+            codes.append(result.codes)
+            counters.append(result.counters)
+            self.dram.append(self.transport.dram_statistics())
+            if self._progress is not None:
+                self._progress(task, result.counters["CYCLES"])
+        return DeviceResult(np.stack(codes), counters)
+
+    def close(self) -> None:
+        """End the simulation."""
+        self.transport.close()
