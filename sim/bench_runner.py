@@ -70,6 +70,7 @@ def run_cocotb(
     testcase: str | None = None,
     parameters: Mapping[str, object] | None = None,
     seed: int = 1,
+    power_up_seed: int = 0,
     waves: Path | None = None,
     timeout_seconds: float = 600.0,
 ) -> int:
@@ -86,6 +87,9 @@ def run_cocotb(
         every sweep of backpressure and data.
     seed:
         Of the ``random`` module inside the bench.
+    power_up_seed:
+        If not 0, whatever the Verilog does not initialise starts random: memories, and inputs
+        until the bench drives them.
     waves:
         A ``.vcd`` file to write.
 
@@ -116,6 +120,8 @@ def run_cocotb(
         if testcase is not None:
             env["COCOTB_TESTCASE"] = testcase
         command = [str(executable)]
+        if power_up_seed:
+            command += ["+verilator+rand+reset+2", f"+verilator+seed+{power_up_seed}"]
         if waves is not None:
             waves.parent.mkdir(parents=True, exist_ok=True)
             command += ["--trace", "--trace-file", str(waves.resolve())]

@@ -46,7 +46,7 @@ def _load(library: Path) -> ctypes.CDLL:
     handle, u32, u64, integer = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
     text, config = ctypes.c_char_p, ctypes.POINTER(CDramConfig)
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "create": (handle, [u64, u64, config]),
+        "create": (handle, [u64, u64, config, u32]),
         "destroy": (None, [handle]),
         "error": (text, [handle]),
         "configure": (None, [handle, config]),
@@ -88,6 +88,9 @@ class SimDevice:
         touched cost memory. A master that leaves it gets DECERR.
     dram:
         Timing of the DRAM and its checks.
+    power_up_seed:
+        On-chip memories, which hardware does not initialise, start with random contents from
+        this seed (1 to 2**31 - 1), or with zeros if it is 0. Results must not depend on it.
     trace:
         A waveform file to write from the first cycle on; the library must have been built for
         its format (see :meth:`from_verilog`).
@@ -102,12 +105,15 @@ class SimDevice:
         memory_bytes: int = 1 << 28,
         memory_base: int = 0,
         dram: DramConfig | None = None,
+        power_up_seed: int = 1,
         trace: Path | None = None,
     ) -> None:
         self._handle: int | None = None
         self._dll = _load(library)
         config = CDramConfig.of(dram or DramConfig())
-        self._handle = self._dll.moesaic_create(memory_base, memory_bytes, ctypes.byref(config))
+        self._handle = self._dll.moesaic_create(
+            memory_base, memory_bytes, ctypes.byref(config), power_up_seed
+        )
         if not self._handle:
             raise SimulationError(self._dll.moesaic_error(None).decode())
         self._memory_base, self._memory_bytes = memory_base, memory_bytes

@@ -24,6 +24,10 @@ _WRITE = (
     "awaddr awlen awsize awburst awcache awprot awvalid awready wdata wstrb wlast wvalid wready "
     "bresp bvalid bready"
 ).split()
+# What the harness drives; all else comes from the design. An output that nothing drives can turn
+# into an input when Verilog is generated, hence the check.
+_LITE_OUTPUTS = {"awready", "wready", "bresp", "bvalid", "arready", "rdata", "rresp", "rvalid"}
+_MASTER_INPUTS = set("arready rdata rresp rlast rvalid awready wready bresp bvalid".split())
 _WIDTHS = (32, 64, 128, 256, 512)
 
 
@@ -59,11 +63,13 @@ def port_directions(verilog: str, toplevel: str) -> dict[str, str]:
 def find_masters(verilog: str, toplevel: str = "top") -> list[Master]:
     """The AXI4 masters of module ``toplevel``, read-only ones (w0, w1, ...) as declared.
 
-    Raises ValueError when the top lacks a signal of the port contract, or a width is not one
-    that the harness can drive.
+    Raises ValueError when the top lacks a signal of the port contract, has one the wrong way
+    round, or has a width that the harness cannot drive.
     """
-    ports = module_ports(verilog, toplevel)
-    required = ["clk", "rst", "irq", *(f"s_axil_{signal}" for signal in _LITE)]
+    ports, directions = module_ports(verilog, toplevel), port_directions(verilog, toplevel)
+    required = {"clk": "input", "rst": "input", "irq": "output"}
+    for signal in _LITE:
+        required[f"s_axil_{signal}"] = "output" if signal in _LITE_OUTPUTS else "input"
     masters = []
     for port in ports:
         match = _MASTER.match(port)
@@ -71,7 +77,8 @@ def find_masters(verilog: str, toplevel: str = "top") -> list[Master]:
             continue
         prefix = f"m_axi_{match.group(1)}_"
         writable = f"{prefix}awvalid" in ports
-        required += [prefix + signal for signal in (*_READ, *(_WRITE if writable else ()))]
+        for signal in (*_READ, *(_WRITE if writable else ())):
+            required[prefix + signal] = "input" if signal in _MASTER_INPUTS else "output"
         data_bits = ports.get(f"{prefix}rdata", 0)
         if data_bits not in _WIDTHS:
             raise ValueError(f"{prefix}rdata must be one of {_WIDTHS} bits wide, not {data_bits!r}")
@@ -83,6 +90,9 @@ def find_masters(verilog: str, toplevel: str = "top") -> list[Master]:
     missing = [signal for signal in required if signal not in ports]
     if missing:
         raise ValueError(f"module {toplevel} must have the ports {', '.join(missing)}")
+    for signal, direction in required.items():
+        if directions[signal] != direction:
+            raise ValueError(f"{signal} of module {toplevel} must be an {direction}")
     return masters
 
 

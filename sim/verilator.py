@@ -116,12 +116,13 @@ def lint(verilog: Path, toplevel: str = "top") -> str:
 def verilate(verilog: str, toplevel: str, folder: Path, flags: Sequence[str]) -> list[Path]:
     """Translate Verilog text to C++ in ``folder``; return the ``.cpp`` files.
 
-    The model class is ``Vtop`` whatever the module is called.
+    The model class is ``Vtop`` whatever the module is called. What the Verilog leaves undefined
+    at power-up (memories) is zero or random, as the simulation asks when it starts.
     """
     source = folder / "design.v"
     source.write_text(verilog)
     command = [toolchain().binary, "--cc", "--prefix", "Vtop", "--top-module", toplevel]
-    command += ["--Mdir", folder, "--no-timing", "--x-assign", "fast", "--x-initial", "fast"]
+    command += ["--Mdir", folder, "--no-timing", "--x-assign", "fast", "--x-initial", "unique"]
     # Generated Verilog is full of harmless width and style warnings; `lint` is where they count.
     command += ["-Wno-fatal", "-Wno-lint", "-Wno-style", *flags, source]
     output = run_tool(command, folder, f"verilator on module {toplevel}")

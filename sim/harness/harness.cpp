@@ -85,11 +85,12 @@ uint8_t* bytes_of(T& signal) {
 
 class Simulator {
   public:
-    Simulator(uint64_t base, uint64_t size, const DramConfig& config)
-        : context(std::make_unique<VerilatedContext>()),
-          model((context->traceEverOn(VM_TRACE), std::make_unique<Vtop>(context.get(), "top"))),
+    Simulator(uint64_t base, uint64_t size, const DramConfig& config, uint32_t power_up_seed)
+        : context(make_context(power_up_seed)),
+          model(std::make_unique<Vtop>(context.get(), "top")),
           top(*model),
           dram(base, size, config) {
+        top.clk = 0;
         MOESAIC_MASTERS(ADD_READ, ADD_READ_WRITE)
         clear_bus();
         reset(8);
@@ -197,6 +198,14 @@ class Simulator {
     std::string error;
 
   private:
+    // What the Verilog does not initialise starts random, so that nothing can rely on zeros there.
+    static std::unique_ptr<VerilatedContext> make_context(uint32_t power_up_seed) {
+        auto context = std::make_unique<VerilatedContext>();
+        context->randReset(power_up_seed ? 2 : 0);
+        context->randSeed(static_cast<int>(power_up_seed));
+        context->traceEverOn(VM_TRACE);
+        return context;
+    }
     void edge() {
         top.clk = 1;
         top.eval();
@@ -241,9 +250,10 @@ int guarded(Simulator* simulator, Action action) {
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT Simulator* moesaic_create(uint64_t base, uint64_t size, const DramConfig* config) {
+EXPORT Simulator* moesaic_create(uint64_t base, uint64_t size, const DramConfig* config,
+                                  uint32_t power_up_seed) {
     try {
-        return new Simulator(base, size, *config);
+        return new Simulator(base, size, *config, power_up_seed);
     } catch (const std::exception& exception) {
         creation_error = exception.what();
         return nullptr;

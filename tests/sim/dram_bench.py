@@ -58,7 +58,7 @@ def _library() -> ctypes.CDLL:
 
 
 class DramBench:
-    """A DRAM of ``size`` bytes at ``base`` with one ``data_bytes`` wide port; ``s``: its signals."""
+    """A DRAM of ``size`` bytes at ``base`` with one ``data_bytes`` wide port; ``s`` its signals."""
 
     def __init__(
         self, config: DramConfig, *, base: int = 0, size: int = 1 << 20, data_bytes: int = 16

@@ -1,7 +1,8 @@
 """A small accelerator with the bus interface of the real one, to test the simulator with.
 
 Registers (32 bits, byte offsets): 0x00 command, 0x04 source, 0x08 destination, 0x0c beats,
-0x10 status, 0x14 sum, 0x18 error, 0x1c bytes per beat; anything else answers SLVERR.
+0x10 status, 0x14 sum, 0x18 error, 0x1c bytes per beat, 0x20 a memory word that nothing
+initialises; anything else answers SLVERR.
 Command 1 copies beats from source to destination on port ``d``, one beat at a time in bursts of
 one; command 2 reads beats from source on every port ``w``, in bursts of 16, as fast as the
 memory gives them, and adds up their 32-bit words; command 3 fails an assertion. All end in
@@ -10,12 +11,18 @@ memory gives them, and adds up their 32-bit words; command 3 fails an assertion.
 
 from __future__ import annotations
 
-from amaranth import Assert, Cat, Const, Elaboratable, Module, Signal
+from amaranth import Assert, Cat, Const, Elaboratable, Instance, Module, Signal
 from amaranth.back import verilog
 
 _READ = {"araddr": 40, "arlen": 8, "arsize": 3, "arburst": 2, "arcache": 4, "arprot": 3}
 _WRITE = {"awaddr": 40, "awlen": 8, "awsize": 3, "awburst": 2, "awcache": 4, "awprot": 3}
 _BURST_BEATS = 16
+_UNINITIALISED = """
+module uninitialised (output wire [31:0] word);
+  reg [31:0] memory [0:3];
+  assign word = memory[2];
+endmodule
+"""
 
 
 def _master(name: str, data_bits: int, writable: bool) -> dict[str, Signal]:
@@ -52,12 +59,15 @@ class DummyTop(Elaboratable):
         beats, total, error = Signal(32), Signal(32), Signal(2)
         start = Signal()
         registers = [command, source, destination, beats, self.irq, total, error]
-        registers.append(Const(self.data_bits // 8, 32))
+        word = Signal(32)
+        m.submodules.memory = Instance("uninitialised", o_word=word)
+        registers += [Const(self.data_bits // 8, 32), word]
         m.d.sync += start.eq(0)
         self._bus(m, registers, start)
         size = (self.data_bits // 8).bit_length() - 1
         for port in (*self.w, self.d):
             m.d.comb += [port["arsize"].eq(size), port["arburst"].eq(1)]
+            m.d.comb += [port["arcache"].eq(0), port["arprot"].eq(0)]
         with m.If(start):
             m.d.sync += [self.irq.eq(command == 3), total.eq(0), error.eq(0)]
             m.d.sync += Assert(command != 3)
@@ -93,7 +103,8 @@ class DummyTop(Elaboratable):
         m.d.comb += [d["awsize"].eq(size), d["awburst"].eq(1), d["wlast"].eq(1)]
         m.d.comb += [d["wstrb"].eq(~Const(0, self.data_bits // 8)), d["rready"].eq(1)]
         m.d.comb += [d["araddr"].eq(source + offset), d["awaddr"].eq(destination + offset)]
-        m.d.comb += d["bready"].eq(1)
+        m.d.comb += [d["bready"].eq(1), d["arlen"].eq(0), d["awlen"].eq(0)]
+        m.d.comb += [d["awcache"].eq(0), d["awprot"].eq(0)]
         with m.If(start):
             m.d.sync += [left.eq(beats), offset.eq(0), d["arvalid"].eq(1)]
         with m.If(d["arvalid"] & d["arready"]):
@@ -137,4 +148,5 @@ class DummyTop(Elaboratable):
 def dummy_verilog(weight_ports: int, data_bits: int) -> str:
     """Verilog of a :class:`DummyTop`, as module ``top``."""
     top = DummyTop(weight_ports, data_bits)
-    return str(verilog.convert(top, name="top", ports=top.ports(), emit_src=False))
+    text = verilog.convert(top, name="top", ports=top.ports(), emit_src=False)
+    return f"{text}{_UNINITIALISED}"

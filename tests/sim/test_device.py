@@ -15,7 +15,7 @@ from moesaic.sim.library import build_library, trace_formats
 from moesaic.spec.errors import UserError
 from tests.sim.dummy_top import dummy_verilog
 
-_COMMAND, _SOURCE, _DESTINATION, _BEATS, _STATUS, _SUM, _ERROR, _WIDTH = range(0, 32, 4)
+_COMMAND, _SOURCE, _DESTINATION, _BEATS, _STATUS, _SUM, _ERROR, _WIDTH, _RAM = range(0, 36, 4)
 _COPY, _ADD, _ASSERT = 1, 2, 3
 
 
@@ -108,6 +108,16 @@ def test_two_devices_do_not_share_state(small: Path) -> None:
         one.write_memory(0, b"one")
         assert [d.read_register(_SOURCE) for d in (one, two, three)] == [1, 2, 3]
         assert two.read_memory(0, 3) == bytes(3)
+
+
+def test_memories_power_up_random_or_zero(small: Path) -> None:
+    def word(seed: int) -> int:
+        with SimDevice(small, power_up_seed=seed) as device:
+            return device.read_register(_RAM)
+
+    assert word(0) == 0
+    assert word(1) == word(1) != 0
+    assert word(1) != word(2)
 
 
 def test_run_ends_at_the_limit_without_interrupt(small: Path) -> None:
@@ -237,6 +247,7 @@ def test_unknown_trace_format_is_refused(tmp_path: Path) -> None:
         ("s_axil_bready", "s_axil_bredy", "must have the ports s_axil_bready"),
         ("m_axi_w0_rlast", "m_axi_w0_last", "must have the ports m_axi_w0_rlast"),
         ("module top", "module tip", "must contain module top"),
+        ("output m_axi_d_wlast", "input m_axi_d_wlast", "m_axi_d_wlast .* must be an output"),
     ],
 )
 def test_broken_port_contract_is_refused(old: str, new: str, message: str) -> None:

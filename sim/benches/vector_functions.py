@@ -1,0 +1,162 @@
+"""Bench of the vector unit's function units against the integer semantics."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+
+import cocotb
+import torch
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge
+from torch import Tensor
+
+from moesaic.spec import semantics, tables
+
+LANES = int(os.environ["LANES"])
+LIMITS = [int(bits) for bits in os.environ["LIMITS"].split(",")]
+CORRUPT = os.environ.get("CORRUPT") == "1"
+
+
+def pack(values: Sequence[int], bits: int) -> int:
+    """Lane 0 in the lowest bits."""
+    mask, word = (1 << bits) - 1, 0
+    for value in reversed(values):
+        word = word << bits | (int(value) & mask)
+    return word
+
+
+def pack_rows(values: Tensor, bits: int) -> list[int]:
+    return [pack(row, bits) for row in values.reshape(-1, LANES).tolist()]
+
+
+async def stream(dut: object, drive: dict[str, list[int]], read: Sequence[str], latency: int):
+    """Drive one value per cycle; return what the outputs show ``latency`` cycles later."""
+    cocotb.start_soon(Clock(dut.clk, 2, unit="step").start())  # type: ignore[attr-defined]
+    dut.rst.value = 0  # type: ignore[attr-defined]
+    cycles = len(next(iter(drive.values())))
+    inputs = [(getattr(dut, name), values) for name, values in drive.items()]
+    outputs: dict[str, list[int]] = {name: [] for name in read}
+    handles = [(getattr(dut, name), outputs[name]) for name in read]
+    for cycle in range(cycles + latency):
+        await FallingEdge(dut.clk)  # type: ignore[attr-defined]
+        if cycle >= latency:
+            for handle, seen in handles:
+                seen.append(int(handle.value))
+        if cycle < cycles:
+            for handle, values in inputs:
+                handle.value = values[cycle]
+    return outputs
+
+
+def check(what: str, found: list[int], expected: list[int]) -> None:
+    if CORRUPT:
+        expected = [*expected[:-1], expected[-1] ^ 1]
+    assert len(found) == len(expected)
+    for index, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert a == b, f"{what}: item {index} is {a:#x}, expected {b:#x}"
+
+
+@cocotb.test()
+async def requantise(dut) -> None:
+    """Random operands of all magnitudes, corners of every saturation limit, all shifts."""
+    rows = 3000
+    generator = torch.Generator().manual_seed(random.getrandbits(32))
+
+    def draw(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (rows, LANES), generator=generator)
+
+    operand = draw(-(1 << 32), 1 << 32) >> draw(0, 33)
+    operand[0], operand[1] = (1 << 32) - 1, -(1 << 32)
+    multiplier = draw(0, 1 << 16) >> draw(0, 17)
+    multiplier[:2] = 65535
+    shift = draw(0, 63)
+    # Half of the rows land near the limits, where rounding and saturation meet.
+    near = (operand * multiplier).abs().to(torch.float64).log2().clamp(min=0).to(torch.int64)
+    shift[rows // 2 :] = (near - draw(5, 26)).clamp(0, 62)[rows // 2 :]
+    choice = torch.randint(0, len(LIMITS), (rows, 1), generator=generator)
+    bits = torch.tensor(LIMITS)[choice]
+    value = semantics.round_shift(operand * multiplier, shift)
+    limit = 1 << bits - 1
+    value = torch.minimum(torch.maximum(value, -limit), limit - 1)
+    drive = {
+        "operand": pack_rows(operand, 33),
+        "multiplier": pack_rows(multiplier, 16),
+        "shift": pack_rows(shift, 6),
+        "limit": choice.flatten().tolist(),
+    }
+    found = await stream(dut, drive, ["value"], 6)
+    check("requantise", found["value"], pack_rows(value, max(LIMITS)))
+
+
+@cocotb.test()
+async def gelu(dut) -> None:
+    """Every input, at a usual output scale; then random scales."""
+    half = 1 << tables.GELU_INPUT_BITS - 1
+    z = torch.arange(-half, half)
+    drive: dict[str, list[int]] = {"gelu_z": [], "gelu_multiplier": [], "gelu_shift": []}
+    expected: list[int] = []
+    settings = [(z, 40960, 25), (z.flip(0)[::3][: half // 16 * 8], 65535, 22)]
+    for _ in range(20):
+        sample = torch.randint(-half, half, (64 * LANES,))
+        sample[::2] >>= 4
+        settings.append((sample, random.getrandbits(16), random.randrange(10, 45)))
+    for sample, multiplier, shift in settings:
+        words = pack_rows(sample, tables.GELU_INPUT_BITS)
+        drive["gelu_z"] += words
+        drive["gelu_multiplier"] += [multiplier] * len(words)
+        drive["gelu_shift"] += [shift] * len(words)
+        expected += pack_rows(semantics.gelu(sample, multiplier, shift), 8)
+    # The second multiplier takes its factors when GELU's result arrives there, 4 cycles later.
+    for name in ("gelu_multiplier", "gelu_shift"):
+        drive[name] = [0] * 4 + drive[name]
+    drive["gelu_z"] += [0] * 4
+    found = await stream(dut, drive, ["gelu_value"], 10)
+    check("gelu", found["gelu_value"][: len(expected)], expected)
+
+
+@cocotb.test()
+async def exp2(dut) -> None:
+    """Every exponent; then random ones with lanes switched off."""
+    count = 1 << tables.EXPONENT_BITS
+    random_part = torch.randint(0, count, (300 * LANES,))
+    exponent = torch.cat([torch.arange(count), random_part])
+    valid = torch.ones_like(exponent)
+    valid[count:] = torch.randint(0, 2, (len(random_part),))
+    mantissa, octaves = semantics.exp2_negative(exponent)
+    value = semantics.round_shift(mantissa, octaves + 8) * valid
+    drive = {
+        "exponent": pack_rows(exponent, tables.EXPONENT_BITS),
+        "exponent_valid": pack_rows(valid, 1),
+    }
+    found = await stream(dut, drive, ["probability"], 3)
+    check("exp2", found["probability"], pack_rows(value, 8))
+
+
+def spread(bits: int, count: int) -> Tensor:
+    """Positive numbers of all lengths up to ``bits``, with both sides of every power of two."""
+    powers = [1 << b for b in range(bits)]
+    edges = [v for p in powers for v in (p - 1, p, p + 1) if 1 <= v < 1 << bits]
+    edges.append((1 << bits) - 1)
+    drawn = [random.getrandbits(random.randint(1, bits)) | 1 for _ in range(count)]
+    return torch.tensor(edges + drawn)
+
+
+@cocotb.test()
+async def reciprocal(dut) -> None:
+    value = torch.cat([torch.arange(1, 1 << 14), spread(24, 8000)])
+    r, t = semantics.reciprocal(value)
+    found = await stream(dut, {"sum": value.tolist()}, ["sum_mantissa", "sum_exponent"], 7)
+    check("mantissa", found["sum_mantissa"], r.tolist())
+    check("exponent", found["sum_exponent"], t.tolist())
+
+
+@cocotb.test()
+async def reciprocal_sqrt(dut) -> None:
+    value = torch.cat([torch.arange(1, 1 << 13), spread(58, 16000)])
+    r, e = semantics.reciprocal_sqrt(value)
+    names = ["variance_mantissa", "variance_exponent"]
+    found = await stream(dut, {"variance": value.tolist()}, names, 9)
+    check("mantissa", found["variance_mantissa"], r.tolist())
+    check("exponent", found["variance_exponent"], e.tolist())
