@@ -14,13 +14,14 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.ir import Graph
-from moesaic.compiler.oracle import run_onnx, sqnr_db
+from moesaic.compiler.oracle import run_onnx
 from moesaic.compiler.package import bundle_files, write_directory
 from moesaic.compiler.quant import quantise_tasks
 from moesaic.spec.arch import ArchConfig, load_arch
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.metrics import sqnr_db
 
 SAMPLES_KEPT = 8
 """Calibration rows that the bundle keeps for ``verify``."""

@@ -33,11 +33,3 @@ def run_onnx(path: Path, name: str, samples: NDArray[np.float32]) -> NDArray[np.
     if not np.isfinite(result).all():
         raise UserError(f"{path} gives NaN or infinity on the samples; check the model's weights")
     return result
-
-
-def sqnr_db(reference: NDArray[np.float32], value: NDArray[np.float32]) -> float:
-    """Signal to quantisation-noise ratio in dB: power of the reference over that of the error."""
-    wide = reference.astype(np.float64)
-    noise = float(((wide - value) ** 2).mean())
-    power = float((wide**2).mean())
-    return 10 * float(np.log10(power / noise)) if noise and power else float("inf")

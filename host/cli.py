@@ -1,0 +1,270 @@
+"""The command line. It ties compiler, gateware, simulator and runtime together.
+
+Every command imports what it needs itself, so that a board without compiler or simulator can use
+the others. A :class:`UserError` becomes one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from moesaic.spec.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Mixture-of-experts vision transformers on FPGAs: compile, simulate, verify, run.",
+)
+console = Console(stderr=True)
+out = Console()
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="bundle directory")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+
+
+def _load(bundle: Path) -> Any:
+    from moesaic.spec.bundle import load_bundle
+
+    return load_bundle(bundle)
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"input file {path} cannot be read as .npz: {error}") from error
+
+
+def _write_beside(path: Path, write: Any) -> None:
+    """Write a file under another name and rename it, so that a half-written one never shows."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            write(file)
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    import numpy as np
+
+    _write_beside(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write_beside(path, lambda file: file.write(json.dumps(value, indent=1).encode()))
+
+
+@app.command()
+def compile(
+    models: Annotated[list[str], typer.Argument(metavar="[TASK=]MODEL.onnx...")],
+    target: Annotated[str, typer.Option(help="preset or .json file, see `moesaic targets`")],
+    calibrate: Annotated[Path, typer.Option(help=".npz: input names to sample arrays")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
+) -> None:
+    """Compile one ONNX model per task into a bundle."""
+    from moesaic.compiler.driver import compile as run
+
+    tasks: dict[str, str | Path] = {}
+    for model in models:
+        name, separator, path = model.partition("=")
+        name, path = (name, path) if separator else ("default", model)
+        if name in tasks:
+            raise UserError(f"task {name!r} is given twice; write TASK=FILE.onnx with other names")
+        tasks[name] = path
+    with console.status("compiling") as status:
+        report = run(tasks, target, calibrate, output, status.update)
+    for name, task in report["tasks"].items():
+        console.print(
+            f"{name}: {task['macs'] / 1e6:.1f} M MAC, SQNR {task['sqnr_db']:.1f} dB"
+            f" on the calibration samples"
+        )
+        for note in task["notes"]:
+            console.print(f"  note: {note}")
+    console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
+
+
+@app.command()
+def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """Show what a bundle holds."""
+    loaded = _load(bundle)
+    if as_json:
+        value = {"arch": loaded.arch.to_dict(), "arch_hash": loaded.arch.hash, **loaded.report}
+        print(json.dumps(value, indent=1))
+        return
+    arch = loaded.arch
+    table = Table(title=f"{bundle}: {arch.name}, {arch.depth}x{arch.width}, 0x{arch.hash:08x}")
+    columns = ("task", "input", "output", "tokens", "M MAC", "instructions", "stream MB", "SQNR dB")
+    for column in columns:
+        table.add_column(column)
+    for name, task in loaded.report["tasks"].items():
+        graph = loaded.graphs[name]
+        table.add_row(
+            name,
+            f"{graph.input_name} {'x'.join(map(str, graph.input_shape))}",
+            f"{graph.output_name} {'x'.join(map(str, graph.output_shape))}",
+            str(task["tokens"]),
+            f"{task['macs'] / 1e6:.2f}",
+            str(task["instructions"]),
+            f"{task['weight_stream_bytes'] / 1e6:.2f}",
+            f"{task['sqnr_db']:.1f}",
+        )
+    out.print(table)
+
+
+@app.command()
+def simulate(
+    bundle: BundleArgument,
+    input: Annotated[Path, typer.Option(help=".npz with the model's inputs")],
+    output: Annotated[Path, typer.Option(help=".npz to write")],
+    task: Annotated[str | None, typer.Option(help="which task")] = None,
+    stats: Annotated[Path | None, typer.Option(help="write statistics as JSON")] = None,
+    trace: Annotated[Path | None, typer.Option(help="write waves: .fst or .vcd")] = None,
+    latency: Annotated[int, typer.Option(help="DRAM first-word latency, cycles")] = 60,
+    bandwidth: Annotated[float, typer.Option(help="sustained share of the DRAM's peak")] = 0.9,
+) -> None:
+    """Run the RTL cycle by cycle."""
+    from moesaic.host.session import Session
+    from moesaic.sim.dram import DramConfig
+    from moesaic.sim.statistics import frame_statistics
+
+    loaded = _load(bundle)
+    name = loaded.task(task)
+    if latency < 1 or not 0 < bandwidth <= 1:
+        raise UserError("--latency must be at least 1 and --bandwidth above 0 and at most 1")
+    if trace is not None and trace.suffix not in (".fst", ".vcd"):
+        raise UserError(f"--trace must end in .fst or .vcd, not {trace.name!r}")
+    arrays = _read_arrays(input)
+    dram = DramConfig(latency_cycles=latency, bandwidth_share=bandwidth)
+    options = {"dram": dram, "trace": trace}
+    with Session(loaded, ["sim"], {"sim": options}) as session:
+        with console.status(f"simulating {name}"):
+            outputs, result = session.run_frames(arrays, name)
+        _write_arrays(output, outputs)
+        statistics = frame_statistics(loaded, name, result.counters, session.device.dram)  # type: ignore[attr-defined]
+    if stats is not None:
+        _write_json(stats, statistics)
+    mean = sum(statistics["cycles"]) / statistics["frames"]
+    share = sum(statistics["utilisation"]) / statistics["frames"]
+    console.print(
+        f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, utilisation {share:.2f}"
+    )
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument,
+    samples: Annotated[int | None, typer.Option(min=1, help="at most so many samples")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the RTL with the integer reference, bit for bit, on every task."""
+    from moesaic.sim.provider import SimulatedAccelerator
+    from moesaic.sim.verify import verdicts_to_dict
+    from moesaic.sim.verify import verify as run
+
+    loaded = _load(bundle)
+    with console.status("building the simulator") as status:
+        device = SimulatedAccelerator(loaded)
+        try:
+            verdicts = run(
+                loaded, device, samples, lambda task, i: status.update(f"{task} frame {i + 1}")
+            )
+        finally:
+            device.close()
+    result = verdicts_to_dict(verdicts)
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        table = Table(title="RTL against integer reference")
+        for column in ("task", "frames", "codes", "differ", "verdict", "SQNR dB", "cycles"):
+            table.add_column(column)
+        for v in verdicts:
+            verdict = "bit-exact" if v.bit_exact else f"DIFFERENT {v.first_difference}"
+            table.add_row(
+                v.task,
+                str(v.frames),
+                str(v.codes),
+                str(v.differing_codes + v.stale_codes),
+                verdict,
+                f"{v.sqnr_db:.1f}",
+                f"{sum(v.cycles) / max(len(v.cycles), 1):.0f}",
+            )
+        out.print(table)
+    if not result["bit_exact"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    bundle: BundleArgument,
+    input: Annotated[Path, typer.Option(help=".npz with the model's inputs")],
+    output: Annotated[Path, typer.Option(help=".npz to write")],
+    task: Annotated[str | None, typer.Option(help="which task")] = None,
+    device: Annotated[str, typer.Option(help="devices by preference")] = "cpu",
+) -> None:
+    """Run a task on the first device that is available."""
+    from moesaic.host.session import Session
+
+    arrays = _read_arrays(input)
+    with Session(_load(bundle), [name.strip() for name in device.split(",")]) as session:
+        with console.status(f"running on {session.device.name}"):
+            outputs = session.run(arrays, task)
+        _write_arrays(output, outputs)
+        console.print(f"ran on {session.device.name}")
+
+
+@app.command()
+def targets(as_json: JsonOption = False) -> None:
+    """List the architecture presets."""
+    from moesaic.spec.arch import PRESETS
+
+    if as_json:
+        print(json.dumps({name: arch.to_dict() for name, arch in PRESETS.items()}, indent=1))
+        return
+    table = Table(title="targets")
+    for column in ("name", "array", "lanes", "weight ports", "ring", "activations", "for"):
+        table.add_column(column)
+    for name, arch in PRESETS.items():
+        table.add_row(
+            name,
+            f"{arch.depth}x{arch.width}{' packed' if arch.packed else ''}",
+            str(arch.lanes),
+            f"{arch.weight_ports} x {8 * arch.weight_port_bytes} bit",
+            f"{arch.ring_bytes >> 10} KiB",
+            f"{arch.activation_bytes >> 10} KiB",
+            arch.device,
+        )
+    out.print(table)
+
+
+def main() -> None:
+    """Entry point: like the app, with user errors as one sentence and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        console.print(
+            f"moesaic: {error}", style="red", soft_wrap=True, markup=False, highlight=False
+        )
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

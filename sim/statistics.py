@@ -1,0 +1,128 @@
+"""Turns performance counters into the figures of ``stats.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moesaic.sim.dram import PortStatistics
+from moesaic.spec import layout
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.bundle import Bundle
+from moesaic.spec.intgraph import IntAttention, IntGraph
+from moesaic.spec.isa import Unit
+
+
+def roofline_cycles(arch: ArchConfig, macs: int, weight_bytes: int, data_bytes: int) -> float:
+    """Least cycles of a frame: array at full rate, weight ports at peak, data port at peak."""
+    return max(
+        macs / arch.macs_per_cycle,
+        weight_bytes / arch.line_bytes,
+        data_bytes / arch.data_port_bytes,
+    )
+
+
+def frame_statistics(
+    bundle: Bundle,
+    task: str,
+    counters: list[dict[str, int]],
+    dram: list[dict[str, PortStatistics]],
+) -> dict[str, Any]:
+    """Statistics of one run: a value per frame for cycles and bytes, means for shares.
+
+    Keys: ``task``, ``target``, ``frames``, ``cycles``, ``macs``, ``dram_read_bytes``,
+    ``dram_write_bytes``, ``weight_read_bytes``, ``roofline_cycles``, ``utilisation`` (lists have
+    one entry per frame), ``units`` (busy, token wait and stall cycles, and busy share),
+    ``innovations`` and ``counters`` (raw, per frame).
+    """
+    arch, graph = bundle.arch, bundle.graphs[task]
+    cycles = [frame["CYCLES"] for frame in counters]
+    reads = [sum(port.read_bytes for port in frame.values()) for frame in dram]
+    written = [sum(port.write_bytes for port in frame.values()) for frame in dram]
+    weights = [
+        sum(port.read_bytes for name, port in frame.items() if name.startswith("w"))
+        for frame in dram
+    ]
+    roofline = [
+        roofline_cycles(arch, graph.macs, weight, read - weight + write)
+        for weight, read, write in zip(weights, reads, written, strict=True)
+    ]
+    units = {
+        unit.name.lower(): {
+            "busy_cycles": [frame[f"{unit.name}_BUSY"] for frame in counters],
+            "wait_token_cycles": [frame[f"{unit.name}_WAIT_TOKEN"] for frame in counters],
+            "stall_cycles": [frame[f"{unit.name}_STALL"] for frame in counters],
+            "busy_share": sum(frame[f"{unit.name}_BUSY"] for frame in counters) / sum(cycles),
+        }
+        for unit in Unit
+    }
+    return {
+        "task": task,
+        "target": arch.name,
+        "frames": len(cycles),
+        "cycles": cycles,
+        "macs": graph.macs,
+        "dram_read_bytes": reads,
+        "dram_write_bytes": written,
+        "weight_read_bytes": weights,
+        "roofline_cycles": roofline,
+        "utilisation": [best / seen for best, seen in zip(roofline, cycles, strict=True)],
+        "units": units,
+        "innovations": innovations(bundle, task, counters),
+        "counters": counters,
+    }
+
+
+def operand_words(graph: IntGraph, arch: ArchConfig) -> int:
+    """Operand words of Q*K^T and P*V over all heads of a frame, by formula.
+
+    With N tokens and p columns, one head's scores load N keys and stream N queries for each of
+    ceil(N / p) column tiles: N^2/p + N vectors, each ceil(dim / depth) words. The product with
+    the values likewise, with values and probabilities.
+    """
+    total, n = 0, graph.tokens
+    tiles = layout.words(n, arch.width)
+    block = min(n, arch.accumulator_rows // tiles)
+    blocks = layout.words(n, block)
+    for layer in graph.layers:
+        if isinstance(layer, IntAttention):
+            dim = layout.words(layer.head_dim, arch.depth)
+            value = layout.words(layer.value_dim, arch.depth)
+            columns = layout.words(value * arch.depth, arch.width)
+            scores = n * tiles * dim + blocks * n * dim
+            mixed = n * layout.words(n, arch.depth) * columns
+            mixed += blocks * n * columns * (arch.width // arch.depth)
+            total += layer.heads * (scores + mixed)
+    return total
+
+
+def innovations(bundle: Bundle, task: str, counters: list[dict[str, int]]) -> dict[str, Any]:
+    """What shows each of the five design ideas, from the counters of the last frame."""
+    graph, arch, last = bundle.graphs[task], bundle.arch, counters[-1]
+    heads = sum(layer.heads for layer in graph.layers if isinstance(layer, IntAttention))
+    loads = last["MATRIX_OPERAND_LOADS"] + last["ATTENTION_STREAM_WORDS"]
+    segments = last["EXPERTS_FETCHED"] + last["EXPERTS_SKIPPED"]
+    return {
+        "attention_reordering": {
+            "operand_words_per_head": loads / heads if heads else 0,
+            "by_formula": operand_words(graph, arch) / heads if heads else 0,
+            "parallelism": arch.width,
+        },
+        "single_pass_softmax": {
+            "scores": last["SCORE_WORDS"] * arch.lanes,
+            "score_reads_for_reduction": (last["SCORE_READS"] - last["SCORE_WORDS"]) * arch.lanes,
+        },
+        "gelu_table": {"lookups": last["GELU_LOOKUPS"]},
+        "unified_unit": {
+            "busy_share": last["MATRIX_BUSY"] / last["CYCLES"],
+            "attention_words": last["ATTENTION_STREAM_WORDS"],
+            "linear_words": last["MATRIX_STREAM_WORDS"] - last["ATTENTION_STREAM_WORDS"],
+        },
+        "expert_reordering": {
+            "segments": segments,
+            "fetched": last["EXPERTS_FETCHED"],
+            "skipped": last["EXPERTS_SKIPPED"],
+            "weight_read_bytes": last["WEIGHT_READ_BYTES"],
+            "weight_unused_bytes": last["WEIGHT_UNUSED_BYTES"],
+            "weight_image_bytes": bundle.tasks[task].weight_words * arch.ring_read_bytes,
+        },
+    }

@@ -1,0 +1,116 @@
+"""The check that matters: gateware against integer reference, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moesaic.host.session import Device, Session
+from moesaic.spec.bundle import Bundle
+from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.metrics import sqnr_db
+
+
+@dataclass(frozen=True)
+class TaskVerdict:
+    """Result of one task.
+
+    ``differing_codes`` counts codes that differ between device and integer reference,
+    ``stale_codes`` those that differ between the reference now and what the compiler stored.
+    """
+
+    task: str
+    frames: int
+    codes: int
+    differing_codes: int
+    stale_codes: int
+    first_difference: str
+    sqnr_db: float
+    cycles: list[int]
+
+    @property
+    def bit_exact(self) -> bool:
+        return self.differing_codes == 0 and self.stale_codes == 0 and self.codes > 0
+
+
+def verify(
+    bundle: Bundle,
+    device: Device,
+    samples: int | None = None,
+    progress: Callable[[str, int], None] | None = None,
+) -> list[TaskVerdict]:
+    """Run the bundle's samples on ``device``, tasks taking turns frame by frame.
+
+    Turns show state that leaks from one frame or task into the next. ``progress(task, frame)``
+    is called after every frame.
+    """
+    with Session(bundle, ["cpu"]) as reference:
+        codes: dict[str, list[np.ndarray]] = {task: [] for task in bundle.tasks}
+        cycles: dict[str, list[int]] = {task: [] for task in bundle.tasks}
+        inputs = {
+            task: quantise_input(graph, bundle.samples[f"{task}.input"][:samples])
+            for task, graph in bundle.graphs.items()
+        }
+        for frame in range(max(len(rows) for rows in inputs.values())):
+            for task, rows in inputs.items():
+                if frame < len(rows):
+                    result = device.run(task, rows[frame : frame + 1])
+                    codes[task].append(result.codes[0])
+                    cycles[task] += [c["CYCLES"] for c in result.counters]
+                    if progress is not None:
+                        progress(task, frame)
+        return [
+            _judge(
+                bundle,
+                task,
+                np.stack(codes[task]),
+                cycles[task],
+                reference.device.run(task, rows).codes,
+            )
+            for task, rows in inputs.items()
+        ]
+
+
+def _judge(
+    bundle: Bundle, task: str, got: np.ndarray, cycles: list[int], expected: np.ndarray
+) -> TaskVerdict:
+    stored = bundle.samples[f"{task}.codes"][: len(got)]
+    different = np.argwhere(got != expected)
+    first = ""
+    if len(different):
+        where = tuple(int(i) for i in different[0])
+        first = f"frame, row, column {where}: {int(got[where])} instead of {int(expected[where])}"
+    floats = bundle.samples[f"{task}.float"][: len(got)]
+    return TaskVerdict(
+        task,
+        len(got),
+        int(got.size),
+        len(different),
+        int((stored != expected).sum()),
+        first,
+        sqnr_db(floats, dequantise_output(bundle.graphs[task], expected)),
+        cycles,
+    )
+
+
+def verdicts_to_dict(verdicts: list[TaskVerdict]) -> dict[str, Any]:
+    """JSON form: ``bit_exact`` over all tasks and the figures of each."""
+    return {
+        "bit_exact": all(v.bit_exact for v in verdicts),
+        "tasks": {
+            v.task: {
+                "bit_exact": v.bit_exact,
+                "frames": v.frames,
+                "codes": v.codes,
+                "differing_codes": v.differing_codes,
+                "stale_codes": v.stale_codes,
+                "first_difference": v.first_difference,
+                "sqnr_db": v.sqnr_db,
+                "cycles": v.cycles,
+            }
+            for v in verdicts
+        },
+    }
