@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml setup.py | $(BIN)/python
 	@touch $@
 
 demo: setup  ## trained model -> ONNX -> RTL -> cycle-accurate run -> build/demo/report.png
-	$(BIN)/python -m moesaic.sim.demo
+	$(BIN)/python -m moesaic.models.demo
 
 test: setup  ## all tests, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
+
 from moesaic.sim.dram import PortStatistics
-from moesaic.spec import layout
+from moesaic.spec import layout, semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.intgraph import IntAttention, IntGraph
@@ -95,6 +98,20 @@ def operand_words(graph: IntGraph, arch: ArchConfig) -> int:
     return total
 
 
+def gelu_table() -> dict[str, Any]:
+    """Cost and error of the GELU table: bits, multipliers of a lane, largest error measured over
+    every input code between -8 and 8 against the exact function."""
+    z = torch.arange(-8 << tables.GELU_INPUT_FRACTION_BITS, 8 << tables.GELU_INPUT_FRACTION_BITS)
+    x = z.to(torch.float64) * 2.0**-tables.GELU_INPUT_FRACTION_BITS
+    exact = x * 0.5 * torch.erfc(-x / math.sqrt(2))
+    fine = semantics.gelu_fine(z).to(torch.float64) * 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
+    return {
+        "table_bits": len(tables.GELU_TABLE) * max(tables.GELU_TABLE).bit_length(),
+        "multipliers_per_lane": 2,  # interpolation and requantisation
+        "maximum_error": float((fine - exact).abs().max()),
+    }
+
+
 def innovations(bundle: Bundle, task: str, counters: list[dict[str, int]]) -> dict[str, Any]:
     """What shows each of the five design ideas, from the counters of the last frame."""
     graph, arch, last = bundle.graphs[task], bundle.arch, counters[-1]
@@ -111,7 +128,7 @@ def innovations(bundle: Bundle, task: str, counters: list[dict[str, int]]) -> di
             "scores": last["SCORE_WORDS"] * arch.lanes,
             "score_reads_for_reduction": (last["SCORE_READS"] - last["SCORE_WORDS"]) * arch.lanes,
         },
-        "gelu_table": {"lookups": last["GELU_LOOKUPS"]},
+        "gelu_table": {"lookups": last["GELU_LOOKUPS"], **gelu_table()},
         "unified_unit": {
             "busy_share": last["MATRIX_BUSY"] / last["CYCLES"],
             "attention_words": last["ATTENTION_STREAM_WORDS"],

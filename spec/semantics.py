@@ -90,8 +90,8 @@ def reciprocal_sqrt(value: Tensor) -> tuple[Tensor, Tensor]:
     return ((r0 * ((3 << 16) - p)) >> 17).clamp(max=65535), e
 
 
-def gelu(z: Tensor, multiplier: int, shift: int) -> Tensor:
-    """int8 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14."""
+def gelu_fine(z: Tensor) -> Tensor:
+    """GELU of ``z`` (signed 18 bits, 12 fraction bits) with 14 fraction bits, before int8."""
     magnitude = z.abs()
     step = tables.GELU_INPUT_FRACTION_BITS - tables.GELU_STEP_LOG2
     index = magnitude >> step
@@ -102,7 +102,12 @@ def gelu(z: Tensor, multiplier: int, shift: int) -> Tensor:
     delta = round_shift((low << step) + (high - low) * fraction, step)
     delta = torch.where(index < tables.GELU_ENTRIES - 1, delta, 0)
     fine = tables.GELU_OUTPUT_FRACTION_BITS - tables.GELU_INPUT_FRACTION_BITS
-    return requantise((z.clamp(min=0) << fine) - delta, multiplier, shift, 8)
+    return (z.clamp(min=0) << fine) - delta
+
+
+def gelu(z: Tensor, multiplier: int, shift: int) -> Tensor:
+    """int8 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14."""
+    return requantise(gelu_fine(z), multiplier, shift, 8)
 
 
 def layer_norm(

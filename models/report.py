@@ -1,0 +1,192 @@
+"""Figures, tables and picture of the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import ListedColormap
+from rich.console import Console
+from rich.table import Table
+
+from moesaic.models.metrics import depth_rmse, mean_iou, sqnr_db
+
+matplotlib.use("Agg")
+
+PALETTE = ("#804080", "#f423e8", "#606060", "#6b8e23", "#87ceeb", "#00008e", "#dc143c")
+"""One colour per class, close to those that driving data sets use."""
+VARIANTS = ("float", "integer", "rtl")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the demo's commands gave.
+
+    ``heldout``: image, seg, depth. ``outputs[task][variant]``: variant float, integer (all
+    scenes) or rtl (the first ones). ``statistics[task]`` is ``stats.json``; ``verdict`` the
+    output of ``verify``.
+    """
+
+    heldout: dict[str, np.ndarray]
+    outputs: dict[str, dict[str, np.ndarray]]
+    statistics: dict[str, Any]
+    verdict: dict[str, Any]
+
+
+def _quality(results: Results, task: str, variant: str, count: int) -> float:
+    output = results.outputs[task][variant][:count]
+    if task == "seg":
+        return mean_iou(output.argmax(1), results.heldout["seg"][:count])
+    return depth_rmse(output[:, 0], results.heldout["depth"][:count].reshape(output[:, 0].shape))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
+
+
+def summarise(results: Results) -> dict[str, Any]:
+    """All figures of the tables, computed from this run's outputs."""
+    tasks: dict[str, Any] = {}
+    for task, outputs in results.outputs.items():
+        stats = results.statistics[task]
+        simulated, everything = len(outputs["rtl"]), len(outputs["float"])
+        tasks[task] = {
+            "cycles": _mean(stats["cycles"]),
+            "roofline_cycles": _mean(stats["roofline_cycles"]),
+            "utilisation": _mean(stats["utilisation"]),
+            "macs": stats["macs"],
+            "dram_read_bytes": _mean(stats["dram_read_bytes"]),
+            "dram_write_bytes": _mean(stats["dram_write_bytes"]),
+            "busy": {name: unit["busy_share"] for name, unit in stats["units"].items()},
+            "sqnr_db": sqnr_db(outputs["float"], outputs["integer"]),
+            "quality": "mIoU" if task == "seg" else "depth RMSE",
+            "all_scenes": {
+                "scenes": everything,
+                **{v: _quality(results, task, v, everything) for v in ("float", "integer")},
+            },
+            "rtl_scenes": {
+                "scenes": simulated,
+                **{v: _quality(results, task, v, simulated) for v in VARIANTS},
+            },
+            "rtl_equals_integer": bool(
+                np.array_equal(outputs["rtl"], outputs["integer"][:simulated])
+            ),
+            "innovations": stats["innovations"],
+        }
+    exact = results.verdict["bit_exact"] and all(t["rtl_equals_integer"] for t in tasks.values())
+    return {"bit_exact": exact, "verify": results.verdict["tasks"], "tasks": tasks}
+
+
+def _innovation_rows(shown: dict[str, Any]) -> list[tuple[str, str]]:
+    attention, softmax = shown["attention_reordering"], shown["single_pass_softmax"]
+    unit, experts = shown["unified_unit"], shown["expert_reordering"]
+    gelu = shown["gelu_table"]
+    return [
+        (
+            "attention reordering",
+            f"{attention['operand_words_per_head']:.0f} operand words a head, formula"
+            f" {attention['by_formula']:.0f} at p = {attention['parallelism']}",
+        ),
+        (
+            "single-pass softmax",
+            f"{softmax['score_reads_for_reduction']} score reads for reduction"
+            f" ({softmax['scores']} scores)",
+        ),
+        ("GELU table", f"{gelu['lookups']} lookups, {gelu['table_bits']} bits, error"
+         f" {gelu['maximum_error']:.1e}, {gelu['multipliers_per_lane']} multipliers a lane"),
+        (
+            "unified unit",
+            f"busy {unit['busy_share']:.0%}; {unit['linear_words']} linear and"
+            f" {unit['attention_words']} attention words on one array",
+        ),
+        (
+            "expert reordering",
+            f"{experts['fetched']} segments fetched once, {experts['skipped']} skipped;"
+            f" {experts['weight_read_bytes']} of {experts['weight_image_bytes']} image bytes read,"
+            f" {experts['weight_unused_bytes']} unused",
+        ),
+    ]  # fmt: skip
+
+
+def print_tables(console: Console, summary: dict[str, Any]) -> None:
+    """Print the run's figures, one column per task, and the five design ideas' counters."""
+    table = Table(title="measured in this run")
+    table.add_column("")
+    for task in summary["tasks"]:
+        table.add_column(task, justify="right")
+
+    def row(title: str, show: Any) -> None:
+        table.add_row(title, *(show(task) for task in summary["tasks"].values()))
+
+    row("RTL equals integer reference", lambda t: "yes" if t["rtl_equals_integer"] else "NO")
+    row("cycles a frame", lambda t: f"{t['cycles']:.0f}")
+    row("roofline cycles", lambda t: f"{t['roofline_cycles']:.0f}")
+    row("utilisation", lambda t: f"{t['utilisation']:.3f}")
+    row("DRAM bytes read", lambda t: f"{t['dram_read_bytes']:.0f}")
+    row("DRAM bytes written", lambda t: f"{t['dram_write_bytes']:.0f}")
+    for unit in next(iter(summary["tasks"].values()))["busy"]:
+        row(f"busy: {unit}", lambda t, unit=unit: f"{t['busy'][unit]:.1%}")
+    row("SQNR of integers, dB", lambda t: f"{t['sqnr_db']:.1f}")
+    row("quality", lambda t: t["quality"])
+    for group, title in (("all_scenes", "all"), ("rtl_scenes", "simulated")):
+        for variant in VARIANTS:
+            if all(variant in t[group] for t in summary["tasks"].values()):
+                row(
+                    f"{variant}, {title} scenes",
+                    lambda t, g=group, v=variant: f"{t[g][v]:.4f} ({t[g]['scenes']})",
+                )
+    console.print(table)
+    for task, figures in summary["tasks"].items():
+        ideas = Table(title=f"design ideas, {task}, last frame", show_header=False)
+        for name, text in _innovation_rows(figures["innovations"]):
+            ideas.add_row(name, text)
+        console.print(ideas)
+
+
+def draw(results: Results, path: Path, rows: int = 4) -> None:
+    """Paint input, float, RTL and ground truth of both tasks side by side."""
+    from matplotlib import pyplot
+
+    rows = min(rows, len(results.outputs["seg"]["rtl"]))
+    titles = (
+        "input",
+        "seg float",
+        "seg RTL",
+        "seg truth",
+        "depth float",
+        "depth RTL",
+        "depth truth",
+    )
+    figure, axes = pyplot.subplots(
+        rows, len(titles), figsize=(2.6 * len(titles), 1.55 * rows), squeeze=False
+    )
+    colours = ListedColormap(PALETTE)
+    seg, depth = results.outputs["seg"], results.outputs["depth"]
+    for row in range(rows):
+        truth = results.heldout["depth"][row].reshape(depth["rtl"][row, 0].shape)
+        pictures = [
+            results.heldout["rgb"][row].transpose(1, 2, 0),
+            *(seg[name][row].argmax(0) for name in ("float", "rtl")),
+            results.heldout["seg"][row],
+            *(depth[name][row, 0] for name in ("float", "rtl")),
+            truth,
+        ]
+        for column, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+            axis = axes[row][column]
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(title, fontsize=10)
+            if column == 0:
+                axis.imshow(picture)
+            elif title.startswith("seg"):
+                axis.imshow(picture, cmap=colours, vmin=-0.5, vmax=6.5, interpolation="nearest")
+            else:
+                axis.imshow(
+                    picture, cmap="viridis", vmin=float(truth.min()), vmax=float(truth.max())
+                )
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
