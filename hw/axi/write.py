@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -183,7 +183,8 @@ class WriteEngine(wiring.Component):
                 axi.awlen.eq(length - 1),
                 axi.awaddr.eq(
                     Cat(
-                        start.bit_select(0, _PAGE_LOG2 - shift) << shift,
+                        Const(0, shift),
+                        start[: _PAGE_LOG2 - shift],
                         self.window.base[_PAGE_LOG2:] + page,
                     )
                 ),

@@ -1,0 +1,197 @@
+"""The load unit: external memory to activation or residual scratchpad."""
+
+from __future__ import annotations
+
+from amaranth import Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from moesaic.hw.axi.read import ReadEngine
+from moesaic.hw.interfaces import (
+    ActivationWrite,
+    AxiRead,
+    FaultPort,
+    InstructionPort,
+    ResidualWrite,
+    WindowSettings,
+)
+from moesaic.hw.transfer.frontend import TransferFrontend
+from moesaic.hw.transfer.resize import Widen
+from moesaic.spec import isa
+from moesaic.spec.arch import ArchConfig
+
+JOBS = 4
+"""Loads under way: enough that the memory's latency is paid once for a row of small loads."""
+
+
+class LoadUnit(wiring.Component):
+    """Executes LOAD: ``words`` scratchpad words from byte ``offset`` of a window.
+
+    An activation word has ``depth`` bytes, a residual word ``2 * lanes``. A load is requested as
+    soon as it has its tokens, up to four ahead of the one whose data arrive; a load from another
+    window waits until the earlier ones are read. It gives its tokens the cycle after its last
+    word is written. One beat per cycle.
+
+    Parameters
+    ----------
+    arch
+        Sizes.
+
+    Attributes
+    ----------
+    control
+        Instructions and tokens.
+    axi
+        Read channels of the data port.
+    windows
+        ``window0`` to ``window3``, by number of ``isa.Window``.
+    activation_write, residual_write
+        The scratchpads' write ports.
+    beat, abort, idle, fault
+        As of :class:`~moesaic.hw.axi.read.ReadEngine`.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "control": In(InstructionPort()),
+                "axi": Out(AxiRead(arch.data_port_bytes)),
+                **{f"window{w.value}": In(WindowSettings()) for w in isa.Window},
+                "activation_write": Out(ActivationWrite(arch)),
+                "residual_write": Out(ResidualWrite(arch)),
+                "beat": Out(1),
+                "abort": In(1),
+                "idle": Out(1),
+                "fault": Out(FaultPort()),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        beat_bytes = arch.data_port_bytes
+        positions = isa.positions(isa.Opcode.LOAD)
+        word_bits = positions["words"][1]
+        word_bytes = {isa.Space.ACTIVATION: arch.depth, isa.Space.RESIDUAL: 2 * arch.lanes}
+
+        m.submodules.front = front = TransferFrontend(isa.Opcode.LOAD)
+        m.submodules.engine = engine = ReadEngine(beat_bytes, beats_bits=word_bits + 5)
+        connect(m, engine.axi, flipped(self.axi))
+        connect(m, flipped(self.control.queue), front.queue)
+        m.d.comb += [
+            self.control.wait.eq(front.wait),
+            self.control.take.eq(front.take),
+            front.granted.eq(self.control.granted),
+            engine.abort.eq(self.abort),
+            self.idle.eq(engine.idle),
+            self.beat.eq(engine.beat),
+            self.fault.window.eq(engine.fault.window),
+            self.fault.bus.eq(engine.fault.bus),
+        ]
+
+        # Request: a command for the engine and a job for the writing end, in one cycle.
+        job_layout = data.StructLayout(
+            {
+                "space": positions["space"][1],
+                "base": positions["base"][1],
+                "words": word_bits,
+                "signal": isa.UNIT_COUNT,
+            }
+        )
+        m.submodules.jobs = jobs = SyncFIFOBuffered(width=job_layout.size, depth=JOBS)
+        load = front.started.payload
+        window = Signal(positions["window"][1])
+        usable, request = Signal(), Signal()
+        m.d.comb += [
+            usable.eq((window == load.window) & jobs.w_rdy),
+            engine.command.valid.eq(front.started.valid & usable),
+            engine.command.payload.offset.eq(load.offset),
+            request.eq(engine.command.valid & engine.command.ready),
+            front.started.ready.eq(request),
+        ]
+        with m.Switch(load.space):
+            for space, size in word_bytes.items():
+                with m.Case(space):
+                    m.d.comb += engine.command.payload.beats.eq(
+                        load.words << (size // beat_bytes).bit_length() - 1
+                    )
+        # The engine reads the window until its last burst is issued.
+        with m.If(front.started.valid & (window != load.window) & engine.idle):
+            m.d.sync += window.eq(load.window)
+        with m.Switch(window):
+            for w in isa.Window:
+                with m.Case(w):
+                    settings = getattr(self, f"window{w.value}")
+                    m.d.comb += [
+                        engine.window.base.eq(settings.base),
+                        engine.window.size.eq(settings.size),
+                    ]
+        new_job = data.View(job_layout, jobs.w_data)
+        m.d.comb += [
+            jobs.w_en.eq(request),
+            new_job.space.eq(load.space),
+            new_job.base.eq(load.base),
+            new_job.words.eq(load.words),
+            new_job.signal.eq(load.signal),
+        ]
+
+        # Writing: the job at the front of the queue gets the beats, up to the last of a command.
+        job = data.View(job_layout, jobs.r_data)
+        address = Signal(positions["base"][1])
+        receiving, writing = Signal(), Signal()
+        last_beat, job_done = Signal(), Signal()
+        written, words_left = Signal(), Signal(word_bits)
+        accepted = Signal()
+        m.d.comb += [
+            accepted.eq(engine.data.valid & engine.data.ready),
+            last_beat.eq(accepted & engine.data.payload.last),
+            job_done.eq(written & (words_left == 1)),
+            jobs.r_en.eq(job_done),
+        ]
+        with m.If(~writing & jobs.r_rdy):
+            m.d.sync += [
+                writing.eq(1),
+                receiving.eq(1),
+                address.eq(job.base),
+                words_left.eq(job.words),
+            ]
+        with m.Elif(job_done):
+            m.d.sync += writing.eq(0)
+        with m.If(last_beat):
+            m.d.sync += receiving.eq(0)
+        with m.If(written):
+            m.d.sync += [address.eq(address + 1), words_left.eq(words_left - 1)]
+        m.d.sync += [self.control.give.eq(job_done), self.control.signal.eq(job.signal)]
+
+        ports = {
+            isa.Space.ACTIVATION: self.activation_write,
+            isa.Space.RESIDUAL: self.residual_write,
+        }
+        m.d.comb += self.activation_write.mask.eq(-1)
+        for space, port in ports.items():
+            widen = Widen(8 * beat_bytes, 8 * word_bytes[space])
+            m.submodules[f"widen_{space.name.lower()}"] = widen
+            m.d.comb += [
+                widen.i.valid.eq(engine.data.valid & receiving & (job.space == space)),
+                widen.i.payload.eq(engine.data.payload.data),
+                port.valid.eq(widen.o.valid),
+                port.address.eq(address),
+                port.data.eq(widen.o.payload),
+                widen.o.ready.eq(port.ready),
+            ]
+            with m.If(receiving & (job.space == space)):
+                m.d.comb += engine.data.ready.eq(widen.i.ready)
+            with m.If(port.valid & port.ready):
+                m.d.comb += written.eq(1)
+
+        under_way = Signal()
+        m.d.comb += [
+            under_way.eq(writing | jobs.r_rdy | (jobs.level != 0)),
+            self.control.busy.eq(front.holding | under_way | self.control.give),
+            self.control.working.eq(accepted | written),
+            self.control.stalled.eq(under_way & ~self.control.working),
+            self.control.wait_token.eq(front.lacking & ~under_way),
+        ]
+        return m

@@ -1,0 +1,22 @@
+"""Load and store unit and the shared data port on Verilator."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from moesaic.hw.verilog import to_verilog
+from moesaic.sim.bench_runner import run_cocotb
+from moesaic.spec.arch import PRESETS
+from tests.hw.transfer_harness import TransferHarness
+
+NANO = PRESETS["nano"]
+NARROW = dataclasses.replace(NANO, depth=32, width=32, lanes=4, data_port_bytes=4)
+
+
+@pytest.mark.parametrize("arch", [NARROW, NANO], ids=["narrow", "nano"])
+def test_transfer(arch) -> None:
+    verilog = to_verilog(TransferHarness(arch), "transfer")
+    sizes = {"DEPTH": arch.depth, "LANES": arch.lanes, "BEAT": arch.data_port_bytes}
+    assert run_cocotb(verilog, "transfer", "tests.hw.bench_transfer", parameters=sizes) == 21
