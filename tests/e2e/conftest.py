@@ -1,0 +1,70 @@
+"""Bundles that several end-to-end tests share, made once per machine run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moesaic.models.config import M3ViTConfig
+from moesaic.models.export import export_onnx
+from moesaic.models.m3vit import random_model
+
+
+@dataclass(frozen=True)
+class Done:
+    """Outcome of one command line."""
+
+    code: int
+    out: str
+    err: str
+
+
+def moesaic(*arguments: str | Path) -> Done:
+    """Run the ``moesaic`` command as a user would."""
+    command = [sys.executable, "-m", "moesaic.host.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def make_models(folder: Path, config: M3ViTConfig, seed: int, samples: int = 4) -> list[str]:
+    """Export a random model; returns ``TASK=FILE`` arguments; ``samples.npz`` lies beside."""
+    model = random_model(config, seed)
+    arguments = []
+    for task in config.task_names:
+        path = folder / f"{task}.onnx"
+        export_onnx(model, task, path)
+        arguments.append(f"{task}={path}")
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(samples, 3, config.height, config.width)).astype(np.float32)
+    np.savez(folder / "samples.npz", image=images)
+    return arguments
+
+
+SMALL = M3ViTConfig(
+    height=32, width=32, patch=16, dim=40, depth=2, heads=2, experts=4, expert_hidden=24,
+    mlp_ratio=2.0, tasks=(("seg", 3), ("depth", 1)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Folder and arguments of a small two-task model."""
+    folder = tmp_path_factory.mktemp("small")
+    return folder, make_models(folder, SMALL, seed=1)
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_models: tuple[Path, list[str]]) -> Path:
+    """A compiled bundle of it for the target nano."""
+    folder, models = small_models
+    bundle = folder / "bundle"
+    done = moesaic(
+        "compile", *models, "--target", "nano", "--calibrate", folder / "samples.npz", "-o", bundle
+    )
+    assert done.code == 0, done.err
+    return bundle

@@ -1,0 +1,55 @@
+"""Models nobody tuned for: ONNX to bit-exact RTL through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moesaic.models.config import M3ViTConfig
+
+from .conftest import make_models, moesaic
+
+CONFIGS = {
+    "dim40_5heads_70tokens_3experts_top1": M3ViTConfig(
+        height=48, width=368, patch=16, dim=40, depth=2, heads=5, experts=3, top_k=1,
+        expert_hidden=33, mlp_ratio=1.5,
+    ),
+    "dim72_1head_5tokens_12experts_top4_all_moe": M3ViTConfig(
+        height=16, width=32, patch=8, dim=72, depth=2, heads=1, experts=12, top_k=4,
+        expert_hidden=20, moe_layers="all", class_token=False, tasks=(("seg", 5),),
+    ),
+    "dim24_3heads_no_moe": M3ViTConfig(
+        height=24, width=40, patch=8, dim=24, depth=3, heads=3, moe_layers="none",
+        mlp_ratio=3.0, tasks=(("depth", 1),),
+    ),
+    "dim64_4heads_renormalised_top3": M3ViTConfig(
+        height=32, width=48, patch=8, dim=64, depth=2, heads=4, experts=5, top_k=3,
+        expert_hidden=48, gate_mode="softmax_topk_renorm", mlp_ratio=2.0,
+    ),
+    "dim50_2heads_odd_patches": M3ViTConfig(
+        height=33, width=44, patch=11, dim=50, depth=2, heads=2, experts=7, top_k=2,
+        expert_hidden=25, moe_layers="all", mlp_ratio=1.0, tasks=(("seg", 2), ("depth", 1)),
+    ),
+    "dim36_3heads_every_expert": M3ViTConfig(
+        height=16, width=64, patch=16, dim=36, depth=2, heads=3, experts=4, top_k=4,
+        expert_hidden=40, class_token=False, mlp_ratio=2.5, tasks=(("seg", 4),),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_model_is_bit_exact(tmp_path: Path, name: str) -> None:
+    config = CONFIGS[name]
+    models = make_models(tmp_path, config, seed=len(name), samples=3)
+    bundle = tmp_path / "bundle"
+    calibration = ("--calibrate", tmp_path / "samples.npz")
+    done = moesaic("compile", *models, "--target", "nano", *calibration, "-o", bundle)
+    assert done.code == 0, done.err
+    done = moesaic("verify", bundle, "--json")
+    assert done.code == 0, done.out + done.err
+    result = json.loads(done.out)
+    assert set(result["tasks"]) == set(config.task_names)
+    for task in result["tasks"].values():
+        assert task["bit_exact"] and task["frames"] == 3 and task["codes"] > 0

@@ -1,0 +1,153 @@
+"""Whatever is wrong with the user's input: exit code 2, one sentence, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .conftest import Done, moesaic
+
+
+def assert_refused(done: Done, *needles: str) -> None:
+    """Exit code 2 and one line on stderr that holds all ``needles``."""
+    assert done.code == 2, (done.code, done.out, done.err)
+    text = " ".join(done.err.split())
+    assert "Traceback" not in text
+    for needle in needles:
+        assert needle in text, text
+
+
+@pytest.fixture
+def compile_with(small_models: tuple[Path, list[str]], tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Compile the small model with some argument replaced, and check what is left behind."""
+    folder, models = small_models
+
+    def run(models: list[str] = models, target: str = "nano", samples: Path | None = None) -> Done:
+        output = tmp_path / "bundle"
+        calibration = samples or folder / "samples.npz"
+        done = moesaic(
+            "compile", *models, "--target", target, "--calibrate", calibration, "-o", output
+        )
+        assert not output.exists() and not list(tmp_path.glob(".bundle*"))
+        return done
+
+    return run
+
+
+def test_unknown_target(compile_with) -> None:  # type: ignore[no-untyped-def]
+    assert_refused(compile_with(target="zcu999"), "zcu999", "zcu102")
+
+
+def test_missing_model(compile_with, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert_refused(compile_with(models=[f"seg={tmp_path}/none.onnx"]), "none.onnx")
+
+
+def test_not_onnx(compile_with, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "text.onnx"
+    path.write_text("no model")
+    assert_refused(compile_with(models=[f"seg={path}"]), "text.onnx")
+
+
+def test_task_named_twice(compile_with, small_models: tuple[Path, list[str]]) -> None:  # type: ignore[no-untyped-def]
+    model = small_models[1][0]
+    assert_refused(compile_with(models=[model, model]), "given twice")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "needle"),
+    [
+        ({}, "no array 'image'"),
+        ({"picture": np.zeros((1, 3, 32, 32), np.float32)}, "no array 'image'"),
+        ({"image": np.zeros((1, 3, 32, 31), np.float32)}, "Nx3x32x32"),
+        ({"image": np.zeros((0, 3, 32, 32), np.float32)}, "no rows"),
+        ({"image": np.full((1, 3, 32, 32), np.nan, np.float32)}, "NaN"),
+    ],
+)
+def test_bad_calibration(compile_with, tmp_path: Path, arrays: dict, needle: str) -> None:  # type: ignore[no-untyped-def, type-arg]
+    np.savez(tmp_path / "bad.npz", **arrays)
+    assert_refused(compile_with(samples=tmp_path / "bad.npz"), needle)
+
+
+def test_calibration_is_no_npz(compile_with, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "bad.npz").write_text("text")
+    assert_refused(compile_with(samples=tmp_path / "bad.npz"), "bad.npz")
+
+
+def test_model_too_large(compile_with, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from moesaic.spec.arch import PRESETS
+
+    small = {**PRESETS["nano"].to_dict(), "name": "crumb", "activation_bytes": 1024}
+    (tmp_path / "crumb.json").write_text(json.dumps(small))
+    done = compile_with(target=str(tmp_path / "crumb.json"))
+    assert_refused(done, "does not fit target crumb")
+
+
+def test_target_file_breaks_a_rule(compile_with, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from moesaic.spec.arch import PRESETS
+
+    broken = {**PRESETS["nano"].to_dict(), "depth": 17}
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    assert_refused(compile_with(target=str(tmp_path / "broken.json")), "depth must be")
+
+
+def test_output_is_something_else(small_models: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, models = small_models
+    (tmp_path / "precious.txt").write_text("keep me")
+    done = moesaic(
+        "compile",
+        *models,
+        "--target",
+        "nano",
+        "--calibrate",
+        folder / "samples.npz",
+        "-o",
+        tmp_path,
+    )
+    assert_refused(done, "is no bundle")
+    assert (tmp_path / "precious.txt").read_text() == "keep me"
+
+
+def test_not_a_bundle(tmp_path: Path) -> None:
+    assert_refused(moesaic("inspect", tmp_path), "is no bundle")
+
+
+def test_foreign_format(small_bundle: Path, tmp_path: Path) -> None:
+    manifest = json.loads((small_bundle / "manifest.json").read_text())
+    manifest["format"] = 99
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(moesaic("verify", tmp_path), "format 99")
+
+
+def test_foreign_architecture(small_bundle: Path, tmp_path: Path) -> None:
+    manifest = json.loads((small_bundle / "manifest.json").read_text())
+    manifest["arch"]["lanes"] = 8
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(moesaic("verify", tmp_path), "corrupt")
+
+
+def test_unknown_task_and_device(small_bundle: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", image=np.zeros((1, 3, 32, 32), np.float32))
+    files = ("--input", tmp_path / "in.npz", "--output", tmp_path / "out.npz")
+    assert_refused(moesaic("run", small_bundle, "--task", "fly", *files), "'fly'", "seg")
+    assert_refused(moesaic("run", small_bundle, *files), "several tasks")
+    done = moesaic("run", small_bundle, "--task", "seg", "--device", "abacus", *files)
+    assert_refused(done, "'abacus'")
+    assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "needle"),
+    [
+        ({"image": np.full((1, 3, 32, 32), np.inf, np.float32)}, "NaN or infinity"),
+        ({"image": np.zeros((3, 32, 32), np.float32)}, "shape"),
+        ({"x": np.zeros((1, 3, 32, 32), np.float32)}, "'image'"),
+    ],
+)
+def test_bad_input(small_bundle: Path, tmp_path: Path, arrays: dict, needle: str) -> None:  # type: ignore[type-arg]
+    np.savez(tmp_path / "in.npz", **arrays)
+    files = ("--input", tmp_path / "in.npz", "--output", tmp_path / "out.npz")
+    assert_refused(moesaic("run", small_bundle, "--task", "seg", *files), needle)
+    assert not (tmp_path / "out.npz").exists()
