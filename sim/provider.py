@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from moesaic.host.driver import Driver
 from moesaic.host.session import DeviceResult
+from moesaic.sim.build import accelerator_verilog
 from moesaic.sim.device import SimDevice
 from moesaic.sim.dram import DramConfig, PortStatistics
-from moesaic.sim.gateware import gateware
 from moesaic.spec.bundle import Bundle
 
 
@@ -45,7 +45,7 @@ class SimulatedAccelerator:
         watchdog_cycles: int = 100_000_000,
         progress: Callable[[str, int], None] | None = None,
     ) -> None:
-        text = verilog if verilog is not None else gateware(bundle.arch)
+        text = verilog if verilog is not None else accelerator_verilog(bundle.arch)
         self.transport = SimDevice.from_verilog(text, trace=trace, dram=dram)
         self.driver = Driver(self.transport, bundle, watchdog_cycles)
         self.dram: list[dict[str, PortStatistics]] = []
