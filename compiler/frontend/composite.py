@@ -1,0 +1,150 @@
+"""ONNX operators that stand for several: Attention, com.microsoft.MoE and Einsum."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.compiler.frontend.algebra import Value, as_view
+from moesaic.compiler.frontend.operators import Call, Handler, softmax
+from moesaic.compiler.frontend.views import Experts, NotRecognised, View
+from moesaic.compiler.ir import FloatArray
+
+TANH_NOTE = "{} asks for the tanh approximation of GELU; the accelerator computes the erf form"
+
+
+def _transpose(value: Value, order: list[int]) -> Value:
+    if not isinstance(value, View):
+        return value.transpose(order)
+    return value.transpose(*order)
+
+
+def _heads(value: View, count: int) -> View:
+    """Bring [1, S, heads * D] or [1, heads, S, D] into [heads, S, D]."""
+    if value.shape[0] != 1 or len(value.shape) not in (3, 4):
+        raise NotRecognised(f"its operands must have a batch of 1, not shape {value.shape}")
+    if len(value.shape) == 4:
+        return value[0]
+    if not count or value.shape[2] % count:
+        raise NotRecognised(f"{value.shape[2]} columns do not divide into {count} heads")
+    split = value[0].reshape(value.shape[1], count, -1)
+    return as_view(_transpose(split, [1, 0, 2]))
+
+
+def _attention(call: Call) -> list[Value]:
+    """Scaled dot-product attention; shared key and value heads are repeated."""
+    attributes = call.attributes
+    if any(value is not None for value in call.inputs[3:]):
+        raise NotRecognised("a mask or a key-value cache is not supported")
+    if attributes.get("is_causal", 0) or attributes.get("softcap", 0.0):
+        raise NotRecognised("is_causal and softcap must be 0")
+    flat = len(call.view(0).shape) == 3
+    counts = attributes.get("q_num_heads", 0), attributes.get("kv_num_heads", 0)
+    query = _heads(call.view(0), counts[0])
+    key, value = (_heads(call.view(index), counts[1]) for index in (1, 2))
+    if query.shape[0] % key.shape[0]:
+        raise NotRecognised(f"{query.shape[0]} query heads do not share {key.shape[0]} key heads")
+    shared = np.arange(query.shape[0]) // (query.shape[0] // key.shape[0])
+    scale = attributes.get("scale") or query.shape[2] ** -0.5
+    transposed = _transpose(key[shared], [0, 2, 1])
+    scores = as_view(call.algebra.matmul(query.affine(scale, 0.0), transposed))
+    mixed = as_view(call.algebra.matmul(softmax(call.algebra, scores, 2), value[shared]))
+    if flat:
+        tokens = as_view(_transpose(mixed, [1, 0, 2]))
+        return [tokens.reshape(1, tokens.shape[0], -1)]
+    return [mixed.reshape(1, *mixed.shape)]
+
+
+def _matrices(
+    call: Call, index: int, inputs: int, outputs: int | None
+) -> list[tuple[FloatArray, FloatArray]]:
+    """Return weight [outputs, inputs] and bias of each expert from inputs `index`, `index + 1`."""
+    weight = np.asarray(call.constant(index, "expert weights"), np.float32)
+    if weight.ndim != 3 or weight.shape[2] != inputs or outputs not in (None, weight.shape[1]):
+        expected = f"[experts, {outputs or 'hidden'}, {inputs}]"
+        raise NotRecognised(f"its expert weights must be {expected}, not {list(weight.shape)}")
+    if call.optional(index + 1) is None:
+        bias: NDArray[np.float32] = np.zeros(weight.shape[:2], np.float32)
+    else:
+        bias = np.asarray(call.constant(index + 1, "expert biases"), np.float32)
+    if bias.shape != weight.shape[:2]:
+        raise NotRecognised(
+            f"its expert biases must be {list(weight.shape[:2])}, not {list(bias.shape)}"
+        )
+    return list(zip(weight, bias, strict=True))
+
+
+def _microsoft_moe(call: Call) -> list[Value]:
+    rows = call.view(0)
+    channels = rows.shape[-1]
+    logits = call.view(1).reshape(-1, call.view(1).shape[-1])
+    attributes = call.attributes
+    activation = attributes.get("activation_type", "relu")
+    if activation != "gelu":
+        raise NotRecognised(f"activation_type must be 'gelu', not {activation!r}")
+    if any(value is not None for value in call.inputs[6:]) or attributes.get("use_sparse_mixer", 0):
+        raise NotRecognised("fc3 and use_sparse_mixer are not supported")
+    up = _matrices(call, 2, channels, None)
+    down = _matrices(call, 4, up[0][0].shape[0], channels)
+    router = logits.shape[1]
+    if not len(up) == len(down) == router:
+        raise NotRecognised(
+            f"its router scores {router} experts but it holds {len(up)} (fc1) and {len(down)} "
+            "(fc2): export the model with all experts"
+        )
+    source = Experts(
+        call.algebra.node,
+        call.algebra.name,
+        rows.ids.size,
+        rows=rows.reshape(-1, channels),
+        logits=logits,
+        up=up,
+        down=down,
+        top_k=int(attributes.get("k", 1)),
+        renormalise=bool(attributes.get("normalize_routing_weights", 0)),
+    )
+    # ONNX Runtime's own kernels take the tanh form for "gelu".
+    call.notes.append(TANH_NOTE.format(call.algebra.node))
+    call.algebra.arena.add(source)
+    return [call.algebra.arena.view(source, rows.shape)]
+
+
+def _einsum(call: Call) -> list[Value]:
+    """Two operands: a batched matrix product, or an elementwise one."""
+    equation = str(call.attributes.get("equation", "")).replace(" ", "")
+    if equation.count(",") != 1 or "->" not in equation or "." in equation:
+        raise NotRecognised(f"equation {equation!r} must have two operands and an explicit result")
+    operands, result = equation.split("->")
+    left, right = operands.split(",")
+    if any(len(set(labels)) < len(labels) for labels in (left, right, result)) or (
+        set(left) | set(right) - set(result)
+    ) - set(result) - (set(left) & set(right)):
+        raise NotRecognised(f"equation {equation!r} repeats a label or sums over one operand alone")
+    batch = [c for c in result if c in left and c in right]
+    summed = [c for c in left if c in right and c not in result]
+    free = [c for c in left if c not in right], [c for c in right if c not in left]
+    sizes: dict[str, int] = {}
+
+    def arrange(index: int, labels: str, first: list[str], second: list[str]) -> Value:
+        value = call.value(index)
+        if not isinstance(value, View):
+            value = np.asarray(value)
+        sizes.update(zip(labels, value.shape, strict=True))
+        moved = _transpose(value, [labels.index(c) for c in batch + first + second])
+        shape = [sizes[c] for c in batch]
+        rows, columns = (int(np.prod([sizes[c] for c in part])) for part in (first, second))
+        return moved.reshape(*shape, rows, columns)
+
+    product = call.algebra.matmul(
+        arrange(0, left, free[0], summed), arrange(1, right, summed, free[1])
+    )
+    order = batch + free[0] + free[1]
+    shaped = product.reshape(*(sizes[c] for c in order))
+    return [_transpose(shaped, [order.index(c) for c in result])]
+
+
+COMPOSITES: dict[tuple[str, str], Handler] = {
+    ("", "Attention"): _attention,
+    ("", "Einsum"): _einsum,
+    ("com.microsoft", "MoE"): _microsoft_moe,
+}

@@ -1,0 +1,336 @@
+"""Recognising mixtures of experts: the router, the gate weights and the experts themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesaic.compiler import ir
+from moesaic.compiler.frontend.activation import read_activation
+from moesaic.compiler.frontend.algebra import is_uniform
+from moesaic.compiler.frontend.read import (
+    NormalisedLinear,
+    State,
+    as_matrix,
+    make_linear,
+    read_linear,
+    read_normalised,
+    share_norm,
+)
+from moesaic.compiler.frontend.views import (
+    Arena,
+    Equal,
+    Experts,
+    NotRecognised,
+    Product,
+    RowSum,
+    Scatter,
+    Softmax,
+    Times,
+    TopKIndices,
+    TopKValues,
+    Unary,
+    View,
+)
+from moesaic.compiler.ir import IndexArray
+
+TINY = 1e-5
+"""Largest constant beside the sum that chosen gate weights are divided by."""
+
+
+@dataclass
+class Gate:
+    """The gate weight of one expert, for every token."""
+
+    expert: int
+    choice: TopKValues
+    rows: IndexArray
+    """Row of `choice` of each token."""
+    renormalise: bool
+    factor: float = 1.0
+    """The weight is this times the softmax; it goes into the expert."""
+
+
+def _column(view: View) -> View:
+    """Return the one column of an [R, C] view whose columns are all equal, unscaled."""
+    if not (view.ids == view.ids[:, :1]).all():
+        raise NotRecognised("the weight of an expert differs between channels")
+    if view.offset.any():
+        raise NotRecognised("a constant is added to the weight of an expert")
+    return view[:, 0]
+
+
+def _slots(arena: Arena, indices: View) -> tuple[TopKValues, IndexArray, IndexArray]:
+    """Read [R, k] expert numbers; returns the choice, its row for each row, slot per column."""
+    source = arena.source_of(indices)
+    if not isinstance(source, TopKIndices):
+        raise NotRecognised(f"experts must be chosen by TopK, not by {source.node}")
+    matrix = as_matrix(indices, source, source.values.k)
+    every = np.array_equal(np.sort(matrix.columns), np.arange(source.values.k))
+    if not matrix.is_plain or not every:
+        raise NotRecognised(f"all indices of {source.node} must be used as they are")
+    return source.values, matrix.rows, matrix.columns
+
+
+def _renormalised(arena: Arena, weights: View, choice: TopKValues) -> tuple[bool, float]:
+    """Say how [R, k] gate weights follow from a choice: renormalised or not, and the factor."""
+    factor = float(weights.scale.flat[0])
+    if weights.offset.any() or not is_uniform(weights.scale, factor):
+        raise NotRecognised("gate weights are shifted or scaled by expert")
+    source = arena.source_of(weights)
+    if source is choice:
+        return False, factor
+    if isinstance(source, Softmax):  # of the chosen logits
+        inner = source.rows[as_matrix(weights, source, choice.k).rows]
+        if arena.source_of(inner) is choice and as_matrix(inner, choice, choice.k).is_plain:
+            if not isinstance(arena.source_of(choice.rows), Softmax):
+                return True, factor
+            raise NotRecognised(f"{source.node} is a softmax of a softmax")
+    if isinstance(source, Times):
+        operands = [arena.inside(weights, part) for part in (source.left, source.right)]
+        for value, inverse in (operands, operands[::-1]):
+            division = arena.source_of(inverse)
+            if arena.source_of(value) is not choice or not isinstance(division, Unary):
+                continue
+            total = arena.inside(inverse, division.argument)
+            row_sum = arena.source_of(total)
+            if division.function != "reciprocal" or not isinstance(row_sum, RowSum):
+                continue
+            summed = row_sum.rows[(total.ids - row_sum.start)[:, 0]]
+            if (
+                arena.source_of(summed) is choice
+                and np.array_equal(np.sort(summed.ids, 1), np.sort(value.ids, 1))
+                and (total.ids == total.ids[:, :1]).all()
+                and np.abs(total.offset).max() <= TINY
+                and as_matrix(summed, choice, choice.k).is_plain
+                and is_uniform(total.scale, 1.0)
+            ):
+                return True, factor
+    raise NotRecognised(f"{source.node}: gate weights do not follow from {choice.node}")
+
+
+def _weighted(
+    arena: Arena, expert: int, weights: View, slots: tuple[TopKValues, IndexArray, IndexArray]
+) -> Gate:
+    choice, rows, columns = slots
+    renormalise, factor = _renormalised(arena, weights, choice)
+    innermost = weights
+    source = arena.source_of(weights)
+    if isinstance(source, Times):
+        operands = [arena.inside(weights, part) for part in (source.left, source.right)]
+        innermost = next(v for v in operands if arena.source_of(v) is choice)
+    elif isinstance(source, Softmax):
+        matrix = as_matrix(weights, source, choice.k)
+        innermost = source.rows[matrix.rows][:, matrix.columns]
+    if not np.array_equal(innermost.ids, choice.start + rows[:, None] * choice.k + columns):
+        raise NotRecognised(f"weights and indices of {choice.node} are paired in another order")
+    return Gate(expert, choice, rows, renormalise, factor)
+
+
+def _one_number(array: np.ndarray) -> int:
+    if not (array == array.flat[0]).all():
+        raise NotRecognised("one product serves several experts")
+    return int(array.flat[0])
+
+
+def _read_mask(arena: Arena, mask: View) -> tuple[int, tuple[TopKValues, IndexArray, IndexArray]]:
+    """Read [R] values that are 1 where an expert is chosen; returns expert and `_slots`."""
+    source = arena.source_of(mask)
+    local = mask.ids - source.start
+    if isinstance(source, Scatter):
+        ones = source.updates
+        if not ones.is_constant or not (ones.offset == 1).all():
+            raise NotRecognised(f"{source.node} must scatter ones")
+        expert = _one_number(local % source.width)
+        return expert, _slots(arena, source.indices[local // source.width])
+    if isinstance(source, RowSum):
+        hits = source.rows[local]
+        equal = arena.source_of(hits)
+        if isinstance(equal, Equal):
+            expert = _one_number(equal.constant.reshape(-1)[hits.ids - equal.start])
+            return expert, _slots(arena, arena.inside(hits, equal.argument))
+    raise NotRecognised(f"{source.node} is not a table of chosen experts")
+
+
+def read_gate(arena: Arena, view: View) -> Gate:
+    """Read [tokens, channels] values as the weight of one expert."""
+    column = _column(view)
+    factor = float(column.scale[0])
+    if not is_uniform(column.scale, factor):
+        raise NotRecognised("the weight of an expert is scaled by token")
+    column = column.plain
+    source = arena.source_of(column)
+    local = column.ids - source.start
+    if isinstance(source, Scatter):
+        expert = _one_number(local % source.width)
+        rows = local // source.width
+        slots = _slots(arena, source.indices[rows])
+        gate = _weighted(arena, expert, source.updates[rows], slots)
+    elif isinstance(source, RowSum):
+        products = source.rows[local]
+        times = arena.source_of(products)
+        if not isinstance(times, Times):
+            raise NotRecognised(f"{source.node} does not sum gate weights of chosen experts")
+        operands = [arena.inside(products, part) for part in (times.left, times.right)]
+        weights, hits = sorted(operands, key=lambda v: isinstance(arena.source_of(v), Equal))
+        equal = arena.source_of(hits)
+        if not isinstance(equal, Equal):
+            raise NotRecognised(f"{times.node} does not select the weight of a chosen expert")
+        expert = _one_number(equal.constant.reshape(-1)[hits.ids - equal.start])
+        slots = _slots(arena, arena.inside(hits, equal.argument))
+        gate = _weighted(arena, expert, weights, slots)
+    elif isinstance(source, Times):
+        gate = _masked(arena, [arena.inside(column, part) for part in (source.left, source.right)])
+    else:
+        raise NotRecognised(f"{source.node} is not a table of gate weights")
+    gate.factor *= factor
+    return gate
+
+
+def _masked(arena: Arena, operands: list[View]) -> Gate:
+    """Read ``softmax[:, e] * mask[:, e]``."""
+    scores, mask = sorted(operands, key=lambda v: not isinstance(arena.source_of(v), Softmax))
+    softmax = arena.source_of(scores)
+    expert, slots = _read_mask(arena, mask)
+    choice, rows, _ = slots
+    if not isinstance(softmax, Softmax):
+        raise NotRecognised(f"{softmax.node}: a mask of experts must weight the router's softmax")
+    router = choice.rows[rows]
+    if not np.array_equal(scores.ids, router.ids[:, expert]) or (scores.scale != 1).any():
+        raise NotRecognised(f"{softmax.node} and {choice.node} must see the same scores")
+    return Gate(expert, choice, rows, False)
+
+
+def read_router(arena: Arena, state: State, gate: Gate) -> NormalisedLinear:
+    """Read the linear layer whose logits a gate chooses from."""
+    scores = gate.choice.rows[gate.rows]
+    node = gate.choice.node
+    source = arena.source_of(scores)
+    if isinstance(source, Softmax):
+        matrix = as_matrix(scores, source, source.rows.shape[1])
+        if not matrix.is_plain or matrix.columns.size != source.rows.shape[1]:
+            raise NotRecognised(f"{node} must choose from all scores of {source.node}")
+        scores = source.rows[matrix.rows][:, matrix.columns]
+    elif not gate.renormalise or not isinstance(source, Product):
+        raise NotRecognised(f"{node} must choose from a softmax of the router's scores")
+    return _router(arena, state, scores)
+
+
+def _router(arena: Arena, state: State, logits: View) -> NormalisedLinear:
+    try:
+        router = read_normalised(arena, state, read_linear(arena, logits))
+    except NotRecognised as error:
+        raise NotRecognised(f"the router: {error}") from error
+    return _in_order(router, state)
+
+
+def _in_order(reading: NormalisedLinear, state: State) -> NormalisedLinear:
+    if not np.array_equal(reading.tokens, np.arange(state.view.shape[0])):
+        raise NotRecognised(f"node {reading.name!r} takes the tokens in another order")
+    return reading
+
+
+@dataclass
+class ExpertReading:
+    """Two linear layers around GELU; all arrays as in `ir`."""
+
+    up: NormalisedLinear
+    down: ir.Linear
+
+
+def read_expert(
+    arena: Arena, state: State, view: View, factor: float, notes: list[str]
+) -> ExpertReading:
+    """Read [tokens, channels] values as ``factor`` times an MLP of the normalised residual."""
+    down = read_linear(arena, view)
+    up, note = read_activation(arena, down.inputs)
+    if note:
+        notes.append(note)
+    return ExpertReading(
+        _in_order(read_normalised(arena, state, up), state),
+        make_linear(down.weight * factor, down.bias * factor, down.name),
+    )
+
+
+def read_loop(
+    arena: Arena, state: State, pairs: list[tuple[View, View]], notes: list[str]
+) -> ir.Moe:
+    """Read a sum of products, each of a gate weight and an expert, in either order."""
+    experts: dict[int, ExpertReading] = {}
+    first: Gate | None = None
+    for operands in pairs:
+        value, weight = sorted(operands, key=lambda v: not isinstance(arena.source_of(v), Product))
+        gate = read_gate(arena, weight)
+        first = first or gate
+        if (
+            gate.choice is not first.choice
+            or gate.renormalise != first.renormalise
+            or not np.array_equal(gate.rows, first.rows)
+        ):
+            raise NotRecognised(f"{gate.choice.node} and {first.choice.node} must be one router")
+        if gate.expert in experts:
+            raise NotRecognised(f"expert {gate.expert} of {gate.choice.node} stands there twice")
+        experts[gate.expert] = read_expert(arena, state, value, gate.factor, notes)
+    assert first is not None
+    router = read_router(arena, state, first)
+    count = router.weight.shape[0]
+    if sorted(experts) != list(range(count)):
+        missing = next((e for e in range(count) if e not in experts), "?")
+        raise NotRecognised(
+            f"the router at node {router.name!r} scores {count} experts but the graph holds "
+            f"{len(experts)} (expert {missing} is missing): export the model with all experts, "
+            "tracing may drop those that the sample did not use"
+        )
+    ordered = [experts[e] for e in range(count)]
+    return _moe(router, ordered, first.choice.k, first.renormalise, first.choice.name)
+
+
+def read_node(arena: Arena, state: State, view: View) -> ir.Moe:
+    """Read the result of a com.microsoft.MoE node."""
+    source = arena.source_of(view)
+    assert isinstance(source, Experts)
+    channels = source.rows.shape[1]
+    matrix = as_matrix(view, source, channels)
+    inputs = source.rows[matrix.rows]
+    router = _router(arena, state, source.logits[matrix.rows])
+    norm = router.norm
+    columns = as_matrix(inputs, norm, channels)
+    if arena.source_of(inputs) is not norm or (columns.columns != np.arange(channels)).any():
+        raise NotRecognised(f"{source.node} and its router must read the same LayerNorm")
+    tokens = state.locate(norm.rows[columns.rows])
+    experts = []
+    for e, (up, down) in enumerate(zip(source.up, source.down, strict=True)):
+        name = f"{source.name}.expert{e}"
+        reading = NormalisedLinear(
+            norm,
+            tokens,
+            columns.scale,
+            columns.offset,
+            up[0].astype(np.float64),
+            up[1].astype(np.float64),
+            f"{name}.fc1",
+        )
+        weight = down[0][matrix.columns] * matrix.scale[:, None]
+        bias = down[1][matrix.columns] * matrix.scale
+        if matrix.offset.any():
+            raise NotRecognised(f"a constant is added to the result of {source.node}")
+        experts.append(
+            ExpertReading(_in_order(reading, state), make_linear(weight, bias, f"{name}.fc2"))
+        )
+    return _moe(router, experts, source.top_k, source.renormalise, source.name)
+
+
+def _moe(
+    router: NormalisedLinear,
+    experts: list[ExpertReading],
+    top_k: int,
+    renormalise: bool,
+    name: str,
+) -> ir.Moe:
+    norm, linears = share_norm([router, *(expert.up for expert in experts)])
+    mlps = [
+        ir.Mlp(norm, up, expert.down, f"{name}.expert{e}")
+        for e, (up, expert) in enumerate(zip(linears[1:], experts, strict=True))
+    ]
+    return ir.Moe(norm, linears[0], top_k, renormalise, mlps, name)

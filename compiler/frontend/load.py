@@ -1,0 +1,200 @@
+"""Reading an ONNX file and checking what can be checked without looking at its operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import external_data_helper, inliner, numpy_helper
+
+from moesaic.spec.errors import UserError
+
+OPSETS = range(17, 24)
+FLOAT_TYPES = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
+
+
+@dataclass
+class OnnxGraph:
+    """A checked graph: nodes in order, constants, and its one input and output."""
+
+    path: str
+    opsets: dict[str, int]
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, NDArray[np.generic]]
+    input_name: str
+    input_shape: tuple[int, ...]
+    output_name: str
+
+
+def describe(node: onnx.NodeProto) -> str:
+    """Return how messages name a node."""
+    return f"node {node_name(node)!r} ({node.op_type})"
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """Return a node's name, or that of its first output where it has none."""
+    return str(node.name or next(iter(node.output), "?"))
+
+
+def read_model(path: str | Path) -> OnnxGraph:
+    """Read and check a file.
+
+    Raises
+    ------
+    UserError
+        No such file, no ONNX, another opset, not one static float input and one output, or a
+        constant that is not finite.
+    """
+    model = _parse(Path(path))
+    opsets = {entry.domain or "": entry.version for entry in model.opset_import}
+    opset = opsets.get("", opsets.get("ai.onnx", 0))
+    if opset not in OPSETS:
+        raise UserError(
+            f"{path} must use opset {OPSETS[0]} to {OPSETS[-1]} of the default domain, not {opset}:"
+            f" export it again with opset_version={min(max(opset, OPSETS[0]), OPSETS[-1])}"
+        )
+    opsets[""] = opset
+    if model.functions:
+        model = _inline(model, path)
+    graph = model.graph
+    if graph.sparse_initializer:
+        raise UserError(
+            f"initializer {graph.sparse_initializer[0].values.name!r} of {path} must be dense: "
+            "store it as a plain tensor"
+        )
+    constants = {
+        tensor.name: _finite(numpy_helper.to_array(tensor), f"initializer {tensor.name!r}", path)
+        for tensor in graph.initializer
+    }
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(repr(value.name) for value in inputs) or "none"
+        raise UserError(f"{path} must have one input, not {len(inputs)} ({names})")
+    if len(graph.output) != 1:
+        names = ", ".join(repr(value.name) for value in graph.output) or "none"
+        raise UserError(
+            f"{path} must have one output, not {len(graph.output)} ({names}): "
+            "export one file for each task"
+        )
+    output = graph.output[0].name
+    produced = {name for node in graph.node for name in node.output}
+    if output not in produced:
+        raise UserError(f"output {output!r} of {path} must be computed by a node, but none does")
+    return OnnxGraph(
+        path=str(path),
+        opsets=opsets,
+        nodes=_needed(list(graph.node), output, path, {*produced, *constants, inputs[0].name}),
+        constants=constants,
+        input_name=inputs[0].name,
+        input_shape=_static_shape(inputs[0], path),
+        output_name=output,
+    )
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise UserError(f"model {path} must be an ONNX file, but there is no such file")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        if not model.ir_version or not model.HasField("graph") or not model.opset_import:
+            raise ValueError("it holds no graph")
+    except Exception as error:  # whatever the parser throws at foreign bytes
+        raise UserError(f"model {path} must be an ONNX file: {_first_line(error)}") from error
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # missing files, wrong lengths, paths that leave the folder
+        raise UserError(
+            f"external data of {path} cannot be read; keep it beside the model: "
+            f"{_first_line(error)}"
+        ) from error
+    return model
+
+
+def _inline(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:
+        raise UserError(
+            f"local functions of {path} cannot be inlined; export without functions: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _finite(array: NDArray[np.generic], what: str, path: str | Path) -> NDArray[np.generic]:
+    """Return a constant as numpy's own type, refusing NaN and infinity."""
+    if array.dtype.kind not in "biufOSU":  # bfloat16 and other types numpy does not know itself
+        array = array.astype(np.float32)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError(
+            f"{what} of {path} must be finite, but it holds NaN or infinity: "
+            "check the checkpoint that was exported"
+        )
+    return array
+
+
+def attribute_constant(node: onnx.NodeProto, path: str) -> NDArray[np.generic] | None:
+    """Return the value of a Constant node that holds a tensor, else None."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            return _finite(numpy_helper.to_array(attribute.t), describe(node), path)
+    return None
+
+
+def _static_shape(value: onnx.ValueInfoProto, path: str | Path) -> tuple[int, ...]:
+    """Return an input's shape, a symbolic first dimension being a batch of 1."""
+    tensor = value.type.tensor_type
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
+        known = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise UserError(f"input {value.name!r} of {path} must be float32, not {known.lower()}")
+    if not tensor.HasField("shape") or not tensor.shape.dim:
+        raise UserError(f"input {value.name!r} of {path} must have a shape: export it with one")
+    shape = []
+    for index, dimension in enumerate(tensor.shape.dim):
+        if dimension.HasField("dim_value") and dimension.dim_value > 0:
+            shape.append(int(dimension.dim_value))
+        elif index == 0:
+            shape.append(1)
+        else:
+            label = dimension.dim_param or index
+            raise UserError(
+                f"dimension {index} ({label!r}) of input {value.name!r} of {path} must be a "
+                "number: export the model with a static shape"
+            )
+    if len(shape) > 2 and shape[0] != 1:
+        raise UserError(
+            f"dimension 0 of input {value.name!r} of {path} must be a batch of 1, not {shape[0]}: "
+            "the runtime runs the samples of a batch one after another"
+        )
+    return tuple(shape)
+
+
+def _needed(
+    nodes: list[onnx.NodeProto], output: str, path: str | Path, known: set[str]
+) -> list[onnx.NodeProto]:
+    """Return the nodes that the output depends on, in the file's order."""
+    wanted = {output}
+    kept = []
+    for node in reversed(nodes):
+        if wanted.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        for name in node.input:
+            if name and name not in known:
+                raise UserError(
+                    f"{describe(node)} of {path} reads {name!r}, which nothing produces: "
+                    "the file is damaged, export it again"
+                )
+        wanted.update(name for name in node.input if name)
+    return kept[::-1]

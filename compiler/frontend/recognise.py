@@ -1,0 +1,262 @@
+"""From a traced graph to `ir.Graph`: walking the residual stream from the head to the patches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesaic.compiler import ir
+from moesaic.compiler.frontend.attention import read_attention
+from moesaic.compiler.frontend.experts import read_expert, read_loop, read_node
+from moesaic.compiler.frontend.read import (
+    State,
+    per_column,
+    read_linear,
+    read_normalised,
+    rows_and_columns,
+    share_norm,
+)
+from moesaic.compiler.frontend.views import (
+    NONE,
+    Arena,
+    BatchProduct,
+    Experts,
+    Input,
+    Norm,
+    NotRecognised,
+    Product,
+    RealArray,
+    RowSum,
+    Source,
+    Sum,
+    Times,
+    View,
+)
+from moesaic.compiler.ir import FloatArray, IndexArray
+
+
+def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
+    """Read the head; returns it and the residual stream behind the last layer."""
+    flat = output.reshape(-1)
+    source = arena.source_of(flat)
+    if not isinstance(source, Product):
+        raise NotRecognised(
+            f"the output must be that of a linear layer, perhaps laid out anew, but {source.node} "
+            "makes it: cut the graph behind the last linear layer and compute the rest on the host"
+        )
+    width = source.weight.shape[0]
+    element = flat.ids - source.start
+    rows, columns = element // width, element % width
+    scale, offset = np.ones(width), np.zeros(width)
+    scale[columns], offset[columns] = flat.scale, flat.offset
+    if (scale[columns] != flat.scale).any() or (offset[columns] != flat.offset).any():
+        raise NotRecognised(
+            f"the output is scaled or shifted by position behind {source.node}: do it on the host"
+        )
+    used = np.unique(rows)
+    everything = arena.view(source, (source.rows.shape[0], width))[used].affine(scale, offset)
+    linear = read_linear(arena, everything)
+    norm = _head_norm(arena, source, linear.inputs)
+    state = _last_state(arena, norm)
+    reading = read_normalised(arena, state, linear)
+    tokens = np.zeros(used.max() + 1, np.int64)
+    tokens[used] = reading.tokens
+    first, last = int(reading.tokens.min()), int(reading.tokens.max())
+    head_norm, (head_linear,) = share_norm([reading])
+    head = ir.Head(
+        norm=head_norm,
+        linear=head_linear,
+        first_row=first,
+        rows=last - first + 1,
+        permutation=(tokens[rows] - first) * width + columns,
+        name=source.name,
+    )
+    return head, state
+
+
+def _head_norm(arena: Arena, head: Product, inputs: View) -> Norm:
+    sources = arena.sources_of(inputs)
+    if len(sources) == 1 and isinstance(sources[0], Norm):
+        return sources[0]
+    names = " and ".join(source.node for source in sources[:2]) or "constants"
+    what = "pooled tokens" if any(isinstance(s, RowSum) for s in sources) else names
+    raise NotRecognised(
+        f"the head's linear layer {head.node} must read a LayerNorm of the tokens, but it reads "
+        f"{what}: put a LayerNorm right before it, and pool on the host"
+    )
+
+
+def _last_state(arena: Arena, norm: Norm) -> State:
+    """Return the whole residual stream that a norm reads, perhaps without some tokens."""
+    sources = arena.sources_of(norm.rows)
+    channels = norm.rows.shape[1]
+    if len(sources) == 1 and isinstance(sources[0], Sum):
+        return State(arena.view(sources[0], (sources[0].size // channels, channels)))
+    return State(norm.rows)
+
+
+def _is_embedding(arena: Arena, view: View) -> bool:
+    """Say whether a view holds constants and products of the input only."""
+    return all(
+        isinstance(source, Product)
+        and all(isinstance(inner, Input) for inner in arena.sources_of(source.rows))
+        for source in arena.sources_of(view)
+    )
+
+
+class _Update:
+    """A residual sum taken apart: the stream before it, what is added, a constant beside both."""
+
+    def __init__(self, arena: Arena, total: View, streams: set[int]) -> None:
+        self.constant: RealArray = np.zeros(total.shape)
+        self.terms: list[View] = []
+        self.before: list[View] = []
+        self._arena, self._streams = arena, streams
+        self._take_apart(total, top=True)
+
+    def _take_apart(self, view: View, top: bool = False) -> None:
+        """Collect the terms of nested sums; a sum that is normalised somewhere is a stream."""
+        sources = self._arena.sources_of(view)
+        whole = len(sources) == 1 and not (view.ids == NONE).any()
+        source = sources[0] if whole else None
+        if isinstance(source, Sum) and (top or source.start not in self._streams):
+            self._split(view, [self._arena.inside(view.unshifted, term) for term in source.terms])
+        elif isinstance(source, RowSum):
+            rows = source.rows[view.ids.reshape(-1) - source.start]
+            columns = [rows[:, c].reshape(*view.shape) for c in range(rows.shape[1])]
+            self._split(view, [c.affine(view.scale, 0.0) for c in columns])
+        elif isinstance(source, Sum) or _is_embedding(self._arena, view):
+            self.before.append(view)
+        else:
+            self.terms.append(view)
+
+    def _split(self, view: View, parts: list[View]) -> None:
+        self.constant = self.constant + view.offset
+        for part in parts:
+            if part.is_constant:
+                self.constant = self.constant + part.offset
+            else:
+                self._take_apart(part)
+
+
+def _pair(arena: Arena, view: View) -> list[tuple[View, View]] | None:
+    """Return the products that a view sums, if it is made of elementwise products."""
+    source = arena.source_of(view)
+    element = view.ids - source.start
+    if isinstance(source, Times):
+        left, right = arena.inside(view.unshifted, source.left), source.right
+        return [(left, arena.inside(view.plain, right))]
+    if isinstance(source, BatchProduct):
+        _, m, depth = source.left.shape
+        n = source.right.shape[2]
+        batch, row, column = element // (m * n), element // n % m, element % n
+        return [
+            (source.left[batch, row, k].affine(view.scale, 0.0), source.right[batch, k, column])
+            for k in range(depth)
+        ]
+    return None
+
+
+def _read_layer(arena: Arena, update: _Update, state: State, notes: list[str]) -> ir.Layer:
+    """Read what one residual update adds."""
+    sources = [arena.source_of(term) for term in update.terms]
+    pairs: list[tuple[View, View]] = []
+    for term in update.terms:
+        found = _pair(arena, term)
+        if found is None:
+            break
+        if term.offset.any():
+            raise NotRecognised(f"a constant is added to {arena.source_of(term).node}")
+        pairs += found
+    else:
+        if update.constant.any():
+            raise NotRecognised(f"a constant is added to the experts at {sources[0].node}")
+        return read_loop(arena, state, pairs, notes)
+    if len(update.terms) != 1:
+        names = " and ".join(source.node for source in sources[:2])
+        raise NotRecognised(f"{names} must be added to the residual stream one after the other")
+    (term,), (source,) = update.terms, sources
+    term = term.affine(1.0, per_column(update.constant, "offset"))
+    if isinstance(source, Experts):
+        return read_node(arena, state, term)
+    if not isinstance(source, Product):
+        raise NotRecognised(
+            f"{source.node} must not be added to the residual stream: only attention, MLPs and "
+            "mixtures of experts behind a LayerNorm can be"
+        )
+    linear = read_linear(arena, term)
+    if isinstance(arena.source_of(linear.inputs), BatchProduct):
+        return read_attention(arena, state, linear)
+    expert = read_expert(arena, state, term, 1.0, notes)
+    norm, (up,) = share_norm([expert.up])
+    return ir.Mlp(norm, up, expert.down, linear.name)
+
+
+def read_layers(arena: Arena, state: State, notes: list[str]) -> tuple[list[ir.Layer], State]:
+    """Walk back to the embedding; returns the layers in order and the first residual stream."""
+    streams = {
+        source.start
+        for norm in arena.sources
+        if isinstance(norm, Norm)
+        for source in arena.sources_of(norm.rows)
+    }
+    layers: list[ir.Layer] = []
+    while not _is_embedding(arena, state.view):
+        source = arena.source_of(state.view)
+        if not isinstance(source, Sum):
+            raise NotRecognised(_not_a_stream(source))
+        update = _Update(arena, state.view, streams)
+        if len(update.before) != 1 or not update.terms:
+            raise NotRecognised(
+                f"{source.node} must add one layer to the residual stream: only pre-LayerNorm "
+                "blocks, x + f(LayerNorm(x)), are supported"
+            )
+        (before,) = update.before
+        if (before.scale[before.ids != NONE] != 1).any():
+            raise NotRecognised(f"the residual stream is scaled before {source.node}")
+        state = State(before)
+        try:
+            layers.append(_read_layer(arena, update, state, notes))
+        except NotRecognised as error:
+            raise NotRecognised(f"the layer added by {source.node}: {error}") from error
+    return layers[::-1], state
+
+
+def _not_a_stream(source: Source) -> str:
+    kind = "a LayerNorm's result" if isinstance(source, Norm) else "a computed value"
+    return (
+        f"the residual stream must begin with patch embedding, but {source.node} makes it {kind}: "
+        "only pre-LayerNorm blocks, x + f(LayerNorm(x)), on patches of the input are supported"
+    )
+
+
+def read_embedding(arena: Arena, state: State, source: Input) -> ir.Embed:
+    """Read the first residual stream as patches, class tokens and position embedding."""
+    view = state.view
+    computed = view.ids != NONE
+    rows = np.flatnonzero(computed.any(axis=1))
+    if rows.size == 0:
+        raise NotRecognised("the tokens do not depend on the input")
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    if last - first != rows.size or not computed[first:last].all():
+        raise NotRecognised("tokens made of patches must follow one another without gaps")
+    patches = view[first:last]
+    product = arena.source_of(patches)
+    assert isinstance(product, Product)
+    chosen, columns = rows_and_columns(patches.ids - product.start, product.weight.shape[0])
+    scale = per_column(patches.scale, "scale")
+    weight = product.weight[columns].astype(np.float64) * scale[:, None]
+    inputs = product.rows[chosen]
+    if (inputs.ids == NONE).any():
+        raise NotRecognised(f"the patches of {product.node} must not be padded")
+    initial = view.offset.copy()
+    initial[first:last] += inputs.offset @ weight.T
+    linear_weight = weight * per_column(inputs.scale, "scale")
+    gather: IndexArray = inputs.ids - source.start
+    channels: FloatArray = np.zeros(weight.shape[0], np.float32)
+    return ir.Embed(
+        linear=ir.Linear(np.ascontiguousarray(linear_weight, np.float32), channels, product.name),
+        gather=gather,
+        initial=initial.astype(np.float32),
+        first_row=first,
+        name=product.name,
+    )
