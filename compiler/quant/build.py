@@ -1,0 +1,180 @@
+"""The integer graph of one task from its folded float graph and the scales."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesaic.compiler import ir
+from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, quantise_linear, round_half_up
+from moesaic.compiler.quant.points import Site, mlp_hidden, sites
+from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES, Scales
+from moesaic.spec import semantics, tables
+from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntEmbed,
+    IntGraph,
+    IntHead,
+    IntLayer,
+    IntLinear,
+    IntMlp,
+    IntMoe,
+    IntNorm,
+    Scale,
+    count_macs,
+)
+
+EPSILON_BITS = 48
+WIDE_STEPS = 256
+"""Steps of the 16-bit normalised row in one step of the 8-bit one."""
+
+
+class Builder:
+    """Quantises the layers of one task.
+
+    Parameters
+    ----------
+    task, graph
+        The task's name and float graph, norms folded.
+    scales
+        One real value per step of every point.
+    """
+
+    def __init__(self, task: str, graph: ir.Graph, scales: Scales) -> None:
+        self.task, self.graph, self.scales = task, graph, scales
+        self.sites = {site.role: site for site in sites(graph)}
+        self.residual = scales.residual(task)
+        self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)
+
+    def build(self) -> IntGraph:
+        """Quantise the whole task.
+
+        Raises
+        ------
+        UserError
+            A sum would leave int32, or a factor its field; the message names the layer.
+        """
+        graph = self.graph
+        embed = self._embed()
+        layers = tuple(self._layer(number, layer) for number, layer in enumerate(graph.layers))
+        head = self._head()
+        return IntGraph(
+            task=self.task,
+            input_name=graph.input_name,
+            input_shape=graph.input_shape,
+            input_scale=self.scales.int8(self.task, "input"),
+            gather=graph.embed.gather,
+            output_name=graph.output_name,
+            output_shape=graph.output_shape,
+            output_scale=self.scales.output(self.task),
+            permutation=graph.head.permutation,
+            residual_scale=self.residual,
+            embed=embed,
+            layers=layers,
+            head=head,
+            macs=count_macs(embed, layers, head, len(graph.embed.gather)),
+        )
+
+    def _embed(self) -> IntEmbed:
+        initial = round_half_up(self.graph.embed.initial.astype(np.float64) / self.residual)
+        codes = np.clip(initial, -(1 << 15), (1 << 15) - 1).astype(np.int16)
+        source = self.scales.int8(self.task, "input")
+        linear = self._linear("embed", source, self.addend)
+        return IntEmbed(linear, codes, self.graph.embed.first_row)
+
+    def _layer(self, number: int, layer: ir.Layer) -> IntLayer:
+        if isinstance(layer, ir.Attention):
+            return self._attention(number, layer)
+        norm = self._norm(f"{number}.norm", layer.norm)
+        if isinstance(layer, ir.Mlp):
+            return IntDense(norm, self._mlp(number, layer, None), layer.name)
+        return self._moe(number, layer, norm)
+
+    def _attention(self, number: int, layer: ir.Attention) -> IntAttention:
+        self._prove_attention(layer)
+        step = {
+            part: self.scales.int8(self.task, f"{number}.{part}")
+            for part in ("norm", "query", "key", "value", "attention")
+        }
+        query, key, value = (
+            self._linear(f"{number}.{part}", step["norm"], step[part])
+            for part in ("query", "key", "value")
+        )
+        score = step["query"] * step["key"] * layer.scale * SCORE_OCTAVES
+        return IntAttention(
+            norm=self._norm(f"{number}.norm", layer.norm),
+            query=query,
+            key=key,
+            value=value,
+            output=self._linear(f"{number}.output", step["attention"], self.addend),
+            heads=layer.heads,
+            head_dim=layer.head_dim,
+            value_dim=layer.value_dim,
+            softmax=_scale(score, f"scores of {layer.name}"),
+            scale=_scale(step["value"] / step["attention"], f"attention of {layer.name}"),
+            name=layer.name,
+        )
+
+    def _prove_attention(self, layer: ir.Attention) -> None:
+        """Q*K^T and P*V have no weights: their largest sums follow from the shapes alone."""
+        tokens = self.graph.tokens
+        if max(tokens * 255 * 128, layer.head_dim * 128 * 128) > ACCUMULATOR_MAX:
+            raise UserError(
+                f"attention {layer.name} must have at most {ACCUMULATOR_MAX // (255 * 128)} tokens"
+                f" and {ACCUMULATOR_MAX // (128 * 128)} dimensions per head for its sums to fit"
+                f" 32 bits, not {tokens} and {layer.head_dim}: choose a smaller model"
+            )
+
+    def _moe(self, number: int, layer: ir.Moe, norm: IntNorm) -> IntMoe:
+        logit = self.scales.logits(self.task, number)
+        wide = self.scales.int8(self.task, f"{number}.norm") / WIDE_STEPS
+        return IntMoe(
+            norm=norm,
+            gate=self._linear(f"{number}.gate", wide, logit),
+            top_k=layer.top_k,
+            renormalise=layer.renormalise,
+            softmax=_scale(logit * SCORE_OCTAVES, f"logits of {layer.name}"),
+            experts=tuple(self._mlp(number, layer, e) for e in range(len(layer.experts))),
+            name=layer.name,
+        )
+
+    def _mlp(self, number: int, node: ir.Mlp | ir.Moe, expert: int | None) -> IntMlp:
+        prefix = f"{number}" if expert is None else f"{number}.expert{expert}"
+        hidden = self.scales.int8(self.task, mlp_hidden(number, expert))
+        fine = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
+        norm = self.scales.int8(self.task, f"{number}.norm")
+        return IntMlp(
+            up=self._linear(f"{prefix}.up", norm, HIDDEN_STEP),
+            gelu=_scale(fine / hidden, f"activations of {node.name}"),
+            down=self._linear(f"{prefix}.down", hidden, self.addend),
+        )
+
+    def _head(self) -> IntHead:
+        head = self.graph.head
+        source = self.scales.int8(self.task, "head.norm")
+        linear = self._linear("head", source, self.scales.output(self.task))
+        return IntHead(self._norm("head.norm", head.norm), linear, head.first_row, head.rows)
+
+    def _norm(self, point: str, norm: ir.Norm) -> IntNorm:
+        channels = self.graph.channels
+        epsilon = round(channels**2 * norm.epsilon / self.residual**2)
+        if epsilon >= 1 << EPSILON_BITS:
+            raise UserError(
+                f"norm {norm.name} must have an epsilon far below the residual's squares,"
+                f" not {norm.epsilon!r}: its input is next to zero on all samples"
+            )
+        step = self.scales.int8(self.task, point) / WIDE_STEPS
+        return IntNorm(channels, epsilon, _scale(1.0 / step, f"norm {norm.name}"))
+
+    def _linear(self, role: str, source: float, target: float) -> IntLinear:
+        site: Site = self.sites[role]
+        power = self.scales.statistics.powers[self.scales.shared.find(self.task, site.source)]
+        return quantise_linear(site, source, target, power.mean(site.linear.inputs))
+
+
+def _scale(value: float, what: str) -> Scale:
+    try:
+        return Scale.of(value)
+    except ValueError as error:
+        raise UserError(f"{what} have no integer scale ({error}): check the samples") from error

@@ -1,0 +1,82 @@
+"""LayerNorm's gamma and beta go into the linear layers behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from moesaic.compiler import ir
+from moesaic.compiler.frontend.float_reference import fold_norm
+from moesaic.spec.errors import UserError
+
+
+def _folded(linear: ir.Linear, norm: ir.Norm) -> ir.Linear:
+    weight, bias = fold_norm(norm, linear)
+    return replace(
+        linear, weight=weight.numpy().astype(np.float32), bias=bias.numpy().astype(np.float32)
+    )
+
+
+def _plain(norm: ir.Norm) -> ir.Norm:
+    return replace(norm, gamma=np.ones_like(norm.gamma), beta=np.zeros_like(norm.beta))
+
+
+def fold_norms(graph: ir.Graph) -> ir.Graph:
+    """The same function with every gamma 1 and every beta 0; ``graph`` is left as it is.
+
+    Raises
+    ------
+    UserError
+        A weight is NaN or infinite.
+    """
+    _require_finite(graph)
+    layers: list[ir.Layer] = []
+    for layer in graph.layers:
+        norm = layer.norm
+        if isinstance(layer, ir.Attention):
+            query, key, value = (_folded(x, norm) for x in (layer.query, layer.key, layer.value))
+            layers.append(replace(layer, norm=_plain(norm), query=query, key=key, value=value))
+        elif isinstance(layer, ir.Mlp):
+            layers.append(replace(layer, norm=_plain(norm), up=_folded(layer.up, norm)))
+        else:
+            experts = [
+                replace(expert, norm=_plain(norm), up=_folded(expert.up, norm))
+                for expert in layer.experts
+            ]
+            gate = _folded(layer.gate, norm)
+            layers.append(replace(layer, norm=_plain(norm), gate=gate, experts=experts))
+    head = replace(
+        graph.head,
+        norm=_plain(graph.head.norm),
+        linear=_folded(graph.head.linear, graph.head.norm),
+    )
+    return replace(graph, layers=layers, head=head)
+
+
+def _require_finite(graph: ir.Graph) -> None:
+    def require(name: str, *arrays: ir.FloatArray) -> None:
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise UserError(
+                f"{graph.source}: weights of {name} must be finite, not NaN or infinite:"
+                " train or export the model again"
+            )
+
+    def linear(layer: ir.Linear) -> None:
+        require(layer.name, layer.weight, layer.bias)
+
+    require(graph.embed.name, graph.embed.initial)
+    linear(graph.embed.linear)
+    for layer in graph.layers:
+        require(layer.norm.name, layer.norm.gamma, layer.norm.beta)
+        if isinstance(layer, ir.Attention):
+            for part in (layer.query, layer.key, layer.value, layer.output):
+                linear(part)
+            continue
+        if isinstance(layer, ir.Moe):
+            linear(layer.gate)
+        for mlp in layer.experts if isinstance(layer, ir.Moe) else [layer]:
+            linear(mlp.up)
+            linear(mlp.down)
+    require(graph.head.norm.name, graph.head.norm.gamma, graph.head.norm.beta)
+    linear(graph.head.linear)

@@ -1,0 +1,127 @@
+"""Runs the integer graph beside the float graph and compares."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moesaic.compiler import ir
+from moesaic.compiler.frontend.float_reference import choose_experts, run_float
+from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
+from moesaic.compiler.quant.points import mlp_hidden, sites
+from moesaic.compiler.quant.report import PointReport, QuantReport
+from moesaic.compiler.quant.scales import HIDDEN_LIMIT, INT16_MAX, Scales
+from moesaic.spec.execute import Executor
+from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.intgraph import IntGraph
+
+
+class Comparison:
+    """Float and integer run of one task on the same samples.
+
+    Attributes
+    ----------
+    saturated
+        Residual values that reached full scale in the integer run.
+    """
+
+    def __init__(self, graph: ir.Graph, integer: IntGraph, samples: NDArray[np.float32]) -> None:
+        self.graph = graph
+        self.signal = self.noise = 0.0
+        self.saturated = 0
+        self._flipped: dict[int, int] = defaultdict(int)
+        self._tokens: dict[int, int] = defaultdict(int)
+        executor = Executor(integer)
+        for start in range(0, len(samples), CHUNK_FRAMES):
+            self._compare(integer, executor, samples[start : start + CHUNK_FRAMES])
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(signal / noise); infinite if there is no error."""
+        if self.noise == 0.0:
+            return float("inf")
+        return 10.0 * float(np.log10(self.signal / self.noise)) if self.signal else float("-inf")
+
+    @property
+    def flips(self) -> dict[str, float]:
+        """MoE layer to the share of tokens with another set of experts than in float."""
+        return {
+            self.graph.layers[number].name: self._flipped[number] / tokens
+            for number, tokens in self._tokens.items()
+        }
+
+    def _compare(self, integer: IntGraph, executor: Executor, samples: NDArray[np.float32]) -> None:
+        logits: dict[int, Tensor] = {}
+        chosen: dict[int, list[Tensor]] = defaultdict(list)
+
+        def observe_float(point: str, value: Tensor) -> None:
+            if point.endswith(".logits"):
+                logits[int(point.split(".")[0])] = value
+
+        def observe_integer(point: str, value: Tensor) -> None:
+            if point.endswith(".chosen"):
+                chosen[int(point.split(".")[0])].append(value)
+            elif point == "embed" or point.endswith(".residual"):
+                self.saturated += int((value.abs() >= INT16_MAX).sum())
+
+        exact = run_float(self.graph, samples, observe_float)
+        codes = executor.run(quantise_input(integer, samples), observe_integer)
+        error = exact - dequantise_output(integer, codes).reshape(exact.shape)
+        self.signal += float((exact**2).sum())
+        self.noise += float((error**2).sum())
+        for number, values in logits.items():
+            layer = self.graph.layers[number]
+            assert isinstance(layer, ir.Moe)
+            _, wanted = choose_experts(layer, values)
+            got = torch.stack(chosen[number]).reshape(wanted.shape)
+            differs = (wanted.sort(-1).values != got.sort(-1).values).any(-1)
+            self._flipped[number] += int(differs.sum())
+            self._tokens[number] += differs.numel()
+
+
+def make_report(
+    task: str, graph: ir.Graph, scales: Scales, comparison: Comparison, samples: int
+) -> QuantReport:
+    """Collect the figures of one task."""
+    return QuantReport(
+        task=task,
+        samples=samples,
+        sqnr_db=comparison.sqnr_db,
+        routing_flips=comparison.flips,
+        points=_points(task, graph, scales),
+        notes=[*_notes(task, graph, scales)],
+    )
+
+
+def _points(task: str, graph: ir.Graph, scales: Scales) -> dict[str, PointReport]:
+    names = dict.fromkeys(point for site in sites(graph) for point in (site.source, site.target))
+    points = {}
+    for name in names:
+        seen = scales.statistics.ranges[scales.shared.find(task, name)]
+        bits, clip = scales.bits_and_clip(task, name)
+        step = clip / ((1 << bits - 1) - 1)
+        points[name] = PointReport(bits, seen.maximum, clip, step, seen.clipped_share(clip))
+    return points
+
+
+def _notes(task: str, graph: ir.Graph, scales: Scales) -> Iterator[str]:
+    for number, layer in enumerate(graph.layers):
+        if isinstance(layer, ir.Attention):
+            continue
+        experts = range(len(layer.experts)) if isinstance(layer, ir.Moe) else [None]
+        for expert in experts:
+            point = mlp_hidden(number, expert)
+            largest = scales.statistics.ranges[scales.shared.find(task, point)].maximum
+            where = layer.name if expert is None else f"expert {expert} of {layer.name}"
+            if largest >= HIDDEN_LIMIT:
+                yield (
+                    f"{where}: activations reach {largest:.1f} but saturate at"
+                    f" {HIDDEN_LIMIT:g} in front of the GELU"
+                )
+            elif largest == 0.0 and expert is not None:
+                yield f"{where}: no sample was routed to it, so its range is a guess"

@@ -1,0 +1,57 @@
+"""Where the linear layers of a graph sit between its quantised points.
+
+A *point* is a named tensor of the float run whose range sets a scale: ``input``, ``residual``,
+``{i}.norm``, ``{i}.query``, ``{i}.hidden``, ``{i}.expert{e}.hidden``, ``head.norm``, ``output`` and
+so on (see ``run_float``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from moesaic.compiler import ir
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear layer: it reads the point ``source`` and sets the scale of ``target``."""
+
+    role: str
+    """Unique in the graph: ``embed``, ``3.query``, ``5.expert2.up``, ``head``."""
+    linear: ir.Linear
+    source: str
+    target: str
+    input_limit: int
+    """Largest magnitude of an input code: 128 for int8, 32768 for int16."""
+
+
+def mlp_hidden(layer: int, expert: int | None = None) -> str:
+    """Point behind the GELU of a dense MLP or of an expert."""
+    return f"{layer}.hidden" if expert is None else f"{layer}.expert{expert}.hidden"
+
+
+def _mlp_sites(mlp: ir.Mlp, layer: int, expert: int | None) -> Iterator[Site]:
+    prefix = f"{layer}" if expert is None else f"{layer}.expert{expert}"
+    hidden = mlp_hidden(layer, expert)
+    yield Site(f"{prefix}.up", mlp.up, f"{layer}.norm", hidden, 128)
+    yield Site(f"{prefix}.down", mlp.down, hidden, "residual", 128)
+
+
+def sites(graph: ir.Graph) -> Iterator[Site]:
+    """All linear layers of a graph, in the order of execution."""
+    yield Site("embed", graph.embed.linear, "input", "residual", 128)
+    for number, layer in enumerate(graph.layers):
+        norm = f"{number}.norm"
+        if isinstance(layer, ir.Attention):
+            for part in ("query", "key", "value"):
+                yield Site(f"{number}.{part}", getattr(layer, part), norm, f"{number}.{part}", 128)
+            source = f"{number}.attention"
+            yield Site(f"{number}.output", layer.output, source, "residual", 128)
+        elif isinstance(layer, ir.Mlp):
+            yield from _mlp_sites(layer, number, None)
+        else:
+            yield Site(f"{number}.gate", layer.gate, norm, f"{number}.logits", 32768)
+            for index, expert in enumerate(layer.experts):
+                yield from _mlp_sites(expert, number, index)
+    yield Site("head", graph.head.linear, "head.norm", "output", 128)

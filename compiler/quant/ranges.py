@@ -1,0 +1,64 @@
+"""Ranges of real values on a logarithmic histogram, and the clip with the least error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS_PER_OCTAVE = 32
+LOWEST_LOG2, HIGHEST_LOG2 = -40, 40
+BINS = BINS_PER_OCTAVE * (HIGHEST_LOG2 - LOWEST_LOG2)
+
+CLIP_STEP = 0.97
+CLIP_STEPS = 60
+"""Clips tried: the largest magnitude times 0.97**0 ... 0.97**59, that is down to 0.166 of it."""
+
+
+@dataclass
+class Range:
+    """Magnitudes seen at one point.
+
+    A logarithmic axis needs no range in advance, so that one pass over the samples is enough
+    and ranges of several tasks add up.
+    """
+
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    maximum: float = 0.0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Count the magnitudes of an array of any shape."""
+        if values.size == 0:
+            return
+        magnitude = np.abs(values).reshape(-1)
+        self.maximum = max(self.maximum, float(magnitude.max()))
+        log2 = np.log2(np.maximum(magnitude, 2.0**LOWEST_LOG2))
+        index = ((log2 - LOWEST_LOG2) * BINS_PER_OCTAVE).astype(np.int64)
+        self.counts += np.bincount(index.clip(max=BINS - 1), minlength=BINS)
+
+    def clipped_share(self, clip: float) -> float:
+        """Share of values whose magnitude is above ``clip``, to the width of a bin (2 %)."""
+        total = int(self.counts.sum())
+        return float(self.counts[self._centres() > clip].sum() / total) if total else 0.0
+
+    def error(self, clip: float, levels: int) -> float:
+        """Mean squared error of rounding to multiples of ``clip / levels``, at most ``clip``."""
+        total = int(self.counts.sum())
+        if total == 0:
+            return 0.0
+        step, centres = clip / levels, self._centres()
+        rounded = np.minimum(np.floor(centres / step + 0.5), levels) * step
+        return float((self.counts * (centres - rounded) ** 2).sum() / total)
+
+    def best_clip(self, levels: int = 127) -> float:
+        """The clip of least :meth:`error`, from the maximum downwards; 1.0 if all values are 0."""
+        if self.maximum == 0.0:
+            return 1.0
+        clips = [self.maximum * CLIP_STEP**power for power in range(CLIP_STEPS)]
+        return min(clips, key=lambda clip: self.error(clip, levels))
+
+    def _centres(self) -> NDArray[np.float64]:
+        exponent = (np.arange(BINS) + 0.5) / BINS_PER_OCTAVE + LOWEST_LOG2
+        centres: NDArray[np.float64] = np.minimum(2.0**exponent, self.maximum)
+        return centres

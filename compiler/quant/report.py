@@ -1,0 +1,43 @@
+"""What quantisation did to a task, measured on the calibration samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PointReport:
+    """One quantised point."""
+
+    bits: int
+    maximum: float
+    """Largest magnitude seen (over all tasks that share the point)."""
+    clip: float
+    """Magnitude at which it saturates."""
+    scale: float
+    """Real value of one step."""
+    clipped: float
+    """Share of values above ``clip``."""
+
+
+@dataclass(frozen=True)
+class QuantReport:
+    """One task. Shares are 0 to 1."""
+
+    task: str
+    samples: int
+    sqnr_db: float
+    """Of the integer graph's output against the float64 run, over all samples."""
+    routing_flips: dict[str, float]
+    """MoE layer's name to the share of tokens whose set of chosen experts differs from float's."""
+    points: dict[str, PointReport]
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; an infinite SQNR (no error at all) becomes None."""
+        values = asdict(self)
+        if not math.isfinite(self.sqnr_db):
+            values["sqnr_db"] = None
+        return values

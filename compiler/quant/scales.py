@@ -1,0 +1,107 @@
+"""From calibration statistics to one scale per point."""
+
+from __future__ import annotations
+
+import math
+
+from moesaic.compiler.quant.calibrate import Statistics
+from moesaic.compiler.quant.share import Key, SharedPoints
+from moesaic.spec import tables
+
+INT8_MAX, INT16_MAX, INT24_MAX = 127, (1 << 15) - 1, (1 << 23) - 1
+RESIDUAL_HEADROOM = 1.5
+OUTPUT_HEADROOM = 1.25
+LOGIT_LIMIT = 1 << 21
+"""The largest |logit| of the samples; logits have 24 bits, so four times that fits."""
+HIDDEN_STEP = 2.0**-tables.GELU_INPUT_FRACTION_BITS
+HIDDEN_LIMIT = 2.0 ** (tables.GELU_INPUT_BITS - 1 - tables.GELU_INPUT_FRACTION_BITS)
+"""Pre-activations saturate at +-32."""
+SCORE_OCTAVES = math.log2(math.e) * (1 << tables.EXP2_FRACTION_BITS)
+"""Steps of 2**-7 octave in a factor of e."""
+
+
+class Scales:
+    """Real value of one integer step at every point, shared points alike.
+
+    Parameters
+    ----------
+    statistics, shared
+        Of the calibration run on the folded graphs.
+    residual_headroom
+        The residual reaches full scale at this multiple of its largest magnitude.
+    """
+
+    def __init__(
+        self,
+        statistics: Statistics,
+        shared: SharedPoints,
+        residual_headroom: float = RESIDUAL_HEADROOM,
+    ) -> None:
+        self.statistics = statistics
+        self.shared = shared
+        self.residual_headroom = residual_headroom
+        self._clips: dict[Key, float] = {}
+
+    def clip(self, task: str, point: str) -> float:
+        """Magnitude at which an int8 point saturates.
+
+        An expert that no sample reached takes the largest clip of its layer's experts.
+        """
+        key = self.shared.find(task, point)
+        if key not in self._clips:
+            seen = self.statistics.ranges[key]
+            layer, _, rest = point.partition(".expert")
+            if seen.maximum == 0.0 and rest:
+                self._clips[key] = self._clip_of_experts(layer)
+            else:
+                self._clips[key] = min(seen.best_clip(INT8_MAX), self._limit(point))
+        return self._clips[key]
+
+    def _limit(self, point: str) -> float:
+        """What a point cannot exceed: pre-activations saturate, so activations do."""
+        return HIDDEN_LIMIT if point.endswith("hidden") else math.inf
+
+    def _clip_of_experts(self, layer: str) -> float:
+        clips = [
+            seen.best_clip(INT8_MAX)
+            for (_, point), seen in self.statistics.ranges.items()
+            if point.startswith(f"{layer}.expert") and seen.maximum > 0.0
+        ]
+        return min(max(clips, default=1.0), HIDDEN_LIMIT)
+
+    def int8(self, task: str, point: str) -> float:
+        """Step of an int8 point."""
+        return self.clip(task, point) / INT8_MAX
+
+    def maximum(self, task: str, point: str) -> float:
+        """Largest magnitude seen; 1.0 at a point that was always 0."""
+        return self.statistics.ranges[self.shared.find(task, point)].maximum or 1.0
+
+    def bits_and_clip(self, task: str, point: str) -> tuple[int, float]:
+        """Width of a point's codes and the magnitude at which they saturate."""
+        if point == "residual":
+            return 16, self.residual(task) * INT16_MAX
+        if point == "output":
+            return 16, self.output(task) * INT16_MAX
+        if point.endswith(".logits"):
+            return 24, self.logits(task, int(point.split(".")[0])) * INT24_MAX
+        return 8, self.clip(task, point)
+
+    def residual(self, task: str) -> float:
+        """int16 step of the residual stream, one for all tasks.
+
+        Addends have 24 bits of 1/256 step: the same range, so they count without headroom.
+        """
+        largest = max(
+            self.maximum(task, "residual") * self.residual_headroom,
+            self.statistics.addend * 1.05,
+        )
+        return largest / INT16_MAX
+
+    def logits(self, task: str, layer: int) -> float:
+        """Step of a gate's 24-bit logits."""
+        return self.maximum(task, f"{layer}.logits") / LOGIT_LIMIT
+
+    def output(self, task: str) -> float:
+        """int16 step of a task's output."""
+        return self.maximum(task, "output") * OUTPUT_HEADROOM / INT16_MAX

@@ -1,0 +1,58 @@
+"""Which points of several tasks must have one scale, so that equal weights stay equal.
+
+The codes of a linear layer depend on its float weights and on the scales before and behind it.
+Two tasks store it once only if all of these agree; so the points around linear layers that are
+equal in two tasks are made one, with one merged range.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+
+from moesaic.compiler import ir
+from moesaic.compiler.quant.points import Site, sites
+
+Key = tuple[str, str]
+"""(task, point)."""
+
+
+def digest(site: Site) -> str:
+    """Equal for linear layers of equal role, shape, weights and bias."""
+    state = hashlib.sha256(f"{site.role} {site.linear.weight.shape}".encode())
+    state.update(site.linear.weight.tobytes())
+    state.update(site.linear.bias.tobytes())
+    return state.hexdigest()
+
+
+class SharedPoints:
+    """The partition of all (task, point) pairs into points that have one scale.
+
+    Parameters
+    ----------
+    graphs
+        Task name to graph, norms already folded.
+    """
+
+    def __init__(self, graphs: dict[str, ir.Graph]) -> None:
+        self._parent: dict[Key, Key] = {}
+        equal: dict[str, list[tuple[str, Site]]] = defaultdict(list)
+        for task, graph in graphs.items():
+            for site in sites(graph):
+                equal[digest(site)].append((task, site))
+                # One residual scale for all: the first residual and its addends differ otherwise.
+                self._join((task, "residual"), (next(iter(graphs)), "residual"))
+        for (first_task, first), *others in equal.values():
+            for task, site in others:
+                self._join((task, site.source), (first_task, first.source))
+                self._join((task, site.target), (first_task, first.target))
+
+    def find(self, task: str, point: str) -> Key:
+        """The representative of a point's set: the name under which its statistics are kept."""
+        key = (task, point)
+        while self._parent.get(key, key) != key:
+            key = self._parent[key]
+        return key
+
+    def _join(self, one: Key, other: Key) -> None:
+        self._parent[self.find(*one)] = self.find(*other)
