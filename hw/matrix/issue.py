@@ -1,0 +1,107 @@
+"""The streamer's gate: requests wait here for a tile, a bank and the activation port."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.interfaces import ActivationRead
+from moesaic.hw.matrix.step import PASS_DISTANCE, request_layout, step_layout
+from moesaic.hw.matrix.walker import REQUEST_SLOTS
+from moesaic.spec.arch import ArchConfig
+
+
+class Issue(wiring.Component):
+    """Issues one request per cycle, in order, as soon as nothing it needs is missing.
+
+    From here on a word's way through the unit has fixed timing: it never waits again.
+
+    Parameters
+    ----------
+    arch
+        Sizes.
+
+    Attributes
+    ----------
+    requests
+        From the walker, at most ``REQUEST_SLOTS`` at a time.
+    taken
+        A request has been issued (``step`` holds it).
+    read
+        Port of the activation scratchpad; the array takes its data.
+    step
+        The issued step; all zero in other cycles.
+    tile_ready, tile_claim
+        The next stationary tile is complete; it is put to use.
+    bank_free, bank_claim
+        See :class:`Accumulators`.
+    streaming, attention, wait_tile, wait_bank, stalled
+        For the counters: a word was requested; it was one of an attention product; a request
+        waits for a tile, for a bank, for anything.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "requests": In(stream.Signature(request_layout(arch), always_ready=True)),
+                "taken": Out(1),
+                "read": Out(ActivationRead(arch)),
+                "step": Out(step_layout(arch)),
+                "tile_ready": In(1),
+                "tile_claim": Out(1),
+                "bank_free": In(2),
+                "bank_claim": Out(2),
+                "streaming": Out(1),
+                "attention": Out(1),
+                "wait_tile": Out(1),
+                "wait_bank": Out(1),
+                "stalled": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        layout = request_layout(self.arch)
+        m.submodules.fifo = fifo = SyncFIFO(width=layout.size, depth=REQUEST_SLOTS)
+        head = Signal(layout)
+        m.d.comb += [
+            fifo.w_data.eq(self.requests.payload),
+            fifo.w_en.eq(self.requests.valid),
+            head.eq(fifo.r_data),
+            fifo.r_en.eq(self.taken),
+        ]
+
+        bank = Signal()
+        paused = Signal(range(PASS_DISTANCE), init=PASS_DISTANCE - 1)
+        bank_ok, tile_ok, pause_ok, go = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            bank_ok.eq(~head.group_start | self.bank_free.bit_select(bank, 1)),
+            tile_ok.eq(~head.step.swap | self.tile_ready),
+            pause_ok.eq(paused >= head.pause),
+            go.eq(fifo.r_rdy & bank_ok & tile_ok & pause_ok),
+            self.read.address.eq(head.address),
+            self.read.valid.eq(go & head.step.word),
+            self.taken.eq(go & (self.read.ready | ~head.step.word)),
+        ]
+        with m.If(self.taken):
+            m.d.sync += paused.eq(0)
+        with m.Elif(paused != PASS_DISTANCE - 1):
+            m.d.sync += paused.eq(paused + 1)
+        with m.If(self.taken & head.step.group_last):
+            m.d.sync += bank.eq(~bank)
+
+        with m.If(self.taken):
+            m.d.comb += [self.step.eq(head.step), self.step.bank.eq(bank)]
+        m.d.comb += [
+            self.tile_claim.eq(self.taken & head.step.swap),
+            self.bank_claim.eq(Mux(self.taken & head.group_start, 1 << bank, 0)),
+            self.streaming.eq(self.taken & head.step.word),
+            self.attention.eq(self.streaming & head.attention),
+            self.wait_bank.eq(fifo.r_rdy & ~bank_ok),
+            self.wait_tile.eq(fifo.r_rdy & bank_ok & ~tile_ok),
+            self.stalled.eq(fifo.r_rdy & ~self.taken),
+        ]
+        return m

@@ -1,0 +1,241 @@
+"""The stationary loader: the front end of the matrix unit, ahead of the streamer."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.interfaces import ActivationRead, RawInstruction
+from moesaic.hw.matrix.operand import OperandTile
+from moesaic.hw.matrix.stationary import load_layout
+from moesaic.hw.matrix.step import MATMUL, job_layout
+from moesaic.spec import isa
+from moesaic.spec.arch import ArchConfig
+
+
+class StationaryLoader(wiring.Component):
+    """Takes instructions, hands them on as jobs, and loads their tiles one after the other.
+
+    It takes the next instruction when the last word of the last tile has been requested, which
+    may be long before the streamer gets there. It holds one tile ready in the shadow store.
+
+    Parameters
+    ----------
+    arch
+        Sizes.
+
+    Attributes
+    ----------
+    instructions
+        Raw MATMULs in program order.
+    jobs
+        The same, for the streamer.
+    token_wait, token_request, token_granted
+        Tokens of predicated instructions and of those whose stationary operand is activations.
+    ring, fetched, parameters
+        Weight ring words; one bit per predicated segment; parameter words to the vector unit.
+    operand
+        Activations as stationary operand.
+    count_request, expert, count
+        Looks up a queue's entries: the port must show ``expert`` while ``count_request`` is high
+        and ``count`` is taken in its second cycle.
+    load, ring_word
+        Writes to the shadow store; the operand's data goes there without passing here.
+    tile_ready, tile_claim
+        The shadow tile is complete, or will be by the rule of :class:`StationaryStore`; the
+        streamer uses it, so that the next one may be loaded.
+    accepted, ring_tile, operand_load
+        Events: an instruction was accepted, a tile came from the ring, an operand word was read.
+    waiting
+        Lacks a token.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        ring_word = 8 * arch.ring_read_bytes
+        super().__init__(
+            {
+                "instructions": In(stream.Signature(RawInstruction)),
+                "jobs": Out(stream.Signature(job_layout())),
+                "token_wait": Out(isa.UNIT_COUNT),
+                "token_request": Out(1),
+                "token_granted": In(1),
+                "ring": In(stream.Signature(ring_word)),
+                "fetched": In(stream.Signature(1)),
+                "parameters": Out(stream.Signature(ring_word)),
+                "operand": Out(ActivationRead(arch)),
+                "count_request": Out(1),
+                "expert": Out(6),
+                "count": In(range(arch.max_tokens + 1)),
+                "load": Out(load_layout(arch)),
+                "ring_word": Out(ring_word),
+                "tile_ready": Out(1),
+                "tile_claim": In(1),
+                "accepted": Out(1),
+                "ring_tile": Out(1),
+                "operand_load": Out(1),
+                "waiting": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        self.op = op = Signal(MATMUL)
+        rows = Signal.like(op.rows)
+        own_tokens, from_ring, segment, empty = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += [
+            from_ring.eq(op.stationary == isa.Stationary.RING),
+            own_tokens.eq(op.predicated | ~from_ring),
+            segment.eq(op.predicated & (from_ring | op.parameters)),
+            empty.eq(rows == 0),
+            self.token_wait.eq(op.wait),
+            self.expert.eq(op.expert),
+        ]
+        job = self.jobs.payload
+        for name in job_layout().members:
+            if name in MATMUL.members:
+                m.d.comb += job[name].eq(op[name])
+        m.d.comb += [
+            job.rows.eq(rows),
+            job.taken.eq(own_tokens),
+            job.empty.eq(empty),
+            job.attention.eq(~from_ring),
+        ]
+
+        # Tile bookkeeping: occupied from the last word's request, landed from its arrival.
+        occupied, landed = Signal(), Signal()
+        tile_requested, tile_landing = Signal(), Signal()
+        m.submodules.operand = operand = OperandTile(arch)
+        wiring.connect(m, operand.read, wiring.flipped(self.operand))
+        m.d.comb += self.tile_ready.eq(landed | tile_landing)
+        with m.If(self.tile_claim):
+            m.d.sync += [occupied.eq(0), landed.eq(0)]
+        with m.Else():
+            m.d.sync += [
+                occupied.eq(occupied | tile_requested),
+                landed.eq(landed | tile_landing),
+            ]
+
+        words = Signal(24)
+        beat = Signal(range(max(arch.tile_ring_words, 2)))
+        k, n, group = Signal(10), Signal(10), Signal(10)
+        last_k, last_n, last_group = Signal(), Signal(), Signal()
+        m.d.comb += [
+            last_k.eq(k + 1 == op.k_tiles),
+            last_n.eq(n + 1 == op.n_tiles),
+            last_group.eq(group + 1 == op.groups),
+        ]
+        raw = Signal(MATMUL)
+        m.d.comb += raw.eq(self.instructions.payload)
+
+        def begin_nest(m: Module) -> None:
+            with m.If(op.parameters):
+                m.next = "PARAMETERS"
+            with m.Else():
+                m.next = "TILE"
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.instructions.ready.eq(1)
+                m.d.sync += [op.eq(raw), rows.eq(raw.rows)]
+                with m.If(self.instructions.valid):
+                    m.d.comb += self.accepted.eq(1)
+                    with m.If(raw.predicated | (raw.stationary != isa.Stationary.RING)):
+                        m.next = "TOKENS"
+                    with m.Else():
+                        m.next = "HAND_ON"
+            with m.State("TOKENS"):
+                m.d.comb += [
+                    self.token_request.eq(1),
+                    self.waiting.eq(~self.token_granted),
+                ]
+                with m.If(self.token_granted):
+                    with m.If(op.predicated):
+                        m.next = "ASK_COUNT"
+                    with m.Else():
+                        m.next = "HAND_ON"
+            with m.State("ASK_COUNT"):
+                m.d.comb += self.count_request.eq(1)
+                m.next = "TAKE_COUNT"
+            with m.State("TAKE_COUNT"):
+                m.d.comb += self.count_request.eq(1)
+                m.d.sync += rows.eq(self.count)
+                m.next = "HAND_ON"
+            with m.State("HAND_ON"):
+                m.d.comb += [self.jobs.valid.eq(1), operand.start.eq(self.jobs.ready)]
+                m.d.sync += words.eq(Mux(segment & empty, op.ring_words, arch.parameter_ring_words))
+                with m.If(self.jobs.ready):
+                    with m.If(segment):
+                        m.next = "SEGMENT"
+                    with m.Elif(empty):
+                        m.next = "IDLE"
+                    with m.Else():
+                        begin_nest(m)
+            with m.State("SEGMENT"):
+                m.d.comb += self.fetched.ready.eq(1)
+                with m.If(self.fetched.valid):
+                    with m.If(~empty):
+                        begin_nest(m)
+                    with m.Elif(self.fetched.payload & (words != 0)):
+                        m.next = "DISCARD"
+                    with m.Else():
+                        m.next = "IDLE"
+            with m.State("DISCARD"):
+                m.d.comb += self.ring.ready.eq(1)
+                with m.If(self.ring.valid):
+                    m.d.sync += words.eq(words - 1)
+                    with m.If(words == 1):
+                        m.next = "IDLE"
+            with m.State("PARAMETERS"):
+                m.d.comb += [
+                    self.parameters.valid.eq(self.ring.valid),
+                    self.ring.ready.eq(self.parameters.ready),
+                ]
+                with m.If(self.ring.valid & self.parameters.ready):
+                    m.d.sync += words.eq(words - 1)
+                    with m.If(words == 1):
+                        m.d.sync += words.eq(arch.parameter_ring_words)
+                        m.next = "TILE"
+            with m.State("TILE"):
+                with m.If(from_ring):
+                    m.d.comb += self.ring.ready.eq(~occupied)
+                    with m.If(self.ring.valid & ~occupied):
+                        m.d.sync += beat.eq(beat + 1)
+                        m.d.comb += self.load.valid.eq(1)
+                        with m.If(beat == arch.tile_ring_words - 1):
+                            m.d.sync += beat.eq(0)
+                            m.d.comb += [tile_requested.eq(1), self.ring_tile.eq(1)]
+                with m.Else():
+                    m.d.comb += [
+                        operand.enable.eq(~occupied),
+                        tile_requested.eq(operand.requested),
+                    ]
+                with m.If(tile_requested):
+                    m.d.sync += k.eq(Mux(last_k, 0, k + 1))
+                    with m.If(last_k):
+                        m.d.sync += n.eq(Mux(last_n, 0, n + 1))
+                        with m.If(last_n):
+                            m.d.sync += group.eq(Mux(last_group, 0, group + 1))
+                        with m.If(last_n & last_group):
+                            m.next = "IDLE"
+                        with m.Elif(op.parameters):
+                            m.next = "PARAMETERS"
+
+        m.d.comb += [
+            self.parameters.payload.eq(self.ring.payload),
+            self.ring_word.eq(self.ring.payload),
+            operand.rows_mode.eq(op.stationary == isa.Stationary.ROWS),
+            operand.base.eq(op.stationary_base),
+            operand.stride.eq(op.stationary_stride),
+            operand.existing.eq(op.stationary_rows),
+            operand.last_k.eq(last_k),
+            self.operand_load.eq(operand.read.valid & operand.read.ready),
+            tile_landing.eq(self.ring_tile | operand.landed),
+        ]
+        with m.If(operand.load.valid):
+            m.d.comb += self.load.eq(operand.load)
+        with m.Else():
+            m.d.comb += [self.load.ring.eq(1), self.load.beat.eq(beat)]
+        return m

@@ -1,0 +1,36 @@
+"""The matrix unit on Verilator."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from moesaic.hw.matrix.unit import MatrixUnit
+from moesaic.hw.verilog import to_verilog
+from moesaic.sim.bench_runner import run_cocotb
+from moesaic.spec.arch import PRESETS
+
+NANO = PRESETS["nano"]
+SMALL = dataclasses.replace(
+    NANO,
+    name="small",
+    depth=8,
+    width=8,
+    lanes=4,
+    data_port_bytes=8,
+    accumulator_rows=64,
+    activation_bytes=32 << 10,
+    max_tokens=16,
+)
+WIDE = dataclasses.replace(SMALL, name="wide", width=16, lanes=8, ring_read_bytes=64, packed=True)
+ARCHS = {arch.name: arch for arch in (SMALL, WIDE, NANO)}
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_matrix_unit(name) -> None:
+    arch = ARCHS[name]
+    parameters = {"ARCH": json.dumps(arch.to_dict()), "PROGRAMS": 4}
+    verilog = to_verilog(MatrixUnit(arch), "matrix")
+    run_cocotb(verilog, "matrix", "tests.hw.bench_matrix", parameters=parameters)
