@@ -7,6 +7,14 @@ from amaranth.lib import wiring
 
 from moesaic.hw.ram import RAM_VERILOG
 
+_LINT = """\
+// Operands of unequal width and cases without a default are how the Verilog writer expresses what
+// the generator has sized and assigned: Verilator's opinion on them is not wanted.
+/* verilator lint_off CASEINCOMPLETE */
+/* verilator lint_off WIDTHEXPAND */
+/* verilator lint_off WIDTHTRUNC */
+"""
+
 
 def to_verilog(component: wiring.Component, name: str) -> str:
     """Return ``component`` as the Verilog module ``name``, with ports ``clk`` and ``rst``.
@@ -15,4 +23,4 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     component: no source paths, no dates.
     """
     text = verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False)
-    return f"{text}\n{RAM_VERILOG}"
+    return f"{_LINT}\n{text}\n{RAM_VERILOG}"

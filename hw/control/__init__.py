@@ -1,0 +1,1 @@
+"""Control block: registers, instruction fetch and dispatch, tokens, counters, errors."""

@@ -1,0 +1,76 @@
+"""Which instructions are well-formed."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_, xor
+
+from amaranth import Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.interfaces import RawInstruction
+from moesaic.spec import isa
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Opcode
+
+
+class InstructionCheck(wiring.Component):
+    """Says whether an instruction may be dispatched; combinational.
+
+    Refused are: a wrong check byte, an unknown opcode, a reserved bit, a zero where the
+    instruction set forbids it, a value outside an enumeration, an expert that this architecture
+    has no queue for, a routing it has no room for, and a byte offset of LOAD or STORE that is
+    not a multiple of the data port's beat.
+
+    Attributes
+    ----------
+    raw
+        The instruction.
+    good
+        It is well-formed.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__({"raw": In(RawInstruction), "good": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        check = reduce(xor, [self.raw.word_select(i, 8) for i in range(isa.INSTRUCTION_BYTES)])
+        intact, legal = Signal(), Signal()
+        with m.Switch(self.raw[: isa.HEADER[0].width]):
+            for opcode in Opcode:
+                with m.Case(opcode):
+                    m.d.comb += legal.eq(~reduce(or_, self._violations(opcode)))
+        m.d.comb += [intact.eq(check == isa.CHECK_VALUE), self.good.eq(intact & legal)]
+        return m
+
+    def _violations(self, opcode: Opcode) -> list[Value]:
+        """One-bit values, each of which makes an instruction of this opcode malformed."""
+
+        def value(name: str) -> Value:
+            start, width = isa.positions(opcode)[name]
+            return self.raw[start : start + width]
+
+        found = [self.raw[isa.used_bits(opcode) :].any()]
+        for field in isa.fields(opcode):
+            if field.nonzero:
+                found.append(~value(field.name).any())
+            if field.nonzero_unless:
+                found.append(~value(field.name).any() & ~value(field.nonzero_unless).any())
+            listed = isa.ENUMS.get((opcode, field.name))
+            if listed is not None and len(listed) < 1 << field.width:
+                found.append(~value(field.name).matches(*(int(v) for v in listed)))
+            if field.name == "expert":
+                found.append(value("expert") >= self.arch.max_experts)
+        if opcode is Opcode.ROUTE:
+            found += [
+                value("experts") > self.arch.max_experts,
+                value("top_k") > value("experts"),
+                value("first_row") + value("rows") > self.arch.max_tokens,
+            ]
+        if opcode in (Opcode.LOAD, Opcode.STORE):
+            beat_bits = self.arch.data_port_bytes.bit_length() - 1
+            found.append(value("offset")[:beat_bits].any())
+        return found

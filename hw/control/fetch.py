@@ -1,0 +1,104 @@
+"""Instruction fetch: the program as a stream, read ahead of its use."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from moesaic.hw.axi.read import ReadEngine
+from moesaic.hw.interfaces import AxiRead, FaultPort, RawInstruction, WindowSettings
+from moesaic.hw.memory.fifo import RamFifo
+from moesaic.hw.transfer.resize import Widen
+from moesaic.spec import isa
+from moesaic.spec.arch import ArchConfig
+
+BLOCK_INSTRUCTIONS = 8
+"""Instructions per request: 256 bytes, an efficient burst."""
+BUFFER_INSTRUCTIONS = 64
+"""Instructions requested and not yet dispatched: at one every two cycles, 128 cycles of latency."""
+
+
+class InstructionFetch(wiring.Component):
+    """Reads the program window from its first byte as long as ``run`` is high.
+
+    Room in the buffer is reserved before a request is made, so that data are always taken: the
+    fetch never holds up the load unit on their common port.
+
+    Parameters
+    ----------
+    arch
+        Sizes.
+
+    Attributes
+    ----------
+    run
+        Make requests.
+    window
+        The program window.
+    instructions
+        The program.
+    exhausted
+        All whole instructions of the window have been taken.
+    axi, abort, idle, fault
+        As of :class:`~moesaic.hw.axi.read.ReadEngine`.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "run": In(1),
+                "window": In(WindowSettings()),
+                "instructions": Out(stream.Signature(RawInstruction)),
+                "exhausted": Out(1),
+                "axi": Out(AxiRead(arch.data_port_bytes)),
+                "abort": In(1),
+                "idle": Out(1),
+                "fault": Out(FaultPort()),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        beat_bytes = self.arch.data_port_bytes
+        beats_log2 = (isa.INSTRUCTION_BYTES // beat_bytes).bit_length() - 1
+        m.submodules.engine = engine = ReadEngine(beat_bytes, beats_bits=12)
+        m.submodules.widen = widen = Widen(8 * beat_bytes, 8 * isa.INSTRUCTION_BYTES)
+        m.submodules.buffer = buffer = RamFifo(8 * isa.INSTRUCTION_BYTES, BUFFER_INSTRUCTIONS)
+        connect(m, engine.axi, flipped(self.axi))
+        connect(m, flipped(self.window), engine.window)
+        connect(m, widen.o, buffer.put)
+        connect(m, buffer.take, flipped(self.instructions))
+        m.d.comb += [
+            widen.i.valid.eq(engine.data.valid),
+            widen.i.payload.eq(engine.data.payload.data),
+            engine.data.ready.eq(widen.i.ready),
+            engine.abort.eq(self.abort),
+            self.idle.eq(engine.idle & ~widen.o.valid),
+            self.fault.window.eq(engine.fault.window),
+            self.fault.bus.eq(engine.fault.bus),
+        ]
+
+        total = self.window.size[isa.INSTRUCTION_BYTES.bit_length() - 1 :]
+        requested = Signal.like(total)
+        left = Signal.like(total)
+        reserved = Signal(range(BUFFER_INSTRUCTIONS + 1))
+        block = Signal(range(BLOCK_INSTRUCTIONS + 1))
+        request, taken = Signal(), Signal()
+        m.d.comb += [
+            left.eq(total - requested),
+            block.eq(Mux(left < BLOCK_INSTRUCTIONS, left, BLOCK_INSTRUCTIONS)),
+            engine.command.valid.eq(
+                self.run & left.any() & (reserved <= BUFFER_INSTRUCTIONS - BLOCK_INSTRUCTIONS)
+            ),
+            engine.command.payload.offset.eq(requested << isa.INSTRUCTION_BYTES.bit_length() - 1),
+            engine.command.payload.beats.eq(block << beats_log2),
+            request.eq(engine.command.valid & engine.command.ready),
+            taken.eq(self.instructions.valid & self.instructions.ready),
+            self.exhausted.eq(self.run & ~left.any() & (reserved == 0)),
+        ]
+        m.d.sync += reserved.eq(reserved + Mux(request, block, 0) - taken)
+        with m.If(request):
+            m.d.sync += requested.eq(requested + block)
+        return m

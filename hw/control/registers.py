@@ -1,0 +1,168 @@
+"""The AXI4-Lite register file, built from the register map."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Const, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.interfaces import AxiLite
+from moesaic.spec import registers
+from moesaic.spec.arch import ADDRESS_BITS, ArchConfig
+from moesaic.spec.registers import Access, Register
+
+_COUNTER_REGISTERS = {
+    f"{name}_{half}": (name, bit)
+    for name, _ in registers.COUNTERS
+    for half, bit in (("LO", 0), ("HI", 32))
+}
+
+
+def is_built(arch: ArchConfig, register: Register) -> bool:
+    """Whether ``arch`` has the register: windows of weight ports beyond its own read as zero."""
+    missing = range(arch.weight_ports, registers.MAX_WEIGHT_PORTS)
+    return not register.name.startswith(tuple(f"WEIGHT{port}_" for port in missing))
+
+
+def register_bits(register: Register) -> int:
+    """Bits of a read-write register that exist; the others read as zero."""
+    if register.name.endswith("_BASE_HI"):
+        return ADDRESS_BITS - 32
+    if register.name == "IRQ_ENABLE":
+        return sum(f.width for f in _find("IRQ_STATUS").fields)
+    return 32
+
+
+def _find(name: str) -> Register:
+    return next(register for register in registers.REGISTERS if register.name == name)
+
+
+class RegisterFile(wiring.Component):
+    """Registers of ``spec.registers`` on an AXI4-Lite bus, one access at a time.
+
+    Every access is answered with OKAY: offsets without a register read as zero and ignore
+    writes. Write strobes count per byte. A write takes effect in the cycle before its response is
+    offered; a read returns the values of the cycle after its address was taken.
+
+    Attributes
+    ----------
+    bus
+        The AXI4-Lite bus.
+    <name>
+        For every read-write register, its value; for every read-only one that the frame
+        control makes (STATUS, ERROR, ERROR_INFO), the value to show. Lower case.
+    counters
+        For every counter, ``count_<name>``: its value.
+    start, reset
+        One-cycle pulses: CONTROL.START, CONTROL.RESET.
+    irq_set
+        Causes to set in IRQ_STATUS, by bit.
+    irq
+        A cause is set and enabled.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        self.built = [r for r in registers.REGISTERS if is_built(arch, r)]
+        causes = sum(f.width for f in _find("IRQ_STATUS").fields)
+        super().__init__(
+            {
+                "bus": In(AxiLite()),
+                **{r.name.lower(): Out(register_bits(r)) for r in self._with(Access.RW)},
+                **{name: In(32) for name in ("status", "error", "error_info")},
+                **{
+                    f"count_{name.lower()}": In(registers.COUNTER_BITS)
+                    for name, _ in registers.COUNTERS
+                },
+                "start": Out(1),
+                "reset": Out(1),
+                "irq_set": In(causes),
+                "irq": Out(1),
+            }
+        )
+
+    def _with(self, access: Access) -> list[Register]:
+        return [register for register in self.built if register.access is access]
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        bus = self.bus
+
+        # Write: address and data may come in either order.
+        write_address = Signal.like(bus.awaddr)
+        write_data = Signal.like(bus.wdata)
+        write_strobe = Signal.like(bus.wstrb)
+        have_address, have_data, write = Signal(), Signal(), Signal()
+        m.d.comb += [
+            bus.awready.eq(~have_address),
+            bus.wready.eq(~have_data),
+            bus.bresp.eq(0),
+            write.eq(have_address & have_data & ~bus.bvalid),
+        ]
+        with m.If(bus.awvalid & bus.awready):
+            m.d.sync += [have_address.eq(1), write_address.eq(bus.awaddr)]
+        with m.If(bus.wvalid & bus.wready):
+            m.d.sync += [have_data.eq(1), write_data.eq(bus.wdata), write_strobe.eq(bus.wstrb)]
+        with m.If(write):
+            m.d.sync += [bus.bvalid.eq(1), have_address.eq(0), have_data.eq(0)]
+        with m.Elif(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        mask = Cat(strobe.replicate(8) for strobe in write_strobe)
+        ones = Signal(32)
+        m.d.comb += ones.eq(write_data & mask)
+
+        def written(register: Register) -> Signal:
+            hit = Signal(name=f"write_{register.name.lower()}")
+            m.d.comb += hit.eq(
+                write & (write_address[2:] == register.offset // registers.REGISTER_BYTES)
+            )
+            return hit
+
+        for register in self._with(Access.RW):
+            value = getattr(self, register.name.lower())
+            with m.If(written(register)):
+                m.d.sync += value.eq(ones | (value & ~mask))
+        control = written(_find("CONTROL"))
+        m.d.comb += [
+            self.start.eq(control & (ones & registers.bit("CONTROL", "START")).any()),
+            self.reset.eq(control & (ones & registers.bit("CONTROL", "RESET")).any()),
+        ]
+        irq_status = Signal.like(self.irq_set)
+        clear = Signal.like(self.irq_set)
+        with m.If(written(_find("IRQ_STATUS"))):
+            m.d.comb += clear.eq(ones)
+        m.d.sync += irq_status.eq(irq_status & ~clear | self.irq_set)
+        m.d.comb += self.irq.eq((irq_status & self.irq_enable).any())
+
+        # Read.
+        read_address = Signal.like(bus.araddr)
+        read = Signal()
+        m.d.comb += [bus.arready.eq(~read & ~bus.rvalid), bus.rresp.eq(0)]
+        with m.If(bus.arvalid & bus.arready):
+            m.d.sync += [read.eq(1), read_address.eq(bus.araddr)]
+        with m.If(read):
+            m.d.sync += [read.eq(0), bus.rvalid.eq(1), bus.rdata.eq(0)]
+            with m.Switch(read_address[2:]):
+                for register in self.built:
+                    with m.Case(register.offset // registers.REGISTER_BYTES):
+                        m.d.sync += bus.rdata.eq(self._read_value(register, irq_status))
+        with m.Elif(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        return m
+
+    def _read_value(self, register: Register, irq_status: Signal) -> Signal | Const:
+        constants = {
+            "ID": registers.MAGIC,
+            "VERSION": registers.INTERFACE_VERSION,
+            "ARCH_HASH": self.arch.hash,
+        }
+        if register.name in constants:
+            return Const(constants[register.name], 32)
+        if register.name in _COUNTER_REGISTERS:
+            name, bit = _COUNTER_REGISTERS[register.name]
+            return getattr(self, f"count_{name.lower()}")[bit : bit + 32]
+        if register.access is Access.WO:
+            return Const(0, 32)
+        if register.access is Access.W1C:
+            return irq_status
+        return getattr(self, register.name.lower())
