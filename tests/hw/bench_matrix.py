@@ -14,6 +14,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Stationary, Streamed
 from tests.hw.matrix_model import Builder, Matmul, Shape, random_shape
 
 ARCH = ArchConfig.from_dict(json.loads(os.environ["ARCH"]))
@@ -312,3 +313,85 @@ async def random_programs(dut, idle) -> None:
     for _ in range(int(os.environ["PROGRAMS"])):
         checked += (await execute(dut, random_program(16), idle)).checked
     assert checked > 1000
+
+
+@cocotb.test()
+async def extreme_products(dut) -> None:
+    """Every product at a corner of its range: the packed fields touch each other."""
+    corners = [(Streamed.SIGNED8, a, w) for a in (-128, 127) for w in (-128, 127)]
+    corners += [(Streamed.UNSIGNED8, 255, w) for w in (-128, 127)]
+    corners += [(Streamed.SIGNED16, a, w) for a in (-32768, 32767) for w in (-128, 127)]
+    shapes = [Shape(streamed=s, fill=(a, w), k_tiles=2) for s, a, w in corners]
+    shapes += [Shape(streamed=s, extreme=True, rows=12) for s in Streamed for _ in range(2)]
+    await execute(dut, build(*shapes), 0.0)
+
+
+@cocotb.test()
+async def predicated_queues(dut) -> None:
+    """Empty queues, weights fetched or not, between queues of one token and of all tokens."""
+    full = min(ARCH.max_tokens, ARCH.accumulator_rows // 2)
+    common = {"predicated": True, "gather": True, "parameters": True, "n_tiles": 2, "k_tiles": 2}
+    sizes = [(0, True), (1, True), (0, False), (0, False), (0, True), (full, True), (0, False)]
+    shapes = [
+        Shape(rows=rows, fetched=fetched, expert=e, wait=1 << e % 6, signal=e + 1, **common)
+        for e, (rows, fetched) in enumerate(sizes)
+    ]
+    for idle in (0.0, 0.5):
+        bench = await execute(dut, build(*shapes), idle)
+        assert bench.events["matrix_stream_words"] == 4 * (1 + full)
+
+
+@cocotb.test()
+async def streams_a_word_per_cycle(dut) -> None:
+    """No pause between tiles, planes, n-tiles and groups; a few cycles between instructions."""
+    rows = max(ARCH.tile_ring_words + ARCH.parameter_ring_words, 16)
+    weights = Shape(rows=rows, k_tiles=4, groups=3, parameters=True)
+    shapes = [weights, weights, Shape(rows=rows, k_tiles=2, streamed=Streamed.SIGNED16, groups=2)]
+    bench = await execute(dut, build(*shapes), 0.0)
+    words = bench.events["matrix_stream_words"]
+    lost = bench.last_word - bench.first_word + 1 - words
+    dut._log.info(f"{words} words, {lost} cycles lost between {len(shapes)} instructions")
+    assert lost <= 5 * (len(shapes) - 1)
+    assert bench.events["matrix_wait_bank"] == 0
+
+
+@cocotb.test()
+async def attention_streams_a_word_per_cycle(dut) -> None:
+    """Keys as columns, then values as rows: tiles load behind a block of enough rows."""
+    rows, side = ARCH.width + 8, 2 * ARCH.width
+    scores = Shape(
+        stationary=Stationary.COLUMNS, rows=rows, n_tiles=2, existing=side, track_maximum=True
+    )
+    rows_k = side // ARCH.depth
+    mix = Shape(
+        stationary=Stationary.ROWS,
+        streamed=Streamed.UNSIGNED8,
+        rows=rows,
+        k_tiles=rows_k,
+        existing=side,
+    )
+    bench = await execute(dut, build(scores, mix, scores, mix), 0.0)
+    words = bench.events["attention_stream_words"]
+    lost = bench.last_word - bench.first_word + 1 - words
+    dut._log.info(f"{words} words, {lost} cycles lost between 4 instructions")
+    assert lost <= 20 * 3
+
+
+@cocotb.test()
+async def loads_a_ring_word_per_cycle(dut) -> None:
+    """With few rows the ring is the bottleneck: it is read in every cycle."""
+    for rows in (1, 3, 4):
+        bench = await execute(dut, build(Shape(rows=rows, k_tiles=12)), 0.0)
+        span = bench.last_word - bench.first_word + 1
+        least = 11 * max(ARCH.tile_ring_words, rows, 4) + rows
+        dut._log.info(f"{rows} rows: {span} cycles, at least {least}")
+        assert span <= least + 2
+
+
+@cocotb.test()
+async def checker_notices_a_wrong_bit(dut) -> None:
+    try:
+        await execute(dut, build(Shape()), 0.0, corrupt=1)
+    except AssertionError:
+        return
+    raise AssertionError("a flipped bit in every expected sum went unnoticed")

@@ -67,6 +67,7 @@ class Shape:
     signal: int = 0
     expert: int = 0
     extreme: bool = False
+    fill: tuple[int, int] | None = None
 
 
 def random_shape(arch: ArchConfig, expert: int) -> Shape:
@@ -136,6 +137,8 @@ class Builder:
         }
         a = self._draw(*ranges[s.streamed], (s.rows, depth_total), s.extreme)
         w = self._draw(-128, 127, (depth_total, columns), s.extreme)
+        if s.fill is not None:
+            a[:], w[:] = s.fill
         if s.stationary == Stationary.ROWS:
             a[:, s.existing :] = 0
         op = Matmul(raw=0, wait=s.wait, signal=s.signal, rows=s.rows)

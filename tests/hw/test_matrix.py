@@ -33,4 +33,5 @@ def test_matrix_unit(name) -> None:
     arch = ARCHS[name]
     parameters = {"ARCH": json.dumps(arch.to_dict()), "PROGRAMS": 4}
     verilog = to_verilog(MatrixUnit(arch), "matrix")
-    run_cocotb(verilog, "matrix", "tests.hw.bench_matrix", parameters=parameters)
+    count = run_cocotb(verilog, "matrix", "tests.hw.bench_matrix", parameters=parameters)
+    assert count == 9
