@@ -1,4 +1,4 @@
-"""Ports with the plain names that block designs expect: ``m_axi_d_araddr``, not a nested interface."""
+"""Flat ports with the names that block designs expect, such as ``m_axi_d_araddr``."""
 
 from __future__ import annotations
 
