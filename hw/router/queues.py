@@ -1,0 +1,90 @@
+"""Storage of the expert queues, with one read port for each unit that follows them."""
+
+from __future__ import annotations
+
+from amaranth import Array, Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.interfaces import QueueRead
+from moesaic.hw.ram import Ram
+from moesaic.hw.router.weights import entry_layout
+from moesaic.spec.arch import ArchConfig
+
+
+class ExpertQueues(wiring.Component):
+    """``max_experts`` queues of up to ``max_tokens`` entries, in one memory per read port.
+
+    An entry can be read 2 cycles after it was put. Entries beyond ``max_tokens`` are lost: they
+    must not run over into the next expert's queue.
+
+    Attributes
+    ----------
+    entry, entry_valid
+        An entry to append.
+    clear
+        Empty all queues.
+    matrix, vector
+        Read ports.
+    hit
+        Which queues hold entries.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "entry": In(entry_layout(arch)),
+                "entry_valid": In(1),
+                "clear": In(1),
+                "matrix": In(QueueRead(arch)),
+                "vector": In(QueueRead(arch)),
+                "hit": Out(arch.max_experts),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch, entry = self.arch, self.entry
+        experts, tokens = arch.max_experts, arch.max_tokens
+        expert_bits, token_bits = (experts - 1).bit_length(), (tokens - 1).bit_length()
+        counts = Array(Signal(range(tokens + 1), name=f"count_{e}") for e in range(experts))
+
+        # Where the entry goes; one cycle later it is written.
+        expert = entry.expert[:expert_bits]
+        count = Signal(range(tokens + 1))
+        put = Signal()
+        address = Signal(max(1, expert_bits + token_bits), reset_less=True)
+        word = Signal(token_bits + 16, reset_less=True)
+        write = Signal()
+        m.d.comb += [
+            count.eq(counts[expert] if expert_bits else counts[0]),
+            put.eq(self.entry_valid & entry.exists & (count != tokens)),
+        ]
+        m.d.sync += [
+            write.eq(put),
+            address.eq(Cat(count[:token_bits], expert)),
+            word.eq(Cat(entry.row[:token_bits], entry.weight)),
+        ]
+        for e, register in enumerate(counts):
+            with m.If(self.clear):
+                m.d.sync += register.eq(0)
+            with m.Elif(put & (expert == e)):
+                m.d.sync += register.eq(count + 1)
+        m.d.comb += self.hit.eq(Cat(register != 0 for register in counts))
+
+        for name in ("matrix", "vector"):
+            port = getattr(self, name)
+            ram = Ram(token_bits + 16, experts * tokens)
+            m.submodules[f"{name}_copy"] = ram
+            wanted = port.expert[:expert_bits]
+            m.d.sync += port.count.eq(counts[wanted] if expert_bits else counts[0])
+            m.d.comb += [
+                ram.write_enable.eq(write),
+                ram.write_address.eq(address),
+                ram.write_data.eq(word),
+                ram.read_address.eq(Cat(port.index[:token_bits], wanted)),
+                port.token.eq(ram.read_data[:token_bits]),
+                port.weight.eq(ram.read_data[token_bits:]),
+            ]
+        return m

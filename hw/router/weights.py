@@ -1,0 +1,187 @@
+"""Gate weights: softmax over the logits, in fixed latency behind the choice of experts."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, fifo, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.router.selector import EXP_LANES, choice_layout, group_layout
+from moesaic.hw.vector.pipeline import add_tree, delay, look_up, round_half, tree_latency
+from moesaic.hw.vector.reciprocal import Reciprocal
+from moesaic.hw.vector.requantise import Requantise
+from moesaic.spec import tables
+from moesaic.spec.arch import ArchConfig
+
+ONE_Q15 = 1 << 15
+_WAITING_CHOICES = 64
+"""A choice waits for its token's sum and reciprocal: at most 15 choices and 20 cycles."""
+
+
+def entry_layout(arch: ArchConfig) -> data.StructLayout:
+    """One queue entry: ``row`` goes to ``expert`` with the Q15 ``weight``, if it ``exists``."""
+    choice = choice_layout(arch)
+    return data.StructLayout(
+        {
+            "expert": choice["expert"].shape,
+            "row": choice["row"].shape,
+            "weight": 16,
+            "exists": 1,
+            "last": 1,
+        }
+    )
+
+
+class GateWeights(wiring.Component):
+    """``semantics.route``'s weights: 2**-x of the distance to the maximum, over the sum.
+
+    One choice and one group per cycle, no back-pressure; an entry comes out about 22 cycles after
+    its token's last group. Entries keep the order of the choices.
+
+    Attributes
+    ----------
+    choice, choice_valid, group, group_valid
+        From the selector.
+    renormalise
+        Divide by the sum over the chosen experts instead of all.
+    multiplier, shift
+        Logit to 2**-7 octaves.
+    entry, entry_valid
+        Finished entries; ``last`` marks the last one of a token.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "choice": In(choice_layout(arch)),
+                "choice_valid": In(1),
+                "group": In(group_layout()),
+                "group_valid": In(1),
+                "renormalise": In(1),
+                "multiplier": In(16),
+                "shift": In(6),
+                "entry": Out(entry_layout(arch)),
+                "entry_valid": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        choice, group = self.choice, self.group
+
+        # The first choice is the maximum; it is there in time for the first group.
+        kept, maximum = Signal(24, reset_less=True), Signal(24)
+        first = self.choice_valid & choice.first
+        m.d.comb += maximum.eq(Mux(first, choice.key, kept))
+        m.d.sync += kept.eq(maximum)
+
+        keys: list[Value] = [*(group.keys[i] for i in range(EXP_LANES)), choice.key]
+        present = Cat(group.mask & self.group_valid.replicate(EXP_LANES), choice.exists)
+        powers = self._powers(m, maximum, keys, present)
+
+        # Line up what belongs to the powers. Latency: distance, requantise, table, shift, round.
+        latency = 1 + Requantise.LATENCY + 3
+        chosen = data.View(choice.shape(), delay(m, choice, latency, "choice"))
+        chosen_valid = delay(m, self.choice_valid, latency, "choice_valid", control=True)
+        chosen_power = powers[EXP_LANES]
+
+        # Sum, over all experts or over the chosen ones.
+        tree = tree_latency(EXP_LANES)
+        sum_latency = latency + tree
+        group_sum = add_tree(m, powers[:EXP_LANES], "sum")
+        choice_flags = Cat(self.choice_valid, choice.first, choice.last)
+        group_flags = Cat(self.group_valid, group.first, group.last)
+        flags = delay(
+            m, Mux(self.renormalise, choice_flags, group_flags), sum_latency, "flags", control=True
+        )
+        addend = Signal(len(group_sum))
+        total_bits = 16 + (self.arch.max_experts - 1).bit_length()
+        total = Signal(max(17, total_bits), reset_less=True)
+        total_valid = Signal()
+        m.d.comb += addend.eq(
+            Mux(self.renormalise, delay(m, chosen_power, tree, "chosen_power"), group_sum)
+        )
+        with m.If(flags[0]):
+            m.d.sync += total.eq(Mux(flags[1], 0, total) + addend)
+        m.d.sync += total_valid.eq(flags[0] & flags[2])
+        m.submodules.reciprocal = reciprocal = Reciprocal(len(total))
+        m.d.comb += reciprocal.value.eq(total)
+        reciprocal_valid = delay(m, total_valid, Reciprocal.LATENCY, "total_valid", control=True)
+
+        # Choices wait for the reciprocal of their token.
+        waiting_layout = data.StructLayout({"choice": choice.shape(), "power": 16})
+        m.submodules.waiting = waiting = fifo.SyncFIFOBuffered(
+            width=waiting_layout.size, depth=_WAITING_CHOICES
+        )
+        m.d.comb += [
+            waiting.w_data.eq(Cat(chosen, chosen_power)),
+            waiting.w_en.eq(chosen_valid),
+        ]
+        mantissa = Signal(16, reset_less=True)
+        exponent = Signal(len(reciprocal.exponent), reset_less=True)
+        taking = Signal()
+        head = data.View(waiting_layout, waiting.r_data)
+        m.d.comb += waiting.r_en.eq(taking)
+        with m.If(taking & head.choice.last):
+            m.d.sync += taking.eq(0)
+        with m.If(reciprocal_valid):
+            m.d.sync += [
+                mantissa.eq(reciprocal.mantissa),
+                exponent.eq(reciprocal.exponent),
+                taking.eq(1),
+            ]
+
+        # weight = min(round_shift(power * mantissa, exponent + 1), 1.0)
+        product = Signal(32, reset_less=True)
+        product_2 = Signal(32, reset_less=True)
+        shifted = Signal(32, reset_less=True)
+        m.d.sync += [
+            product.eq(head.power * mantissa),
+            product_2.eq(product),
+            # One fraction bit is left for rounding, so the shift is one less: `exponent`.
+            shifted.eq(product_2 >> delay(m, exponent, 2, "exponent")),
+        ]
+        rounded = Signal(32)
+        m.d.comb += rounded.eq(round_half(shifted))
+        finished = data.View(choice.shape(), delay(m, head.choice, 3, "finished"))
+        m.d.sync += [
+            self.entry.weight.eq(Mux(rounded > ONE_Q15, Const(ONE_Q15, 16), rounded)),
+            self.entry.expert.eq(finished.expert),
+            self.entry.row.eq(finished.row),
+            self.entry.exists.eq(finished.exists),
+            self.entry.last.eq(finished.last),
+            self.entry_valid.eq(delay(m, taking, 3, "taking", control=True)),
+        ]
+        return m
+
+    def _powers(self, m: Module, maximum: Value, keys: list[Value], present: Value) -> list[Value]:
+        """255 * 256 * 2**-x of every key's distance to the maximum; 0 where not ``present``."""
+        lanes = len(keys)
+        m.submodules.exponent = scale = Requantise(
+            lanes, operand_bits=25, limits=(tables.EXPONENT_BITS + 1,)
+        )
+        # The tables hold what they are given for one cycle: a lane's distance is registered.
+        distances = [Signal(24, name=f"distance_{i}", reset_less=True) for i in range(lanes)]
+        for i, (distance, key) in enumerate(zip(distances, keys, strict=True)):
+            m.d.sync += distance.eq(maximum - key)
+            m.d.comb += [
+                scale.operand[i].eq(Cat(distance, Const(0, 1)).as_signed()),
+                scale.multiplier[i].eq(self.multiplier),
+                scale.shift[i].eq(self.shift),
+            ]
+        fraction = tables.EXP2_FRACTION_BITS
+        exponents = [scale.value[i][: tables.EXPONENT_BITS] for i in range(lanes)]
+        mantissas = look_up(m, tables.EXP2_TABLE, [e[:fraction] for e in exponents], 16, "exp2")
+        counts = delay(m, present, 1 + Requantise.LATENCY + 2, "present", control=True)
+        powers = []
+        for i, (mantissa, exponent) in enumerate(zip(mantissas, exponents, strict=True)):
+            octaves = delay(m, exponent[fraction:], 1, f"octaves_{i}")
+            shifted = Signal(17, name=f"shifted_{i}", reset_less=True)
+            power = Signal(16, name=f"power_{i}", reset_less=True)
+            m.d.sync += [
+                shifted.eq(Cat(Const(0, 1), mantissa) >> octaves),
+                power.eq(Mux(counts[i], round_half(shifted), 0)),
+            ]
+            powers.append(power)
+        return powers

@@ -1,0 +1,49 @@
+"""RouterUnit on Verilator, over lanes, experts and queue lengths."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from amaranth import Module, Signal
+
+from moesaic.hw.router.tournament import tournament
+from moesaic.hw.router.unit import RouterUnit
+from moesaic.hw.verilog import to_verilog
+from moesaic.sim.bench_runner import run_cocotb
+from moesaic.spec.arch import PRESETS, ArchConfig
+
+NANO = PRESETS["nano"]
+SMALL = dataclasses.replace(NANO, depth=8, width=8, lanes=4, data_port_bytes=8, max_tokens=32)
+ARCHES = {
+    "nano": NANO,
+    "four-chunks": SMALL,
+    "many-experts": dataclasses.replace(SMALL, lanes=8, max_experts=64, max_tokens=16),
+    "few-experts": dataclasses.replace(SMALL, lanes=8, max_experts=4, max_tokens=16),
+}
+
+
+@pytest.mark.parametrize("name", ARCHES)
+def test_router_unit_bench(name: str, tmp_path: Path) -> None:
+    arch = ARCHES[name]
+    arch_file = tmp_path / "arch.json"
+    arch_file.write_text(json.dumps(arch.to_dict()))
+    tests = run_cocotb(
+        to_verilog(RouterUnit(arch), "router_unit"),
+        "router_unit",
+        "tests.hw.bench_router_unit",
+        parameters={"ARCH_FILE": arch_file},
+    )
+    assert tests == 7
+
+
+@pytest.mark.parametrize("arch", PRESETS.values(), ids=PRESETS)
+def test_presets_elaborate(arch: ArchConfig) -> None:
+    assert "module router_unit" in to_verilog(RouterUnit(arch), "router_unit")
+
+
+def test_tournament_needs_a_power_of_two() -> None:
+    with pytest.raises(ValueError, match="power of two above 1, not 3"):
+        tournament(Module(), [Signal(4) for _ in range(3)], "round")
