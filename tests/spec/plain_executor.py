@@ -1,0 +1,166 @@
+"""The integer graph once more, in plain Python integers, one value at a time.
+
+Written from ``docs/numerics.md``; shares with ``spec.semantics`` only the constant tables. Slow:
+for graphs of a few tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.spec import tables
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntLinear,
+    IntMlp,
+    IntMoe,
+    IntNorm,
+    Scale,
+)
+
+Row = list[int]
+
+
+def shift_round(value: int, shift: int) -> int:
+    return value if shift == 0 else (value + (1 << (shift - 1))) // (1 << shift)
+
+
+def clamp(value: int, bits: int) -> int:
+    limit = 2 ** (bits - 1)
+    return max(-limit, min(limit - 1, value))
+
+
+def scaled(value: int, scale: Scale, bits: int) -> int:
+    return clamp(shift_round(value * scale.multiplier, scale.shift), bits)
+
+
+def dot(a: Sequence[int], b: Sequence[int]) -> int:
+    total = sum(x * y for x, y in zip(a, b, strict=True))
+    assert -(1 << 31) <= total < 1 << 31, "an accumulator left int32"
+    return total
+
+
+def linear(row: Row, layer: IntLinear, bits: int) -> Row:
+    result = []
+    for n in range(layer.outputs):
+        total = dot(row, layer.weight[n].tolist()) + int(layer.bias[n])
+        scale = Scale(int(layer.multiplier[n]), int(layer.shift[n]))
+        result.append(scaled(total, scale, bits))
+    return result
+
+
+def invert(value: int) -> tuple[int, int]:
+    """1 / value as (r, t), r * 2**(-16 - t)."""
+    t = value.bit_length() - 1
+    mantissa = value * 65536 // 2**t  # 65536 .. 131071
+    guess = tables.RECIPROCAL_TABLE[mantissa // 256 - 256]
+    correction = 131072 - mantissa * guess // 65536
+    return min(guess * correction // 65536, 65535), t
+
+
+def invert_root(value: int) -> tuple[int, int]:
+    """1 / sqrt(value) as (r, e), r * 2**(-16 - e)."""
+    e = (value.bit_length() - 1) // 2
+    mantissa = value * 65536 // 4**e  # 65536 .. 262143
+    guess = tables.RSQRT_TABLE[mantissa // 512]
+    product = mantissa * (guess * guess // 65536) // 65536
+    return min(guess * (3 * 65536 - product) // 131072, 65535), e
+
+
+def power(exponent: int) -> tuple[int, int]:
+    """255 * 256 * 2**(-exponent / 128) as (mantissa, right shift)."""
+    exponent = min(exponent, 4095)
+    return tables.EXP2_TABLE[exponent % 128], exponent // 128
+
+
+def norm(row: Row, layer: IntNorm) -> tuple[Row, Row]:
+    total, square = sum(row), sum(x * x for x in row)
+    variance = max(1, layer.channels * square - total * total + layer.epsilon)
+    r, e = invert_root(variance)
+    factor = shift_round(r * layer.scale.multiplier, 16)
+    wide = [
+        clamp(shift_round((layer.channels * x - total) * factor, e + layer.scale.shift), 16)
+        for x in row
+    ]
+    return [clamp(shift_round(x, 8), 8) for x in wide], wide
+
+
+def gelu(z: int, scale: Scale) -> int:
+    index, fraction = divmod(abs(z), 128)
+    delta = 0
+    if index < 176:
+        low, high = tables.GELU_TABLE[index], tables.GELU_TABLE[index + 1]
+        delta = shift_round(low * 128 + (high - low) * fraction, 7)
+    return scaled(max(z, 0) * 4 - delta, scale, 8)
+
+
+def mlp(row: Row, layer: IntMlp) -> Row:
+    return linear([gelu(z, layer.gelu) for z in linear(row, layer.up, 18)], layer.down, 24)
+
+
+def add(row: Row, addend: Row, weight: int = 32768) -> Row:
+    return [clamp(x + shift_round(y * weight, 23), 16) for x, y in zip(row, addend, strict=True)]
+
+
+def attention(rows: list[Row], layer: IntAttention) -> list[Row]:
+    narrow = [norm(row, layer.norm)[0] for row in rows]
+    query, key, value = (
+        [linear(row, part, 8) for row in narrow] for part in (layer.query, layer.key, layer.value)
+    )
+    attended: list[Row] = [[] for _ in rows]
+    for head in range(layer.heads):
+        score = slice(head * layer.head_dim, (head + 1) * layer.head_dim)
+        for r in range(len(rows)):
+            scores = [dot(query[r][score], k[score]) for k in key]
+            numerators = []
+            for s in scores:
+                distance = (max(scores) - s) * layer.softmax.multiplier
+                mantissa, shift = power(shift_round(distance, layer.softmax.shift))
+                numerators.append(shift_round(mantissa, shift + 8))
+            inverse, t = invert(sum(numerators))
+            factor = Scale(shift_round(inverse * layer.scale.multiplier, 16), t + layer.scale.shift)
+            for d in range(head * layer.value_dim, (head + 1) * layer.value_dim):
+                column = [v[d] for v in value]
+                attended[r].append(scaled(dot(numerators, column), factor, 8))
+    return [add(row, linear(a, layer.output, 24)) for row, a in zip(rows, attended, strict=True)]
+
+
+def route(logits: Row, layer: IntMoe) -> list[tuple[int, int]]:
+    """(expert, Q15 weight) of the chosen experts."""
+    order = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[: layer.top_k]
+    weights = []
+    for logit in logits:
+        distance = (max(logits) - logit) * layer.softmax.multiplier
+        weights.append(shift_round(*power(shift_round(distance, layer.softmax.shift))))
+    total = sum(weights[e] for e in order) if layer.renormalise else sum(weights)
+    inverse, t = invert(total)
+    return [(e, min(32768, shift_round(weights[e] * inverse, t + 1))) for e in order]
+
+
+def moe(row: Row, layer: IntMoe) -> Row:
+    narrow, wide = norm(row, layer.norm)
+    for expert, weight in sorted(route(linear(wide, layer.gate, 24), layer)):
+        row = add(row, mlp(narrow, layer.experts[expert]), weight)
+    return row
+
+
+def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
+    """One frame: patches [patches, inputs] to codes [rows, outputs]."""
+    rows: list[Row] = graph.embed.initial.tolist()
+    for number, patch in enumerate(patches.tolist(), start=graph.embed.first_row):
+        rows[number] = add(rows[number], linear(patch, graph.embed.linear, 24))
+    for layer in graph.layers:
+        if isinstance(layer, IntAttention):
+            rows = attention(rows, layer)
+        elif isinstance(layer, IntDense):
+            rows = [add(row, mlp(norm(row, layer.norm)[0], layer.mlp)) for row in rows]
+        else:
+            rows = [moe(row, layer) for row in rows]
+    head = graph.head
+    last = rows[head.first_row : head.first_row + head.rows]
+    return np.array([linear(norm(row, head.norm)[0], head.linear, 16) for row in last], np.int16)

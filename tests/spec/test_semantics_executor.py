@@ -1,0 +1,53 @@
+"""The executor against a second implementation in plain Python integers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moesaic.spec.execute import Executor
+from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
+from tests.spec import plain_executor
+
+SHAPES = {
+    "mixed": Shape(tokens=6, patches=5, head_rows=5, moe=(False, True)),
+    "top_1": Shape(tokens=4, patches=3, head_rows=3, moe=(True,), top_k=1, experts=3),
+    "renormalised": Shape(
+        tokens=5, patches=4, head_rows=4, moe=(True,), top_k=3, experts=4, renormalise=True
+    ),
+    "unequal_heads": Shape(
+        tokens=5, patches=4, head_rows=4, heads=2, head_dim=5, value_dim=9, moe=(False,)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_executor_equals_plain_integers(name: str) -> None:
+    graph = random_intgraph(SHAPES[name], seed=len(name))
+    x = random_patches(graph, 2, seed=3)
+    got = Executor(graph).run(x)
+    want = np.stack([plain_executor.run(graph, frame) for frame in x])
+    assert got.dtype == np.int16 and (got == want).all()
+    assert len(np.unique(got)) > got.size // 4, "the graph's outputs are nearly constant"
+
+
+def test_frames_do_not_influence_each_other() -> None:
+    graph = random_intgraph(SHAPES["mixed"], seed=1)
+    x = random_patches(graph, 3, seed=2)
+    executor = Executor(graph)
+    together = executor.run(x)
+    assert (executor.run(x[2:]) == together[2:]).all()
+
+
+def test_one_changed_bias_changes_the_output() -> None:
+    graph = random_intgraph(SHAPES["mixed"], seed=1)
+    x = random_patches(graph, 1, seed=2)
+    before = Executor(graph).run(x)
+    linear = graph.head.linear
+    bias = linear.bias.copy()
+    bias[0] += 1 << 20
+    head = replace(graph.head, linear=replace(linear, bias=bias))
+    after = Executor(replace(graph, head=head)).run(x)
+    assert (after[..., 0] != before[..., 0]).any() and (after[..., 1:] == before[..., 1:]).all()

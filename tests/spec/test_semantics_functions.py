@@ -1,0 +1,82 @@
+"""Error bounds of the table functions, over all or nearly all of their arguments."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from moesaic.spec import semantics, tables
+from moesaic.spec.intgraph import Scale
+from tests.spec.semantics_bounds import hold
+
+ALL_Z = torch.arange(-(1 << 17), 1 << 17)
+
+
+def exact_gelu() -> Tensor:
+    x = ALL_Z.double() / 4096
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def test_exp2_error() -> None:
+    exponent = torch.arange(1 << tables.EXPONENT_BITS)
+    mantissa, shift = semantics.exp2_negative(exponent)
+    exact = 255 * 256 * 2.0 ** (-exponent.double() / 128)
+    hold("exp2 table, relative", float((mantissa / 2.0 ** shift.double() / exact - 1).abs().max()))
+
+
+def test_exp2_clamps_large_exponents() -> None:
+    mantissa, shift = semantics.exp2_negative(torch.tensor([4095, 4096, 1 << 40]))
+    assert mantissa.unique().numel() == 1 and shift.tolist() == [31, 31, 31]
+
+
+def reciprocal_error(value: Tensor) -> float:
+    r, t = semantics.reciprocal(value)
+    assert int(r.min()) >= 32768 and int(r.max()) <= 65535
+    return float((r * 2.0**-16 / 2.0 ** t.double() * value.double() - 1).abs().max())
+
+
+def test_reciprocal_error() -> None:
+    # Every mantissa, with the dropped bits all zero and all one.
+    mantissas = torch.arange(1 << 16, 1 << 17)
+    cases = (torch.arange(1, 1 << 17), mantissas << 15, (mantissas << 15) + (1 << 15) - 1)
+    hold("reciprocal, relative", max(reciprocal_error(case) for case in cases))
+
+
+def test_reciprocal_square_root_error() -> None:
+    mantissas = torch.arange(1 << 16, 1 << 18)
+    worst = 0.0
+    low = torch.arange(1, 1 << 18)
+    for value in (low, mantissas << 20, (mantissas << 20) + (1 << 20) - 1, mantissas << 44):
+        r, e = semantics.reciprocal_sqrt(value)
+        assert int(r.min()) >= 32768 and int(r.max()) <= 65535
+        estimate = r * 2.0**-16 / 2.0 ** e.double()
+        worst = max(worst, float((estimate * value.double().sqrt() - 1).abs().max()))
+    hold("reciprocal square root, relative", worst)
+
+
+def test_gelu_error_before_rounding() -> None:
+    error = semantics.gelu_fine(ALL_Z) / 16384 - exact_gelu()
+    hold("GELU before rounding to int8, absolute", float(error.abs().max()))
+
+
+@pytest.mark.parametrize("largest", [0.5, 1.0, 2.0, 3.5, 6.0, 10.0, 20.0, 32.0])
+def test_gelu_int8_is_the_rounded_exact_one_nearly_always(largest: float) -> None:
+    factor = Scale.of(2.0**-14 * 127 / largest)
+    got = semantics.gelu(ALL_Z, factor.multiplier, factor.shift)
+    want = torch.floor(exact_gelu() * 127 / largest + 0.5).clamp(-128, 127)
+    difference = (got - want).abs()
+    assert int(difference.max()) <= 1
+    curved = (ALL_Z.abs() >> 12) < 6  # beyond, GELU is 0 or the identity
+    share = float((difference[curved] > 0).double().mean())
+    if largest == 0.5:  # the finest step is the worst case
+        hold("GELU int8 codes that differ by one, share", share)
+    assert share <= 2.5e-3
+
+
+def test_gelu_is_the_identity_far_right_and_zero_far_left() -> None:
+    factor = Scale.of(2.0**-14 * 4)
+    z = torch.tensor([6 * 4096, 20 * 4096, -6 * 4096, -(1 << 17)])
+    assert semantics.gelu(z, factor.multiplier, factor.shift).tolist() == [24, 80, 0, 0]
