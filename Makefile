@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 TARGET ?= nano
+BUNDLE ?=
 PYTEST_ARGS ?=
 BIN := .venv/bin
 PACKAGES := compiler host hw models sim spec
@@ -41,8 +42,8 @@ verilog: setup  ## build/rtl/TARGET/top.v
 sim: setup  ## the cycle-accurate simulator of TARGET
 	$(BIN)/python -m moesaic.sim.build --target $(TARGET)
 
-bench: setup  ## simulated cycles and simulation speed of TARGET
-	$(BIN)/python -m moesaic.sim.bench --target $(TARGET)
+bench: setup  ## simulation speed of TARGET; with BUNDLE=DIR, cycles of its samples too
+	$(BIN)/python -m moesaic.sim.bench --target $(TARGET) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 # Type checkers see the folders under their import names through links.
 build/types/moesaic: $(MAKEFILE_LIST)

@@ -111,7 +111,6 @@ def run_cocotb(
             "COCOTB_RANDOM_SEED": str(seed),
             "COCOTB_ANSI_OUTPUT": "0",
             "COCOTB_TRUST_INERTIAL_WRITES": "1",
-            "COCOTB_REWRITE_ASSERTION_FILES": "",
             "TOPLEVEL_LANG": "verilog",
             "GPI_USERS": f"{libpython};{cocotb_config.pygpi_entry_point()}",
             "PYGPI_PYTHON_BIN": sys.executable,

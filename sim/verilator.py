@@ -25,7 +25,8 @@ from moesaic.sim.cache import cached, content_key
 from moesaic.spec.errors import UserError
 
 JOBS = 2
-_LUMP_BYTES = 250_000  # of generated C++ in one compiler run: some 5 s
+_LUMP_BYTES = 1_500_000  # of generated C++ at most in one compiler run
+_SHARE_BYTES = 150_000  # below this, dividing the work costs more than the second core saves
 _STANDARD = ("-std=gnu++20", "-fPIC", "-pipe", "-w")
 
 
@@ -182,7 +183,10 @@ def lump(sources: Sequence[Path], folder: Path) -> list[Path]:
     for kind in ("Fast", "Slow"):
         members = [s for s in sources if ("__Slow" in s.name) == (kind == "Slow")]
         total = sum(source.stat().st_size for source in members)
-        groups: list[list[Path]] = [[] for _ in range(-(-total // _LUMP_BYTES))]
+        count = -(-total // _LUMP_BYTES)
+        if kind == "Fast" and total > _SHARE_BYTES:
+            count = JOBS * -(-count // JOBS)
+        groups: list[list[Path]] = [[] for _ in range(count)]
         sizes = [0] * len(groups)
         for source in sorted(members, key=lambda source: -source.stat().st_size):
             smallest = sizes.index(min(sizes))
