@@ -49,6 +49,8 @@ class StationaryLoader(wiring.Component):
         Events: an instruction was accepted, a tile came from the ring, an operand word was read.
     waiting
         Lacks a token.
+    discard
+        A ring word of an expert without tokens was dropped.
     """
 
     def __init__(self, arch: ArchConfig) -> None:
@@ -76,6 +78,7 @@ class StationaryLoader(wiring.Component):
                 "ring_tile": Out(1),
                 "operand_load": Out(1),
                 "waiting": Out(1),
+                "discard": Out(1),
             }
         )
 
@@ -184,6 +187,7 @@ class StationaryLoader(wiring.Component):
                         m.next = "IDLE"
             with m.State("DISCARD"):
                 m.d.comb += self.ring.ready.eq(1)
+                m.d.comb += self.discard.eq(self.ring.valid)
                 with m.If(self.ring.valid):
                     m.d.sync += words.eq(words - 1)
                     with m.If(words == 1):

@@ -55,6 +55,8 @@ class MatrixUnit(wiring.Component):
         Parameter words on their way to the vector unit.
     accumulators
         The vector unit's read port.
+    discard
+        A ring word of an expert without tokens was dropped.
     events
         Counter pulses.
     """
@@ -72,6 +74,7 @@ class MatrixUnit(wiring.Component):
                 "queue": Out(QueueRead(arch)),
                 "parameters": Out(stream.Signature(ring_word)),
                 "accumulators": In(AccumulatorRead(arch)),
+                "discard": Out(1),
                 "events": Out(data.StructLayout({name: 1 for name in EVENTS})),
             }
         )
@@ -105,6 +108,7 @@ class MatrixUnit(wiring.Component):
             walker.taken.eq(issue.taken),
             issue.tile_ready.eq(loader.tile_ready),
             loader.tile_claim.eq(issue.tile_claim),
+            self.discard.eq(loader.discard),
             issue.bank_free.eq(accumulate.bank_free),
             accumulate.claim.eq(issue.bank_claim),
         ]
