@@ -1,0 +1,164 @@
+"""The six units and the memories between them: what the control block resets as one."""
+
+from __future__ import annotations
+
+from amaranth import Module, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from moesaic.hw.axi.arbiter import ReadArbiter
+from moesaic.hw.control.counters import EVENT_BITS
+from moesaic.hw.control.unit import MASTERS, UNIT_EVENTS
+from moesaic.hw.interfaces import (
+    AxiRead,
+    AxiWrite,
+    FaultPort,
+    InstructionPort,
+    WindowSettings,
+)
+from moesaic.hw.matrix.unit import MatrixUnit
+from moesaic.hw.memory.scratchpad import ActivationScratchpad
+from moesaic.hw.router.unit import RouterUnit
+from moesaic.hw.stream.unit import StreamUnit
+from moesaic.hw.transfer.load import LoadUnit
+from moesaic.hw.transfer.store import StoreUnit
+from moesaic.hw.vector.unit import VectorUnit
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Unit, Window
+
+
+class Core(wiring.Component):
+    """Stream, matrix, vector, router, load and store unit, connected.
+
+    Reset it only when ``idle`` is up while ``abort`` is held, or when ``idle`` is up and no
+    instruction is under way: bus transfers cannot be recalled.
+
+    Parameters
+    ----------
+    arch
+        Sizes.
+
+    Attributes
+    ----------
+    <unit>
+        Instructions and tokens of a unit, by its lower-case name.
+    fetch
+        The instruction fetch, which shares the data port.
+    weight_axi<p>, data_read, data_write
+        Bus masters.
+    window<w>, weight<p>
+        Address windows.
+    fault_<unit>
+        Faults of the units with bus masters.
+    abort, idle
+        Stop the masters; they have nothing outstanding.
+    event_<name>
+        What to add to a counter in this cycle.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        ports = range(arch.weight_ports)
+        super().__init__(
+            {
+                **{unit.name.lower(): In(InstructionPort()) for unit in Unit},
+                "fetch": In(AxiRead(arch.data_port_bytes)),
+                **{f"weight_axi{p}": Out(AxiRead(arch.weight_port_bytes)) for p in ports},
+                "data_read": Out(AxiRead(arch.data_port_bytes)),
+                "data_write": Out(AxiWrite(arch.data_port_bytes)),
+                **{f"window{w.value}": In(WindowSettings()) for w in Window},
+                **{f"weight{p}": In(WindowSettings()) for p in ports},
+                **{f"fault_{unit.name.lower()}": Out(FaultPort()) for unit in MASTERS},
+                "abort": In(1),
+                "idle": Out(1),
+                **{f"event_{name}": Out(EVENT_BITS) for name in UNIT_EVENTS},
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        m.submodules.stream = stream = StreamUnit(arch)
+        m.submodules.matrix = matrix = MatrixUnit(arch)
+        m.submodules.vector = vector = VectorUnit(arch)
+        m.submodules.router = router = RouterUnit(arch)
+        m.submodules.load = load = LoadUnit(arch)
+        m.submodules.store = store = StoreUnit(arch)
+        m.submodules.scratchpad = scratchpad = ActivationScratchpad(arch)
+        m.submodules.arbiter = arbiter = ReadArbiter(arch.data_port_bytes, 2)
+        units = {"stream": stream, "matrix": matrix, "vector": vector}
+        units |= {"router": router, "load": load, "store": store}
+
+        for name, unit in units.items():
+            connect(m, flipped(getattr(self, name)), unit.control)
+        # Weights.
+        connect(m, stream.ring, matrix.ring)
+        connect(m, stream.fetched, matrix.fetched)
+        connect(m, router.state, stream.router)
+        m.d.comb += stream.discard.eq(matrix.discard)
+        # Activations: the streamed operand first, for whatever waits for it idles the array.
+        connect(m, matrix.stream_read, scratchpad.read0)
+        connect(m, matrix.stationary_read, scratchpad.read1)
+        connect(m, vector.activation_write, scratchpad.write0)
+        connect(m, load.activation_write, scratchpad.write1)
+        connect(m, load.residual_write, vector.residual_write)
+        # Results.
+        connect(m, vector.accumulators, matrix.accumulators)
+        connect(m, matrix.parameters, vector.parameters)
+        connect(m, vector.logits, router.logits)
+        connect(m, vector.output, store.output)
+        connect(m, matrix.queue, router.matrix)
+        connect(m, vector.queue, router.vector)
+
+        self._connect_bus(m, stream, load, store, arbiter)
+        self._connect_events(m, units)
+        return m
+
+    def _connect_bus(
+        self,
+        m: Module,
+        stream: StreamUnit,
+        load: LoadUnit,
+        store: StoreUnit,
+        arbiter: ReadArbiter,
+    ) -> None:
+        for p in range(self.arch.weight_ports):
+            connect(m, getattr(stream, f"axi{p}"), flipped(getattr(self, f"weight_axi{p}")))
+            connect(m, flipped(getattr(self, f"weight{p}")), getattr(stream, f"window{p}"))
+        # Instructions first: they are few, and everything waits for them.
+        connect(m, flipped(self.fetch), arbiter.master0)
+        connect(m, load.axi, arbiter.master1)
+        connect(m, arbiter.axi, flipped(self.data_read))
+        connect(m, store.axi, flipped(self.data_write))
+        for w in Window:
+            window = getattr(self, f"window{w.value}")
+            targets = [getattr(load, f"window{w.value}")]
+            targets += [store.window] if w is Window.OUTPUT else []
+            for target in targets:
+                m.d.comb += [target.base.eq(window.base), target.size.eq(window.size)]
+        masters = {"stream": stream, "load": load, "store": store}
+        for name, unit in masters.items():
+            connect(m, unit.fault, flipped(getattr(self, f"fault_{name}")))
+            m.d.comb += unit.abort.eq(self.abort)
+        m.d.comb += self.idle.eq(stream.idle & load.idle & store.idle)
+
+    def _connect_events(self, m: Module, units: dict[str, wiring.Component]) -> None:
+        read, write = self.data_read, self.data_write
+        beat_bytes = self.arch.data_port_bytes
+        events: dict[str, Value] = {
+            "data_read_bytes": (read.rvalid & read.rready) * beat_bytes,
+            "data_write_bytes": (write.wvalid & write.wready) * beat_bytes,
+        }
+        for unit in units.values():
+            holders = [unit, *([unit.events] if hasattr(unit, "events") else [])]
+            for name in UNIT_EVENTS:
+                for holder in holders:
+                    try:
+                        events[name] = getattr(holder, name)
+                    except AttributeError:
+                        continue
+        missing = sorted(set(UNIT_EVENTS) - set(events))
+        if missing:
+            raise AssertionError(f"no unit drives the counters {', '.join(missing)}")
+        for name, event in events.items():
+            m.d.comb += getattr(self, f"event_{name}").eq(event)

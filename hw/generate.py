@@ -1,0 +1,65 @@
+"""Write the Verilog of a target: ``python -m moesaic.hw.generate --target nano -o build/rtl/nano``.
+
+The folder gets ``top.v`` (module ``top``, complete) and ``arch.json`` (the configuration, which
+``--target`` accepts too). Both are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from moesaic.hw.top import Accelerator
+from moesaic.hw.verilog import to_verilog
+from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.errors import UserError
+
+
+def top_verilog(arch: ArchConfig) -> str:
+    """Verilog text of the accelerator, module ``top``."""
+    return to_verilog(Accelerator(arch), "top")
+
+
+def generate(arch: ArchConfig, folder: Path) -> list[Path]:
+    """Write ``top.v`` and ``arch.json`` into ``folder``; return their paths.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be written.
+    """
+    outputs = {
+        "top.v": top_verilog(arch),
+        "arch.json": json.dumps(arch.to_dict(), indent=2) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in outputs.items():
+            draft = folder / f".{name}.{os.getpid()}"
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(folder / name)
+    except OSError as error:
+        raise UserError(f"output folder {folder} cannot be written: {error}") from error
+    return [folder / name for name in outputs]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m moesaic.hw.generate", description=__doc__)
+    parser.add_argument("--target", required=True, help="a preset, or a .json file")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write to")
+    options = parser.parse_args(arguments)
+    try:
+        for path in generate(load_arch(options.target), options.output):
+            print(path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
