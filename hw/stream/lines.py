@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.axi.read import beat_layout
-from moesaic.hw.stream.fifo import RamFifo
+from moesaic.hw.memory.fifo import RamFifo
 from moesaic.spec.arch import ArchConfig
 
 SKEW_BEATS = 64
@@ -60,12 +60,12 @@ class LineAssembler(wiring.Component):
             m.submodules[f"skew{port}"] = fifo = RamFifo(port_bits, SKEW_BEATS)
             beats = getattr(self, f"beats{port}")
             m.d.comb += [
-                fifo.i.valid.eq(beats.valid),
-                fifo.i.payload.eq(Cat(beats.payload.data, beats.payload.last)),
-                beats.ready.eq(fifo.i.ready),
-                fifo.o.ready.eq(self.line),
+                fifo.put.valid.eq(beats.valid),
+                fifo.put.payload.eq(Cat(beats.payload.data, beats.payload.last)),
+                beats.ready.eq(fifo.put.ready),
+                fifo.take.ready.eq(self.line),
             ]
-            heads.append(fifo.o)
+            heads.append(fifo.take)
         m.d.comb += last.eq(heads[0].payload[-1])
 
         complete, final = Signal(), Signal()

@@ -7,8 +7,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.axi.read import ReadEngine
+from moesaic.hw.axi.skid import SkidBuffer
 from moesaic.hw.interfaces import AxiRead, FaultPort, InstructionPort, RouterState, WindowSettings
-from moesaic.hw.stream.fifo import RamFifo
+from moesaic.hw.memory.fifo import RamFifo
 from moesaic.hw.stream.lines import LineAssembler
 from moesaic.hw.stream.sequencer import StreamSequencer, stream_command
 from moesaic.spec.arch import ArchConfig
@@ -96,8 +97,11 @@ class StreamUnit(wiring.Component):
             wiring.connect(m, engine.axi, wiring.flipped(getattr(self, f"axi{port}")))
             wiring.connect(m, wiring.flipped(getattr(self, f"window{port}")), engine.window)
             m.d.comb += engine.abort.eq(self.abort)
-        wiring.connect(m, lines.word, ring.i)
-        wiring.connect(m, ring.o, wiring.flipped(self.ring))
+        # The ring is large and far away: its read enable must not hang on the matrix unit.
+        m.submodules.output = output = SkidBuffer(8 * arch.ring_read_bytes)
+        wiring.connect(m, lines.word, ring.put)
+        wiring.connect(m, ring.take, output.i)
+        wiring.connect(m, output.o, wiring.flipped(self.ring))
         wiring.connect(m, wiring.flipped(self.control), sequencer.control)
         wiring.connect(m, wiring.flipped(self.router), sequencer.router)
         wiring.connect(m, sequencer.fetched, wiring.flipped(self.fetched))
