@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
@@ -15,6 +17,9 @@ _LINT = """\
 /* verilator lint_off WIDTHTRUNC */
 """
 
+_EMPTY_WIRE = re.compile(r"^  wire \[-1:0\] .*;\n", re.MULTILINE)
+"""Declaration of a signal of width zero. Verilog has none; nothing refers to it."""
+
 
 def to_verilog(component: wiring.Component, name: str) -> str:
     """Return ``component`` as the Verilog module ``name``, with ports ``clk`` and ``rst``.
@@ -23,4 +28,4 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     component: no source paths, no dates.
     """
     text = verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False)
-    return f"{_LINT}\n{text}\n{RAM_VERILOG}"
+    return f"{_LINT}\n{_EMPTY_WIRE.sub('', text)}\n{RAM_VERILOG}"
