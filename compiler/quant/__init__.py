@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler.ir import Graph
-from moesaic.compiler.quant.build import Builder
+from moesaic.compiler.quant.build import Builder, Done
 from moesaic.compiler.quant.calibrate import calibrate
 from moesaic.compiler.quant.fold import fold_norms
 from moesaic.compiler.quant.measure import Comparison, make_report
@@ -27,6 +27,8 @@ from moesaic.spec.intgraph import IntGraph
 
 __all__ = ["PointReport", "QuantReport", "quantise", "quantise_tasks"]
 
+SAMPLES_MEASURED = 32
+"""Samples on which integer and float are compared, at most: all count for the ranges."""
 HEADROOM_FACTOR = 1.5
 HEADROOM_TRIES = 4
 
@@ -63,21 +65,23 @@ def quantise_tasks(
     UserError
         Samples or weights are unusable, or a layer does not fit the integer formats.
     """
+    if not graphs:
+        raise UserError("no graph to quantise: give at least one task")
     checked = {task: check_samples(task, graph, samples) for task, graph in graphs.items()}
     folded = {task: fold_norms(graph) for task, graph in graphs.items()}
     shared = SharedPoints(folded)
     statistics = calibrate(folded, checked, shared)
     headroom = RESIDUAL_HEADROOM
     for _ in range(HEADROOM_TRIES):
-        scales = Scales(statistics, shared, headroom)
-        built = {task: Builder(task, graph, scales).build() for task, graph in folded.items()}
+        scales, done = Scales(statistics, shared, headroom), Done()
+        built = {task: Builder(task, graph, scales, done).build() for task, graph in folded.items()}
         runs = {
-            task: Comparison(graph, built[task], checked[task]) for task, graph in folded.items()
+            task: Comparison(graph, built[task], checked[task][:SAMPLES_MEASURED])
+            for task, graph in folded.items()
         }
         if not any(run.saturated for run in runs.values()):
             reports = {
-                task: make_report(task, graph, scales, runs[task], len(checked[task]))
-                for task, graph in folded.items()
+                task: make_report(task, graph, scales, runs[task]) for task, graph in folded.items()
             }
             return built, reports
         # The integer run left the float run's range, through a flipped expert for example.

@@ -8,6 +8,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, quantise_linear, round_half_up
 from moesaic.compiler.quant.points import Site, mlp_hidden, sites
 from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES, Scales
+from moesaic.compiler.quant.share import digest
 from moesaic.spec import semantics, tables
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import (
@@ -29,6 +30,9 @@ EPSILON_BITS = 48
 WIDE_STEPS = 256
 """Steps of the 16-bit normalised row in one step of the 8-bit one."""
 
+Done = dict[tuple[str, float, float], IntLinear]
+"""(digest of the float layer, input step, output step) to the integer layer."""
+
 
 class Builder:
     """Quantises the layers of one task.
@@ -39,10 +43,13 @@ class Builder:
         The task's name and float graph, norms folded.
     scales
         One real value per step of every point.
+    done
+        Linear layers of the tasks before, and where this task's go: equal layers with equal
+        scales become one object.
     """
 
-    def __init__(self, task: str, graph: ir.Graph, scales: Scales) -> None:
-        self.task, self.graph, self.scales = task, graph, scales
+    def __init__(self, task: str, graph: ir.Graph, scales: Scales, done: Done) -> None:
+        self.task, self.graph, self.scales, self.done = task, graph, scales, done
         self.sites = {site.role: site for site in sites(graph)}
         self.residual = scales.residual(task)
         self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)
@@ -92,7 +99,7 @@ class Builder:
         return self._moe(number, layer, norm)
 
     def _attention(self, number: int, layer: ir.Attention) -> IntAttention:
-        self._prove_attention(layer)
+        prove_attention(layer, self.graph.tokens)
         step = {
             part: self.scales.int8(self.task, f"{number}.{part}")
             for part in ("norm", "query", "key", "value", "attention")
@@ -115,16 +122,6 @@ class Builder:
             scale=_scale(step["value"] / step["attention"], f"attention of {layer.name}"),
             name=layer.name,
         )
-
-    def _prove_attention(self, layer: ir.Attention) -> None:
-        """Q*K^T and P*V have no weights: their largest sums follow from the shapes alone."""
-        tokens = self.graph.tokens
-        if max(tokens * 255 * 128, layer.head_dim * 128 * 128) > ACCUMULATOR_MAX:
-            raise UserError(
-                f"attention {layer.name} must have at most {ACCUMULATOR_MAX // (255 * 128)} tokens"
-                f" and {ACCUMULATOR_MAX // (128 * 128)} dimensions per head for its sums to fit"
-                f" 32 bits, not {tokens} and {layer.head_dim}: choose a smaller model"
-            )
 
     def _moe(self, number: int, layer: ir.Moe, norm: IntNorm) -> IntMoe:
         logit = self.scales.logits(self.task, number)
@@ -170,7 +167,27 @@ class Builder:
     def _linear(self, role: str, source: float, target: float) -> IntLinear:
         site: Site = self.sites[role]
         power = self.scales.statistics.powers[self.scales.shared.find(self.task, site.source)]
-        return quantise_linear(site, source, target, power.mean(site.linear.inputs))
+        key = (digest(site), source, target)
+        if key not in self.done:
+            importance = power.mean(site.linear.inputs)
+            self.done[key] = quantise_linear(site, source, target, importance)
+        return self.done[key]
+
+
+def prove_attention(layer: ir.Attention, tokens: int) -> None:
+    """Q*K^T and P*V have no weights: their largest sums follow from the shapes alone.
+
+    Raises
+    ------
+    UserError
+        A sum could leave int32.
+    """
+    if max(tokens * 255 * 128, layer.head_dim * 128 * 128) > ACCUMULATOR_MAX:
+        raise UserError(
+            f"attention {layer.name} must have at most {ACCUMULATOR_MAX // (255 * 128)} tokens"
+            f" and {ACCUMULATOR_MAX // (128 * 128)} dimensions per head for its sums to fit"
+            f" 32 bits, not {tokens} and {layer.head_dim}: choose a smaller model"
+        )
 
 
 def _scale(value: float, what: str) -> Scale:

@@ -26,6 +26,8 @@ class Comparison:
 
     Attributes
     ----------
+    samples
+        How many.
     saturated
         Residual values that reached full scale in the integer run.
     """
@@ -34,6 +36,7 @@ class Comparison:
         self.graph = graph
         self.signal = self.noise = 0.0
         self.saturated = 0
+        self.samples = len(samples)
         self._flipped: dict[int, int] = defaultdict(int)
         self._tokens: dict[int, int] = defaultdict(int)
         executor = Executor(integer)
@@ -84,13 +87,11 @@ class Comparison:
             self._tokens[number] += differs.numel()
 
 
-def make_report(
-    task: str, graph: ir.Graph, scales: Scales, comparison: Comparison, samples: int
-) -> QuantReport:
+def make_report(task: str, graph: ir.Graph, scales: Scales, comparison: Comparison) -> QuantReport:
     """Collect the figures of one task."""
     return QuantReport(
         task=task,
-        samples=samples,
+        samples=comparison.samples,
         sqnr_db=comparison.sqnr_db,
         routing_flips=comparison.flips,
         points=_points(task, graph, scales),

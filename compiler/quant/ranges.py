@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-BINS_PER_OCTAVE = 32
+BINS_PER_OCTAVE = 128
+"""Bins 0.5 % wide: less than one of 127 steps."""
 LOWEST_LOG2, HIGHEST_LOG2 = -40, 40
 BINS = BINS_PER_OCTAVE * (HIGHEST_LOG2 - LOWEST_LOG2)
 
@@ -38,7 +39,7 @@ class Range:
         self.counts += np.bincount(index.clip(max=BINS - 1), minlength=BINS)
 
     def clipped_share(self, clip: float) -> float:
-        """Share of values whose magnitude is above ``clip``, to the width of a bin (2 %)."""
+        """Share of values whose magnitude is above ``clip``, to the width of a bin."""
         total = int(self.counts.sum())
         return float(self.counts[self._centres() > clip].sum() / total) if total else 0.0
 

@@ -28,8 +28,9 @@ class QuantReport:
 
     task: str
     samples: int
+    """Samples that SQNR and flips were measured on."""
     sqnr_db: float
-    """Of the integer graph's output against the float64 run, over all samples."""
+    """Of the integer graph's output against the float64 run."""
     routing_flips: dict[str, float]
     """MoE layer's name to the share of tokens whose set of chosen experts differs from float's."""
     points: dict[str, PointReport]

@@ -36,16 +36,18 @@ class SharedPoints:
 
     def __init__(self, graphs: dict[str, ir.Graph]) -> None:
         self._parent: dict[Key, Key] = {}
+        first_task, *other_tasks = graphs
+        for task in other_tasks:
+            # One residual scale for all: the first residual is a tensor that tasks share, too.
+            self._join((task, "residual"), (first_task, "residual"))
         equal: dict[str, list[tuple[str, Site]]] = defaultdict(list)
         for task, graph in graphs.items():
             for site in sites(graph):
                 equal[digest(site)].append((task, site))
-                # One residual scale for all: the first residual and its addends differ otherwise.
-                self._join((task, "residual"), (next(iter(graphs)), "residual"))
-        for (first_task, first), *others in equal.values():
+        for (owner, first), *others in equal.values():
             for task, site in others:
-                self._join((task, site.source), (first_task, first.source))
-                self._join((task, site.target), (first_task, first.target))
+                self._join((task, site.source), (owner, first.source))
+                self._join((task, site.target), (owner, first.target))
 
     def find(self, task: str, point: str) -> Key:
         """The representative of a point's set: the name under which its statistics are kept."""

@@ -1,0 +1,199 @@
+"""Whole graphs: accuracy of the integer form, its report, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moesaic.compiler import ir
+from moesaic.compiler.frontend.float_reference import run_float
+from moesaic.compiler.quant import quantise, quantise_tasks
+from moesaic.compiler.quant.build import prove_attention
+from moesaic.compiler.quant.fold import fold_norms
+from moesaic.compiler.quant.measure import Comparison
+from moesaic.models.config import M3ViTConfig
+from moesaic.models.m3vit import trained_model
+from moesaic.models.metrics import depth_rmse, mean_iou, sqnr_db
+from moesaic.models.scenes import HELDOUT_SEED, make_batch
+from moesaic.spec.errors import UserError
+from moesaic.spec.execute import Executor
+from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.intgraph import IntMoe
+from tests.compiler.quant_models import SMALL, float_graph, random_graph, random_samples
+
+
+def changed(**fields: object) -> M3ViTConfig:
+    return replace(SMALL, **fields)  # type: ignore[arg-type]
+
+
+CONFIGS = {
+    "small": SMALL,
+    "top_1": changed(top_k=1, experts=3),
+    "renormalised": changed(gate_mode="softmax_topk_renorm", top_k=4, experts=6),
+    "all_moe": changed(moe_layers="all", dim=72, heads=3),
+    "no_moe": changed(moe_layers="none", class_token=False, heads=1),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_models_keep_25_db(name: str) -> None:
+    config = CONFIGS[name]
+    graph = random_graph(config, seed=len(name))
+    integer, report = quantise(graph, random_samples(config), "seg")
+    assert report.sqnr_db >= 25
+    assert integer.tokens == config.tokens and integer.macs > 0
+    assert all(flips <= 0.15 for flips in report.routing_flips.values())
+    fresh = random_samples(config, seed=99)
+    got = dequantise_output(integer, Executor(integer).run(quantise_input(integer, fresh)))
+    assert sqnr_db(run_float(graph, fresh), got) >= 22
+
+
+def test_trained_model_keeps_its_accuracy() -> None:
+    model = trained_model()
+    size = model.config.height, model.config.width
+    samples = make_batch(range(8), *size).image
+    graphs = {task: float_graph(model, task) for task in ("seg", "depth")}
+    integer, reports = quantise_tasks(graphs, {task: samples for task in graphs})
+    scenes = make_batch(range(HELDOUT_SEED, HELDOUT_SEED + 16), *size)
+    exact, got = {}, {}
+    for task, graph in integer.items():
+        assert reports[task].sqnr_db >= 28
+        exact[task] = run_float(graphs[task], scenes.image)
+        codes = Executor(graph).run(quantise_input(graph, scenes.image))
+        got[task] = dequantise_output(graph, codes)
+        assert sqnr_db(exact[task], got[task]) >= 28
+    iou = [mean_iou(x["seg"].argmax(1), scenes.seg) for x in (exact, got)]
+    assert abs(iou[0] - iou[1]) <= 0.01
+    rmse = [depth_rmse(x["depth"], scenes.depth) for x in (exact, got)]
+    assert abs(rmse[1] / rmse[0] - 1) <= 0.02
+
+
+def test_folding_norms_keeps_the_function() -> None:
+    graph, samples = random_graph(seed=3), random_samples(count=2)
+    before = run_float(graph, samples)
+    folded = fold_norms(graph)
+    assert np.abs(run_float(folded, samples) - before).max() <= 1e-5 * np.abs(before).max()
+    assert all((layer.norm.gamma == 1).all() for layer in folded.layers)
+    assert not all((layer.norm.gamma == 1).all() for layer in graph.layers)
+
+
+def test_report_is_json_and_complete() -> None:
+    _, report = quantise(random_graph(), random_samples(), "seg")
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values["samples"] == 4 and values["task"] == "seg"
+    assert set(values["routing_flips"]) == {"blocks.1.mlp"}
+    points = values["points"]
+    assert {"input", "residual", "0.query", "1.hidden", "3.logits", "3.expert4.hidden"} <= set(
+        points
+    )
+    for name, point in points.items():
+        bits = point["bits"]
+        assert point["scale"] == pytest.approx(point["clip"] / (2 ** (bits - 1) - 1)), name
+        assert 0 <= point["clipped"] < 0.05
+    assert points["residual"]["clip"] >= 1.49 * points["residual"]["maximum"]
+    assert points["output"]["clip"] == pytest.approx(1.25 * points["output"]["maximum"], rel=1e-3)
+
+
+def test_flips_are_seen_when_the_gate_is_wrong() -> None:
+    graph, samples = random_graph(), random_samples()
+    integer, report = quantise(graph, samples, "seg")
+    layers = list(integer.layers)
+    moe = layers[3]
+    assert isinstance(moe, IntMoe)
+    gate = replace(moe.gate, weight=-moe.gate.weight)
+    layers[3] = replace(moe, gate=gate)
+    wrong = Comparison(graph, replace(integer, layers=tuple(layers)), samples)
+    assert wrong.flips["blocks.1.mlp"] > 0.5 > report.routing_flips["blocks.1.mlp"]
+    assert wrong.sqnr_db < report.sqnr_db - 10
+
+
+def test_saturated_residual_is_seen() -> None:
+    graph, samples = random_graph(), random_samples(count=2)
+    integer, _ = quantise(graph, samples, "seg")
+    assert Comparison(graph, integer, samples).saturated == 0
+    initial = np.full_like(integer.embed.initial, 32767)
+    full = replace(integer, embed=replace(integer.embed, initial=initial))
+    assert Comparison(graph, full, samples).saturated > 0
+
+
+def silenced(graph: ir.Graph, expert: int) -> ir.Graph:
+    """The graph whose gate never chooses one expert."""
+    layers = list(graph.layers)
+    moe = layers[3]
+    assert isinstance(moe, ir.Moe)
+    bias = moe.gate.bias.copy()
+    bias[expert] = -100.0
+    layers[3] = replace(moe, gate=replace(moe.gate, bias=bias))
+    return replace(graph, layers=layers)
+
+
+def test_expert_without_tokens_gets_a_range_and_a_note() -> None:
+    integer, report = quantise(silenced(random_graph(), 2), random_samples(), "seg")
+    assert any("expert 2 of blocks.1.mlp: no sample" in note for note in report.notes)
+    assert len(report.notes) == 1 and report.sqnr_db >= 25
+    moe = integer.layers[3]
+    assert isinstance(moe, IntMoe) and moe.experts[2].up.weight.any()
+
+
+def test_large_activations_are_noted() -> None:
+    graph = random_graph()
+    layers = list(graph.layers)
+    mlp = layers[1]
+    assert isinstance(mlp, ir.Mlp)
+    up = replace(mlp.up, bias=mlp.up.bias + np.float32(40))
+    layers[1] = replace(mlp, up=up)
+    _, report = quantise(replace(graph, layers=layers), random_samples(), "seg")
+    assert any("saturate at 32" in note and "blocks.0.mlp" in note for note in report.notes)
+
+
+def bad_samples() -> dict[str, tuple[np.ndarray, str]]:
+    good = random_samples(count=2)
+    nan, infinite = good.copy(), good.copy()
+    nan[1, 0, 3, 3], infinite[0, 1, 0, 0] = np.nan, np.inf
+    return {
+        "nan": (nan, "sample 1 holds NaN"),
+        "infinity": (infinite, "sample 0 holds NaN or infinity"),
+        "shape": (good[:, :2], "shape samples x 3 x 32 x 48"),
+        "scalar": (np.float32(3), "shape samples x 3 x 32 x 48"),
+        "none": (good[:0], "at least one sample"),
+        "constant": (np.full_like(good, 0.25), "all are 0.25"),
+        "text": (good.astype(str), "must be numbers"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_samples())
+def test_bad_samples_are_refused(name: str) -> None:
+    samples, message = bad_samples()[name]
+    with pytest.raises(UserError, match=message) as caught:
+        quantise(random_graph(), samples, "seg")
+    assert "'image'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_samples_name_task_and_input() -> None:
+    with pytest.raises(UserError, match="task 'seg'.*'image'"):
+        quantise_tasks({"seg": random_graph()}, {"depth": random_samples()})
+
+
+def test_nan_weights_name_the_node() -> None:
+    graph = random_graph()
+    layers = list(graph.layers)
+    attention = layers[2]
+    assert isinstance(attention, ir.Attention)
+    weight = attention.key.weight.copy()
+    weight[3, 3] = np.nan
+    layers[2] = replace(attention, key=replace(attention.key, weight=weight))
+    with pytest.raises(UserError, match="blocks.1.attention/key"):
+        quantise(replace(graph, layers=layers), random_samples(), "seg")
+
+
+def test_too_large_sums_of_attention_name_it() -> None:
+    attention = random_graph().layers[0]
+    assert isinstance(attention, ir.Attention)
+    prove_attention(attention, 65793)
+    with pytest.raises(UserError, match="blocks.0.attention must have at most 65793 tokens"):
+        prove_attention(attention, 65794)
+    with pytest.raises(UserError, match="131071 dimensions per head"):
+        prove_attention(replace(attention, head_dim=1 << 17), 9)
