@@ -11,6 +11,7 @@ BINS_PER_OCTAVE = 128
 """Bins 0.5 % wide: less than one of 127 steps."""
 LOWEST_LOG2, HIGHEST_LOG2 = -40, 40
 BINS = BINS_PER_OCTAVE * (HIGHEST_LOG2 - LOWEST_LOG2)
+_CENTRES = 2.0 ** ((np.arange(BINS) + 0.5) / BINS_PER_OCTAVE + LOWEST_LOG2)
 
 CLIP_STEP = 0.97
 CLIP_STEPS = 60
@@ -40,26 +41,30 @@ class Range:
 
     def clipped_share(self, clip: float) -> float:
         """Share of values whose magnitude is above ``clip``, to the width of a bin."""
-        total = int(self.counts.sum())
-        return float(self.counts[self._centres() > clip].sum() / total) if total else 0.0
+        counts, centres = self._occupied()
+        return float(counts[centres > clip].sum() / max(counts.sum(), 1))
 
     def error(self, clip: float, levels: int) -> float:
         """Mean squared error of rounding to multiples of ``clip / levels``, at most ``clip``."""
-        total = int(self.counts.sum())
-        if total == 0:
-            return 0.0
-        step, centres = clip / levels, self._centres()
-        rounded = np.minimum(np.floor(centres / step + 0.5), levels) * step
-        return float((self.counts * (centres - rounded) ** 2).sum() / total)
+        return _error(*self._occupied(), clip, levels)
 
     def best_clip(self, levels: int = 127) -> float:
         """The clip of least :meth:`error`, from the maximum downwards; 1.0 if all values are 0."""
         if self.maximum == 0.0:
             return 1.0
+        counts, centres = self._occupied()
         clips = [self.maximum * CLIP_STEP**power for power in range(CLIP_STEPS)]
-        return min(clips, key=lambda clip: self.error(clip, levels))
+        return min(clips, key=lambda clip: _error(counts, centres, clip, levels))
 
-    def _centres(self) -> NDArray[np.float64]:
-        exponent = (np.arange(BINS) + 0.5) / BINS_PER_OCTAVE + LOWEST_LOG2
-        centres: NDArray[np.float64] = np.minimum(2.0**exponent, self.maximum)
-        return centres
+    def _occupied(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Counts and central magnitudes of the bins that are not empty."""
+        bins = np.flatnonzero(self.counts)
+        return self.counts[bins], np.minimum(_CENTRES[bins], self.maximum)
+
+
+def _error(
+    counts: NDArray[np.int64], centres: NDArray[np.float64], clip: float, levels: int
+) -> float:
+    step = clip / levels
+    rounded = np.minimum(np.floor(centres / step + 0.5), levels) * step
+    return float((counts * (centres - rounded) ** 2).sum() / max(counts.sum(), 1))
