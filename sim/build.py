@@ -12,7 +12,7 @@ from pathlib import Path
 
 import moesaic.hw
 import moesaic.spec
-from moesaic.hw.top import top_verilog
+from moesaic.hw.generate import top_verilog
 from moesaic.sim.cache import cached, content_key
 from moesaic.sim.library import TraceFormat, build_library
 from moesaic.sim.progress import progress
