@@ -6,6 +6,7 @@ from pathlib import Path
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.load import read_model
+from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.recognise import read_embedding, read_head, read_layers
 from moesaic.compiler.frontend.trace import trace
 from moesaic.compiler.frontend.views import NotRecognised
@@ -55,5 +56,16 @@ def load_graph(path: str | Path, task: str = "default") -> ir.Graph:
         embed=embed,
         layers=layers,
         head=head,
-        notes=list(dict.fromkeys(notes)),
+        notes=_summarise(notes),
     )
+
+
+def _summarise(notes: list[Note]) -> list[str]:
+    """Return one line per kind of note, naming the first node."""
+    nodes: dict[str, list[str]] = {}
+    for text, node in notes:
+        nodes.setdefault(text, []).append(node)
+    return [
+        f"{text}: {first}" + (f" and {len(more)} more" if more else "")
+        for text, (first, *more) in nodes.items()
+    ]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from moesaic.compiler.frontend.composite import TANH_NOTE
+from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import LinearReading, per_column, read_linear
 from moesaic.compiler.frontend.views import (
     Arena,
@@ -84,7 +85,7 @@ def _compute(arena: Arena, view: View, product: RealArray) -> RealArray:
     return view.scale * value + view.offset
 
 
-def read_activation(arena: Arena, view: View) -> tuple[LinearReading, str | None]:
+def read_activation(arena: Arena, view: View) -> tuple[LinearReading, Note | None]:
     """Read [R, C] values as GELU of a linear layer.
 
     Returns the linear layer and a note if GELU is written in its tanh approximation. The
@@ -115,7 +116,7 @@ def read_activation(arena: Arena, view: View) -> tuple[LinearReading, str | None
                 difference = np.abs(computed - form(SAMPLES)[:, None]).max()
                 if difference < TOLERANCE:
                     before = leaf.affine(np.broadcast_to(factor, scale.shape), 0.0)
-                    note = TANH_NOTE.format(node) if form is gelu_tanh else None
+                    note = (TANH_NOTE, node) if form is gelu_tanh else None
                     return read_linear(arena, before), note
                 deviation = min(deviation, float(difference))
     raise NotRecognised(

@@ -23,6 +23,7 @@ from moesaic.compiler.frontend.views import (
     Unary,
     View,
     constant_view,
+    finite,
 )
 
 Value = View | NDArray[np.generic]
@@ -55,9 +56,9 @@ class Algebra:
         if not isinstance(left, View) and not isinstance(right, View):
             return np.asarray(left + right)  # type: ignore[operator]
         if not isinstance(right, View):
-            return as_view(left).affine(1.0, np.asarray(right, np.float64))
+            return as_view(left).affine(1.0, finite(right))
         if not isinstance(left, View):
-            return right.affine(1.0, np.asarray(left, np.float64))
+            return right.affine(1.0, finite(left))
         shape = np.broadcast_shapes(left.shape, right.shape)
         terms = (left.broadcast(shape), right.broadcast(shape))
         source = Sum(self.node, self.name, int(np.prod(shape)), terms=terms)
@@ -74,9 +75,9 @@ class Algebra:
         if not isinstance(left, View) and not isinstance(right, View):
             return np.asarray(left * right)  # type: ignore[operator]
         if not isinstance(right, View):
-            return as_view(left).affine(np.asarray(right, np.float64), 0.0)
+            return as_view(left).affine(finite(right), 0.0)
         if not isinstance(left, View):
-            return right.affine(np.asarray(left, np.float64), 0.0)
+            return right.affine(finite(left), 0.0)
         shape = np.broadcast_shapes(left.shape, right.shape)
         left, right = left.broadcast(shape), right.broadcast(shape)
         for centred, inverse in ((left, right), (right, left)):
@@ -100,7 +101,8 @@ class Algebra:
         """Return 1 / value."""
         if isinstance(value, View):
             return self.unary("reciprocal", value)
-        return np.asarray(1.0 / np.asarray(value, np.float64))
+        with np.errstate(divide="ignore"):  # refused where the result is used
+            return np.asarray(1.0 / np.asarray(value, np.float64))
 
     def row_sum(self, rows: View) -> View:
         """Return the sums over the last axis."""
@@ -110,6 +112,8 @@ class Algebra:
 
     def norm(self, rows: View, epsilon: float) -> View:
         """Return [R, C] rows normalised over the last axis."""
+        if epsilon <= 0:
+            raise NotRecognised(f"the epsilon of a LayerNorm must be positive, not {epsilon:g}")
         source = Norm(self.node, self.name, rows.ids.size, rows=rows, epsilon=epsilon)
         return self._new(source, rows.shape, "norm", epsilon, rows.digest())
 

@@ -10,7 +10,7 @@ from moesaic.compiler.frontend.operators import Call, Handler, softmax
 from moesaic.compiler.frontend.views import Experts, NotRecognised, View
 from moesaic.compiler.ir import FloatArray
 
-TANH_NOTE = "{} asks for the tanh approximation of GELU; the accelerator computes the erf form"
+TANH_NOTE = "the tanh approximation of GELU is computed in the erf form"
 
 
 def _transpose(value: Value, order: list[int]) -> Value:
@@ -104,7 +104,7 @@ def _microsoft_moe(call: Call) -> list[Value]:
         renormalise=bool(attributes.get("normalize_routing_weights", 0)),
     )
     # ONNX Runtime's own kernels take the tanh form for "gelu".
-    call.notes.append(TANH_NOTE.format(call.algebra.node))
+    call.notes.append((TANH_NOTE, call.algebra.node))
     call.algebra.arena.add(source)
     return [call.algebra.arena.view(source, rows.shape)]
 

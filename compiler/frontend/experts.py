@@ -9,6 +9,7 @@ import numpy as np
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.activation import read_activation
 from moesaic.compiler.frontend.algebra import is_uniform
+from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import (
     NormalisedLinear,
     State,
@@ -53,12 +54,12 @@ class Gate:
 
 
 def _column(view: View) -> View:
-    """Return the one column of an [R, C] view whose columns are all equal, unscaled."""
+    """Return the one column of [R, C] elements whose columns are all equal."""
     if not (view.ids == view.ids[:, :1]).all():
         raise NotRecognised("the weight of an expert differs between channels")
     if view.offset.any():
         raise NotRecognised("a constant is added to the weight of an expert")
-    return view[:, 0]
+    return view[:, 0].plain
 
 
 def _slots(arena: Arena, indices: View) -> tuple[TopKValues, IndexArray, IndexArray]:
@@ -154,12 +155,8 @@ def _read_mask(arena: Arena, mask: View) -> tuple[int, tuple[TopKValues, IndexAr
 
 
 def read_gate(arena: Arena, view: View) -> Gate:
-    """Read [tokens, channels] values as the weight of one expert."""
+    """Read [tokens, channels] values as the weight of one expert, without their scale."""
     column = _column(view)
-    factor = float(column.scale[0])
-    if not is_uniform(column.scale, factor):
-        raise NotRecognised("the weight of an expert is scaled by token")
-    column = column.plain
     source = arena.source_of(column)
     local = column.ids - source.start
     if isinstance(source, Scatter):
@@ -184,7 +181,6 @@ def read_gate(arena: Arena, view: View) -> Gate:
         gate = _masked(arena, [arena.inside(column, part) for part in (source.left, source.right)])
     else:
         raise NotRecognised(f"{source.node} is not a table of gate weights")
-    gate.factor *= factor
     return gate
 
 
@@ -240,7 +236,7 @@ class ExpertReading:
 
 
 def read_expert(
-    arena: Arena, state: State, view: View, factor: float, notes: list[str]
+    arena: Arena, state: State, view: View, factor: float, notes: list[Note]
 ) -> ExpertReading:
     """Read [tokens, channels] values as ``factor`` times an MLP of the normalised residual."""
     down = read_linear(arena, view)
@@ -254,7 +250,7 @@ def read_expert(
 
 
 def read_loop(
-    arena: Arena, state: State, pairs: list[tuple[View, View]], notes: list[str]
+    arena: Arena, state: State, pairs: list[tuple[View, View]], notes: list[Note]
 ) -> ir.Moe:
     """Read a sum of products, each of a gate weight and an expert, in either order."""
     experts: dict[int, ExpertReading] = {}
@@ -271,7 +267,9 @@ def read_loop(
             raise NotRecognised(f"{gate.choice.node} and {first.choice.node} must be one router")
         if gate.expert in experts:
             raise NotRecognised(f"expert {gate.expert} of {gate.choice.node} stands there twice")
-        experts[gate.expert] = read_expert(arena, state, value, gate.factor, notes)
+        # A scale of the weight may differ by channel: it scales the expert's result.
+        scaled = value.affine(weight.scale, 0.0)
+        experts[gate.expert] = read_expert(arena, state, scaled, gate.factor, notes)
     assert first is not None
     router = read_router(arena, state, first)
     count = router.weight.shape[0]

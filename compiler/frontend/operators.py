@@ -21,6 +21,9 @@ from moesaic.compiler.frontend.views import (
     View,
 )
 
+Note = tuple[str, str]
+"""What a report should say, and the node that it is about."""
+
 
 @dataclass
 class Call:
@@ -31,7 +34,7 @@ class Call:
     inputs: list[Value | None]
     attributes: dict[str, Any]
     opset: int
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     def value(self, index: int) -> Value:
         """Return an input that must be there."""
@@ -94,7 +97,7 @@ def _cast(call: Call) -> list[Value]:
         for source in call.algebra.arena.sources_of(call.view(0))
     )
     if target in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
-        call.notes.append(f"{call.algebra.node} rounds to 16 bits; the rounding is left out")
+        call.notes.append(("rounding to 16 bits is left out", call.algebra.node))
     elif target not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE) and not exact:
         raise NotRecognised("activations cannot be cast to integers")
     return [call.value(0)]

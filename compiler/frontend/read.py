@@ -101,6 +101,8 @@ class State:
             raise NotRecognised(
                 f"it has {rows.shape[1]} channels, the residual stream {self.view.shape[1]}"
             )
+        if rows.same(self.view):
+            return np.arange(rows.shape[0])
         found = [self._tokens.get(rows[r].digest(), NONE) for r in range(rows.shape[0])]
         if NONE in found:
             raise NotRecognised("it does not read the residual stream as it is before this layer")

@@ -7,6 +7,7 @@ import numpy as np
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.attention import read_attention
 from moesaic.compiler.frontend.experts import read_expert, read_loop, read_node
+from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import (
     State,
     per_column,
@@ -90,7 +91,9 @@ def _last_state(arena: Arena, norm: Norm) -> State:
     sources = arena.sources_of(norm.rows)
     channels = norm.rows.shape[1]
     if len(sources) == 1 and isinstance(sources[0], Sum):
-        return State(arena.view(sources[0], (sources[0].size // channels, channels)))
+        stream = arena.view(sources[0], (sources[0].size // channels, channels))
+        # A constant that is added behind the last layer belongs to that layer's bias.
+        return State(stream.affine(1.0, per_column(norm.rows.offset, "offset")))
     return State(norm.rows)
 
 
@@ -156,7 +159,7 @@ def _pair(arena: Arena, view: View) -> list[tuple[View, View]] | None:
     return None
 
 
-def _read_layer(arena: Arena, update: _Update, state: State, notes: list[str]) -> ir.Layer:
+def _read_layer(arena: Arena, update: _Update, state: State, notes: list[Note]) -> ir.Layer:
     """Read what one residual update adds."""
     sources = [arena.source_of(term) for term in update.terms]
     pairs: list[tuple[View, View]] = []
@@ -191,7 +194,7 @@ def _read_layer(arena: Arena, update: _Update, state: State, notes: list[str]) -
     return ir.Mlp(norm, up, expert.down, linear.name)
 
 
-def read_layers(arena: Arena, state: State, notes: list[str]) -> tuple[list[ir.Layer], State]:
+def read_layers(arena: Arena, state: State, notes: list[Note]) -> tuple[list[ir.Layer], State]:
     """Walk back to the embedding; returns the layers in order and the first residual stream."""
     streams = {
         source.start

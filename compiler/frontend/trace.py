@@ -10,7 +10,7 @@ from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.algebra import Algebra, Value
 from moesaic.compiler.frontend.composite import COMPOSITES
 from moesaic.compiler.frontend.load import OnnxGraph, attribute_constant, describe, node_name
-from moesaic.compiler.frontend.operators import OPERATORS, Call
+from moesaic.compiler.frontend.operators import OPERATORS, Call, Note
 from moesaic.compiler.frontend.views import Arena, Input, NotRecognised, View
 from moesaic.spec.errors import UserError
 
@@ -39,7 +39,7 @@ ADVICE = {
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform")
 
 
-def trace(graph: OnnxGraph) -> tuple[Arena, Input, View, list[str]]:
+def trace(graph: OnnxGraph) -> tuple[Arena, Input, View, list[Note]]:
     """Run a graph; returns the arena, the input, the output and notes for reports.
 
     Raises
@@ -54,7 +54,7 @@ def trace(graph: OnnxGraph) -> tuple[Arena, Input, View, list[str]]:
     arena.add(source)
     values: dict[str, Value] = dict(graph.constants)
     values[graph.input_name] = arena.view(source, graph.input_shape)
-    notes: list[str] = []
+    notes: list[Note] = []
     for node in graph.nodes:
         algebra.node, algebra.name = describe(node), node_name(node)
         try:
@@ -86,19 +86,21 @@ def _run(
     node: onnx.NodeProto,
     inputs: list[Value | None],
     graph: OnnxGraph,
-    notes: list[str],
+    notes: list[Note],
 ) -> list[Value]:
     domain = "" if node.domain == "ai.onnx" else node.domain
     has_subgraph = any(attribute.HasField("g") for attribute in node.attribute)
+    arrays = [value for value in inputs if not isinstance(value, View)]
     if domain == "" and not has_subgraph and node.op_type not in RANDOM:
         if node.op_type == "Constant":
             stored = attribute_constant(node, graph.path)
             if stored is not None:
                 return [stored]
-        arrays = [value for value in inputs if not isinstance(value, View)]
         if len(arrays) == len(inputs):
+            _check_signature(node, graph.opsets[""])
             return list(layout.evaluate(node, arrays, graph.opsets))
         if layout.is_layout(node, inputs):
+            _check_signature(node, graph.opsets[""])
             return layout.move(node, inputs, graph.opsets)
     handler = COMPOSITES.get((domain, node.op_type))
     if handler is None and domain == "":
@@ -110,8 +112,25 @@ def _run(
             f"{describe(node)} of {graph.path} is not supported on the accelerator: "
             f"there is no unit for {operator}; {advice}"
         )
+    if domain == "":
+        _check_signature(node, graph.opsets[""])
     attributes = {a.name: _decode(helper.get_attribute_value(a)) for a in node.attribute}
     return handler(Call(algebra, node, inputs, attributes, graph.opsets[""], notes))
+
+
+def _check_signature(node: onnx.NodeProto, opset: int) -> None:
+    """Refuse a standard operator with too few or too many inputs, or with foreign attributes."""
+    if not onnx.defs.has(node.op_type, opset):
+        return
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        raise NotRecognised(
+            f"it must have {schema.min_input} to {schema.max_input} inputs, not {len(node.input)}"
+        )
+    given = {attribute.name for attribute in node.attribute}
+    required = {name for name, entry in schema.attributes.items() if entry.required}
+    if wrong := sorted((given - set(schema.attributes)) | (required - given)):
+        raise NotRecognised(f"attribute {wrong[0]!r} does not fit opset {opset}")
 
 
 def _decode(value: object) -> object:

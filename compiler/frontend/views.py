@@ -121,9 +121,17 @@ def plain_view(ids: IndexArray) -> View:
     return View(ids, np.broadcast_to(1.0, ids.shape), np.broadcast_to(0.0, ids.shape))
 
 
+def finite(array: NDArray[np.generic]) -> RealArray:
+    """Return a constant in float64, refusing NaN and infinity (a division by zero, a mask)."""
+    real = np.asarray(array, np.float64)
+    if not np.isfinite(real).all():
+        raise NotRecognised("a constant that it uses is NaN or infinite")
+    return real
+
+
 def constant_view(array: NDArray[np.generic]) -> View:
     """Return a constant as a view."""
-    offset = np.asarray(array, np.float64)
+    offset = finite(array)
     return View(np.full(offset.shape, NONE, np.int64), np.zeros(offset.shape), offset)
 
 
@@ -279,7 +287,14 @@ class Arena:
 
     def sources_of(self, view: View) -> list[Source]:
         """Return the sources that a view has elements of (constants have none)."""
-        ids = view.ids[view.ids != NONE]
+        ids = view.ids
+        if ids.size and ids.min() == NONE:
+            ids = ids[ids != NONE]
+        if not ids.size:
+            return []
+        ends = np.searchsorted(self._starts, (ids.min(), ids.max()), "right") - 1
+        if ends[0] == ends[1]:  # by far the most frequent case
+            return [self.sources[ends[0]]]
         return [self.sources[i] for i in np.unique(np.searchsorted(self._starts, ids, "right") - 1)]
 
     def source_of(self, view: View) -> Source:

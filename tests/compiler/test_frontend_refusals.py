@@ -1,0 +1,302 @@
+"""What the frontend refuses, and that the message names the culprit and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
+
+from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.frontend.float_reference import run_float
+from moesaic.spec.errors import UserError
+from tests.compiler.onnx_vit import Vit
+
+
+def message(path: Path, task: str = "seg") -> str:
+    """Return what the refusal of a file says; it is one line."""
+    with pytest.raises(UserError) as caught:
+        load_graph(path, task)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def node_named(vit: Vit, kind: str) -> str:
+    """Return how messages name the last node of a kind, which has no name of its own."""
+    return next(
+        f"node '{node.output[0]}' ({kind})" for node in vit.nodes[::-1] if node.op_type == kind
+    )
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert "no such file" in message(tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all", b"\x08\x07", bytes(range(256)) * 9])
+def test_not_onnx(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "picture.onnx"
+    path.write_bytes(content)
+    assert f"model {path} must be an ONNX file" in message(path)
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.99])
+def test_truncated_file(tmp_path: Path, cut: float) -> None:
+    path = Vit().save(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * cut)])
+    assert str(path) in message(path)
+
+
+@pytest.mark.parametrize("opset", [11, 16, 24])
+def test_wrong_opset(tmp_path: Path, opset: int) -> None:
+    text = message(Vit(opset=opset).save(tmp_path))
+    assert "opset 17 to 23" in text and f"not {opset}" in text and "opset_version=" in text
+
+
+def test_external_data_is_read_and_its_absence_refused(tmp_path: Path) -> None:
+    inside = load_graph(Vit(mlp="loop").save(tmp_path, "inside.onnx"))
+    proto = Vit(mlp="loop").proto()
+    external_data_helper.convert_model_to_external_data(proto, location="w.bin", size_threshold=0)
+    path = tmp_path / "outside.onnx"
+    onnx.save(proto, path)
+    assert (tmp_path / "w.bin").stat().st_size > 1000
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 12))
+    assert np.array_equal(run_float(load_graph(path), x), run_float(inside, x))
+    (tmp_path / "w.bin").unlink()
+    text = message(path)
+    assert "external data" in text and "beside the model" in text
+
+
+# -- inputs, outputs, constants ---------------------------------------------------------------
+
+
+def save(tmp_path: Path, proto: onnx.ModelProto) -> Path:
+    path = tmp_path / "changed.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+def test_dynamic_dimension(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    proto.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
+    text = message(save(tmp_path, proto))
+    assert "input 'x'" in text and "dimension 3 ('width')" in text and "static" in text
+
+
+def test_batch_of_two(tmp_path: Path) -> None:
+    assert "batch of 1, not 2" in message(Vit(batch=2).save(tmp_path))
+
+
+def test_input_of_another_type(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    proto.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    assert "input 'x'" in (text := message(save(tmp_path, proto))) and "not float16" in text
+
+
+def test_two_inputs(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    proto.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1]))
+    assert "one input, not 2 ('x', 'mask')" in message(save(tmp_path, proto))
+
+
+def test_two_outputs(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    inner = proto.graph.node[3].output[0]
+    proto.graph.output.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, None))
+    text = message(save(tmp_path, proto))
+    assert "one output, not 2" in text and "one file for each task" in text
+
+
+def test_no_output(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    del proto.graph.output[:]
+    assert "one output, not 0 (none)" in message(save(tmp_path, proto))
+
+
+def test_output_that_nothing_computes(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    proto.graph.output[0].name = "depth"
+    assert "output 'depth'" in (text := message(save(tmp_path, proto))) and "none does" in text
+
+
+def test_constant_output(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    proto.graph.node.append(helper.make_node("Neg", [proto.graph.initializer[0].name], ["fixed"]))
+    proto.graph.output[0].name = "fixed"
+    assert "must depend on input 'x'" in message(save(tmp_path, proto))
+
+
+def test_missing_value(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    removed = proto.graph.initializer.pop(4).name
+    assert f"reads '{removed}', which nothing produces" in message(save(tmp_path, proto))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(tmp_path: Path, bad: float) -> None:
+    vit = Vit(mlp="loop")
+    proto = vit.proto()
+    tensor = next(t for t in proto.graph.initializer[10:] if len(t.dims) == 2)
+    array = numpy_helper.to_array(tensor).copy()
+    array.flat[-1] = bad
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    text = message(save(tmp_path, proto))
+    assert f"initializer '{tensor.name}'" in text and "NaN or infinity" in text
+
+
+# -- operators --------------------------------------------------------------------------------
+
+BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
+    ("Resize", {}, "on the host"),
+    ("NonZero", {}, "com.microsoft.MoE"),
+    ("HardSwish", {}, "no unit for HardSwish"),
+    ("Nonsense", {}, "no unit for Nonsense"),
+    ("BatchNormalization", {}, "fold it"),
+    ("Loop", {}, "control flow"),
+    ("RandomNormalLike", {}, "no unit"),
+]
+
+
+@pytest.mark.parametrize(("kind", "attributes", "advice"), BAD_NODES)
+def test_unsupported_operator(
+    tmp_path: Path, kind: str, attributes: dict[str, Any], advice: str
+) -> None:
+    proto = Vit().proto()
+    output = proto.graph.output[0].name
+    proto.graph.node.append(
+        helper.make_node(kind, [output], ["last"], name="the culprit", **attributes)
+    )
+    proto.graph.output[0].name = "last"
+    text = message(save(tmp_path, proto))
+    assert f"node 'the culprit' ({kind})" in text and advice in text
+
+
+def test_unsupported_operator_of_another_domain(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    output = proto.graph.output[0].name
+    proto.graph.node.append(helper.make_node("Add", [output, output], ["last"], domain="acme"))
+    proto.graph.output[0].name = "last"
+    assert "no unit for acme.Add" in message(save(tmp_path, proto))
+
+
+def test_unneeded_node_is_ignored(tmp_path: Path) -> None:
+    proto = Vit().proto()
+    proto.graph.node.append(helper.make_node("NonZero", [proto.graph.output[0].name], ["unused"]))
+    load_graph(save(tmp_path, proto))
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "attributes"),
+    [
+        ("Reshape", ["x", "c0"], {}),
+        ("Transpose", ["x"], {"perm": [0, 1]}),
+        ("MatMul", ["x", "x"], {}),
+        ("Add", ["x"], {}),
+        ("Gemm", ["x", "c0"], {"alpha": 1.0}),
+        ("TopK", ["x", "x"], {}),
+        ("Conv", ["x", "x"], {}),
+        ("LayerNormalization", ["x"], {}),
+        ("Split", ["x"], {"axis": 9, "num_outputs": 2}),
+        ("Concat", ["x", ""], {"axis": 1}),
+    ],
+)
+def test_malformed_node(
+    tmp_path: Path, kind: str, inputs: list[str], attributes: dict[str, Any]
+) -> None:
+    proto = Vit().proto()
+    bad = helper.make_node(kind, inputs, ["last"], name="bad", **attributes)
+    proto.graph.node.append(bad)
+    proto.graph.output[0].name = "last"
+    assert f"node 'bad' ({kind})" in message(save(tmp_path, proto))
+
+
+# -- structure --------------------------------------------------------------------------------
+
+STRUCTURES: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({"head": "no norm"}, "Add", ["must read a LayerNorm of the tokens", "right before it"]),
+    ({"head": "pooled"}, "MatMul", ["reads pooled tokens", "pool on the host"]),
+    ({"head": "softmax"}, "Softmax", ["last linear layer", "on the host"]),
+    ({"gelu": "relu"}, "Relu", ["must be GELU", "differs from it by"]),
+    ({"gelu": "sigmoid"}, "Mul", ["must be GELU", "differs from it by"]),
+    ({"gelu": "none"}, "MatMul", ["without an activation"]),
+    ({"gelu": "relu", "mlp": "node"}, "MoE", ["activation_type", "'relu'"]),
+    ({"scale": "mask"}, "MatMul", ["mask or position bias", "position embedding"]),
+    ({"residual": "constant before"}, "Add", ["does not read the residual stream"]),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "parts"), STRUCTURES)
+def test_structure_that_is_not_supported(
+    tmp_path: Path, options: dict[str, Any], kind: str, parts: list[str]
+) -> None:
+    text = message(Vit(**options).save(tmp_path))
+    assert f"({kind})" in text
+    assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize("mlp", ["loop", "renormalised", "one-hot", "equality", "mask"])
+def test_lost_expert(tmp_path: Path, mlp: str) -> None:
+    text = message(Vit(mlp=mlp, experts=3).save(tmp_path))
+    assert "scores 4 experts but the graph holds 3 (expert 3 is missing)" in text
+    assert "router at node" in text and "task 'seg'" in text
+
+
+def test_lost_expert_of_microsoft_moe(tmp_path: Path) -> None:
+    vit = Vit(mlp="node", experts=3)
+    text = message(vit.save(tmp_path))
+    assert node_named(vit, "MoE") in text and "scores 4 experts but it holds 3" in text
+
+
+def test_repeated_expert(tmp_path: Path) -> None:
+    vit = Vit(mlp="gather")
+    proto = vit.proto()
+    gathers = [node for node in proto.graph.node if node.op_type == "Gather"]
+    gathers[-1].input[1] = gathers[-2].input[1]
+    assert "expert 2" in (text := message(save(tmp_path, proto))) and "twice" in text
+
+
+def test_post_norm_block(tmp_path: Path) -> None:
+    vit = Vit(mlp="dense", head="norm first")
+    x, count = vit.tokens("x")
+    x = vit.layer_norm(vit.add(x, vit.mix(x, count)))
+    x = vit.layer_norm(vit.add(x, vit.perceptron(x)))
+    vit.nodes.append(helper.make_node("Identity", [vit.dense(x, 12, 4)], ["y"]))
+    vit.tokens = lambda _: ("x", 0)  # type: ignore[method-assign]
+    graph = helper.make_graph(
+        vit.nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        vit.constants,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    assert "only pre-LayerNorm blocks" in message(save(tmp_path, proto))
+
+
+def test_image_network_that_is_no_transformer(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"], name="second"),
+        helper.make_node("GlobalAveragePool", ["b"], ["y"], name="third"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [weight],
+    )
+    path = save(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
+    assert "node 'third' (GlobalAveragePool)" in message(path)
+    graph.node.pop()
+    graph.output[0].name = "b"
+    path = save(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))
+    assert "node 'second' (Relu)" in message(path)
