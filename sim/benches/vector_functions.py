@@ -97,7 +97,7 @@ async def gelu(dut) -> None:
     z = torch.arange(-half, half)
     drive: dict[str, list[int]] = {"gelu_z": [], "gelu_multiplier": [], "gelu_shift": []}
     expected: list[int] = []
-    settings = [(z, 40960, 25), (z.flip(0)[::3][: half // 16 * 8], 65535, 22)]
+    settings = [(z, 40960, 25), (z[5::16], 65535, 22)]
     for _ in range(20):
         sample = torch.randint(-half, half, (64 * LANES,))
         sample[::2] >>= 4
@@ -145,7 +145,7 @@ def spread(bits: int, count: int) -> Tensor:
 
 @cocotb.test()
 async def reciprocal(dut) -> None:
-    value = torch.cat([torch.arange(1, 1 << 14), spread(24, 8000)])
+    value = torch.cat([torch.arange(1, 1 << 12), spread(24, 6000)])
     r, t = semantics.reciprocal(value)
     found = await stream(dut, {"sum": value.tolist()}, ["sum_mantissa", "sum_exponent"], 7)
     check("mantissa", found["sum_mantissa"], r.tolist())
@@ -154,7 +154,7 @@ async def reciprocal(dut) -> None:
 
 @cocotb.test()
 async def reciprocal_sqrt(dut) -> None:
-    value = torch.cat([torch.arange(1, 1 << 13), spread(58, 16000)])
+    value = torch.cat([torch.arange(1, 1 << 12), spread(58, 6000)])
     r, e = semantics.reciprocal_sqrt(value)
     names = ["variance_mantissa", "variance_exponent"]
     found = await stream(dut, {"variance": value.tolist()}, names, 9)

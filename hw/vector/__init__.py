@@ -1,0 +1,1 @@
+"""The vector unit: everything that happens to numbers between matrix products."""

@@ -1,0 +1,81 @@
+"""What the vector unit reports to the performance counters."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
+from moesaic.spec.arch import ArchConfig
+
+
+class VectorEvents(wiring.Signature):
+    """Increments of the counters of the same names; valid in every cycle."""
+
+    def __init__(self, arch: ArchConfig) -> None:
+        super().__init__(
+            {
+                "vector_chunks": Out(1),
+                "score_words": Out(17 - (arch.lanes.bit_length() - 1)),
+                "score_reads": Out(1),
+                "gelu_lookups": Out(range(arch.lanes + 1)),
+                "norm_rows": Out(1),
+            }
+        )
+
+
+class EventCounter(wiring.Component):
+    """Turns what happens into increments, one cycle later.
+
+    Scores that exist are counted from the instruction alone, row by row, and scores that are read
+    where they are read: the two counters are equal exactly if softmax reads every score once.
+
+    Attributes
+    ----------
+    softmax_start, rows, columns
+        A SOFTMAX of so many rows and valid columns begins; held while it runs.
+    drained, softmax, gelu, valid_columns
+        A chunk was issued; of which kind; valid columns from its first on, or none.
+    normalised
+        A row's last word was issued.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "softmax_start": In(1),
+                "rows": In(ROW_BITS),
+                "columns": In(16),
+                "drained": In(1),
+                "softmax": In(1),
+                "gelu": In(1),
+                "valid_columns": In(signed(COLUMN_BITS + 1)),
+                "normalised": In(1),
+                "events": Out(VectorEvents(arch)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lanes = self.arch.lanes
+        rows_left = Signal(ROW_BITS)
+        row_chunks = Signal(self.events.score_words.shape())
+        m.d.comb += row_chunks.eq((self.columns + (lanes - 1)) >> lanes.bit_length() - 1)
+        with m.If(self.softmax_start):
+            m.d.sync += rows_left.eq(self.rows)
+        with m.Elif(rows_left != 0):
+            m.d.sync += rows_left.eq(rows_left - 1)
+
+        real = Signal()
+        m.d.comb += real.eq(self.drained & (self.valid_columns > 0))
+        values = Mux(self.valid_columns > lanes, lanes, self.valid_columns)
+        m.d.sync += [
+            self.events.vector_chunks.eq(real),
+            self.events.score_reads.eq(real & self.softmax),
+            self.events.score_words.eq(Mux(rows_left != 0, row_chunks, 0)),
+            self.events.gelu_lookups.eq(Mux(real & self.gelu, values, 0)),
+            self.events.norm_rows.eq(self.normalised),
+        ]
+        return m

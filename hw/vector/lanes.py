@@ -1,0 +1,164 @@
+"""The lane pipeline: a chunk enters with its operands and leaves with its results."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.vector.exp2 import Exp2
+from moesaic.hw.vector.gelu import Gelu
+from moesaic.hw.vector.operands import OPERAND_BITS, Operands
+from moesaic.hw.vector.operation import LIMITS, NORM, issue_layout
+from moesaic.hw.vector.output import CHUNK_BITS
+from moesaic.hw.vector.pipeline import clamp, delay, round_half, taps
+from moesaic.hw.vector.requantise import Requantise
+from moesaic.spec import tables
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Drain
+
+RESIDUAL_SHIFT = 15 + 8
+"""Q15 weight, and the guard bits of an addend."""
+
+
+class Lanes(wiring.Component):
+    """Everything from the first multiplication on. Never stops; all operations take equally long.
+
+    Cycles are counted from the issue: operands at 4, requantised at 10 (softmax exponents; NORM's
+    result splits into its planes at 11; probabilities at 13), second multiplication 14 to 20 (GELU
+    by its output scale, residual addends by their gate weight), results at ``RESULT``. RESIDUAL
+    reads the old value at 19 and writes at ``WRITTEN``.
+
+    Attributes
+    ----------
+    issue
+        The chunk, in the cycle of its issue.
+    multiplier, shift
+        Second requantisation of GELU, with the issue.
+    weight
+        Gate weight, 1 cycle after the issue.
+    residual_address
+        Residual word, 4 cycles after the issue.
+    operand, lane_multiplier, lane_shift, limit
+        From ``Operands``, 4 cycles after the issue.
+    read, read_address, read_data
+        Port to the residual memory, latency 1; ``read`` asks for it.
+    write, write_address, write_data
+        Port to the residual memory.
+    probability
+        For the row sums, ``PROBABILITY`` cycles after the issue.
+    chunk, chunk_put
+        Results for the output stage.
+    """
+
+    PROBABILITY = Operands.LATENCY + Requantise.LATENCY + Exp2.LATENCY
+    SECOND = Operands.LATENCY + Requantise.LATENCY + Gelu.LATENCY
+    RESULT = SECOND + Requantise.LATENCY + 1
+    WRITTEN = RESULT + 1
+    HAZARD = 4
+    """A residual word can be read again so many cycles after the issue that wrote it."""
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        lanes, address = arch.lanes, range(arch.residual_words)
+        word = data.ArrayLayout(signed(16), lanes)
+        super().__init__(
+            {
+                "issue": In(issue_layout(arch)),
+                "multiplier": In(16),
+                "shift": In(6),
+                "weight": In(16),
+                "residual_address": In(address),
+                "operand": In(data.ArrayLayout(signed(OPERAND_BITS), lanes)),
+                "lane_multiplier": In(data.ArrayLayout(16, lanes)),
+                "lane_shift": In(data.ArrayLayout(6, lanes)),
+                "limit": In(range(len(LIMITS))),
+                "read": Out(1),
+                "read_address": Out(address),
+                "read_data": In(word),
+                "write": Out(1),
+                "write_address": Out(address),
+                "write_data": Out(word),
+                "probability": Out(data.ArrayLayout(8, lanes)),
+                "chunk": Out(data.ArrayLayout(CHUNK_BITS, lanes)),
+                "chunk_put": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        count = self.arch.lanes
+        m.submodules.first = first = Requantise(count, OPERAND_BITS, LIMITS)
+        m.submodules.gelu = gelu = Gelu(count)
+        m.submodules.exp2 = exp2 = Exp2(count)
+        m.submodules.second = second = Requantise(count, CHUNK_BITS, (8, CHUNK_BITS))
+        operation = taps(m, self.issue.operation, self.RESULT, "operation")
+        requantised = Operands.LATENCY + Requantise.LATENCY
+        valid_lanes = delay(m, self.issue.lanes, requantised, "lanes")
+
+        # The second factor of GELU and RESIDUAL, long before it is needed.
+        is_gelu = operation[1] == Drain.GELU
+        factor = Mux(is_gelu, delay(m, self.multiplier, 1, "multiplier"), self.weight)
+        distance = Mux(is_gelu, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
+        factor = delay(m, factor, self.SECOND - 1, "factor")
+        distance = delay(m, distance, self.SECOND - 1, "distance")
+        m.d.comb += [
+            first.operand.eq(self.operand),
+            first.multiplier.eq(self.lane_multiplier),
+            first.shift.eq(self.lane_shift),
+            first.limit.eq(self.limit),
+            exp2.valid.eq(valid_lanes),
+            second.multiplier.eq(factor.replicate(count)),
+            second.shift.eq(distance.replicate(count)),
+            second.limit.eq(operation[self.SECOND] != Drain.GELU),
+            self.probability.eq(exp2.value),
+        ]
+        updates = self.issue.valid & ~self.issue.null & (self.issue.operation == Drain.RESIDUAL)
+        update = taps(m, updates, self.WRITTEN, "update", control=True)
+        address = taps(m, self.residual_address, self.WRITTEN - Operands.LATENCY, "address")
+        read_at = self.RESULT - 2
+        m.d.comb += [
+            self.read.eq(update[read_at]),
+            self.read_address.eq(address[read_at - Operands.LATENCY]),
+            self.write.eq(update[self.WRITTEN]),
+            self.write_address.eq(address[self.WRITTEN - Operands.LATENCY]),
+            self.chunk_put.eq(
+                delay(m, self.issue.valid & self.issue.put, self.RESULT, "put", control=True)
+            ),
+        ]
+        for i in range(count):
+            value = first.value[i]
+            m.d.comb += [
+                gelu.z[i].eq(value[: tables.GELU_INPUT_BITS]),
+                exp2.exponent[i].eq(value[: tables.EXPONENT_BITS]),
+            ]
+            # One line carries all other results past the units that they do not need.
+            int8 = clamp(round_half(value[7:16].as_signed()), 8)
+            line: Value = self._register(
+                m, Mux(operation[requantised] == NORM, Cat(int8, value[:16]), value), f"split_{i}"
+            )
+            line = delay(m, line, self.PROBABILITY - requantised - 1, f"narrow_{i}")
+            line = self._register(
+                m,
+                Mux(operation[self.PROBABILITY] == Drain.SOFTMAX, exp2.value[i], line),
+                f"line_{i}",
+            )
+            m.d.comb += second.operand[i].eq(
+                Mux(operation[self.SECOND] == Drain.GELU, gelu.value[i], line.as_signed())
+            )
+            line = delay(m, line, Requantise.LATENCY, f"result_{i}")
+            m.d.sync += self.chunk[i].eq(
+                Mux(operation[self.RESULT - 1] == Drain.GELU, second.value[i], line)
+            )
+            sum_ = Signal(signed(CHUNK_BITS + 1), name=f"sum_{i}", reset_less=True)
+            m.d.sync += [
+                sum_.eq(self.read_data[i] + second.value[i]),
+                self.write_data[i].eq(clamp(sum_, 16)),
+            ]
+        return m
+
+    @staticmethod
+    def _register(m: Module, value: Value, name: str) -> Value:
+        register = Signal(CHUNK_BITS, name=name, reset_less=True)
+        m.d.sync += register.eq(value)
+        return register

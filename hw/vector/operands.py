@@ -1,0 +1,124 @@
+"""The front of the lane pipeline: what each lane multiplies by what."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.vector.operation import (
+    LIMIT_BITS,
+    LIMITS,
+    NORM,
+    issue_layout,
+    statistics_layout,
+)
+from moesaic.hw.vector.parameters import parameter_layout
+from moesaic.hw.vector.pipeline import delay
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Drain
+
+OPERAND_BITS = 33
+"""int32 accumulator plus int32 bias, or maximum minus score."""
+
+
+class Operands(wiring.Component):
+    """Operand, multiplier, shift and saturation limit of every lane, ``LATENCY`` after the issue.
+
+    Attributes
+    ----------
+    issue, multiplier, shift, channels, statistics
+        The chunk, fields of its instruction, and its row's statistics (NORM).
+    residual, parameters
+        Residual word and parameter block entries, 1 cycle after the issue.
+    accumulators, maximum
+        Accumulator row and row maximum, 2 cycles after the issue.
+    scale, scale_shift
+        Row scale (ATTENTION), 3 cycles after the issue.
+    operand, lane_multiplier, lane_shift, limit
+        Inputs of the first requantiser.
+    """
+
+    LATENCY = 4
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        lanes = arch.lanes
+        super().__init__(
+            {
+                "issue": In(issue_layout(arch)),
+                "multiplier": In(16),
+                "shift": In(6),
+                "channels": In(13),
+                "statistics": In(statistics_layout()),
+                "residual": In(data.ArrayLayout(signed(16), lanes)),
+                "parameters": In(data.ArrayLayout(parameter_layout(), lanes)),
+                "accumulators": In(32 * arch.width),
+                "maximum": In(32),
+                "scale": In(16),
+                "scale_shift": In(6),
+                "operand": Out(data.ArrayLayout(signed(OPERAND_BITS), lanes)),
+                "lane_multiplier": Out(data.ArrayLayout(16, lanes)),
+                "lane_shift": Out(data.ArrayLayout(6, lanes)),
+                "limit": Out(range(len(LIMITS))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lanes = self.arch.lanes
+        operation = delay(m, self.issue.operation, 3, "operation")
+        chunk = delay(m, self.issue.chunk, 2, "chunk")
+        scores = Signal(32 * lanes, reset_less=True)
+        m.d.sync += scores.eq(self.accumulators.word_select(chunk, 32 * lanes))
+        maximum = delay(m, self.maximum, 1, "maximum").as_signed()
+        channels = delay(m, self.channels, 1, "channels")
+        total = delay(m, self.statistics.total, 3, "total").as_signed()
+
+        # Not inside the switch: a register there would be loaded in that case only.
+        gain = delay(m, self.statistics.gain, 3, "gain")
+        gain_shift = delay(m, self.statistics.shift, 3, "gain_shift")
+        field_multiplier = delay(m, self.multiplier, 3, "multiplier")
+        field_shift = delay(m, self.shift, 3, "shift")
+        multiplier, shift = Signal(16), Signal(6)
+        with m.Switch(operation):
+            with m.Case(Drain.ATTENTION):
+                m.d.comb += [multiplier.eq(self.scale), shift.eq(self.scale_shift)]
+            with m.Case(NORM):
+                m.d.comb += [multiplier.eq(gain), shift.eq(gain_shift)]
+            with m.Default():  # SOFTMAX; the others have parameters
+                m.d.comb += [multiplier.eq(field_multiplier), shift.eq(field_shift)]
+        own = Signal()
+        m.d.comb += own.eq(
+            (operation != Drain.SOFTMAX) & (operation != Drain.ATTENTION) & (operation != NORM)
+        )
+        with m.Switch(operation):
+            for kind, bits in LIMIT_BITS.items():
+                with m.Case(kind):
+                    m.d.sync += self.limit.eq(LIMITS.index(bits))
+
+        for i in range(lanes):
+            parameters = self.parameters[i]
+            bias = delay(m, parameters.bias, 2, f"bias_{i}").as_signed()
+            lane_multiplier = delay(m, parameters.multiplier, 2, f"own_multiplier_{i}")
+            # Anything from 63 up shifts everything out.
+            limited = Mux(parameters.shift[6:].any(), 63, parameters.shift[:6])
+            lane_shift = delay(m, limited, 2, f"own_shift_{i}")
+            score = scores[32 * i : 32 * (i + 1)].as_signed()
+            scaled = delay(m, self.residual[i] * channels, 2, f"scaled_{i}").as_signed()
+            operand = Signal(signed(OPERAND_BITS), name=f"operand_{i}", reset_less=True)
+            with m.Switch(operation):
+                with m.Case(NORM):
+                    m.d.sync += operand.eq(scaled - total)
+                with m.Case(Drain.SOFTMAX):
+                    m.d.sync += operand.eq(maximum - score)
+                with m.Case(Drain.ATTENTION):
+                    m.d.sync += operand.eq(score)
+                with m.Default():
+                    m.d.sync += operand.eq(score + bias)
+            m.d.comb += self.operand[i].eq(operand)
+            m.d.sync += [
+                self.lane_multiplier[i].eq(Mux(own, lane_multiplier, multiplier)),
+                self.lane_shift[i].eq(Mux(own, lane_shift, shift)),
+            ]
+        return m

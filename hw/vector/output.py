@@ -1,0 +1,149 @@
+"""The end of the lane pipeline: a FIFO with credits, and the unit's three destinations."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.interfaces import ActivationWrite, logit_layout
+from moesaic.hw.vector.operation import Destination, output_layout
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import UNIT_COUNT
+
+CHUNK_BITS = 24
+"""Bits of a lane's result: a logit, or int8 result, low and high plane."""
+
+
+class OutputStage(wiring.Component):
+    """Takes what the pipeline cannot hold back, and hands it on when the destination is ready.
+
+    A chunk reserves its place before it enters the pipeline; ``room`` says that there is one. So
+    the pipeline never stops. Routes (``output_layout``) and data are put separately, each in
+    order. A chunk can leave two cycles after its data are put; activation words with planes take
+    three cycles. With an instruction's last chunk its tokens are given, in program order.
+
+    Attributes
+    ----------
+    room, reserve
+        Places.
+    route, route_put, chunk, chunk_put
+        The two halves of a chunk.
+    activation_write, logits, output
+        Destinations.
+    give, signal
+        Tokens, one cycle after the last chunk left.
+    """
+
+    DEPTH = 32
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "room": Out(1),
+                "reserve": In(1),
+                "route": In(output_layout(arch)),
+                "route_put": In(1),
+                "chunk": In(data.ArrayLayout(CHUNK_BITS, arch.lanes)),
+                "chunk_put": In(1),
+                "activation_write": Out(ActivationWrite(arch)),
+                "logits": Out(stream.Signature(logit_layout(arch))),
+                "output": Out(stream.Signature(16 * arch.lanes)),
+                "give": Out(1),
+                "signal": Out(UNIT_COUNT),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        route_bits = output_layout(arch).size
+        chunk_bits = CHUNK_BITS * arch.lanes
+        m.submodules.routes = routes = Memory(shape=unsigned(route_bits), depth=self.DEPTH, init=[])
+        m.submodules.chunks = chunks = Memory(shape=unsigned(chunk_bits), depth=self.DEPTH, init=[])
+        route_write, chunk_write = routes.write_port(), chunks.write_port()
+        route_read, chunk_read = routes.read_port(domain="comb"), chunks.read_port(domain="comb")
+        route_at, chunk_at = Signal(range(self.DEPTH)), Signal(range(self.DEPTH))
+        read_at = Signal(range(self.DEPTH))
+        reserved, stored = Signal(range(self.DEPTH + 1)), Signal(range(self.DEPTH + 1))
+        fetch = Signal()
+        m.d.comb += [
+            self.room.eq(reserved != self.DEPTH),
+            route_write.addr.eq(route_at),
+            route_write.data.eq(self.route),
+            route_write.en.eq(self.route_put),
+            chunk_write.addr.eq(chunk_at),
+            chunk_write.data.eq(self.chunk),
+            chunk_write.en.eq(self.chunk_put),
+            route_read.addr.eq(read_at),
+            chunk_read.addr.eq(read_at),
+        ]
+        m.d.sync += [
+            route_at.eq(route_at + self.route_put),
+            chunk_at.eq(chunk_at + self.chunk_put),
+            read_at.eq(read_at + fetch),
+            reserved.eq(reserved + self.reserve - fetch),
+            stored.eq(stored + self.chunk_put - fetch),
+        ]
+
+        # The head waits in registers, so that the ports do not hang on the memory's read time.
+        loaded, done, last_part = Signal(), Signal(), Signal()
+        route = Signal(output_layout(arch), reset_less=True)
+        chunk = Signal(data.ArrayLayout(CHUNK_BITS, arch.lanes), reset_less=True)
+        part = Signal(2)  # 0 int8, 1 high plane, 2 low plane
+        m.d.comb += fetch.eq((stored != 0) & (~loaded | done))
+        with m.If(fetch):
+            m.d.sync += [
+                loaded.eq(1),
+                route.eq(route_read.data),
+                chunk.eq(chunk_read.data),
+                part.eq(0),
+            ]
+        with m.Elif(done):
+            m.d.sync += loaded.eq(0)
+
+        write = self.activation_write
+        int8 = Cat(chunk[i][0:8] for i in range(arch.lanes))
+        low = Cat(chunk[i][8:16] for i in range(arch.lanes))
+        high = Cat(chunk[i][16:24] for i in range(arch.lanes))
+        copies = arch.depth // arch.lanes
+        word = Signal(8 * arch.lanes)
+        with m.Switch(part):
+            with m.Case(0):
+                m.d.comb += word.eq(int8)
+            with m.Case(1):
+                m.d.comb += word.eq(high)
+            with m.Default():
+                m.d.comb += word.eq(low)
+        for copy in range(copies):
+            enable = write.mask[copy * arch.lanes : (copy + 1) * arch.lanes]
+            # A select of no bits would still be a signal of one.
+            m.d.comb += enable.eq(Mux((route.select == copy) | (copies == 1), -1, 0))
+        m.d.comb += [
+            last_part.eq(~route.wide | (part == 2)),
+            write.address.eq(route.address),
+            write.data.eq(word.replicate(copies)),
+            self.logits.payload.last.eq(route.row_last),
+            self.output.payload.eq(Cat(chunk[i][0:16] for i in range(arch.lanes))),
+        ]
+        for i in range(arch.lanes):
+            m.d.comb += self.logits.payload.logits[i].eq(chunk[i])
+        with m.If(loaded):
+            with m.Switch(route.destination):
+                with m.Case(Destination.NONE):
+                    m.d.comb += done.eq(1)
+                with m.Case(Destination.ACTIVATION):
+                    m.d.comb += [write.valid.eq(1), done.eq(write.ready & last_part)]
+                with m.Case(Destination.LOGITS):
+                    m.d.comb += [self.logits.valid.eq(1), done.eq(self.logits.ready)]
+                with m.Case(Destination.OUTPUT):
+                    m.d.comb += [self.output.valid.eq(1), done.eq(self.output.ready)]
+        with m.If(write.valid & write.ready & ~last_part):
+            m.d.sync += [part.eq(part + 1), route.address.eq(route.address + route.plane)]
+        m.d.sync += [
+            self.give.eq(done & route.last),
+            self.signal.eq(route.signal),
+        ]
+        return m

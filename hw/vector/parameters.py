@@ -1,0 +1,108 @@
+"""Parameter blocks on their way from the weight ring to the lanes."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Signal, Value, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from moesaic.spec.arch import ArchConfig
+
+ENTRY_BYTES = 8
+
+
+def parameter_layout() -> data.StructLayout:
+    """Parameters of one column: ``requantise(acc + bias, multiplier, shift)``."""
+    return data.StructLayout({"bias": 32, "multiplier": 16, "shift": 8, "reserved": 8})
+
+
+def parameter_blocks(arch: ArchConfig) -> int:
+    """Blocks that the buffer holds: enough for the logits of ``max_experts`` experts."""
+    return max(4, arch.max_experts // arch.width)
+
+
+class ParameterBuffer(wiring.Component):
+    """FIFO of whole parameter blocks, read at random within them.
+
+    Attributes
+    ----------
+    words
+        Ring words; what lies behind a block's end in its last word is dropped.
+    available
+        Complete blocks inside.
+    block, chunk
+        Read address: block counted from the oldest, lanes within it.
+    entries
+        Parameters of the addressed lanes, one cycle later.
+    consume
+        Drop so many of the oldest blocks.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        self.blocks = parameter_blocks(arch)
+        super().__init__(
+            {
+                "words": In(stream.Signature(8 * arch.ring_read_bytes)),
+                "available": Out(range(self.blocks + 1)),
+                "block": In(range(self.blocks)),
+                "chunk": In(range(max(2, arch.chunks))),
+                "entries": Out(data.ArrayLayout(parameter_layout(), arch.lanes)),
+                "consume": In(range(self.blocks + 1)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        block_bytes = ENTRY_BYTES * arch.width
+        chunk_bytes = ENTRY_BYTES * arch.lanes
+        word_bytes = min(arch.ring_read_bytes, block_bytes)
+        entry_bytes = max(chunk_bytes, word_bytes)
+        entries = self.blocks * block_bytes // entry_bytes
+        parts = entry_bytes // word_bytes
+
+        memory = Memory(shape=unsigned(8 * entry_bytes), depth=entries, init=[])
+        m.submodules.memory = memory
+        write = memory.write_port(granularity=8 * word_bytes)
+        read = memory.read_port()
+
+        # Everything is a power of two, so one counter is block, entry and part at once.
+        put = Signal()
+        position = Signal(range(self.blocks * block_bytes // word_bytes))
+        part_bits = (parts - 1).bit_length()
+        word_of_block = position[: (block_bytes // word_bytes - 1).bit_length()]
+        complete = Signal()
+        m.d.comb += [
+            self.words.ready.eq(self.available != self.blocks),
+            put.eq(self.words.valid & self.words.ready),
+            complete.eq(put & (word_of_block.all() if len(word_of_block) else 1)),
+            write.addr.eq(position[part_bits:]),
+            write.data.eq(self.words.payload[: 8 * word_bytes].replicate(parts)),
+        ]
+        if parts == 1:
+            m.d.comb += write.en.eq(put)
+        else:
+            with m.If(put):
+                m.d.comb += write.en.eq(1 << position[:part_bits])
+        m.d.sync += position.eq(position + put)
+
+        oldest = Signal(range(self.blocks))
+        m.d.sync += [
+            oldest.eq(oldest + self.consume),
+            self.available.eq(self.available + complete - self.consume),
+        ]
+        slot = Signal(range(self.blocks))
+        chunk_bits = (arch.chunks - 1).bit_length()
+        index: Value = Cat(self.chunk[:chunk_bits], slot)
+        inside_bits = (entry_bytes // chunk_bytes - 1).bit_length()
+        inside = Signal(max(1, inside_bits), reset_less=True)
+        m.d.comb += [
+            slot.eq(oldest + self.block),
+            read.addr.eq(index[inside_bits:]),
+            read.en.eq(1),
+            self.entries.eq(read.data.word_select(inside, 8 * chunk_bytes)),
+        ]
+        m.d.sync += inside.eq(index[:inside_bits])
+        return m

@@ -1,0 +1,86 @@
+"""``saturate(round_shift(operand * multiplier, shift))`` for all lanes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from amaranth import Cat, Const, Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.vector.pipeline import clamp, delay, round_half
+
+
+class Requantise(wiring.Component):
+    """Multiply, shift right with rounding half up, saturate; one set of lanes per cycle.
+
+    Latency ``LATENCY`` cycles: product (2 registers, as multiplier blocks want), coarse shift,
+    fine shift, rounding, saturation. One fraction bit is kept through the shift, so the rounding
+    constant needs no shifter of its own; shifts from the operand's width plus 16 upwards give 0.
+
+    Parameters
+    ----------
+    lanes
+        Values per cycle.
+    operand_bits
+        Width of the signed operands, at most 46.
+    limits
+        Signed widths that results can be saturated to.
+
+    Attributes
+    ----------
+    operand, multiplier, shift
+        Inputs of each lane; multiplier 0 to 65535, shift 0 to 63.
+    limit
+        Index into ``limits``, with the operands.
+    value
+        Results.
+    """
+
+    LATENCY = 6
+
+    def __init__(self, lanes: int, operand_bits: int, limits: Sequence[int]) -> None:
+        if operand_bits > 46:
+            raise ValueError(f"operand_bits must be at most 46, not {operand_bits!r}")
+        self.lanes, self.operand_bits, self.limits = lanes, operand_bits, tuple(limits)
+        super().__init__(
+            {
+                "operand": In(data.ArrayLayout(signed(operand_bits), lanes)),
+                "multiplier": In(data.ArrayLayout(16, lanes)),
+                "shift": In(data.ArrayLayout(6, lanes)),
+                "limit": In(range(len(self.limits))),
+                "value": Out(data.ArrayLayout(signed(max(self.limits)), lanes)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        limit = delay(m, self.limit, 5, "limit")
+        product_shape = signed(self.operand_bits + 16)
+        doubled_shape = signed(self.operand_bits + 17)
+
+        def register(shape: object, name: str) -> Signal:
+            return Signal(shape, name=name, reset_less=True)
+
+        for i in range(self.lanes):
+            product = register(product_shape, f"product_{i}")
+            product_2 = register(product_shape, f"product2_{i}")
+            coarse = register(doubled_shape, f"coarse_{i}")
+            fine = register(doubled_shape, f"fine_{i}")
+            rounded = register(product_shape, f"rounded_{i}")
+            value = register(signed(max(self.limits)), f"value_{i}")
+            high = delay(m, self.shift[i][4:], 2, f"shift_high_{i}")
+            low = delay(m, self.shift[i][:4], 3, f"shift_low_{i}")
+            m.d.sync += [
+                product.eq(self.operand[i] * self.multiplier[i]),
+                product_2.eq(product),
+                coarse.eq(Cat(Const(0, 1), product_2).as_signed() >> Cat(Const(0, 4), high)),
+                fine.eq(coarse >> low),
+                rounded.eq(round_half(fine)),
+            ]
+            with m.Switch(limit):
+                for index, bits in enumerate(self.limits):
+                    with m.Case(index):
+                        m.d.sync += value.eq(clamp(rounded, bits))
+            m.d.comb += self.value[i].eq(value)
+        return m

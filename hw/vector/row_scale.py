@@ -1,0 +1,106 @@
+"""Sums of softmax rows, kept as 1/sum until the product with the values is drained."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.ram import Ram
+from moesaic.hw.vector.pipeline import add_tree, delay, tree_latency
+from moesaic.hw.vector.reciprocal import Reciprocal
+from moesaic.spec.arch import ArchConfig
+
+SUM_BITS = 24
+"""2**16 columns of uint8."""
+
+
+class RowScale(wiring.Component):
+    """FIFO of two blocks of rows: every SOFTMAX fills one, every ATTENTION empties one.
+
+    Attributes
+    ----------
+    valid, probability, row, row_first, row_last, block_last
+        A chunk of probabilities of ``row``; its place in the row; the block's last chunk.
+    ready
+        The oldest block is complete.
+    read_row
+        Row of the oldest block; its ``scale`` and ``shift`` follow 3 cycles later.
+    release
+        Drop the oldest block; reads of this cycle still return its data.
+    multiplier, instruction_shift
+        Of the ATTENTION, one cycle after ``read_row``.
+    scale, shift
+        ``multiplier / sum`` as 16-bit mantissa and right shift (limited to 63).
+    """
+
+    READ_LATENCY = 3
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        rows = range(arch.accumulator_rows)
+        super().__init__(
+            {
+                "valid": In(1),
+                "probability": In(data.ArrayLayout(8, arch.lanes)),
+                "row": In(rows),
+                "row_first": In(1),
+                "row_last": In(1),
+                "block_last": In(1),
+                "ready": Out(1),
+                "read_row": In(rows),
+                "release": In(1),
+                "multiplier": In(16),
+                "instruction_shift": In(6),
+                "scale": Out(16),
+                "shift": Out(6),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        stages = tree_latency(arch.lanes)
+        chunk_sum = add_tree(m, [self.probability[i] for i in range(arch.lanes)], "tree")
+        first = delay(m, self.valid & self.row_first, stages, "first", control=True)
+        valid = delay(m, self.valid, stages, "valid", control=True)
+        total = Signal(SUM_BITS)
+        with m.If(valid):
+            m.d.sync += total.eq(Mux(first, 0, total) + chunk_sum)
+
+        m.submodules.reciprocal = reciprocal = Reciprocal(SUM_BITS)
+        m.d.comb += reciprocal.value.eq(total)
+        latency = stages + 1 + Reciprocal.LATENCY
+        write = delay(m, self.valid & self.row_last, latency, "write", control=True)
+        complete = delay(
+            m, self.valid & self.row_last & self.block_last, latency, "complete", control=True
+        )
+        row = delay(m, self.row, latency, "row")
+
+        m.submodules.ram = ram = Ram(16 + 5, 2 * arch.accumulator_rows)
+        write_block, read_block = Signal(), Signal()
+        blocks = Signal(2)
+        m.d.comb += [
+            ram.write_enable.eq(write),
+            ram.write_address.eq(Cat(row, write_block)),
+            ram.write_data.eq(Cat(reciprocal.mantissa, reciprocal.exponent)),
+            ram.read_enable.eq(1),
+            ram.read_address.eq(Cat(self.read_row, read_block)),
+            self.ready.eq(blocks != 0),
+        ]
+        m.d.sync += [
+            blocks.eq(blocks + complete - self.release),
+            write_block.eq(write_block ^ complete),
+            read_block.eq(read_block ^ self.release),
+        ]
+
+        mantissa, exponent = ram.read_data[:16], ram.read_data[16:]
+        product = Signal(32, reset_less=True)
+        exponent_2 = Signal(7, reset_less=True)
+        m.d.sync += [
+            product.eq(mantissa * self.multiplier),
+            exponent_2.eq(exponent + self.instruction_shift),
+            self.scale.eq((product + (1 << 15)) >> 16),
+            self.shift.eq(Mux(exponent_2[6], 63, exponent_2)),
+        ]
+        return m

@@ -1,0 +1,245 @@
+"""Takes instructions and issues chunks: the only part of the vector unit that ever waits."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from moesaic.hw.interfaces import InstructionPort, instruction_layout
+from moesaic.hw.vector.events import EventCounter, VectorEvents
+from moesaic.hw.vector.lanes import Lanes
+from moesaic.hw.vector.normaliser import Normaliser
+from moesaic.hw.vector.operation import (
+    INSTRUCTION_BITS,
+    NORM,
+    PARAMETER_KINDS,
+    ROW_BITS,
+    ROWS_OUTSIDE_KINDS,
+    issue_layout,
+)
+from moesaic.hw.vector.output import OutputStage
+from moesaic.hw.vector.parameters import parameter_blocks
+from moesaic.hw.vector.walker import Walker
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import UNIT_COUNT, Drain, Opcode
+
+
+def _is_any(value: Value, kinds: tuple[Drain, ...]) -> Value:
+    return Cat(value == kind for kind in kinds).any()
+
+
+def view(opcode: Opcode, raw: Value) -> data.View:
+    """The fields of an instruction."""
+    layout = instruction_layout(opcode)
+    return data.View(layout, raw[: layout.size])
+
+
+class Sequencer(wiring.Component):
+    """One instruction at a time; the first chunk is issued two cycles after it was taken, at best.
+
+    The next instruction is taken in the cycle after the last chunk's issue, while earlier chunks
+    are in the pipeline.
+
+    Attributes
+    ----------
+    control
+        Instructions and tokens; ``given`` and ``given_signal`` come from the output stage.
+    held
+        The instruction; valid in the cycle of an issue and the next one.
+    queue_expert, queue_count
+        Expert queue look-up.
+    full, release, address
+        Accumulator bank.
+    available, block, consume
+        Parameter blocks.
+    room
+        Of the output stage.
+    scale_ready, scale_release
+        Row scales for ATTENTION.
+    statistics_ready, statistics_take, sum, sum_first, sum_last, residual_address
+        The two passes of NORM; the address belongs to either.
+    issue
+        The chunk that enters the pipeline in this cycle.
+    events
+        Performance counters.
+    """
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        blocks = parameter_blocks(arch)
+        super().__init__(
+            {
+                "control": In(InstructionPort()),
+                "given": In(1),
+                "given_signal": In(UNIT_COUNT),
+                "held": Out(INSTRUCTION_BITS),
+                "queue_expert": Out(6),
+                "queue_count": In(range(arch.max_tokens + 1)),
+                "full": In(1),
+                "release": Out(1),
+                "address": Out(range(arch.accumulator_rows)),
+                "available": In(range(blocks + 1)),
+                "block": Out(range(blocks)),
+                "consume": Out(range(blocks + 1)),
+                "room": In(1),
+                "scale_ready": In(1),
+                "scale_release": Out(1),
+                "statistics_ready": In(1),
+                "statistics_take": Out(1),
+                "sum": Out(1),
+                "sum_first": Out(1),
+                "sum_last": Out(1),
+                "residual_address": Out(range(arch.residual_words)),
+                "issue": Out(issue_layout(arch)),
+                "events": Out(VectorEvents(arch)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        m.submodules.walker = walker = Walker(arch)
+        m.submodules.normaliser = normaliser = Normaliser(arch)
+        m.submodules.event_counter = events = EventCounter(arch)
+        connect(m, flipped(self.events), events.events)
+        drain, norm = view(Opcode.DRAIN, self.held), view(Opcode.NORM, self.held)
+        set_up = self._take_instructions(m, walker.active | normaliser.active)
+
+        is_norm = Signal()
+        rows, rows_now = Signal(ROW_BITS), Signal(ROW_BITS)
+        m.d.comb += is_norm.eq(norm.opcode == Opcode.NORM)
+        m.d.comb += rows_now.eq(Mux(drain.predicated, self.queue_count, drain.rows))
+        with m.If(set_up):
+            m.d.sync += rows.eq(rows_now)
+        m.d.comb += [
+            walker.start.eq(set_up & ~is_norm),
+            walker.rows.eq(Mux(set_up, rows_now, rows)),
+            walker.kind.eq(drain.kind),
+            walker.n_tiles.eq(drain.n_tiles),
+            walker.groups.eq(drain.groups),
+            walker.columns.eq(drain.columns),
+            walker.rows_outside.eq(_is_any(drain.kind, ROWS_OUTSIDE_KINDS)),
+            normaliser.start.eq(set_up & is_norm),
+            normaliser.rows.eq(norm.rows),
+            normaliser.words.eq(norm.words),
+            normaliser.source_base.eq(norm.source_base),
+            normaliser.source_stride.eq(norm.source_stride),
+        ]
+
+        has_parameters, has_place, ready, hazard = Signal(), Signal(), Signal(), Signal()
+        updating = self._track_updates(m, walker, drain, set_up, hazard)
+        m.d.comb += [
+            has_parameters.eq(_is_any(drain.kind, PARAMETER_KINDS)),
+            self.block.eq(Mux(walker.rows_outside, walker.tile, 0)),
+            has_place.eq(walker.last | (~walker.null & (drain.kind != Drain.RESIDUAL))),
+            ready.eq(
+                self.full
+                & (~has_parameters | (self.available > self.block))
+                & ((drain.kind != Drain.ATTENTION) | self.scale_ready)
+                & ~hazard
+            ),
+            walker.advance.eq(walker.active & (self.room | ~has_place) & (walker.empty | ready)),
+            self.address.eq(walker.address),
+            self.release.eq(walker.advance & walker.group_last & ~walker.empty),
+            self.scale_release.eq(
+                walker.advance & walker.last & ~walker.empty & (drain.kind == Drain.ATTENTION)
+            ),
+            normaliser.may_sum.eq(updating == 0),
+            normaliser.may_normalise.eq(self.statistics_ready & self.room),
+            self.statistics_take.eq(normaliser.normalise & normaliser.row_last),
+            self.sum.eq(normaliser.sum),
+            self.sum_first.eq(normaliser.sum_first),
+            self.sum_last.eq(normaliser.sum_last),
+            self.residual_address.eq(normaliser.address),
+        ]
+        with m.If(walker.advance & has_parameters & ~walker.empty):
+            with m.If(~walker.rows_outside):
+                m.d.comb += self.consume.eq(walker.tile_last)
+            with m.Elif(walker.last):
+                m.d.comb += self.consume.eq(drain.n_tiles)
+
+        with m.If(normaliser.active):
+            m.d.comb += [
+                self.issue.valid.eq(normaliser.normalise),
+                self.issue.operation.eq(NORM),
+                self.issue.put.eq(1),
+                self.issue.row.eq(normaliser.row),
+                self.issue.column.eq(normaliser.word << arch.lanes.bit_length() - 1),
+                self.issue.last.eq(normaliser.last),
+            ]
+        with m.Else():
+            m.d.comb += [
+                self.issue.valid.eq(walker.advance),
+                self.issue.operation.eq(drain.kind),
+                self.issue.null.eq(walker.null),
+                self.issue.put.eq(has_place),
+                self.issue.row.eq(walker.row),
+                self.issue.column.eq(walker.column),
+                self.issue.chunk.eq(walker.chunk),
+                self.issue.lanes.eq(Cat(walker.valid_columns > i for i in range(arch.lanes))),
+                self.issue.row_first.eq(walker.row_first),
+                self.issue.row_last.eq(walker.row_last),
+                self.issue.last.eq(walker.last),
+            ]
+
+        issued = walker.advance | normaliser.sum | normaliser.normalise
+        m.d.comb += [
+            self.control.working.eq(issued),
+            self.control.stalled.eq((walker.active | normaliser.active) & ~issued),
+            events.softmax_start.eq(walker.start & (drain.kind == Drain.SOFTMAX)),
+            events.rows.eq(walker.rows),
+            events.columns.eq(drain.columns),
+            events.drained.eq(walker.advance & ~walker.null),
+            events.softmax.eq(drain.kind == Drain.SOFTMAX),
+            events.gelu.eq(drain.kind == Drain.GELU),
+            events.valid_columns.eq(walker.valid_columns),
+            events.normalised.eq(self.statistics_take),
+        ]
+        return m
+
+    def _take_instructions(self, m: Module, active: Value) -> Signal:
+        """Fill ``held``; the result is high in the cycle after, when the queue count is there."""
+        set_up, idle, take = Signal(), Signal(), Signal()
+        arriving = view(Opcode.DRAIN, self.control.queue.payload)
+        drain = view(Opcode.DRAIN, self.held)
+        # One per chunk with a place in the output stage at most, and the one that is issuing.
+        unfinished = Signal(range(OutputStage.DEPTH + 4))
+        m.d.comb += [
+            idle.eq(~set_up & ~active),
+            take.eq(idle & self.control.queue.valid & self.control.granted),
+            self.control.wait.eq(arriving.wait),
+            self.control.take.eq(take),
+            self.control.queue.ready.eq(take),
+            self.control.wait_token.eq(idle & self.control.queue.valid & ~self.control.granted),
+            self.control.busy.eq(unfinished != 0),
+            self.control.give.eq(self.given),
+            self.control.signal.eq(self.given_signal),
+            self.queue_expert.eq(Mux(idle, arriving.expert, drain.expert)),
+        ]
+        m.d.sync += [set_up.eq(take), unfinished.eq(unfinished + take - self.given)]
+        with m.If(take):
+            m.d.sync += self.held.eq(self.control.queue.payload)
+        return set_up
+
+    def _track_updates(
+        self, m: Module, walker: Walker, drain: data.View, set_up: Value, hazard: Signal
+    ) -> Signal:
+        """Cycles until the last issued residual update is in the memory.
+
+        The words that one RESIDUAL updates are distinct, but the next one may update the same:
+        its first chunk waits (``hazard``) until reading cannot overtake writing.
+        """
+        updating = Signal(range(Lanes.WRITTEN + 1))
+        first = Signal()
+        is_residual = drain.kind == Drain.RESIDUAL
+        m.d.comb += hazard.eq(first & is_residual & (updating > Lanes.WRITTEN + 1 - Lanes.HAZARD))
+        with m.If(set_up):
+            m.d.sync += first.eq(1)
+        with m.Elif(walker.advance):
+            m.d.sync += first.eq(0)
+        with m.If(walker.advance & is_residual):
+            m.d.sync += updating.eq(Lanes.WRITTEN)
+        with m.Elif(updating != 0):
+            m.d.sync += updating.eq(updating - 1)
+        return updating

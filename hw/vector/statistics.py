@@ -1,0 +1,128 @@
+"""First pass of NORM: sums of a residual row, and from them the row's mean and gain."""
+
+from __future__ import annotations
+
+from amaranth import Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.vector.operation import TOTAL_BITS, VARIANCE_BITS, statistics_layout
+from moesaic.hw.vector.pipeline import add_tree, delay, tree_latency
+from moesaic.hw.vector.reciprocal_sqrt import ReciprocalSqrt
+from moesaic.spec.arch import ArchConfig
+
+_SQUARE_BITS = 44
+_MULTIPLY_CYCLES = 3
+
+
+class Statistics(wiring.Component):
+    """Sum and sum of squares in one pass, then ``multiplier / sqrt(variance)``, per row.
+
+    ``variance = channels * sum(x * x) - sum(x)**2 + epsilon``, at least 1. A row's result is in
+    the FIFO at most ``LATENCY_LIMIT`` cycles after its last word; rows may follow each other
+    without a gap. No more than ``DEPTH`` rows may be under way or in the FIFO.
+
+    Attributes
+    ----------
+    valid, words, row_first, row_last
+        One residual word per cycle, and its place in the row.
+    channels, epsilon, multiplier, shift
+        Fields of the instruction, held until the last row is taken.
+    rows
+        Results in row order: ``total``; ``gain``, ``shift``:
+        ``(channels * x - total) * gain / 2**shift`` is the normalised value.
+    """
+
+    DEPTH = 32
+    LATENCY_LIMIT = 26
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "valid": In(1),
+                "words": In(data.ArrayLayout(signed(16), arch.lanes)),
+                "row_first": In(1),
+                "row_last": In(1),
+                "channels": In(13),
+                "epsilon": In(48),
+                "multiplier": In(16),
+                "shift": In(6),
+                "rows": Out(stream.Signature(statistics_layout())),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        lanes = range(self.arch.lanes)
+        values, squares = [], []
+        for i in lanes:
+            square = Signal(31, name=f"square_{i}", reset_less=True)
+            m.d.sync += square.eq(self.words[i] * self.words[i])
+            values.append(delay(m, self.words[i], 1, f"value_{i}").as_signed())
+            squares.append(square)
+        value_sum = add_tree(m, values, "value_tree")
+        square_sum = add_tree(m, squares, "square_tree")
+        latency = 1 + tree_latency(self.arch.lanes)
+        valid = delay(m, self.valid, latency, "valid", control=True)
+        first = delay(m, self.row_first, latency, "first")
+        total, square = Signal(signed(TOTAL_BITS)), Signal(_SQUARE_BITS)
+        with m.If(valid):
+            m.d.sync += [
+                total.eq(Mux(first, 0, total) + value_sum),
+                square.eq(Mux(first, 0, square) + square_sum),
+            ]
+
+        # Registers behind the wide products are for the tools to move into them.
+        scaled = delay(m, self.channels * square, _MULTIPLY_CYCLES, "scaled")
+        squared = delay(m, (total * total).as_unsigned(), _MULTIPLY_CYCLES, "squared")
+        difference = Signal(signed(VARIANCE_BITS + 1), reset_less=True)
+        variance = Signal(signed(VARIANCE_BITS + 1), reset_less=True)
+        positive = Signal(VARIANCE_BITS, reset_less=True)
+        m.submodules.root = root = ReciprocalSqrt(VARIANCE_BITS)
+        m.d.sync += [
+            difference.eq(scaled - squared),
+            variance.eq(difference + self.epsilon),
+            positive.eq(Mux(variance < 1, 1, variance)),
+        ]
+        product = Signal(32, reset_less=True)
+        gain = Signal(16, reset_less=True)
+        m.d.comb += root.value.eq(positive)
+        m.d.sync += [
+            product.eq(root.mantissa * self.multiplier),
+            gain.eq((product + (1 << 15)) >> 16),
+        ]
+        exponent = delay(m, root.exponent, 1, "exponent")
+        shift = Signal(7, reset_less=True)
+        m.d.sync += shift.eq(exponent + self.shift)
+
+        after_sums = _MULTIPLY_CYCLES + 3 + ReciprocalSqrt.LATENCY + 2
+        if 1 + latency + 1 + after_sums > self.LATENCY_LIMIT:
+            raise AssertionError("Statistics.LATENCY_LIMIT is too small")
+        put = delay(m, self.valid & self.row_last, latency + 1 + after_sums, "put", control=True)
+
+        row = Signal(statistics_layout())
+        m.d.comb += [
+            row.total.eq(delay(m, total, after_sums, "total").as_signed()),
+            row.gain.eq(gain),
+            row.shift.eq(Mux(shift[6], 63, shift)),
+        ]
+        m.submodules.memory = memory = Memory(shape=statistics_layout(), depth=self.DEPTH, init=[])
+        write, read = memory.write_port(), memory.read_port(domain="comb")
+        level = Signal(range(self.DEPTH + 1))
+        take = self.rows.valid & self.rows.ready
+        m.d.comb += [
+            write.data.eq(row),
+            write.en.eq(put),
+            self.rows.valid.eq(level != 0),
+            self.rows.payload.eq(read.data),
+        ]
+        read_at, write_at = Signal(range(self.DEPTH)), Signal(range(self.DEPTH))
+        m.d.comb += [read.addr.eq(read_at), write.addr.eq(write_at)]
+        m.d.sync += [
+            write_at.eq(write_at + put),
+            read_at.eq(read_at + take),
+            level.eq(level + put - take),
+        ]
+        return m

@@ -1,0 +1,221 @@
+"""The vector unit: drains accumulators and normalises the residual stream."""
+
+from __future__ import annotations
+
+from amaranth import Array, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from moesaic.hw.interfaces import (
+    AccumulatorRead,
+    ActivationWrite,
+    InstructionPort,
+    QueueRead,
+    ResidualWrite,
+    logit_layout,
+)
+from moesaic.hw.ram import Ram
+from moesaic.hw.vector.addressing import Addressing
+from moesaic.hw.vector.events import VectorEvents
+from moesaic.hw.vector.lanes import Lanes
+from moesaic.hw.vector.operands import Operands
+from moesaic.hw.vector.operation import DESTINATION, NORM, Destination, output_layout
+from moesaic.hw.vector.output import OutputStage
+from moesaic.hw.vector.parameters import ParameterBuffer
+from moesaic.hw.vector.pipeline import delay
+from moesaic.hw.vector.row_scale import RowScale
+from moesaic.hw.vector.sequencer import Sequencer, view
+from moesaic.hw.vector.statistics import Statistics
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Drain, Opcode
+
+
+class VectorUnit(wiring.Component):
+    """Executes DRAIN and NORM, one chunk of ``lanes`` values per cycle.
+
+    The first chunk of an instruction follows the last one of the instruction before after two
+    idle cycles, without waiting for the pipeline. A result is offered to its destination
+    ``LATENCY`` cycles after its chunk was issued; a destination that is not ready stops the issue
+    of chunks once ``OutputStage.DEPTH`` of them are under way. Tokens are given in program order,
+    one cycle after an instruction's last result was taken.
+
+    Three hazards make an instruction wait for an older one that is still in the pipeline:
+    RESIDUAL after RESIDUAL waits until reads cannot overtake writes (``Lanes.HAZARD`` cycles),
+    NORM until every residual value is written, ATTENTION until its SOFTMAX has its sums.
+
+    NORM takes two cycles per residual word (three with planes), plus about
+    ``Statistics.LATENCY_LIMIT`` per instruction.
+
+    Attributes
+    ----------
+    control
+        Instructions and tokens.
+    accumulators
+        The bank to drain.
+    parameters
+        Parameter blocks as ring words, in the order of use.
+    activation_write, logits, output
+        Results.
+    residual_write
+        From the load unit; accepted in cycles without a residual update.
+    queue
+        Expert queues.
+    events
+        Increments of performance counters.
+    """
+
+    LATENCY = Lanes.RESULT + 2
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.arch = arch
+        super().__init__(
+            {
+                "control": In(InstructionPort()),
+                "accumulators": Out(AccumulatorRead(arch)),
+                "parameters": In(stream.Signature(8 * arch.ring_read_bytes)),
+                "activation_write": Out(ActivationWrite(arch)),
+                "residual_write": In(ResidualWrite(arch)),
+                "queue": Out(QueueRead(arch)),
+                "logits": Out(stream.Signature(logit_layout(arch))),
+                "output": Out(stream.Signature(16 * arch.lanes)),
+                "events": Out(VectorEvents(arch)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arch = self.arch
+        m.submodules.sequencer = sequencer = Sequencer(arch)
+        m.submodules.parameter_buffer = parameters = ParameterBuffer(arch)
+        m.submodules.statistics = statistics = Statistics(arch)
+        m.submodules.addressing = addressing = Addressing(arch)
+        m.submodules.operands = operands = Operands(arch)
+        m.submodules.lanes = lanes = Lanes(arch)
+        m.submodules.row_scale = row_scale = RowScale(arch)
+        m.submodules.output_stage = output = OutputStage(arch)
+        m.submodules.residual_memory = residual = Ram(16 * arch.lanes, arch.residual_words)
+        connect(m, flipped(self.control), sequencer.control)
+        connect(m, flipped(self.events), sequencer.events)
+        connect(m, flipped(self.parameters), parameters.words)
+        connect(m, flipped(self.activation_write), output.activation_write)
+        connect(m, flipped(self.logits), output.logits)
+        connect(m, flipped(self.output), output.output)
+
+        issue = sequencer.issue
+        drain, norm = view(Opcode.DRAIN, sequencer.held), view(Opcode.NORM, sequencer.held)
+        is_norm = Signal()
+        m.d.comb += is_norm.eq(issue.operation == NORM)
+
+        # What the sequencer waits for, and what it consumes.
+        m.d.comb += [
+            sequencer.full.eq(self.accumulators.full),
+            self.accumulators.release.eq(sequencer.release),
+            self.accumulators.address.eq(sequencer.address),
+            self.accumulators.maximum_address.eq(issue.row),
+            self.queue.expert.eq(sequencer.queue_expert),
+            self.queue.index.eq(issue.row),
+            sequencer.queue_count.eq(self.queue.count),
+            sequencer.available.eq(parameters.available),
+            parameters.block.eq(sequencer.block),
+            parameters.chunk.eq(issue.chunk),
+            parameters.consume.eq(sequencer.consume),
+            sequencer.room.eq(output.room),
+            output.reserve.eq(issue.valid & issue.put),
+            sequencer.scale_ready.eq(row_scale.ready),
+            row_scale.release.eq(sequencer.scale_release),
+            sequencer.statistics_ready.eq(statistics.rows.valid),
+            statistics.rows.ready.eq(sequencer.statistics_take),
+            sequencer.given.eq(output.give),
+            sequencer.given_signal.eq(output.signal),
+        ]
+
+        # Residual memory: the two passes of NORM and RESIDUAL never read at the same time.
+        m.d.comb += [
+            residual.read_enable.eq(1),
+            residual.read_address.eq(
+                Mux(lanes.read, lanes.read_address, sequencer.residual_address)
+            ),
+            lanes.read_data.eq(residual.read_data),
+            residual.write_enable.eq(lanes.write | self.residual_write.valid),
+            self.residual_write.ready.eq(~lanes.write),
+            residual.write_address.eq(
+                Mux(lanes.write, lanes.write_address, self.residual_write.address)
+            ),
+            residual.write_data.eq(
+                Mux(lanes.write, lanes.write_data.as_value(), self.residual_write.data)
+            ),
+            statistics.valid.eq(delay(m, sequencer.sum, 1, "sum", control=True)),
+            statistics.words.eq(residual.read_data),
+            statistics.row_first.eq(delay(m, sequencer.sum_first, 1, "sum_first")),
+            statistics.row_last.eq(delay(m, sequencer.sum_last, 1, "sum_last")),
+            statistics.channels.eq(norm.channels),
+            statistics.epsilon.eq(norm.epsilon),
+            statistics.multiplier.eq(norm.multiplier),
+            statistics.shift.eq(norm.shift),
+        ]
+
+        m.d.comb += [
+            operands.issue.eq(issue),
+            operands.multiplier.eq(drain.multiplier),
+            operands.shift.eq(drain.shift),
+            operands.channels.eq(norm.channels),
+            operands.statistics.eq(statistics.rows.payload),
+            operands.residual.eq(residual.read_data),
+            operands.parameters.eq(parameters.entries),
+            operands.accumulators.eq(self.accumulators.data),
+            operands.maximum.eq(self.accumulators.maximum),
+            operands.scale.eq(row_scale.scale),
+            operands.scale_shift.eq(row_scale.shift),
+            lanes.issue.eq(issue),
+            lanes.multiplier.eq(drain.multiplier),
+            lanes.shift.eq(drain.shift),
+            lanes.weight.eq(addressing.weight),
+            lanes.residual_address.eq(addressing.residual),
+            lanes.operand.eq(operands.operand),
+            lanes.lane_multiplier.eq(operands.lane_multiplier),
+            lanes.lane_shift.eq(operands.lane_shift),
+            lanes.limit.eq(operands.limit),
+            output.chunk.eq(lanes.chunk),
+            output.chunk_put.eq(lanes.chunk_put),
+        ]
+
+        summed = issue.valid & ~issue.null & (issue.operation == Drain.SOFTMAX)
+        cycles = Lanes.PROBABILITY
+        m.d.comb += [
+            row_scale.read_row.eq(issue.row),
+            row_scale.multiplier.eq(delay(m, drain.multiplier, 1, "attention_multiplier")),
+            row_scale.instruction_shift.eq(delay(m, drain.shift, 1, "attention_shift")),
+            row_scale.valid.eq(delay(m, summed, cycles, "summed", control=True)),
+            row_scale.probability.eq(lanes.probability),
+            row_scale.row.eq(delay(m, issue.row, cycles, "summed_row")),
+            row_scale.row_first.eq(delay(m, issue.row_first, cycles, "summed_first")),
+            row_scale.row_last.eq(delay(m, issue.row_last, cycles, "summed_last")),
+            row_scale.block_last.eq(delay(m, issue.last, cycles, "summed_block_last")),
+        ]
+
+        # The way out is known as soon as the address is.
+        destinations = Array(DESTINATION[operation] for operation in range(NORM + 1))
+        cycles = Addressing.LATENCY
+        route = Signal(output_layout(arch))
+        m.d.comb += [
+            addressing.row.eq(issue.row),
+            addressing.column.eq(issue.column),
+            addressing.scatter.eq(~is_norm & drain.scatter),
+            addressing.base.eq(Mux(is_norm, norm.base, drain.base)),
+            addressing.stride.eq(Mux(is_norm, norm.stride, drain.stride)),
+            addressing.token.eq(self.queue.token),
+            addressing.queue_weight.eq(self.queue.weight),
+            route.destination.eq(Mux(issue.null, Destination.NONE, destinations[issue.operation])),
+            route.wide.eq(is_norm & norm.wide),
+            route.plane.eq(norm.plane_stride),
+            route.row_last.eq(issue.row_last),
+            route.last.eq(issue.last),
+            route.signal.eq(drain.signal),
+            output.route.eq(delay(m, route, cycles, "route")),
+            output.route.address.eq(addressing.activation),
+            output.route.select.eq(addressing.select),
+            output.route_put.eq(
+                delay(m, issue.valid & issue.put, cycles, "route_put", control=True)
+            ),
+        ]
+        return m

@@ -1,0 +1,330 @@
+"""Random instruction sequences for the vector unit, with all that they must produce.
+
+The expectations follow docs/architecture.md and moesaic.spec.semantics, instruction by
+instruction, on plain tensors: nothing here knows how the unit works.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from moesaic.spec import semantics
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Drain, Opcode, decode, encode
+
+ROWS_OUTSIDE = (Drain.SOFTMAX, Drain.LOGITS)
+WITHOUT_PARAMETERS = (Drain.SOFTMAX, Drain.ATTENTION)
+BITS = {Drain.INT8: 8, Drain.GELU: 18, Drain.RESIDUAL: 24, Drain.LOGITS: 24, Drain.OUTPUT: 16}
+
+
+@dataclass
+class Group:
+    """One accumulator bank as the matrix unit hands it over."""
+
+    accumulators: Tensor  # [n_tiles * rows, width]
+    maximum: list[int]
+
+
+@dataclass
+class Done:
+    """What must have left the unit when an instruction gives its tokens."""
+
+    signal: int
+    writes: int
+    logits: int
+    outputs: int
+
+
+@dataclass
+class Program:
+    """Instructions, what the other units deliver for them, and the expected results."""
+
+    arch: ArchConfig
+    queues: list[list[tuple[int, int]]]
+    residual: Tensor  # [words, lanes], changes as instructions are added
+    instructions: list[tuple[bytes, int]] = field(default_factory=list)  # with wait mask
+    groups: list[Group] = field(default_factory=list)
+    blocks: list[Tensor] = field(default_factory=list)  # [width, 3]: bias, multiplier, shift
+    writes: list[tuple[int, int, list[int]]] = field(default_factory=list)  # word, byte, bytes
+    logits: list[tuple[list[int], int]] = field(default_factory=list)
+    outputs: list[list[int]] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
+    sums: list[Tensor] = field(default_factory=list)
+    events: dict[str, int] = field(default_factory=dict)
+    chunks: int = 0
+
+    def __post_init__(self) -> None:
+        self.initial_residual = self.residual.clone()
+        names = ("vector_chunks", "score_words", "score_reads", "gelu_lookups", "norm_rows")
+        self.events = dict.fromkeys(names, 0)
+
+    def _end(self, opcode: Opcode, wait: int | None, signal: int | None, **fields: int) -> None:
+        wait = random.getrandbits(6) & random.getrandbits(6) if wait is None else wait
+        signal = random.getrandbits(6) if signal is None else signal
+        raw = encode(opcode, wait=wait, signal=signal, layer=random.getrandbits(8), **fields)
+        self.instructions.append((raw, wait))
+        self.done.append(Done(signal, len(self.writes), len(self.logits), len(self.outputs)))
+
+    def describe(self, writes_left: int) -> str:
+        """The instruction of the activation write before the last ``writes_left`` ones."""
+        number = len(self.writes) - writes_left
+        for index, done in enumerate(self.done):
+            if number <= done.writes:
+                return f"instruction {index}: {decode(self.instructions[index][0])}"
+        return "no instruction"
+
+    def _write(self, word: int, byte: int, values: Tensor) -> None:
+        self.writes.append((word, byte, [v & 255 for v in values.tolist()]))
+
+    def drain(
+        self,
+        kind: Drain,
+        *,
+        rows: int,
+        n_tiles: int = 1,
+        groups: int = 1,
+        columns: int,
+        base: int = 0,
+        stride: int = 1,
+        multiplier: int = 0,
+        shift: int = 0,
+        expert: int | None = None,
+        scatter: bool = False,
+        magnitude: int = 24,
+        wait: int | None = None,
+        signal: int | None = None,
+    ) -> None:
+        """Append a DRAIN of random accumulators below ``2**magnitude``."""
+        arch = self.arch
+        actual = rows if expert is None else len(self.queues[expert])
+        if actual:
+            for group in range(groups):
+                tiles = [self._tile(kind, actual, magnitude) for _ in range(n_tiles)]
+                self._drain_group(
+                    kind, tiles, group, columns, base, stride, multiplier, shift,
+                    self.queues[expert] if expert is not None and scatter else None,
+                )  # fmt: skip
+            if kind == Drain.ATTENTION:
+                self.sums.pop(0)
+            if kind == Drain.SOFTMAX:
+                self.events["score_words"] += actual * -(-columns // arch.lanes)
+        self._end(
+            Opcode.DRAIN, wait, signal, kind=kind, rows=rows, n_tiles=n_tiles, groups=groups,
+            columns=columns, base=base, stride=stride, multiplier=multiplier, shift=shift,
+            expert=expert or 0, predicated=int(expert is not None), scatter=int(scatter),
+        )  # fmt: skip
+
+    def _tile(self, kind: Drain, rows: int, magnitude: int) -> tuple[Tensor, Tensor | None]:
+        width, high = self.arch.width, 1 << magnitude
+        accumulators = torch.randint(-high, high, (rows, width))
+        if random.random() < 0.1:
+            accumulators[:] = random.choice([0, -(1 << 31), (1 << 31) - 1])
+        if kind in WITHOUT_PARAMETERS:
+            return accumulators, None
+        bias = torch.randint(-high, high, (width,)) >> random.choice([0, 3, 31])
+        multiplier = torch.randint(0, 1 << 16, (width,))
+        near = magnitude + 16 - BITS[kind] + torch.randint(-3, 6, (width,))
+        block = torch.stack([bias, multiplier, near.clamp(0, 62)], dim=1)
+        self.blocks.append(block)
+        return accumulators, block
+
+    def _drain_group(
+        self,
+        kind: Drain,
+        tiles: list[tuple[Tensor, Tensor | None]],
+        group: int,
+        columns: int,
+        base: int,
+        stride: int,
+        multiplier: int,
+        shift: int,
+        queue: list[tuple[int, int]] | None,
+    ) -> None:
+        arch = self.arch
+        first_column = group * len(tiles) * arch.width
+        scores = torch.cat([tile for tile, _ in tiles], dim=1)  # [rows, n_tiles * width]
+        rows = scores.shape[0]
+        maximum = scores[:, : max(0, columns - first_column)].amax(1) if kind in (
+            Drain.SOFTMAX,
+        ) else torch.randint(-5, 5, (rows,))  # fmt: skip
+        self.groups.append(Group(torch.cat([tile for tile, _ in tiles]), maximum.tolist()))
+
+        end = columns
+        if kind == Drain.SOFTMAX:
+            end = -(-columns // arch.depth) * arch.depth
+            result = torch.zeros(rows, end, dtype=torch.int64)
+            result[:, :columns], sums = semantics.softmax(scores[:, :columns], multiplier, shift)
+            self.sums.append(sums)
+        elif kind == Drain.ATTENTION:
+            m, s = semantics.attention_scale(self.sums[0][:rows, None], multiplier, shift)
+            result = semantics.requantise(scores, m, s, 8)
+        else:
+            blocks = torch.cat([block for _, block in tiles if block is not None])
+            bias, m, s = blocks.unbind(1)
+            result = semantics.requantise(scores + bias, m, s, BITS[kind])
+        if kind == Drain.GELU:
+            result = semantics.gelu(result, multiplier, shift)
+
+        local_end = min(end - first_column, len(tiles) * arch.width)
+        starts = range(0, max(local_end, 0), arch.lanes)
+        tiled = [[s for s in starts if s // arch.width == n] for n in range(len(tiles))]
+        order = (
+            [(r, s) for r in range(rows) for s in starts]
+            if kind in ROWS_OUTSIDE
+            else [(r, s) for chunk_starts in tiled for r in range(rows) for s in chunk_starts]
+        )
+        for r, start in order:
+            target, weight = queue[r] if queue is not None else (r, semantics.ONE_Q15)
+            column = first_column + start
+            values = result[r, start : start + arch.lanes]
+            self.chunks += 1
+            if column < columns:
+                self.events["vector_chunks"] += 1
+                self.events["score_reads"] += kind == Drain.SOFTMAX
+                if kind == Drain.GELU:
+                    self.events["gelu_lookups"] += min(arch.lanes, columns - column)
+            if kind == Drain.LOGITS:
+                last = start + arch.lanes >= local_end
+                self.logits.append(([v & 0xFFFFFF for v in values.tolist()], int(last)))
+            elif kind == Drain.OUTPUT:
+                self.outputs.append([v & 0xFFFF for v in values.tolist()])
+            elif kind == Drain.RESIDUAL:
+                word = base + target * stride + column // arch.lanes
+                old = self.residual[word]
+                self.residual[word] = semantics.residual_add(old, values, weight)
+            else:
+                word = base + target * stride + column // arch.depth
+                self._write(word, column % arch.depth, values)
+
+    def norm(
+        self,
+        *,
+        rows: int,
+        words: int,
+        channels: int,
+        source_base: int = 0,
+        source_stride: int,
+        base: int = 0,
+        stride: int,
+        epsilon: int = 1,
+        multiplier: int,
+        shift: int,
+        wide: bool = False,
+        plane_stride: int = 0,
+        wait: int | None = None,
+        signal: int | None = None,
+    ) -> None:
+        """Append a NORM of the residual values as they will be by then."""
+        lanes, depth = self.arch.lanes, self.arch.depth
+        first = [source_base + r * source_stride for r in range(rows)]
+        x = torch.stack([self.residual[f : f + words].flatten() for f in first])
+        int8, int16 = semantics.layer_norm(x, channels, epsilon, multiplier, shift)
+        planes = [int8, int16 >> 8, int16 & 255] if wide else [int8]
+        for r in range(rows):
+            for word in range(words):
+                column = word * lanes
+                at = base + r * stride + column // depth
+                for index, plane in enumerate(planes):
+                    values = plane[r, column : column + lanes]
+                    self._write(at + index * plane_stride, column % depth, values)
+        self.events["norm_rows"] += rows
+        self._end(
+            Opcode.NORM, wait, signal, rows=rows, words=words, channels=channels,
+            source_base=source_base, source_stride=source_stride, base=base, stride=stride,
+            epsilon=epsilon, multiplier=multiplier, shift=shift, wide=int(wide),
+            plane_stride=plane_stride,
+        )  # fmt: skip
+
+
+def empty_program(arch: ArchConfig) -> Program:
+    """Random residual memory and queues: some empty, tokens ascending, weights up to 1.0."""
+    residual = torch.randint(-(1 << 15), 1 << 15, (arch.residual_words, arch.lanes))
+    # A usual residual is far from saturation, so that sums of both kinds occur.
+    residual[::2] >>= 4
+    tokens = min(arch.max_tokens, 20)
+    queues = []
+    for expert in range(arch.max_experts):
+        count = random.choice([0, 1, 2, random.randint(1, tokens), tokens])
+        count = [0, tokens, 1][expert] if expert < 3 else count
+        chosen = sorted(random.sample(range(tokens), count))
+        queues.append([(t, random.choice([1 << 15, 0, random.getrandbits(15)])) for t in chosen])
+    return Program(arch, queues, residual)
+
+
+def add_random_drain(program: Program, kind: Drain) -> None:
+    """A DRAIN of any shape that the memories allow."""
+    arch = program.arch
+    n_tiles = random.choice([1, 1, 2, 3])
+    groups = 1 if kind in ROWS_OUTSIDE else random.choice([1, 1, 2, 3])
+    expert = None
+    if kind not in (*ROWS_OUTSIDE, Drain.ATTENTION, Drain.OUTPUT) and random.random() < 0.4:
+        expert = random.randrange(arch.max_experts)
+    most = min(20, arch.accumulator_rows // n_tiles)
+    rows = random.choice([1, 2, random.randint(1, most)])
+    if kind == Drain.ATTENTION:
+        rows = len(program.sums[0])
+        n_tiles = min(n_tiles, arch.accumulator_rows // rows)
+    all_columns = groups * n_tiles * arch.width
+    columns = all_columns - random.choice([0, random.randrange(arch.width)])
+    if kind != Drain.SOFTMAX and random.random() < 0.15:
+        columns = random.randint(1, all_columns)  # whole tiles without a valid column
+    is_residual = kind == Drain.RESIDUAL
+    word = arch.lanes if is_residual else arch.depth
+    words = arch.residual_words if is_residual else arch.activation_words
+    stride = -(-columns // word) + random.randrange(3)
+    base = random.randrange(max(1, words - 21 * stride))
+    magnitude = random.choice([31, 24, 16, 9])
+    # GELU's result has 14 fraction bits; exponents are best around some hundreds.
+    multiplier = random.randint(1 << 15, (1 << 16) - 1)
+    shift = {
+        Drain.GELU: random.randint(21, 27),
+        Drain.SOFTMAX: magnitude + 16 - random.randint(8, 13),
+        Drain.ATTENTION: max(0, magnitude - random.randint(14, 24)),
+    }.get(kind, random.getrandbits(6))
+    program.drain(
+        kind, rows=rows, n_tiles=n_tiles, groups=groups, columns=columns, base=base,
+        stride=stride, multiplier=multiplier, shift=shift, expert=expert,
+        scatter=expert is not None and random.random() < 0.7, magnitude=magnitude,
+    )  # fmt: skip
+
+
+def add_random_norm(program: Program) -> None:
+    """A NORM of any shape that the memories allow."""
+    arch = program.arch
+    words, rows = random.choice([1, 2, 5, 9]), random.choice([1, 3, random.randint(1, 40)])
+    source_stride = words + random.randrange(2)
+    rows = min(rows, arch.residual_words // source_stride)
+    source_base = random.randrange(arch.residual_words - rows * source_stride + 1)
+    stride = -(-words * arch.lanes // arch.depth) + random.randrange(2)
+    plane_stride = rows * stride
+    base = random.randrange(arch.activation_words - 3 * plane_stride)
+    channels = words * arch.lanes - random.randrange(arch.lanes)
+    program.norm(
+        rows=rows, words=words, channels=channels, source_base=source_base,
+        source_stride=source_stride, base=base, stride=stride,
+        epsilon=random.choice([0, 1, random.getrandbits(20), random.getrandbits(48)]),
+        multiplier=random.randint(1 << 15, (1 << 16) - 1), shift=random.randint(0, 14),
+        wide=random.random() < 0.5, plane_stride=plane_stride,
+    )  # fmt: skip
+
+
+def random_program(arch: ArchConfig, instructions: int) -> Program:
+    """All kinds mixed; row scales are produced before they are used."""
+    program = empty_program(arch)
+    for _ in range(instructions):
+        kinds: list[Drain | None] = [kind for kind in Drain if kind != Drain.ATTENTION]
+        kinds += [Drain.RESIDUAL, None, None]
+        if program.sums:
+            kinds += [Drain.ATTENTION] * 4
+        if len(program.sums) == 2:
+            kinds = [kind for kind in kinds if kind != Drain.SOFTMAX]
+        chosen = random.choice(kinds)
+        if chosen is None:
+            add_random_norm(program)
+        else:
+            add_random_drain(program, chosen)
+    return program

@@ -1,0 +1,84 @@
+"""One design with every function unit of the vector unit, so that one build serves all benches."""
+
+from __future__ import annotations
+
+from amaranth import Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from moesaic.hw.vector.exp2 import Exp2
+from moesaic.hw.vector.gelu import GELU_OUTPUT_BITS, Gelu
+from moesaic.hw.vector.reciprocal import Reciprocal
+from moesaic.hw.vector.reciprocal_sqrt import ReciprocalSqrt
+from moesaic.hw.vector.requantise import Requantise
+from moesaic.spec import tables
+
+LANES = 16
+OPERAND_BITS = 33
+LIMITS = (8, 13, 16, 18, 24)
+SUM_BITS = 24
+VARIANCE_BITS = 58
+
+
+class VectorFunctions(wiring.Component):
+    """Function units side by side; ports are packed, lane 0 in the lowest bits.
+
+    ``gelu_*`` is the GELU unit with the second requantiser behind it, as in the vector unit.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "operand": In(LANES * OPERAND_BITS),
+                "multiplier": In(LANES * 16),
+                "shift": In(LANES * 6),
+                "limit": In(3),
+                "value": Out(LANES * max(LIMITS)),
+                "gelu_z": In(LANES * tables.GELU_INPUT_BITS),
+                "gelu_multiplier": In(16),
+                "gelu_shift": In(6),
+                "gelu_value": Out(LANES * 8),
+                "exponent": In(LANES * tables.EXPONENT_BITS),
+                "exponent_valid": In(LANES),
+                "probability": Out(LANES * 8),
+                "sum": In(SUM_BITS),
+                "sum_mantissa": Out(16),
+                "sum_exponent": Out(5),
+                "variance": In(VARIANCE_BITS),
+                "variance_mantissa": Out(16),
+                "variance_exponent": Out(5),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.requantise = requantise = Requantise(LANES, OPERAND_BITS, LIMITS)
+        m.submodules.gelu = gelu = Gelu(LANES)
+        m.submodules.scale = scale = Requantise(LANES, GELU_OUTPUT_BITS, (8,))
+        m.submodules.exp2 = exp2 = Exp2(LANES)
+        m.submodules.reciprocal = reciprocal = Reciprocal(SUM_BITS)
+        m.submodules.root = root = ReciprocalSqrt(VARIANCE_BITS)
+        z = Signal(data.ArrayLayout(signed(tables.GELU_INPUT_BITS), LANES))
+        m.d.comb += [
+            requantise.operand.eq(self.operand),
+            requantise.multiplier.eq(self.multiplier),
+            requantise.shift.eq(self.shift),
+            requantise.limit.eq(self.limit),
+            self.value.eq(requantise.value),
+            z.eq(self.gelu_z),
+            gelu.z.eq(z),
+            scale.operand.eq(gelu.value),
+            scale.multiplier.eq(self.gelu_multiplier.replicate(LANES)),
+            scale.shift.eq(self.gelu_shift.replicate(LANES)),
+            self.gelu_value.eq(scale.value),
+            exp2.exponent.eq(self.exponent),
+            exp2.valid.eq(self.exponent_valid),
+            self.probability.eq(exp2.value),
+            reciprocal.value.eq(self.sum),
+            self.sum_mantissa.eq(reciprocal.mantissa),
+            self.sum_exponent.eq(reciprocal.exponent),
+            root.value.eq(self.variance),
+            self.variance_mantissa.eq(root.mantissa),
+            self.variance_exponent.eq(root.exponent),
+        ]
+        return m
