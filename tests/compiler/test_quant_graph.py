@@ -119,6 +119,18 @@ def test_saturated_residual_is_seen() -> None:
     assert Comparison(graph, full, samples).saturated > 0
 
 
+def test_scale_is_widened_until_nothing_saturates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moesaic.compiler.quant.RESIDUAL_HEADROOM", 0.5)
+    graph, samples = random_graph(), random_samples(count=2)
+    integer, report = quantise(graph, samples, "seg")
+    assert Comparison(graph, integer, samples).saturated == 0
+    residual = report.points["residual"]
+    assert residual.maximum < residual.clip < 1.5 * residual.maximum
+    monkeypatch.setattr("moesaic.compiler.quant.HEADROOM_TRIES", 1)
+    with pytest.raises(UserError, match="residual stream must stay in 16 bits"):
+        quantise(graph, samples, "seg")
+
+
 def silenced(graph: ir.Graph, expert: int) -> ir.Graph:
     """The graph whose gate never chooses one expert."""
     layers = list(graph.layers)
