@@ -11,6 +11,7 @@ from moesaic.sim import verilator
 from moesaic.sim.cache import cached, content_key
 from moesaic.sim.ports import find_masters, ports_header
 from moesaic.sim.progress import progress
+from moesaic.sim.registered import register_inputs
 from moesaic.spec.errors import UserError
 
 TraceFormat = Literal["vcd", "fst"]
@@ -55,13 +56,13 @@ def build_library(verilog: str, *, trace: TraceFormat | None = None, toplevel: s
     flags = [*_VERILATOR_FLAGS, *([f"--trace-{trace}"] if trace else [])]
     contents = [path.read_bytes() for path in sorted(_HARNESS.iterdir()) if path.is_file()]
     settings = [verilator.toolchain().identity, _OPTIMISE, toplevel, header, *defines, *flags]
-    key = content_key([*settings, verilog, *contents])
+    key = content_key([*settings, register_inputs(verilog, toplevel)[0], *contents])
 
     def build(folder: Path) -> None:
         work = folder / "work"
         work.mkdir()
         (work / "ports.h").write_text(header)
-        model = verilator.verilate(verilog, toplevel, work, flags)
+        model = verilator.verilate(*register_inputs(verilog, toplevel), work, flags)
         sources = [*verilator.lump(model, work), _HARNESS / "harness.cpp"]
         runtime = [*verilator.runtime_files(work), _HARNESS / "dram.cpp"]
         includes = [*verilator.include_flags(work, defines), f"-I{_HARNESS}"]

@@ -106,8 +106,8 @@ class DramPort {
     DramPort(Dram& dram, const PortSignals& signals, uint64_t stream);
 
     void reset();
-    void sample();  // before the clock edge: take what the master presents in this cycle
-    void drive();   // after it: present the next cycle's answers
+    void sample();  // take what the master presents in the cycle that ends
+    void drive();   // decide what it is shown in the cycle that begins
 
     PortStatistics statistics{};
     const PortSignals& signals() const { return s_; }

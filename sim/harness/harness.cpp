@@ -1,9 +1,9 @@
 // The C interface of a simulated accelerator: the Verilated top, its clock, its DRAM and its
 // register bus. Python calls it through ctypes (sim/device.py) and never runs per cycle.
 //
-// One cycle is two evaluations. At the rising edge the design registers what it was shown; then
-// the new answers of the memory are applied together with the falling edge, and the second
-// evaluation settles everything that depends on them without a register in between.
+// The inputs of Vtop are registered (sim/registered.py): what is written to them shows in the cycle
+// after the next rising edge, and one evaluation there settles everything. So a tick first looks at
+// the outputs of the cycle that ends, then sets the inputs of the cycle that begins.
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -107,22 +107,19 @@ class Simulator {
         clear_bus();
         dram.reset();
         top.rst = 1;
-        for (uint32_t i = 0; i < cycles; ++i) {
-            edge();
-            dram.reset();  // whatever the design presents in reset is not a request
+        for (uint32_t i = 0; i < cycles; ++i) {  // what the design presents meanwhile is no request
             ++dram.cycle;
-            fall();
+            edge();
         }
         top.rst = 0;
         dram.drive();
-        fall();
+        edge();
     }
 
     void tick() {
         dram.sample();
-        edge();
         dram.drive();
-        fall();
+        edge();
     }
 
     int run(uint64_t max_cycles, bool stop_on_interrupt) {
@@ -141,14 +138,15 @@ class Simulator {
         top.s_axil_wstrb = 0xF;
         top.s_axil_awvalid = top.s_axil_wvalid = top.s_axil_bready = 1;
         int result = kBusTimeout;
+        tick();
         for (uint32_t i = 0; i < timeout && result == kBusTimeout; ++i) {
-            top.eval();
-            const bool address_taken = top.s_axil_awvalid && top.s_axil_awready;
-            const bool data_taken = top.s_axil_wvalid && top.s_axil_wready;
-            if (top.s_axil_bvalid) result = top.s_axil_bresp;
+            if (top.s_axil_awready) top.s_axil_awvalid = 0;
+            if (top.s_axil_wready) top.s_axil_wvalid = 0;
+            if (top.s_axil_bvalid) {
+                result = top.s_axil_bresp;
+                clear_bus();
+            }
             tick();
-            if (address_taken) top.s_axil_awvalid = 0;
-            if (data_taken) top.s_axil_wvalid = 0;
         }
         clear_bus();
         return result;
@@ -158,15 +156,15 @@ class Simulator {
         top.s_axil_araddr = offset;
         top.s_axil_arvalid = top.s_axil_rready = 1;
         int result = kBusTimeout;
+        tick();
         for (uint32_t i = 0; i < timeout && result == kBusTimeout; ++i) {
-            top.eval();
-            const bool address_taken = top.s_axil_arvalid && top.s_axil_arready;
+            if (top.s_axil_arready) top.s_axil_arvalid = 0;
             if (top.s_axil_rvalid) {
                 result = top.s_axil_rresp;
                 *value = top.s_axil_rdata;
+                clear_bus();
             }
             tick();
-            if (address_taken) top.s_axil_arvalid = 0;
         }
         clear_bus();
         return result;
@@ -210,8 +208,6 @@ class Simulator {
         top.clk = 1;
         top.eval();
         dump();
-    }
-    void fall() {
         top.clk = 0;
         top.eval();
         dump();
@@ -226,7 +222,6 @@ class Simulator {
         top.s_axil_awvalid = top.s_axil_wvalid = top.s_axil_bready = 0;
         top.s_axil_arvalid = top.s_axil_rready = 0;
         top.s_axil_awprot = top.s_axil_arprot = 0;
-        top.eval();
     }
 
 #if VM_TRACE
