@@ -47,8 +47,8 @@ class StationaryLoader(wiring.Component):
         streamer uses it, so that the next one may be loaded.
     accepted, ring_tile, operand_load
         Events: an instruction was accepted, a tile came from the ring, an operand word was read.
-    waiting
-        Lacks a token.
+    waiting, active
+        Lacks a token; is at work, perhaps on words of an instruction that has ended otherwise.
     discard
         A ring word of an expert without tokens was dropped.
     """
@@ -78,6 +78,7 @@ class StationaryLoader(wiring.Component):
                 "ring_tile": Out(1),
                 "operand_load": Out(1),
                 "waiting": Out(1),
+                "active": Out(1),
                 "discard": Out(1),
             }
         )
@@ -139,7 +140,7 @@ class StationaryLoader(wiring.Component):
             with m.Else():
                 m.next = "TILE"
 
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.instructions.ready.eq(1)
                 m.d.sync += [op.eq(raw), rows.eq(raw.rows)]
@@ -228,6 +229,7 @@ class StationaryLoader(wiring.Component):
                             m.next = "PARAMETERS"
 
         m.d.comb += [
+            self.active.eq(~fsm.ongoing("IDLE")),
             self.parameters.payload.eq(self.ring.payload),
             self.ring_word.eq(self.ring.payload),
             operand.rows_mode.eq(op.stationary == isa.Stationary.ROWS),

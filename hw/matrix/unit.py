@@ -183,7 +183,7 @@ class MatrixUnit(wiring.Component):
         m.d.sync += unfinished.eq(unfinished + loader.accepted - accumulate.done)
         streamer_waits = walker.token_request & ~walker.token_granted
         m.d.comb += [
-            control.busy.eq((unfinished != 0) | control.queue.valid),
+            control.busy.eq((unfinished != 0) | loader.active | control.queue.valid),
             control.working.eq(issue.streaming),
             control.stalled.eq(issue.stalled),
             control.wait_token.eq(
