@@ -34,10 +34,12 @@ def load_graph(path: str | Path, task: str = "default") -> ir.Graph:
     """
     graph = read_model(path)
     arena, source, output, notes = trace(graph)
-    where = f"task {task!r}, {path}"
+    where = f"task {task!r}, {path}: head"
     try:
         head, state = read_head(arena, output)
+        where = f"task {task!r}, {path}"
         layers, state = read_layers(arena, state, notes)
+        where = f"task {task!r}, {path}: patch embedding"
         embed = read_embedding(arena, state, source)
     except NotRecognised as error:
         raise UserError(f"{where}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,53 @@ def test_both_expert_forms_agree(tmp_path: Path) -> None:
     assert "tanh approximation" in node.notes[0] and "(MoE)" in node.notes[0]
     x = np.random.default_rng(0).standard_normal((3, 3, 8, 12))
     assert np.allclose(run_float(loop, x), run_float(node, x), rtol=0, atol=1e-12)
+
+
+class Encoder(torch.nn.Module):
+    """A classifier on torch's own encoder layers, which share nothing with the reference model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 20, 4, 4)
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 20))
+        self.position = torch.nn.Parameter(torch.randn(1, 7, 20))
+        layer = torch.nn.TransformerEncoderLayer(
+            20, 5, 30, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm, self.head = torch.nn.LayerNorm(20), torch.nn.Linear(20, 9)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        tokens = self.patches(image).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1) + self.position
+        return self.head(self.norm(self.encoder(tokens))[:, 0])
+
+
+def test_torch_encoder_by_the_older_exporter(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    for parameter in model.parameters():  # the two layers start out equal
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # ONNX has no such operator
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                (torch.zeros(1, 3, 8, 12),),
+                str(tmp_path / "model.onnx"),
+                dynamo=False,
+                opset_version=17,
+                input_names=["image"],
+                dynamic_axes={"image": {0: "batch"}},
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    graph, error = compare(tmp_path / "model.onnx")
+    assert error < 1e-5
+    assert [type(layer) for layer in graph.layers] == [ir.Attention, ir.Mlp] * 2
+    assert (graph.head.first_row, graph.head.rows, graph.output_shape) == (0, 1, (1, 9))
 
 
 def test_observations(tmp_path: Path) -> None:
