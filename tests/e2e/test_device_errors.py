@@ -1,0 +1,123 @@
+"""Programs and buses gone wrong: a bounded end with the right error, and the next frame is good."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from moesaic.host.driver import DeviceError
+from moesaic.sim.device import Fault
+from moesaic.sim.provider import SimulatedAccelerator
+from moesaic.spec import isa
+from moesaic.spec.arch import PRESETS
+from moesaic.spec.bundle import Bundle
+from moesaic.spec.errors import UserError
+from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
+
+from .bundles import expected_codes, make_bundle
+
+LIMIT_CYCLES = 200_000
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return make_bundle({"task": random_intgraph(Shape(), seed=1)}, PRESETS["nano"])
+
+
+def with_program(bundle: Bundle, change: Callable[[bytearray], None]) -> Bundle:
+    program = bytearray(bundle.programs["task"])
+    change(program)
+    return dataclasses.replace(bundle, programs={"task": bytes(program)})
+
+
+def flip(byte: int) -> Callable[[bytearray], None]:
+    def change(program: bytearray) -> None:
+        program[byte] ^= 0x10
+
+    return change
+
+
+def drop_end(program: bytearray) -> None:
+    del program[-isa.INSTRUCTION_BYTES :]
+
+
+def far_stream(program: bytearray) -> None:
+    raw = isa.encode(isa.Opcode.STREAM, offset=1 << 20, words=8)
+    program[0:0] = raw
+
+
+def lost_token(program: bytearray) -> None:
+    raw = isa.encode(isa.Opcode.LOAD, words=1, window=isa.Window.INPUT, wait=1 << isa.Unit.STORE)
+    program[0:0] = raw
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (flip(0), "BAD_INSTRUCTION"),
+        (flip(5 * isa.INSTRUCTION_BYTES + 9), "BAD_INSTRUCTION"),
+        (drop_end, "PROGRAM_OVERRUN"),
+        (far_stream, "WINDOW"),
+        (lost_token, "WATCHDOG"),
+    ],
+)
+def test_bad_program_ends_in_an_error(
+    bundle: Bundle, change: Callable[[bytearray], None], error: str
+) -> None:
+    graph = bundle.graphs["task"]
+    patches = random_patches(graph, 1)
+    device = SimulatedAccelerator(with_program(bundle, change), watchdog_cycles=LIMIT_CYCLES)
+    try:
+        with pytest.raises(DeviceError, match=error):
+            device.run("task", patches)
+        assert device.transport.cycles < 2 * LIMIT_CYCLES
+        # The same accelerator runs the good program afterwards.
+        place = device.driver._programs["task"][0]
+        device.transport.write_memory(place, bundle.programs["task"])
+        device.driver._programs["task"] = (place, len(bundle.programs["task"]))
+        np.testing.assert_array_equal(
+            device.run("task", patches).codes, expected_codes(graph, patches)
+        )
+    finally:
+        device.close()
+
+
+@pytest.mark.parametrize("area", ["_programs", "_constants", "_inputs", "_outputs"])
+def test_bus_error_ends_the_frame(bundle: Bundle, area: str) -> None:
+    graph = bundle.graphs["task"]
+    patches = random_patches(graph, 1)
+    device = SimulatedAccelerator(bundle, watchdog_cycles=LIMIT_CYCLES)
+    try:
+        address, size = getattr(device.driver, area)["task"]
+        device.transport.inject_fault(Fault.ERROR, address, size)
+        with pytest.raises(DeviceError, match="BUS"):
+            device.run("task", patches)
+        device.transport.clear_faults()
+        np.testing.assert_array_equal(
+            device.run("task", patches).codes, expected_codes(graph, patches)
+        )
+    finally:
+        device.close()
+
+
+def test_weight_bus_error_ends_the_frame(bundle: Bundle) -> None:
+    device = SimulatedAccelerator(bundle, watchdog_cycles=LIMIT_CYCLES)
+    try:
+        address, size = device.driver._weights[1]
+        device.transport.inject_fault(Fault.ERROR, address, size)
+        with pytest.raises(DeviceError, match="BUS"):
+            device.run("task", random_patches(bundle.graphs["task"], 1))
+    finally:
+        device.close()
+
+
+def test_bundle_of_another_architecture_is_refused(bundle: Bundle) -> None:
+    from moesaic.sim.build import accelerator_verilog
+
+    other = dataclasses.replace(PRESETS["nano"], ring_bytes=32 << 10)
+    foreign = make_bundle(bundle.graphs, other)
+    with pytest.raises(UserError, match="compile for it"):
+        SimulatedAccelerator(foreign, verilog=accelerator_verilog(PRESETS["nano"]))
