@@ -11,21 +11,31 @@ from moesaic.sim.registered import register_inputs
 from moesaic.sim.verilator import BuildError, lint, lump
 from tests.sim.dummy_top import dummy_verilog
 
+_CLEAN = """
+module top(input clk, input rst, input [3:0] a, output reg [3:0] y);
+  always @(posedge clk) y <= rst ? 4'd0 : y + a;
+endmodule
+"""
 
-def test_lint_accepts_clean_and_names_the_fault(tmp_path: Path) -> None:
-    good, bad = tmp_path / "good.v", tmp_path / "bad.v"
-    good.write_text(dummy_verilog(1, 64))
-    lint(good)
-    bad.write_text(
-        "module top(input [3:0] a, output [1:0] y);\n  assign y = a & missing;\nendmodule\n"
-    )
-    with pytest.raises(BuildError, match="missing"):
-        lint(bad)
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [("y + a", "y + missing", "missing"), ("4'd0", "9'd0", "WIDTHTRUNC")],
+)
+def test_lint_accepts_clean_and_names_the_fault(
+    old: str, new: str, complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "top.v"
+    path.write_text(_CLEAN)
+    lint(path)
+    path.write_text(_CLEAN.replace(old, new))
+    with pytest.raises(BuildError, match=complaint):
+        lint(path)
 
 
 def test_lint_accepts_the_registered_wrapper(tmp_path: Path) -> None:
-    text, toplevel = register_inputs(dummy_verilog(2, 128), "top")
-    path = tmp_path / "wrapped.v"
+    text, toplevel = register_inputs(_CLEAN, "top")
+    path = tmp_path / f"{toplevel}.v"
     path.write_text(text)
     lint(path, toplevel)
 
