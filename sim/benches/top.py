@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, RisingEdge
-from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
+from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam, AxiRamRead, AxiReadBus
 
 from moesaic.sim.benches.top_program import PAGE, Frame, two_layers
 from moesaic.spec import isa, registers
@@ -29,20 +29,20 @@ class TopBench:
     def __init__(self, dut, arch: ArchConfig, pause: float) -> None:
         self.dut, self.arch = dut, arch
         self.bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
-        names = [f"w{port}" for port in range(arch.weight_ports)] + ["d"]
-        self.memories = {
-            name: AxiRam(
-                AxiBus.from_prefix(dut, f"m_axi_{name}"), dut.clk, dut.rst, size=MEMORY_BYTES
-            )
-            for name in names
-        }
-        for memory in self.memories.values():
-            for interface in (memory.read_if, memory.write_if):
-                interface.log.disabled = True
-                for channel in ("ar", "r", "aw", "w", "b"):
-                    stream = getattr(interface, f"{channel}_channel", None)
-                    if stream is not None:
-                        stream.set_pause_generator(_pauses(pause))
+        data = AxiBus.from_prefix(dut, "m_axi_d")
+        self.memories = {"d": AxiRam(data, dut.clk, dut.rst, size=MEMORY_BYTES)}
+        interfaces = [self.memories["d"].read_if, self.memories["d"].write_if]
+        for port in range(arch.weight_ports):
+            weights = AxiReadBus.from_prefix(dut, f"m_axi_w{port}")
+            memory = AxiRamRead(weights, dut.clk, dut.rst, size=MEMORY_BYTES)
+            self.memories[f"w{port}"] = memory
+            interfaces.append(memory)
+        for interface in interfaces:
+            interface.log.disabled = True
+            for channel in ("ar", "r", "aw", "w", "b"):
+                stream = getattr(interface, f"{channel}_channel", None)
+                if stream is not None:
+                    stream.set_pause_generator(_pauses(pause))
         for interface in (self.bus.read_if, self.bus.write_if):
             interface.log.disabled = True
 
