@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth import Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -86,7 +88,7 @@ class Core(wiring.Component):
         m.submodules.store = store = StoreUnit(arch)
         m.submodules.scratchpad = scratchpad = ActivationScratchpad(arch)
         m.submodules.arbiter = arbiter = ReadArbiter(arch.data_port_bytes, 2)
-        units = {"stream": stream, "matrix": matrix, "vector": vector}
+        units: dict[str, Any] = {"stream": stream, "matrix": matrix, "vector": vector}
         units |= {"router": router, "load": load, "store": store}
 
         for name, unit in units.items():
@@ -136,13 +138,13 @@ class Core(wiring.Component):
             targets += [store.window] if w is Window.OUTPUT else []
             for target in targets:
                 m.d.comb += [target.base.eq(window.base), target.size.eq(window.size)]
-        masters = {"stream": stream, "load": load, "store": store}
+        masters: dict[str, Any] = {"stream": stream, "load": load, "store": store}
         for name, unit in masters.items():
             connect(m, unit.fault, flipped(getattr(self, f"fault_{name}")))
             m.d.comb += unit.abort.eq(self.abort)
         m.d.comb += self.idle.eq(stream.idle & load.idle & store.idle)
 
-    def _connect_events(self, m: Module, units: dict[str, wiring.Component]) -> None:
+    def _connect_events(self, m: Module, units: dict[str, Any]) -> None:
         read, write = self.data_read, self.data_write
         beat_bytes = self.arch.data_port_bytes
         events: dict[str, Value] = {

@@ -150,7 +150,7 @@ class ControlUnit(wiring.Component):
         names = [(w.name, f"window{w.value}") for w in Window]
         names += [(f"WEIGHT{p}", f"weight{p}") for p in range(self.arch.weight_ports)]
         aligned = registers.WINDOW_ALIGNMENT.bit_length() - 1
-        windows = []
+        windows: list[wiring.PureInterface] = []
         # The last assignment wins: go backwards so that the first offender is named.
         for register, port in reversed(names):
             low, high, size = (
