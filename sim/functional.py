@@ -185,10 +185,11 @@ class FunctionalModel:
                 for k in range(values["k_tiles"]):
                     if ring:
                         raw = b"".join(parts.popleft() for _ in range(arch.tile_ring_words))
-                        tile = np.frombuffer(raw, np.int8).reshape(arch.depth, arch.width)
+                        weights = np.frombuffer(raw, np.int8).astype(np.int64)
+                        tile = weights.reshape(arch.depth, arch.width)
                     else:
                         tile = self._stationary(values, n, k)
-                    total += streamed[k] @ tile.astype(np.int64)
+                    total += streamed[k] @ tile
                 tiles.append(total)
             state.groups.append(np.concatenate(tiles, axis=1))
         assert not parts

@@ -107,6 +107,7 @@ class Lowering:
         opcode: isa.Opcode,
         accesses: tuple[Access, ...] = (),
         weights: Weights | None = None,
+        /,
         **fields: int | Address,
     ) -> None:
         self.steps.append(Step(opcode, fields, accesses, weights, self.layer, self.label))
