@@ -88,7 +88,7 @@ async def streams_a_word_per_cycle(dut) -> None:
     words = bench.events["matrix_stream_words"]
     lost = bench.last_word - bench.first_word + 1 - words
     dut._log.info(f"{words} words, {lost} cycles lost between {len(shapes)} instructions")
-    assert lost <= 5 * (len(shapes) - 1)
+    assert lost <= 2 * (len(shapes) - 1)
     assert bench.events["matrix_wait_bank"] == 0
 
 
@@ -97,7 +97,7 @@ async def attention_streams_a_word_per_cycle(dut) -> None:
     """Keys as columns, then values as rows: tiles load behind a block of enough rows."""
     rows, side = ARCH.width + 8, 2 * ARCH.width
     scores = Shape(
-        stationary=Stationary.COLUMNS, rows=rows, n_tiles=2, existing=side, track_maximum=True
+        stationary=Stationary.COLUMNS, rows=rows, groups=2, existing=side, track_maximum=True
     )
     rows_k = side // ARCH.depth
     mix = Shape(
@@ -109,9 +109,10 @@ async def attention_streams_a_word_per_cycle(dut) -> None:
     )
     bench = await execute(dut, build(scores, mix, scores, mix), 0.0)
     words = bench.events["attention_stream_words"]
-    lost = bench.last_word - bench.first_word + 1 - words
+    # One n-tile and one k-tile per group drain as slowly as they fill: those waits do not count.
+    lost = bench.last_word - bench.first_word + 1 - words - bench.events["matrix_wait_bank"]
     dut._log.info(f"{words} words, {lost} cycles lost between 4 instructions")
-    assert lost <= 20 * 3
+    assert lost <= 4 * 3
 
 
 @cocotb.test()

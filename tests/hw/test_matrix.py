@@ -31,7 +31,7 @@ ARCHS = {arch.name: arch for arch in (SMALL, WIDE, NANO)}
 @pytest.mark.parametrize("name", ARCHS)
 def test_matrix_unit(name) -> None:
     arch = ARCHS[name]
-    parameters = {"ARCH": json.dumps(arch.to_dict()), "PROGRAMS": 4}
+    parameters = {"ARCH": json.dumps(arch.to_dict()), "PROGRAMS": 2}
     verilog = to_verilog(MatrixUnit(arch), "matrix")
     count = run_cocotb(verilog, "matrix", "tests.hw.bench_matrix", parameters=parameters)
     assert count == 11
