@@ -1,4 +1,8 @@
-"""cocotb tests of the vector unit. ``ARCH`` is the architecture as JSON."""
+"""cocotb tests of the vector unit.
+
+``ARCH`` is the architecture as JSON. With ``CORRUPT`` the first test expects something wrong: it
+must then fail.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,24 @@ import cocotb
 import torch
 
 from moesaic.sim.benches.vector_bench import VectorBench, sometimes
-from moesaic.sim.benches.vector_program import Program, random_program
+from moesaic.sim.benches.vector_program import Program, empty_program, random_program
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Drain
 
 ARCH = ArchConfig.from_dict(json.loads(os.environ["ARCH"]))
 INSTRUCTIONS = int(os.environ.get("INSTRUCTIONS", "60"))
+CORRUPT = os.environ.get("CORRUPT")
+
+EXPECTATIONS = (
+    *("writes", "logits", "outputs", "residual", "signal"),
+    *("vector_chunks", "score_words", "score_reads", "gelu_lookups", "norm_rows"),
+)
+SET_UP = 3
+"""Most cycles from an instruction's last chunk to the first of the next one."""
+DRAIN_TAIL = 26
+"""Most cycles from the last chunk's issue to its token."""
+NORM_TAIL = DRAIN_TAIL + 26
+"""NORM waits for the statistics of its last row, too."""
 
 
 async def prepared(dut, program: Program) -> VectorBench:
@@ -24,23 +41,202 @@ async def prepared(dut, program: Program) -> VectorBench:
     return bench
 
 
-def seed() -> None:
+def fresh_program() -> Program:
     torch.manual_seed(random.getrandbits(32))
+    return empty_program(ARCH)
 
 
 @cocotb.test()
 async def random_program_without_delays(dut) -> None:
-    seed()
+    torch.manual_seed(random.getrandbits(32))
     program = random_program(ARCH, INSTRUCTIONS)
+    if CORRUPT is not None:
+        program.corrupt(CORRUPT)
     bench = await prepared(dut, program)
     await bench.run(program)
 
 
 @cocotb.test()
+async def falsified_expectations_are_caught(dut) -> None:
+    """One wrong bit anywhere in what is expected must not pass."""
+    for what in (*EXPECTATIONS, None):
+        program = fresh_program()
+        for kind in Drain:
+            program.drain(kind, rows=3, columns=ARCH.width, stride=9, multiplier=40000, shift=24)
+        shape = {"rows": 2, "words": 2, "channels": 2 * ARCH.lanes, "source_stride": 2}
+        program.norm(**shape, stride=9, multiplier=40000, shift=8)
+        if what is not None:
+            program.corrupt(what)
+        bench = await prepared(dut, program)
+        try:
+            await bench.run(program)
+        except AssertionError:
+            assert what is not None, "the program fails as it is"
+        else:
+            assert what is None, f"falsified {what} passed"
+
+
+@cocotb.test()
 async def random_program_with_delays(dut) -> None:
     """Slow inputs, then slow outputs, then both."""
-    seed()
+    torch.manual_seed(random.getrandbits(32))
     for idle, pause in ((0.6, 0.0), (0.0, 0.6), (0.4, 0.4), (0.05, 0.9)):
         program = random_program(ARCH, INSTRUCTIONS // 4)
         bench = await prepared(dut, program)
         await bench.run(program, idle=sometimes(idle), pause=sometimes(pause))
+
+
+@cocotb.test()
+async def one_chunk_per_cycle(dut) -> None:
+    """Long drains of every kind: nothing but set-up and the pipeline's tail is lost."""
+    program = fresh_program()
+    rows = ARCH.accumulator_rows // 2
+    columns = 2 * ARCH.width
+    word_rows = min(rows, ARCH.residual_words * ARCH.lanes // columns)
+    order = [Drain.INT8, Drain.RESIDUAL, Drain.GELU, Drain.SOFTMAX, Drain.OUTPUT, Drain.ATTENTION]
+    order += [Drain.LOGITS, Drain.SOFTMAX, Drain.SOFTMAX, Drain.RESIDUAL, Drain.RESIDUAL]
+    order += [Drain.ATTENTION, Drain.ATTENTION, Drain.GELU]
+    for kind in order:
+        is_residual = kind == Drain.RESIDUAL
+        together = kind in (Drain.SOFTMAX, Drain.LOGITS)
+        program.drain(
+            kind,
+            rows=word_rows if is_residual else rows,
+            n_tiles=2 if together else 1,
+            groups=1 if together else 2,
+            columns=columns,
+            stride=columns // (ARCH.lanes if is_residual else ARCH.depth),
+            multiplier=40000,
+            shift=24,
+        )
+    bench = await prepared(dut, program)
+    await bench.run(program)
+    taken = bench.last_give - bench.first_take
+    fill = 2 * ARCH.parameter_ring_words
+    most = program.chunks + SET_UP * len(order) + DRAIN_TAIL + fill
+    assert taken <= most, f"{program.chunks} chunks took {taken} cycles, more than {most}"
+    assert bench.working == program.chunks
+
+
+@cocotb.test()
+async def two_reads_per_normalised_word(dut) -> None:
+    """NORM is bound by its two reads, with planes by its three writes; rows of one word too."""
+    for words, rows, wide in ((8, 24, False), (8, 24, True), (1, 64, False), (1, 3, True)):
+        program = fresh_program()
+        stride = -(-words * ARCH.lanes // ARCH.depth)
+        program.norm(
+            rows=rows,
+            words=words,
+            channels=words * ARCH.lanes,
+            source_stride=words,
+            stride=stride,
+            multiplier=50000,
+            shift=6,
+            wide=wide,
+            plane_stride=rows * stride,
+        )
+        bench = await prepared(dut, program)
+        await bench.run(program)
+        taken = bench.last_give - bench.first_take
+        # The first write waits for the sums of the first row; reads of later rows overlap.
+        steps = words + 3 * rows * words if wide else 2 * rows * words
+        most = steps + SET_UP + NORM_TAIL
+        assert taken <= most, f"{rows} rows of {words} words took {taken} cycles, above {most}"
+        assert bench.working == 2 * rows * words
+
+
+@cocotb.test()
+async def residual_updates_in_a_row(dut) -> None:
+    """One word, updated by one instruction after the other, and read by a NORM at once."""
+    program = fresh_program()
+    for _ in range(6):
+        for _ in range(random.randint(1, 6)):
+            program.drain(Drain.RESIDUAL, rows=1, columns=ARCH.lanes, magnitude=31)
+        program.norm(
+            rows=1,
+            words=1,
+            channels=ARCH.lanes,
+            source_stride=1,
+            stride=1,
+            multiplier=40000,
+            shift=8,
+        )
+    bench = await prepared(dut, program)
+    await bench.run(program)
+
+
+@cocotb.test()
+async def largest_rows(dut) -> None:
+    """The widest sums NORM can meet: 4096 channels, or the whole memory, of extreme values."""
+    words = min(4096 // ARCH.lanes, ARCH.residual_words, 1023)
+    for kind in ("low", "high", "alternating", "equal but one"):
+        program = fresh_program()
+        row = program.residual[:words].flatten()
+        row[:] = -(1 << 15) if kind != "high" else (1 << 15) - 1
+        if kind == "alternating":
+            row[::2] = (1 << 15) - 1
+        if kind == "equal but one":
+            row[-1] += 1
+        program.residual[:words] = row.reshape(words, ARCH.lanes)
+        program.initial_residual = program.residual.clone()
+        program.norm(
+            rows=1,
+            words=words,
+            channels=words * ARCH.lanes,
+            source_stride=0,
+            stride=1,
+            multiplier=65535,
+            shift=15,
+            epsilon=(1 << 48) - 1 if kind == "high" else 0,
+            wide=kind == "alternating",
+            plane_stride=words * ARCH.lanes // ARCH.depth,
+        )
+        bench = await prepared(dut, program)
+        await bench.run(program)
+
+
+@cocotb.test()
+async def empty_experts_do_nothing(dut) -> None:
+    """They only pass tokens on, in order, and need neither bank nor parameters."""
+    program = fresh_program()
+    for expert in (0, 0, 1, 0, 2, 0, 0):  # 0 is empty, 1 has many tokens, 2 has one
+        program.drain(
+            Drain.RESIDUAL if expert != 2 else Drain.GELU,
+            rows=0,
+            columns=ARCH.width,
+            stride=ARCH.width // ARCH.lanes,
+            multiplier=1 << 15,
+            shift=24,
+            expert=expert,
+            scatter=True,
+        )
+    bench = await prepared(dut, program)
+    await bench.run(program)
+
+
+@cocotb.test()
+async def load_unit_writes_between_updates(dut) -> None:
+    """Words loaded during RESIDUAL drains arrive, and disturb none of the updates."""
+    program = fresh_program()
+    half = ARCH.residual_words // 2
+    per_row = ARCH.chunks
+    rows = min(ARCH.accumulator_rows, half // per_row)
+    for _ in range(3):
+        program.drain(Drain.RESIDUAL, rows=rows, columns=ARCH.width, stride=per_row)
+    loads = [(half + i, torch.randint(-9999, 9999, (ARCH.lanes,))) for i in range(half)]
+    bench = await prepared(dut, program)
+    for address, values in loads:
+        program.residual[address] = values
+    await bench.run(program, idle=sometimes(0.3), loads=loads)
+
+
+@cocotb.test()
+async def reset_in_the_middle(dut) -> None:
+    """Whatever was under way, a reset starts afresh."""
+    for stop in (150, 400, 900):
+        torch.manual_seed(random.getrandbits(32))
+        bench = await prepared(dut, program := random_program(ARCH, 20))
+        await bench.run(program, pause=sometimes(0.5), stop_after=stop)
+        program = random_program(ARCH, 6)
+        bench = await prepared(dut, program)
+        await bench.run(program)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cocotb
 from cocotb.clock import Clock
@@ -95,9 +95,15 @@ class VectorBench:
         *,
         idle: Callable[[], bool] = never,
         pause: Callable[[], bool] = never,
+        loads: Sequence[tuple[int, Tensor]] = (),
+        stop_after: int | None = None,
         limit: int = 200_000,
     ) -> None:
-        """Run to the last token; every mismatch is an AssertionError."""
+        """Run to the last token; every mismatch is an AssertionError.
+
+        ``loads`` are residual words that the load unit writes meanwhile. ``stop_after`` leaves
+        the program unfinished after so many cycles.
+        """
         dut, arch = self.dut, self.arch
         queue = deque(program.instructions)
         ring = self.ring_words(program)
@@ -109,6 +115,7 @@ class VectorBench:
             deque(program.writes), deque(program.logits), deque(program.outputs),
         )  # fmt: skip
         given = 0
+        load = deque((address, pack(values.tolist(), 16)) for address, values in loads)
         reads: deque[tuple[int, int]] = deque([(0, 0)] * 2, maxlen=2)
         expert = index = 0
         counters = [(name, getattr(dut, f"events__{name}")) for name in program.events]
@@ -116,9 +123,11 @@ class VectorBench:
         self.cycles, self.first_take, self.working = 0, None, 0
         byte_mask = (1 << arch.lanes) - 1
 
-        while given < len(program.done):
+        while given < len(program.done) or load:
             await RisingEdge(dut.clk)
             self.cycles += 1
+            if self.cycles == stop_after:
+                return
             assert self.cycles < limit, f"no end: {given} of {len(program.done)} instructions done"
             # Inputs of this cycle.
             offer = bool(queue) and not idle()
@@ -136,6 +145,9 @@ class VectorBench:
             dut.parameters__valid.value = parameter
             if parameter:
                 dut.parameters__payload.value = ring[0]
+            dut.residual_write__valid.value = bool(load)
+            if load:
+                dut.residual_write__address.value, dut.residual_write__data.value = load[0]
             entries = program.queues[expert] if expert < len(program.queues) else []
             dut.queue__count.value = len(entries)
             token, weight = entries[index] if index < len(entries) else (0, 0)
@@ -164,6 +176,8 @@ class VectorBench:
                 bank, bank_ready = bank + 1, False
             if parameter and dut.parameters__ready.value == 1:
                 ring.popleft()
+            if load and dut.residual_write__ready.value == 1:
+                load.popleft()
             if write_ready and dut.activation_write__valid.value == 1:
                 word, byte, values = writes.popleft()
                 where = f"word {word}, byte {byte}, {program.describe(len(writes))}"
@@ -193,7 +207,7 @@ class VectorBench:
                 self.counted[name] += int(handle.value)
 
         assert not writes and not logits and not outputs
-        assert not ring and bank == len(banks)
+        assert not ring and not load and bank == len(banks)
         await RisingEdge(dut.clk)
         await FallingEdge(dut.clk)
         assert dut.control__busy.value == 0

@@ -77,6 +77,21 @@ class Program:
                 return f"instruction {index}: {decode(self.instructions[index][0])}"
         return "no instruction"
 
+    def corrupt(self, what: str) -> None:
+        """Falsify one expectation in the middle, so that a bench that checks it must fail."""
+        if what == "writes":
+            self.writes[len(self.writes) // 2][2][0] ^= 1
+        elif what == "logits":
+            self.logits[len(self.logits) // 2][0][-1] ^= 1
+        elif what == "outputs":
+            self.outputs[len(self.outputs) // 2][-1] ^= 1
+        elif what == "residual":
+            self.residual[self.arch.residual_words // 2, 0] ^= 1
+        elif what == "signal":
+            self.done[len(self.done) // 2].signal ^= 1
+        else:
+            self.events[what] += 1
+
     def _write(self, word: int, byte: int, values: Tensor) -> None:
         self.writes.append((word, byte, [v & 255 for v in values.tolist()]))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import pytest
 
 from moesaic.hw.vector.unit import VectorUnit
 from moesaic.hw.verilog import to_verilog
-from moesaic.sim.bench_runner import run_cocotb
+from moesaic.sim.bench_runner import BenchFailure, run_cocotb
 from moesaic.spec.arch import PRESETS, ArchConfig
 
 BENCH = "moesaic.sim.benches.vector"
@@ -24,15 +25,29 @@ NARROW = dataclasses.replace(
     NANO, lanes=4, ring_read_bytes=256, data_port_bytes=8, accumulator_rows=64,
     residual_bytes=8 << 10,
 )  # fmt: skip
-ARCHS = {"small": SMALL, "narrow": NARROW, "nano": NANO}
+# Depth, width and lanes are one; more experts than the columns of four tiles.
+SQUARE = dataclasses.replace(
+    NANO, depth=8, width=8, lanes=8, ring_read_bytes=32, data_port_bytes=8, max_experts=64,
+    accumulator_rows=128, residual_bytes=8 << 10,
+)  # fmt: skip
+ARCHS = {"small": SMALL, "narrow": NARROW, "square": SQUARE}
+
+
+@functools.cache
+def verilog(arch: ArchConfig) -> str:
+    return to_verilog(VectorUnit(arch), "vector")
 
 
 def run(arch: ArchConfig, testcase: str | None = None, **parameters: object) -> int:
-    verilog = to_verilog(VectorUnit(arch), "vector")
     parameters["ARCH"] = json.dumps(arch.to_dict())
-    return run_cocotb(verilog, "vector", BENCH, testcase=testcase, parameters=parameters)
+    return run_cocotb(verilog(arch), "vector", BENCH, testcase=testcase, parameters=parameters)
 
 
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS.keys())
 def test_vector_unit(arch: ArchConfig) -> None:
-    assert run(arch) >= 2
+    assert run(arch) == 10
+
+
+def test_falsified_expectation_fails_the_run() -> None:
+    with pytest.raises(BenchFailure, match="1 of 1 tests failed"):
+        run(NARROW, "random_program_without_delays", INSTRUCTIONS=20, CORRUPT="writes")
