@@ -58,6 +58,14 @@ class Executor:
             self._tensors[id(array)] = torch.as_tensor(array.astype(np.int64), device=self.device)
         return self._tensors[id(array)]
 
+    def _weight(self, array: NDArray[np.generic]) -> Tensor:
+        """Weights in the type that :func:`semantics.matmul` multiplies in; converted once."""
+        if id(array) not in self._tensors:
+            self._tensors[id(array)] = torch.as_tensor(
+                array.astype(np.float64), device=self.device
+            )
+        return self._tensors[id(array)]
+
     def _frame(self, patches: Tensor, watch: Observe) -> Tensor:
         graph = self.graph
         residual = self._constant(graph.embed.initial).clone()
@@ -82,7 +90,7 @@ class Executor:
         return self._linear(narrow, head.linear, 16)
 
     def _accumulate(self, x: Tensor, linear: IntLinear) -> Tensor:
-        return semantics.matmul(x, self._constant(linear.weight)) + self._constant(linear.bias)
+        return semantics.matmul(x, self._weight(linear.weight)) + self._constant(linear.bias)
 
     def _linear(self, x: Tensor, linear: IntLinear, bits: int) -> Tensor:
         return semantics.requantise(
