@@ -103,7 +103,13 @@ def build_and_run(console: Console, folder: Path, target: str, scenes: int) -> R
         outputs[task] = {name: np.load(path)[task] for name, path in files.items()}
         outputs[task]["float"] = predict_float(onnx / f"{task}.onnx", heldout["image"])
         statistics[task] = json.loads(stats.read_text())
-    return Results(heldout, outputs, statistics, json.loads(verdict))
+    report = json.loads(
+        run_step(console, "inspect the bundle", moesaic("inspect", bundle, "--json"))
+    )
+    flips = {
+        task: report["tasks"][task]["quantisation"]["routing_flips"] for task in report["tasks"]
+    }
+    return Results(heldout, outputs, statistics, json.loads(verdict), flips)
 
 
 def main() -> None:

@@ -27,13 +27,15 @@ class Results:
 
     ``heldout``: image, seg, depth. ``outputs[task][variant]``: variant float, integer (all
     scenes) or rtl (the first ones). ``statistics[task]`` is ``stats.json``; ``verdict`` the
-    output of ``verify``.
+    output of ``verify``, ``routing_flips[task]`` the share of tokens whose chosen experts differ
+    from the float model's, by MoE layer, on the calibration samples.
     """
 
     heldout: dict[str, np.ndarray]
     outputs: dict[str, dict[str, np.ndarray]]
     statistics: dict[str, Any]
     verdict: dict[str, Any]
+    routing_flips: dict[str, dict[str, float]]
 
 
 def _quality(results: Results, task: str, variant: str, count: int) -> float:
@@ -62,6 +64,7 @@ def summarise(results: Results) -> dict[str, Any]:
             "dram_write_bytes": _mean(stats["dram_write_bytes"]),
             "busy": {name: unit["busy_share"] for name, unit in stats["units"].items()},
             "sqnr_db": sqnr_db(outputs["float"], outputs["integer"]),
+            "routing_flips": results.routing_flips[task],
             "quality": "mIoU" if task == "seg" else "depth RMSE",
             "all_scenes": {
                 "scenes": everything,
@@ -130,6 +133,10 @@ def print_tables(console: Console, summary: dict[str, Any]) -> None:
     for unit in next(iter(summary["tasks"].values()))["busy"]:
         row(f"busy: {unit}", lambda t, unit=unit: f"{t['busy'][unit]:.1%}")
     row("SQNR of integers, dB", lambda t: f"{t['sqnr_db']:.1f}")
+    row(
+        "tokens with other experts, by layer",
+        lambda t: ", ".join(f"{share:.1%}" for share in t["routing_flips"].values()),
+    )
     row("quality", lambda t: t["quality"])
     for group, title in (("all_scenes", "all"), ("rtl_scenes", "simulated")):
         for variant in VARIANTS:
