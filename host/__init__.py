@@ -1,1 +1,11 @@
-"""The runtime: transports, devices, sessions and the command line."""
+"""The runtime: transports, devices, sessions and the command line.
+
+Importing it needs numpy only: devices load what they need when they are opened.
+"""
+
+from __future__ import annotations
+
+from moesaic.host.driver import DeviceError
+from moesaic.host.session import Session
+
+__all__ = ["DeviceError", "Session"]

@@ -19,7 +19,7 @@ from .random_intgraph import Shape, random_intgraph, random_patches
 SMALL = ArchConfig(
     name="small",
     depth=8,
-    width=16,
+    width=32,
     lanes=4,
     accumulator_rows=64,
     activation_bytes=64 << 10,

@@ -1,0 +1,114 @@
+"""Sessions: device choice, refusals, and what importing the runtime costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moesaic.host import Session, session
+from moesaic.host.session import DeviceResult, DeviceUnavailable
+from moesaic.spec.arch import PRESETS
+from moesaic.spec.bundle import Bundle
+from moesaic.spec.errors import UserError
+from moesaic.spec.hostside import dequantise_output, quantise_input
+from tests.compiler.random_intgraph import Shape, random_intgraph
+from tests.e2e.bundles import expected_codes, make_bundle
+
+
+class Broken:
+    """A device that cannot be opened here."""
+
+    def __init__(self, bundle: Bundle, **options: Any) -> None:
+        raise DeviceUnavailable("no such board")
+
+
+class Recorder:
+    """A device that answers zeros and remembers how it was used."""
+
+    name = "recorder"
+    closed = 0
+
+    def __init__(self, bundle: Bundle, **options: Any) -> None:
+        self.bundle, self.options = bundle, options
+
+    def run(self, task: str, patches: np.ndarray) -> DeviceResult:
+        head = self.bundle.graphs[task].head
+        return DeviceResult(np.zeros((len(patches), head.rows, head.linear.outputs), np.int16), [])
+
+    def close(self) -> None:
+        Recorder.closed += 1
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    return make_bundle({"task": random_intgraph(Shape(), seed=1)}, PRESETS["nano"])
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    points = [
+        EntryPoint("broken", f"{__name__}:Broken", session.DEVICE_GROUP),
+        EntryPoint("recorder", f"{__name__}:Recorder", session.DEVICE_GROUP),
+    ]
+    monkeypatch.setattr(EntryPoint, "load", lambda self: globals()[self.value.split(":")[1]])
+    monkeypatch.setattr(session, "entry_points", lambda group: points)
+    yield
+
+
+def test_importing_the_runtime_needs_neither_torch_nor_onnx_nor_amaranth() -> None:
+    code = (
+        "import sys, moesaic.host; "
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'amaranth') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_first_device_that_opens_is_used(bundle: Bundle, devices: None) -> None:
+    options = {"recorder": {"depth": 3}}
+    with Session(bundle, ["broken", "recorder"], options) as opened:
+        assert opened.device.name == "recorder"
+        assert opened.refusals == {"broken": "no such board"}
+        assert opened.device.options == {"depth": 3}  # type: ignore[attr-defined]
+        before = Recorder.closed
+    assert Recorder.closed == before + 1
+
+
+def test_no_device_says_why(bundle: Bundle, devices: None) -> None:
+    with pytest.raises(UserError, match="no device can run .* broken: no such board"):
+        Session(bundle, ["broken"])
+
+
+def test_unknown_device_is_named(bundle: Bundle, devices: None) -> None:
+    with pytest.raises(UserError, match="unknown device 'abacus'; devices are broken, recorder"):
+        Session(bundle, ["abacus"])
+
+
+def test_cpu_gives_the_reference(bundle: Bundle) -> None:
+    graph = bundle.graphs["task"]
+    x = np.random.default_rng(0).uniform(-1, 1, (2, *graph.input_shape[1:])).astype(np.float32)
+    with Session(bundle, ["cpu"]) as opened:
+        got = opened.run({"x": x})["y"]
+    codes = expected_codes(graph, quantise_input(graph, x))
+    np.testing.assert_array_equal(got, dequantise_output(graph, codes))
+    assert got.shape == (2, *graph.output_shape[1:]) and got.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "needs the input 'x'"),
+        ({"x": np.zeros((1, 7), np.float32)}, "must have the shape"),
+        ({"x": np.array([["a"]])}, "must be float32"),
+        ({"x": None}, "must be float32"),
+    ],
+)
+def test_wrong_inputs_are_refused(bundle: Bundle, inputs: dict[str, Any], message: str) -> None:
+    with Session(bundle, ["cpu"]) as opened, pytest.raises(UserError, match=message):
+        opened.run(inputs)
