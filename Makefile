@@ -16,18 +16,8 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## make .venv/ with the moesaic command
 
-# Debian ships venv without pip unless python3-venv is installed; any pip outside can fill the gap.
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' || \
-	  { echo "Moesaic needs Python 3.11 or newer: run \`make setup PYTHON=/path/to/python3.11\`." >&2; exit 1; }
-	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { \
-	  $(PYTHON) -m venv --clear --without-pip .venv && \
-	  $(PYTHON) -m pip --python .venv/bin/python install --quiet pip; } || \
-	  $(PYTHON) -m virtualenv --quiet .venv || { rm -rf .venv; \
-	  echo "This Python has neither venv nor pip: run \`apt-get install python3-venv\` and \`make setup\` again." >&2; exit 1; }
-
-$(STAMP): pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e .
+$(STAMP): pyproject.toml setup.py
+	@.ci/setup $(PYTHON)
 	@touch $@
 
 demo: setup  ## trained model -> ONNX -> RTL -> cycle-accurate run -> build/demo/report.png

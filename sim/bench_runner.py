@@ -98,7 +98,8 @@ def run_cocotb(
     executable = build_executable(verilog, toplevel, waves=waves is not None)
     libpython = find_libpython.find_libpython()
     if libpython is None:
-        raise UserError("cocotb needs Python as a library: run `apt-get install libpython3.11`")
+        library = "libpython{}.{}".format(*sys.version_info)
+        raise UserError(f"cocotb needs {library}.so: run `apt-get install {library}` as root")
     if util.find_spec(test_module) is None:
         raise ModuleNotFoundError(f"test_module must be importable, not {test_module!r}")
     with tempfile.TemporaryDirectory(prefix="moesaic-bench-") as folder:
