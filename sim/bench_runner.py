@@ -95,13 +95,13 @@ def run_cocotb(
 
     Returns the number of tests that ran. Raises BenchFailure when one failed or none ran.
     """
-    executable = build_executable(verilog, toplevel, waves=waves is not None)
     libpython = find_libpython.find_libpython()
     if libpython is None:
         library = "libpython{}.{}".format(*sys.version_info)
         raise UserError(f"cocotb needs {library}.so: run `apt-get install {library}` as root")
     if util.find_spec(test_module) is None:
         raise ModuleNotFoundError(f"test_module must be importable, not {test_module!r}")
+    executable = build_executable(verilog, toplevel, waves=waves is not None)
     with tempfile.TemporaryDirectory(prefix="moesaic-bench-") as folder:
         results = Path(folder) / "results.xml"
         env = os.environ | {name: str(value) for name, value in (parameters or {}).items()}
