@@ -213,6 +213,47 @@ def verify(
 
 
 @app.command()
+def estimate(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE|MODEL.onnx")],
+    target: Annotated[
+        str | None, typer.Option(help="preset or .json file; by default the bundle's own")
+    ] = None,
+    routing: Annotated[
+        Path | None, typer.Option(help=".json: layer names to token counts of the experts")
+    ] = None,
+    latency: Annotated[int, typer.Option(help="DRAM first-word latency, cycles")] = 60,
+    bandwidth: Annotated[float, typer.Option(help="sustained share of the DRAM's peak")] = 0.9,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the cycles of a frame from a model of the units, without simulating it."""
+    from moesaic.compiler.estimating import estimate_graphs, estimate_onnx
+    from moesaic.compiler.schedule.cycles.timing import Memory
+    from moesaic.host.estimate_view import estimate_tables, read_routing
+    from moesaic.spec.arch import load_arch
+
+    if latency < 1 or not 0 < bandwidth <= 1:
+        raise UserError("--latency must be at least 1 and --bandwidth above 0 and at most 1")
+    memory = Memory(latency=latency, share=bandwidth)
+    counts = read_routing(routing) if routing is not None else {}
+    with console.status("estimating"):
+        if source.is_dir():
+            bundle = _load(source)
+            arch = load_arch(target) if target is not None else bundle.arch
+            results = estimate_graphs(bundle.graphs, arch, routing=counts, memory=memory)
+        elif target is None:
+            raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
+        else:
+            arch = load_arch(target)
+            results = estimate_onnx(source, arch, routing=counts, memory=memory)
+    tasks = {name: result.to_dict() for name, result in results.items()}
+    if as_json:
+        print(json.dumps({"target": arch.name, "tasks": tasks}, indent=1))
+        return
+    for table in estimate_tables(arch.name, tasks):
+        out.print(table)
+
+
+@app.command()
 def run(
     bundle: BundleArgument,
     input: Annotated[Path, typer.Option(help=".npz with the model's inputs")],

@@ -1,0 +1,81 @@
+"""Estimates of whole models: from integer graphs, or from an ONNX file and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.schedule.cycles.timing import Memory
+from moesaic.compiler.schedule.estimate import Estimate, check_routing, estimate
+from moesaic.compiler.shapes import ShapeImage, shape_graph
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.intgraph import IntGraph, IntMoe
+
+Routing = Mapping[str, Sequence[int]]
+"""Layer name to the number of tokens that each expert gets."""
+
+
+def estimate_graphs(
+    graphs: Mapping[str, IntGraph],
+    arch: ArchConfig,
+    *,
+    routing: Routing | None = None,
+    memory: Memory | None = None,
+    image: WeightImage | None = None,
+) -> dict[str, Estimate]:
+    """Lower every task for ``arch`` and estimate one frame of it.
+
+    Parameters
+    ----------
+    graphs
+        Task name to integer graph, in the order in which the weight image is laid out.
+    arch
+        Sizes; need not be those that the graphs were compiled for.
+    routing
+        Layers that are not named route equally to all experts.
+    memory
+        External memory; by default that of reported figures.
+    image
+        Where segments are placed; by default a real image, which stores equal ones once.
+
+    Raises
+    ------
+    UserError
+        A model does not fit ``arch``, or ``routing`` does not fit the models.
+    """
+    routing = routing or {}
+    layers = [x for graph in graphs.values() for x in graph.layers if isinstance(x, IntMoe)]
+    check_routing({layer.name for layer in layers}, routing)
+    image = image or WeightImage(arch)
+    result = {}
+    for task, graph in graphs.items():
+        mine = {layer.name for layer in graph.layers}
+        result[task] = estimate(
+            compile_task(graph, arch, image).steps,
+            arch,
+            graph.macs,
+            routing={name: rows for name, rows in routing.items() if name in mine},
+            memory=memory,
+        )
+    return result
+
+
+def estimate_onnx(
+    path: str | Path,
+    arch: ArchConfig,
+    *,
+    routing: Routing | None = None,
+    memory: Memory | None = None,
+) -> dict[str, Estimate]:
+    """Estimate the model of an ONNX file as the task ``default``, without calibration.
+
+    Raises
+    ------
+    UserError
+        The file holds no supported model, or as :func:`estimate_graphs`.
+    """
+    graphs = {"default": shape_graph(load_graph(path))}
+    return estimate_graphs(graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch))

@@ -1,0 +1,232 @@
+"""One frame in the making: instructions, the times of their events, and who waits for whom."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Mapping, Sequence
+
+from moesaic.compiler.schedule.cycles.timing import Memory, Timing
+from moesaic.compiler.schedule.steps import Address, Step
+from moesaic.spec import isa
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Opcode, Unit
+
+Process = Generator[None, None, None]
+"""Gives way wherever it needs a time that nobody has published yet."""
+Time = Generator[None, None, float]
+
+
+_ENDED = object()
+
+
+class Times(list[float]):
+    """Times of the first, second, ... event of one kind, in cycles."""
+
+    def at(self, index: int) -> Time:
+        """Time of event ``index``, as soon as it is known."""
+        while len(self) <= index:
+            yield
+        return self[index]
+
+
+class Flow:
+    """How many items have passed when."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+        self.times: list[float] = []
+
+    def put(self, items: int, time: float) -> None:
+        """``items`` more have passed by ``time``."""
+        self.counts.append(items + (self.counts[-1] if self.counts else 0))
+        self.times.append(time)
+
+    def reached(self, count: int) -> Time:
+        """When item number ``count`` (from 1) had passed; time 0 for none."""
+        if count <= 0:
+            return 0.0
+        while not self.counts or self.counts[-1] < count:
+            yield
+        return self.times[bisect_left(self.counts, count)]
+
+
+class Port:
+    """A bus port of the memory: a bandwidth share that saves up some credit while idle."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.share, self.limit = memory.share, memory.credit
+        self.beat_cycles = 1 + memory.gap
+        self.time = 0.0
+        self.credit = float(memory.credit)
+        self.beats = 0.0
+
+    def serve(self, beats: float, earliest: float) -> float:
+        """Transfer ``beats`` from ``earliest`` on; returns when the last one has crossed."""
+        start = max(self.time, earliest)
+        self.credit = min(self.limit, self.credit + (start - self.time) * self.share)
+        cycles = max(beats * self.beat_cycles, (beats - self.credit) / self.share)
+        self.credit = min(self.limit, self.credit + cycles * self.share - beats)
+        self.time = start + cycles
+        self.beats += beats
+        return self.time
+
+    def hold(self, until: float) -> float:
+        """Nobody took the last beat before ``until``."""
+        if until > self.time:
+            self.credit = min(self.limit, self.credit + (until - self.time) * self.share)
+            self.time = until
+        return self.time
+
+
+def field(step: Step, name: str) -> int:
+    """A field's value; addresses must have been planned."""
+    value = step.fields.get(name, 0)
+    return value.buffer.base + value.offset if isinstance(value, Address) else int(value)
+
+
+def expert_rows(steps: Sequence[Step], given: Mapping[str, Sequence[int]]) -> list[int]:
+    """Rows of every step: its own, or those of its expert.
+
+    Experts share the choices of their layer equally, or as ``given`` by layer name.
+    """
+    routed: dict[int, Sequence[int]] = {}
+    for step in steps:
+        if step.opcode is Opcode.ROUTE:
+            choices, experts = field(step, "rows") * field(step, "top_k"), field(step, "experts")
+            equal = [(choices + e) // experts for e in reversed(range(experts))]
+            routed[step.layer] = given.get(step.label, equal)
+    return [
+        routed[step.layer][field(step, "expert")]
+        if step.fields.get("predicated")
+        else field(step, "rows")
+        for step in steps
+    ]
+
+
+class Frame:
+    """What the units' processes share.
+
+    Attributes
+    ----------
+    rows
+        Rows of every step.
+    of_unit
+        Positions of a unit's steps, in order.
+    dispatched, taken, finished
+        By position: the unit sees the step; the step has left the queue; all its effects are
+        visible and its tokens count.
+    chunks_of
+        By position of a MATMUL: ring words of its parameter blocks and tiles.
+    full, released
+        Accumulator banks handed to the vector unit, and back.
+    parameters, consumed
+        Parameter blocks handed to the vector unit, and used up.
+    arrived, popped
+        Chunks of the weight ring (tiles and parameter blocks): complete in the ring; taken.
+    fetched
+        Predicated segments: (known to the matrix unit, words are there).
+    collecting, logits
+        By number of the ROUTE: it takes logits; tokens that have reached the router.
+    storing, stored
+        By number of the STORE: it takes chunks; chunks that were written.
+    work
+        By position: cycles in which its unit worked on data.
+    ring_words
+        By position of a MATMUL: words fetched for it.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        arch: ArchConfig,
+        memory: Memory,
+        given: Mapping[str, Sequence[int]],
+    ) -> None:
+        self.steps, self.arch, self.memory = steps, arch, memory
+        self.timing = Timing.of(arch)
+        self.rows = expert_rows(steps, given)
+        self.of_unit: dict[Unit, list[int]] = {unit: [] for unit in Unit}
+        for position, step in enumerate(steps):
+            self.of_unit[step.unit].append(position)
+        self.givers = self._match_tokens()
+        self.chunks_of = {
+            position: tile_chunks(steps[position], arch) for position in self.of_unit[Unit.MATRIX]
+        }
+        self.dispatched: dict[Unit, Times] = {unit: Times() for unit in Unit}
+        self.taken: dict[Unit, Times] = {unit: Times() for unit in Unit}
+        self.finished: dict[Unit, Times] = {unit: Times() for unit in Unit}
+        self.full, self.released = Times(), Times()
+        self.parameters, self.consumed = Times(), Times()
+        self.arrived, self.popped = Flow(), Flow()
+        self.fetched: list[tuple[float, bool]] = []
+        self.collecting, self.logits = Times(), Flow()
+        self.storing, self.stored = Times(), Flow()
+        self.weights, self.data = Port(memory), Port(memory)
+        self.work = [0] * len(steps)
+        self.ring_words = [0] * len(steps)
+
+    def _match_tokens(self) -> list[list[tuple[Unit, int]]]:
+        """For every step, the (unit, number) of the steps whose tokens it takes.
+
+        Units give and take in program order: the n-th token taken is the n-th one given.
+        """
+        given: dict[tuple[Unit, Unit], list[int]] = defaultdict(list)
+        number: dict[Unit, int] = defaultdict(int)
+        for step in self.steps:
+            for taker in step.signal:
+                given[step.unit, taker].append(number[step.unit])
+            number[step.unit] += 1
+        next_token: dict[tuple[Unit, Unit], int] = defaultdict(int)
+        result = []
+        for step in self.steps:
+            mine = []
+            for giver in sorted(step.wait):
+                pair = (giver, step.unit)
+                mine.append((giver, given[pair][next_token[pair]]))
+                next_token[pair] += 1
+            result.append(mine)
+        return result
+
+    def tokens(self, position: int) -> Time:
+        """When all tokens of the step are there."""
+        time = 0.0
+        for unit, number in self.givers[position]:
+            time = max(time, (yield from self.finished[unit].at(number)))
+        return time
+
+    def run(self, processes: Iterable[Process]) -> float:
+        """Run all processes to their end; returns the cycles of the frame.
+
+        Raises
+        ------
+        AssertionError
+            They wait for each other: the program would hang.
+        """
+        running: list[Process] = list(processes)
+        seen = -1
+        while running:
+            running = [process for process in running if next(process, _ENDED) is not _ENDED]
+            now = self._progress() - len(running)
+            if running and now == seen:
+                raise AssertionError("the units wait for each other: the program would hang")
+            seen = now
+        last = max(times[-1] for times in self.finished.values() if times)
+        return last + self.timing.end
+
+    def _progress(self) -> int:
+        lists = [*self.dispatched.values(), *self.taken.values(), *self.finished.values()]
+        lists += [self.full, self.released, self.parameters, self.consumed]
+        lists += [self.collecting, self.storing]
+        flows = (self.arrived, self.popped, self.logits, self.stored)
+        return sum(map(len, lists)) + sum(len(f.times) for f in flows) + len(self.fetched)
+
+
+def tile_chunks(step: Step, arch: ArchConfig) -> list[int]:
+    """Ring words of the parameter blocks and tiles of a MATMUL, in the order of use."""
+    chunks: list[int] = []
+    if field(step, "parameters"):
+        chunks.append(arch.parameter_ring_words)
+    if field(step, "stationary") == isa.Stationary.RING:
+        chunks += [arch.tile_ring_words] * field(step, "k_tiles")
+    return chunks * field(step, "n_tiles") * field(step, "groups")

@@ -1,0 +1,171 @@
+"""The matrix unit: a loader of stationary tiles ahead of a streamer of activation words."""
+
+from __future__ import annotations
+
+from moesaic.compiler.schedule.cycles.frame import Frame, Process, Time, field
+from moesaic.compiler.schedule.steps import Step
+from moesaic.spec import isa
+from moesaic.spec.isa import Stationary, Streamed, Unit
+
+
+def _planes(step: Step) -> int:
+    return 2 if field(step, "streamed") == Streamed.SIGNED16 else 1
+
+
+class Matrix:
+    """Executes MATMULs tile by tile, as ``hw/matrix`` does.
+
+    The loader has one tile ready while the streamer uses another one. It takes an instruction as
+    soon as it is through with the last one, while the streamer may be two behind.
+    """
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame, self.arch, self.timing = frame, frame.arch, frame.timing
+        self.loader = 0.0  # the loader may begin with something new
+        self.shadow_free = 0.0  # the last tile was put to use: the next may be loaded
+        self.loop = 0.0  # the streamer's loop may take a job
+        self.issued = -1.0  # last word requested
+        self.owed = 0.0  # the streamer had taken the tokens of its last job
+        self.job_taken: list[float] = []
+        self.groups = 0
+        self.blocks = 0
+        self.chunks = 0
+        self.segments = 0
+        self.bank_words = self.arch.activation_words // self.arch.activation_banks
+
+    def process(self) -> Process:
+        """All MATMULs in program order."""
+        frame = self.frame
+        for number, position in enumerate(frame.of_unit[Unit.MATRIX]):
+            step, rows = frame.steps[position], frame.rows[position]
+            seen = yield from frame.dispatched[Unit.MATRIX].at(number)
+            accepted = max(self.loader, seen)
+            frame.taken[Unit.MATRIX].append(accepted)
+            at = accepted + 1
+            ring = field(step, "stationary") == Stationary.RING
+            own_tokens = bool(field(step, "predicated")) or not ring
+            tokens = yield from frame.tokens(position)
+            if own_tokens:
+                at = max(at, tokens, self.owed + 1) + (3 if field(step, "predicated") else 1)
+            if number > self.timing.job_slots:
+                at = max(at, self.job_taken[number - self.timing.job_slots] + 1)
+            self.loader = at + 1
+            start = self._take_job(at, tokens, own_tokens)
+            if field(step, "predicated") and (ring or field(step, "parameters")):
+                yield from self._segment(position, rows)
+            if rows:
+                yield from self._loop_nest(step, rows, start)
+                tiles = field(step, "k_tiles") * field(step, "n_tiles") * field(step, "groups")
+                frame.work[position] = tiles * rows * _planes(step)
+            else:
+                self.issued = max(self.issued + 1, start + self.timing.request)
+                self.loop = start + 1
+            frame.finished[Unit.MATRIX].append(self.issued + self.timing.word_to_row)
+
+    def _take_job(self, handed_on: float, tokens: float, own_tokens: bool) -> float:
+        """The streamer's loop takes a job, and its tokens; returns when it begins to count."""
+        taken = max(handed_on + 1, self.loop)
+        self.job_taken.append(taken)
+        if own_tokens:
+            return taken + 1
+        self.owed = max(taken + 1, tokens)
+        return self.owed + 1
+
+    def _segment(self, position: int, rows: int) -> Process:
+        """Learn whether the words of a predicated instruction come; drop them if useless."""
+        frame = self.frame
+        while len(frame.fetched) <= self.segments:
+            yield
+        known, fetched = frame.fetched[self.segments]
+        self.segments += 1
+        self.loader = max(self.loader, known) + 1
+        if not rows and fetched:
+            for words in frame.chunks_of[position]:
+                yield from self._pop(words)
+
+    def _pop(self, words: int) -> Time:
+        """Take a chunk of the ring, one word per cycle; returns when the last one goes."""
+        frame = self.frame
+        self.chunks += 1
+        there = yield from frame.arrived.reached(self.chunks)
+        last = max(self.loader + words - 1, there + self.timing.ring)
+        frame.popped.put(words, last)
+        self.loader = last + 1
+        return last
+
+    def _loop_nest(self, step: Step, rows: int, start: float) -> Process:
+        frame, timing = self.frame, self.timing
+        ring = field(step, "stationary") == Stationary.RING
+        k_tiles, n_tiles = field(step, "k_tiles"), field(step, "n_tiles")
+        planes = _planes(step)
+        spacing = max(rows, timing.pass_distance)
+        pause = spacing - rows
+        words = rows if planes == 1 else spacing + rows
+        clash = not ring and self._same_bank(step, rows)
+        earliest = start + timing.request
+        streamed = 0
+        for group in range(field(step, "groups")):
+            for n in range(n_tiles):
+                if field(step, "parameters"):
+                    yield from self._parameters()
+                for k in range(k_tiles):
+                    if ring:
+                        self.loader = max(self.loader, self.shadow_free)
+                        tile = yield from self._pop(self.arch.tile_ring_words)
+                    else:
+                        index = group * n_tiles + n
+                        tile = self._load_operand(step, index, k, clash)
+                    claim = max(earliest, tile, self.issued + 1 + pause)
+                    if n == k == 0:
+                        claim = max(claim, (yield from self._bank()))
+                    self.shadow_free = claim + 1
+                    self.issued = claim + words - 1
+                    streamed += planes * rows
+            frame.full.append(self.issued + timing.word_to_row)
+        self.loop = max(start + streamed, self.issued - timing.request_slots + 2)
+
+    def _bank(self) -> Time:
+        """When the next group's accumulator bank is free; two are in use in turn."""
+        group = self.groups
+        self.groups += 1
+        if group < 2:
+            return 0.0
+        return (yield from self.frame.released.at(group - 2))
+
+    def _parameters(self) -> Process:
+        """Forward a parameter block as soon as the vector unit has room for it."""
+        frame = self.frame
+        blocks = max(isa.PARAMETER_BLOCKS, self.arch.max_experts // self.arch.width)
+        if self.blocks >= blocks:
+            room = yield from frame.consumed.at(self.blocks - blocks)
+            self.loader = max(self.loader, room)
+        self.blocks += 1
+        last = yield from self._pop(self.arch.parameter_ring_words)
+        frame.parameters.append(last + 1)
+
+    def _same_bank(self, step: Step, rows: int) -> bool:
+        """Whether streamed and stationary operand share a bank: the streamed one goes first."""
+        stream, stationary = field(step, "stream_base"), field(step, "stationary_base")
+        last = stream + (rows - 1) * field(step, "stream_stride")
+        stationary_last = stationary + (field(step, "stationary_rows") - 1) * field(
+            step, "stationary_stride"
+        )
+        return (
+            stream // self.bank_words <= stationary_last // self.bank_words
+            and stationary // self.bank_words <= last // self.bank_words
+        )
+
+    def _load_operand(self, step: Step, n: int, k: int, clash: bool) -> float:
+        """Read the existing words of a tile of activations, one per cycle."""
+        width, depth = self.arch.width, self.arch.depth
+        existing = field(step, "stationary_rows")
+        if field(step, "stationary") == Stationary.COLUMNS:
+            words = min(width, existing - n * width)
+        else:
+            words = min(depth, existing - k * depth) * (width // depth)
+        begin = max(self.loader, self.shadow_free)
+        if clash:
+            begin = max(begin, self.issued + 1)
+        last = begin + max(words, 1) - 1
+        self.loader = last + 1
+        return last + self.timing.operand

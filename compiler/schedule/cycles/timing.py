@@ -1,0 +1,129 @@
+"""Latencies of the gateware and behaviour of the memory, in cycles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moesaic.spec.arch import ArchConfig
+
+
+def _log2(value: int) -> int:
+    return (value - 1).bit_length()
+
+
+def _tree(terms: int) -> int:
+    """Registers of an adder tree with two levels per stage (``hw/matrix/tree.py``)."""
+    return -(-_log2(terms) // 2)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """External memory behind every port; the defaults are those of reported figures."""
+
+    latency: int = 60
+    """From an accepted address to its first beat."""
+    share: float = 0.9
+    """Sustained beats per cycle."""
+    credit: int = 64
+    """Beats that an idle port may then transfer above its share."""
+    gap: float = 8.5 / 256
+    """Mean pause after a beat: one in 256 is followed by 1 to 16 idle cycles."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Pipeline latencies of one architecture; none depends on the model that runs.
+
+    They follow from the registers between two events, and are the same in every instruction. The
+    tests compare them with the gateware where it has them as constants, and the whole with
+    simulations.
+    """
+
+    word_to_row: int
+    """Request of a streamed word until its accumulator row, its bank or a token can be seen:
+    activation read 2, array, add 1, a maximum of ``width`` columns, write 1, visible 1
+    (``hw/matrix/step.py``: Timing)."""
+    statistics: int
+    """NORM's last read of a row until the row can be normalised (``hw/vector/statistics.py``)."""
+    row_scale: int
+    """Last chunk of a SOFTMAX until ATTENTION may start (``hw/vector/row_scale.py``)."""
+    chunk: int = 23
+    """Chunk issued until offered to its destination (``VectorUnit.LATENCY``)."""
+    chunk_token: int = 25
+    """Last chunk issued until its tokens count: the chunk's way, give, visible."""
+    chunk_slots: int = 32
+    """Chunks between issue and destination (``OutputStage.DEPTH``)."""
+    update: int = 23
+    """Last residual update issued until NORM may read (``Lanes.WRITTEN``, and one)."""
+    update_again: int = 4
+    """Last residual update issued until the next RESIDUAL may issue (``Lanes.HAZARD``)."""
+    drain_start: int = 2
+    """Vector unit takes an instruction until its first chunk: set up, walker."""
+    pass_distance: int = 4
+    """Least cycles between visits of an accumulator row (``PASS_DISTANCE``)."""
+    request: int = 4
+    """Streamer's loop until a request can issue: three stages and a queue."""
+    request_slots: int = 8
+    """Requests between loop and issue (``REQUEST_SLOTS``)."""
+    job_slots: int = 4
+    """Instructions between loader and streamer (``JOB_SLOTS``)."""
+    operand: int = 2
+    """Last operand word requested until the tile can be used (``ACTIVATION_READ_LATENCY``)."""
+    command: int = 7
+    """STREAM decided until its address is with the memory, and back through the port's skid and
+    skew queue: command register, two stages, address register; 1 and 2 cycles."""
+    ring: int = 3
+    """Line assembled until the matrix unit can take the word: ring RAM 2, skid buffer 1."""
+    outcome: int = 2
+    """STREAM decided until the matrix unit knows whether its words come: a buffered queue."""
+    commands: int = 3
+    """Commands of the weight ports that are decided, and have not issued their last burst."""
+    outstanding_beats: int = 8 * 64
+    """Beats requested ahead of arrival, per port (``hw/axi/read.py``)."""
+    skew_beats: int = 65
+    """Beats that a port holds in front of the ring (``SKEW_BEATS`` and one)."""
+    segments: int = 16
+    """STREAM instructions with data under way (``SEGMENTS``)."""
+    route: int = 30
+    """Last logits in the router until the routing is published and its tokens count, besides two
+    cycles per choice (``RouterUnit``)."""
+    exponentials: int = 8
+    """Logits per cycle whose exponentials the router sums (``EXP_LANES``)."""
+    fetch: int = 9
+    """Frame start until the first beat of the program is dispatched, besides the memory's latency:
+    command and address registers 3, port arbiter 1, skid 1, widening 1, buffer 2, check 1."""
+    fetch_ahead: int = 64
+    """Instructions requested and not dispatched (``BUFFER_INSTRUCTIONS``)."""
+    fetch_block: int = 8
+    """Instructions per request (``BLOCK_INSTRUCTIONS``)."""
+    queue: int = 2
+    """Dispatch until the unit sees the instruction: a buffered queue."""
+    load_request: int = 4
+    """LOAD has its tokens until its address is with the memory: engine 3, arbiter 1."""
+    load_token: int = 3
+    """Last beat of a LOAD until its tokens count: skid, widening and write, give."""
+    store_buffer: int = 128
+    """Beats that may wait between vector unit and bus (``hw/axi/write.py``: two bursts)."""
+    store_burst: int = 64
+    """Beats per burst; it is sent when the last one is in the buffer."""
+    store_token: int = 9
+    """Besides the memory's latency, last chunk offered until the tokens of its STORE count:
+    narrowing 1, buffer 2, issue 1, response 2, give 2, visible 1."""
+    end: int = 9
+    """A unit's last token until the frame is over: ``QUIET_CYCLES``, and one."""
+
+    @classmethod
+    def of(cls, arch: ArchConfig) -> Timing:
+        """The latencies that depend on the array's size."""
+        if arch.packed:  # hw/matrix/packed.py: segments of four rows, two cycles to separate
+            array = 2 + 2 + _tree(arch.depth // 4)
+        else:
+            array = 2 + _tree(arch.depth)
+        lanes = max(1, _tree(arch.lanes))
+        return cls(
+            word_to_row=2 + array + 1 + _log2(arch.width) + 1 + 1,
+            # Read, sums, total; products 3, variance 3, root 9, gain 2; queue 1.
+            statistics=1 + lanes + 1 + 3 + 3 + 9 + 2 + 1,
+            # Operands 4, requantise 6, exponential 3; sums, total, reciprocal 7; ready 1.
+            row_scale=13 + lanes + 1 + 7 + 1,
+        )

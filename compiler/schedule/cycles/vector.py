@@ -1,0 +1,147 @@
+"""The vector unit: drains accumulator banks chunk by chunk, and normalises."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from moesaic.compiler.schedule.cycles.frame import Frame, Process, Time, field
+from moesaic.compiler.schedule.steps import Step
+from moesaic.spec import layout
+from moesaic.spec.isa import Drain, Opcode, Unit
+
+PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.OUTPUT)
+ROWS_OUTSIDE = (Drain.SOFTMAX, Drain.LOGITS)
+
+
+class Vector:
+    """Executes DRAIN and NORM as ``hw/vector`` does: one chunk of ``lanes`` values per cycle,
+    unless a destination is slower."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame, self.arch, self.timing = frame, frame.arch, frame.timing
+        self.free = 0.0  # the next instruction may be taken
+        self.updated = -100.0  # last residual update issued
+        self.groups = 0
+        self.blocks = 0
+        self.routes = 0
+        self.stored = 0
+        self.softmax: list[float] = []
+        self.attentions = 0
+        self.offered = 0.0  # the last chunk with a slow destination has left
+
+    def process(self) -> Process:
+        """All DRAINs and NORMs in program order."""
+        frame = self.frame
+        for number, position in enumerate(frame.of_unit[Unit.VECTOR]):
+            step, rows = frame.steps[position], frame.rows[position]
+            seen = yield from frame.dispatched[Unit.VECTOR].at(number)
+            tokens = yield from frame.tokens(position)
+            taken = max(self.free, seen, tokens)
+            frame.taken[Unit.VECTOR].append(taken)
+            start = taken + self.timing.drain_start
+            if step.opcode is Opcode.NORM:
+                frame.work[position] = 2 * rows * field(step, "words")
+                last, left = self._norm(step, rows, start)
+            elif rows:
+                frame.work[position] = yield from self._drain(step, rows, start)
+                last, left = self.free - 1, self.offered
+            else:
+                last = left = start
+            self.free = last + 1
+            token = max(last + self.timing.chunk_token, left + 2)
+            frame.finished[Unit.VECTOR].append(token)
+
+    def _norm(self, step: Step, rows: int, start: float) -> tuple[float, float]:
+        """Two reads per word, the second when the row's sums are there; three writes if wide.
+
+        Returns the times of the last issue and of the last word written.
+        """
+        timing = self.timing
+        start = max(start, self.updated + timing.update)
+        words = field(step, "words")
+        reads = rows * words
+        first = start + words + timing.statistics
+        last = max(start + 2 * reads, first + reads) - 1
+        left = last + timing.chunk
+        if field(step, "wide"):
+            left = max(left, first + timing.chunk + 3 * reads)
+            slots = min(reads, timing.chunk_slots)
+            last = max(last, left - timing.chunk - 3 * slots + slots)
+        return last, left
+
+    def _drain(self, step: Step, rows: int, start: float) -> Generator[None, None, int]:
+        """All groups; sets ``free`` to the cycle after the last chunk and returns the chunks."""
+        frame, arch, timing = self.frame, self.arch, self.timing
+        kind = Drain(field(step, "kind"))
+        n_tiles, left = field(step, "n_tiles"), field(step, "columns")
+        if kind is Drain.SOFTMAX:
+            left = layout.words(left, arch.depth) * arch.depth
+        if kind is Drain.RESIDUAL:
+            start = max(start, self.updated + timing.update_again)
+        if kind is Drain.ATTENTION:
+            start = max(start, self.softmax[self.attentions] + timing.row_scale)
+            self.attentions += 1
+        at, issued = start, 0
+        for _ in range(field(step, "groups")):
+            at = max(at, (yield from frame.full.at(self.groups)))
+            chunks = []
+            for _ in range(n_tiles):
+                chunks.append(layout.words(max(0, min(left, arch.width)), arch.lanes))
+                left -= arch.width
+            if kind in PARAMETER_KINDS:
+                there = yield from frame.parameters.at(self.blocks + n_tiles - 1)
+                at = max(at, there)
+            steps = [rows * count or 1 for count in chunks]  # a tile without columns: one step
+            if kind in ROWS_OUTSIDE:
+                steps = [rows * sum(chunks)]
+            issued += sum(steps)
+            at = yield from self._issue(kind, rows, sum(steps), at)
+            if kind in PARAMETER_KINDS:
+                self.blocks += n_tiles
+                frame.consumed.extend([at] * n_tiles)
+            frame.released.append(at)
+            self.groups += 1
+        self.free = at
+        if kind is Drain.RESIDUAL:
+            self.updated = at - 1
+        if kind is Drain.SOFTMAX:
+            self.softmax.append(at - 1)
+        return issued
+
+    def _issue(self, kind: Drain, rows: int, chunks: int, at: float) -> Time:
+        """Issue ``chunks`` from ``at`` on; returns the cycle after the last one."""
+        frame, arch, timing = self.frame, self.arch, self.timing
+        end = at + chunks
+        cycles: float  # that the destination needs for them
+        if kind is Drain.LOGITS:
+            route = frame.steps[frame.of_unit[Unit.ROUTER][self.routes]]
+            begin = max(at + timing.chunk, (yield from frame.collecting.at(self.routes)))
+            self.routes += 1
+            sums = layout.words(field(route, "experts"), timing.exponentials)
+            cycles = rows * max(chunks // rows, field(route, "top_k"), sums)
+            self.offered = max(self.offered, begin) + cycles
+            frame.logits.put(rows, self.offered)
+        elif kind is Drain.OUTPUT:
+            beats = chunks * 2 * arch.lanes // arch.data_port_bytes
+            begin = at + timing.chunk
+            number = self._store_of(self.stored + chunks)
+            begin = max(begin, (yield from frame.storing.at(number)))
+            self.stored += chunks
+            sent = frame.data.serve(beats, begin)
+            self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
+            frame.stored.put(chunks, max(self.offered, sent))
+            cycles = self.offered - begin
+        else:
+            return end
+        # The last chunks wait behind the pipeline and not in front of it.
+        waiting = min(chunks, timing.chunk_slots) * cycles / chunks
+        return max(end, self.offered - timing.chunk - waiting)
+
+    def _store_of(self, chunk: int) -> int:
+        """Number of the STORE that takes chunk number ``chunk`` (from 1)."""
+        total = 0
+        for number, position in enumerate(self.frame.of_unit[Unit.STORE]):
+            total += field(self.frame.steps[position], "words")
+            if total >= chunk:
+                return number
+        raise AssertionError("more output chunks than the STOREs take")

@@ -1,0 +1,208 @@
+"""How many cycles a frame takes, without simulating it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from moesaic.compiler.schedule.cycles import transfer
+from moesaic.compiler.schedule.cycles.frame import Frame
+from moesaic.compiler.schedule.cycles.frame import field as value_of
+from moesaic.compiler.schedule.cycles.matrix import Matrix
+from moesaic.compiler.schedule.cycles.stream import Stream, check_segments
+from moesaic.compiler.schedule.cycles.timing import Memory
+from moesaic.compiler.schedule.cycles.vector import Vector
+from moesaic.compiler.schedule.steps import Step
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.errors import UserError
+from moesaic.spec.isa import INSTRUCTION_BYTES, Drain, Opcode, Unit
+
+
+@dataclass(frozen=True)
+class LayerEstimate:
+    """One layer; the units work on several at a time, so its cycles are those from the end of
+    the layers before to its own end, and those of all layers add up to the frame."""
+
+    label: str
+    kind: str
+    """embed, attention, dense, moe or head."""
+    cycles: int
+    matrix_busy: int
+    """Words that the matrix unit streams for it, one per cycle."""
+    vector_busy: int
+    """Chunks that the vector unit reads for it, one per cycle."""
+    weight_bytes: int
+    """Weight bytes that are fetched for it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cycles of one frame. ``busy`` is by unit name: cycles in which it worked on data."""
+
+    cycles: int
+    roofline_cycles: float
+    """max(MACs / array, weight bytes / weight ports, other bytes / data port), all at peak."""
+    macs: int
+    weight_bytes: int
+    data_bytes: int
+    busy: dict[str, int]
+    layers: list[LayerEstimate] = field(default_factory=list)
+
+    @property
+    def utilisation(self) -> float:
+        return self.roofline_cycles / self.cycles
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Cycles by kind of layer."""
+        result: dict[str, int] = {}
+        for layer in self.layers:
+            result[layer.kind] = result.get(layer.kind, 0) + layer.cycles
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "utilisation": self.utilisation, "kinds": self.kinds}
+
+
+def estimate(
+    steps: Sequence[Step],
+    arch: ArchConfig,
+    macs: int,
+    *,
+    routing: Mapping[str, Sequence[int]] | None = None,
+    memory: Memory | None = None,
+) -> Estimate:
+    """Estimate one frame of a compiled task.
+
+    Parameters
+    ----------
+    steps
+        Those of :class:`~moesaic.compiler.codegen.task.TaskCode`: STREAMs placed, addresses
+        planned, tokens inserted.
+    arch
+        Sizes.
+    macs
+        Multiply-accumulates of the frame, for the roofline (``IntGraph.macs``).
+    routing
+        Layer name to the number of tokens that each expert gets; layers that are not named route
+        equally to all experts.
+    memory
+        External memory; by default that of reported figures.
+
+    Raises
+    ------
+    UserError
+        ``routing`` does not fit the model.
+    """
+    _check_rows(steps, routing or {})
+    frame = Frame(steps, arch, memory or Memory(), routing or {})
+    check_segments(frame)
+    stream = Stream(frame)
+    processes = [
+        transfer.dispatch(frame),
+        stream.process(),
+        Matrix(frame).process(),
+        Vector(frame).process(),
+        transfer.router(frame),
+        transfer.load(frame),
+        transfer.store(frame),
+    ]
+    cycles = frame.run(processes)
+    weight_bytes = stream.words * arch.ring_read_bytes
+    transfers = [p for unit in (Unit.LOAD, Unit.STORE) for p in frame.of_unit[unit]]
+    data_bytes = sum(frame.work[p] for p in transfers) * arch.data_port_bytes
+    data_bytes += (len(steps) + 1) * INSTRUCTION_BYTES
+    return Estimate(
+        cycles=round(cycles),
+        roofline_cycles=max(
+            macs / arch.macs_per_cycle,
+            weight_bytes / arch.line_bytes,
+            data_bytes / arch.data_port_bytes,
+        ),
+        macs=macs,
+        weight_bytes=weight_bytes,
+        data_bytes=data_bytes,
+        busy={
+            unit.name.lower(): sum(frame.work[p] for p in positions)
+            for unit, positions in frame.of_unit.items()
+        },
+        layers=_layers(frame, cycles),
+    )
+
+
+def check_routing(layers: Collection[str], routing: Mapping[str, Sequence[int]]) -> None:
+    """Refuse names that are no layer with experts.
+
+    Raises
+    ------
+    UserError
+        It names one.
+    """
+    for label in routing:
+        if label not in layers:
+            known = ", ".join(sorted(layers)) or "none"
+            raise UserError(f"routing layer must be one with experts ({known}), not {label!r}")
+
+
+def _check_rows(steps: Sequence[Step], routing: Mapping[str, Sequence[int]]) -> None:
+    routes = {step.label: step for step in steps if step.opcode is Opcode.ROUTE}
+    check_routing(routes, routing)
+    for label, rows in routing.items():
+        experts, tokens, top_k = (
+            value_of(routes[label], name) for name in ("experts", "rows", "top_k")
+        )
+        fits = len(rows) == experts and all(0 <= count <= tokens for count in rows)
+        if not fits or sum(rows) != tokens * top_k:
+            raise UserError(
+                f"routing of layer {label!r} must be {experts} token counts of 0 to {tokens} with"
+                f" the sum {tokens * top_k}, not {list(rows)!r}"
+            )
+
+
+def _kind(steps: Sequence[Step]) -> str:
+    opcodes = {step.opcode for step in steps}
+    if Opcode.LOAD in opcodes:
+        return "embed"
+    if Opcode.STORE in opcodes:
+        return "head"
+    if Opcode.ROUTE in opcodes:
+        return "moe"
+    softmax = any(s.opcode is Opcode.DRAIN and s.fields["kind"] == Drain.SOFTMAX for s in steps)
+    return "attention" if softmax else "dense"
+
+
+def _layers(frame: Frame, cycles: float) -> list[LayerEstimate]:
+    """Split the frame at the ends of its layers."""
+    members: dict[int, list[int]] = {}
+    for position, step in enumerate(frame.steps):
+        members.setdefault(step.layer, []).append(position)
+    number = {
+        position: n for positions in frame.of_unit.values() for n, position in enumerate(positions)
+    }
+    ring_bytes = frame.arch.ring_read_bytes
+
+    def work(positions: list[int], unit: Unit) -> int:
+        return sum(frame.work[p] for p in positions if frame.steps[p].unit is unit)
+
+    result, before = [], 0
+    for layer, positions in sorted(members.items()):
+        steps = [frame.steps[position] for position in positions]
+        end = max(
+            frame.finished[step.unit][number[position]]
+            for step, position in zip(steps, positions, strict=True)
+            if step.opcode is not Opcode.STREAM
+        )
+        after = round(cycles) if layer == max(members) else max(before, round(end))
+        result.append(
+            LayerEstimate(
+                label=steps[0].label,
+                kind=_kind(steps),
+                cycles=after - before,
+                matrix_busy=work(positions, Unit.MATRIX),
+                vector_busy=work(positions, Unit.VECTOR),
+                weight_bytes=sum(frame.ring_words[p] for p in positions) * ring_bytes,
+            )
+        )
+        before = after
+    return result

@@ -1,0 +1,117 @@
+"""Integer graphs and weight images without values: enough to schedule, and cheap to have.
+
+Lowering looks at sizes only. A model's cycles can therefore be estimated from its ONNX file alone,
+without samples to calibrate on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.compiler import ir
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.schedule.steps import Weights
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntEmbed,
+    IntGraph,
+    IntHead,
+    IntLayer,
+    IntLinear,
+    IntMlp,
+    IntMoe,
+    IntNorm,
+    Scale,
+    count_macs,
+)
+
+_SCALE = Scale(1 << 15, 16)
+
+
+def _zeros(dtype: type, *shape: int) -> NDArray[np.generic]:
+    """Zeros that take no memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _linear(linear: ir.Linear) -> IntLinear:
+    outputs = linear.outputs
+    return IntLinear(
+        weight=_zeros(np.int8, outputs, linear.inputs),  # type: ignore[arg-type]
+        bias=_zeros(np.int32, outputs),  # type: ignore[arg-type]
+        multiplier=_zeros(np.uint16, outputs),  # type: ignore[arg-type]
+        shift=_zeros(np.uint8, outputs),  # type: ignore[arg-type]
+    )
+
+
+def _mlp(mlp: ir.Mlp) -> IntMlp:
+    return IntMlp(_linear(mlp.up), _SCALE, _linear(mlp.down))
+
+
+def _layer(layer: ir.Layer, norm: IntNorm) -> IntLayer:
+    if isinstance(layer, ir.Attention):
+        return IntAttention(
+            norm,
+            _linear(layer.query),
+            _linear(layer.key),
+            _linear(layer.value),
+            _linear(layer.output),
+            layer.heads,
+            layer.head_dim,
+            layer.value_dim,
+            _SCALE,
+            _SCALE,
+            layer.name,
+        )
+    if isinstance(layer, ir.Mlp):
+        return IntDense(norm, _mlp(layer), layer.name)
+    experts = tuple(_mlp(expert) for expert in layer.experts)
+    gate = _linear(layer.gate)
+    return IntMoe(norm, gate, layer.top_k, layer.renormalise, _SCALE, experts, layer.name)
+
+
+def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
+    """The integer graph of ``graph`` with all sizes and no values."""
+    norm = IntNorm(graph.channels, 0, _SCALE)
+    initial: NDArray[np.int16] = np.zeros((graph.tokens, graph.channels), np.int16)
+    embed = IntEmbed(_linear(graph.embed.linear), initial, graph.embed.first_row)
+    layers = tuple(_layer(layer, norm) for layer in graph.layers)
+    head = IntHead(norm, _linear(graph.head.linear), graph.head.first_row, graph.head.rows)
+    return IntGraph(
+        task=task,
+        input_name=graph.input_name,
+        input_shape=graph.input_shape,
+        input_scale=1.0,
+        gather=graph.embed.gather,
+        output_name=graph.output_name,
+        output_shape=graph.output_shape,
+        output_scale=1.0,
+        permutation=graph.head.permutation,
+        residual_scale=1.0,
+        embed=embed,
+        layers=layers,
+        head=head,
+        macs=count_macs(embed, layers, head, len(graph.embed.gather)),
+    )
+
+
+class ShapeImage(WeightImage):
+    """Places of segments as in a weight image whose layers all differ, without the bytes."""
+
+    def __init__(self, arch: ArchConfig) -> None:
+        super().__init__(arch)
+        self._seen: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
+        self._kept: list[Weights] = []  # no identity is used twice while these live
+
+    def add(self, weights: Weights) -> int:
+        """Reserve a segment's place and return its first ring word."""
+        arch, key = self.arch, (id(weights.linear), weights.rows, weights.columns)
+        if key not in self._seen:
+            self._kept.append(weights)
+            self._seen[key] = self._words
+            tiles = arch.tile_ring_words * (len(weights.rows) // arch.depth)
+            n_tiles = len(weights.columns) // arch.width
+            self._words += n_tiles * (arch.parameter_ring_words + tiles)
+        return self._seen[key]

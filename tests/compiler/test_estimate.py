@@ -1,0 +1,145 @@
+"""The cycle model: constants of the gateware, bounds that hold for every model, refused input."""
+
+from __future__ import annotations
+
+import pytest
+
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimating import estimate_graphs
+from moesaic.compiler.schedule.cycles.timing import Memory, Timing
+from moesaic.compiler.schedule.estimate import Estimate, estimate
+from moesaic.hw.axi.read import MAX_BURST_BEATS, OUTSTANDING_BURSTS
+from moesaic.hw.axi.write import MAX_BURST_BEATS as WRITE_BURST_BEATS
+from moesaic.hw.control.fetch import BLOCK_INSTRUCTIONS, BUFFER_INSTRUCTIONS
+from moesaic.hw.control.frame import QUIET_CYCLES
+from moesaic.hw.interfaces import ACTIVATION_READ_LATENCY
+from moesaic.hw.matrix.step import PASS_DISTANCE
+from moesaic.hw.matrix.step import Timing as MatrixTiming
+from moesaic.hw.matrix.unit import JOB_SLOTS
+from moesaic.hw.matrix.walker import REQUEST_SLOTS
+from moesaic.hw.router.selector import EXP_LANES
+from moesaic.hw.stream.lines import SKEW_BEATS
+from moesaic.hw.stream.sequencer import SEGMENTS
+from moesaic.hw.vector.lanes import Lanes
+from moesaic.hw.vector.output import OutputStage
+from moesaic.hw.vector.statistics import Statistics
+from moesaic.hw.vector.unit import VectorUnit
+from moesaic.sim.dram import DramConfig
+from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.errors import UserError
+
+from .random_intgraph import Shape, random_intgraph
+from .test_codegen import SHAPES, SMALL
+
+ARCHS = [SMALL, *PRESETS.values()]
+MOE = Shape(moe=(True, True), experts=4, top_k=2, tokens=20, patches=20, head_rows=20)
+
+
+def estimate_shape(shape: Shape, arch: ArchConfig, memory: Memory | None = None) -> Estimate:
+    graph = random_intgraph(shape, seed=1)
+    return estimate(
+        compile_task(graph, arch, WeightImage(arch)).steps, arch, graph.macs, memory=memory
+    )
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=lambda a: a.name)
+def test_latencies_are_those_of_the_gateware(arch: ArchConfig) -> None:
+    timing = Timing.of(arch)
+    assert timing.word_to_row == MatrixTiming(arch).end + 1
+    assert timing.pass_distance == PASS_DISTANCE
+    assert timing.request_slots == REQUEST_SLOTS
+    assert timing.job_slots == JOB_SLOTS
+    assert timing.operand == ACTIVATION_READ_LATENCY
+    assert timing.chunk == VectorUnit.LATENCY
+    assert timing.chunk_slots == OutputStage.DEPTH
+    assert timing.update == Lanes.WRITTEN + 1
+    assert timing.update_again == Lanes.HAZARD
+    assert timing.statistics <= Statistics.LATENCY_LIMIT
+    assert timing.exponentials == EXP_LANES
+    assert timing.segments == SEGMENTS
+    assert timing.skew_beats == SKEW_BEATS + 1
+    assert timing.outstanding_beats == OUTSTANDING_BURSTS * MAX_BURST_BEATS
+    assert timing.store_burst == WRITE_BURST_BEATS
+    assert timing.fetch_ahead == BUFFER_INSTRUCTIONS
+    assert timing.fetch_block == BLOCK_INSTRUCTIONS
+    assert timing.end == QUIET_CYCLES + 1
+
+
+def test_memory_is_that_of_reported_figures() -> None:
+    dram, memory = DramConfig(), Memory()
+    assert (memory.latency, memory.share) == (dram.latency_cycles, dram.bandwidth_share)
+    assert memory.credit == dram.burst_credit_beats
+    assert memory.gap == dram.gap_probability * (1 + dram.max_gap_cycles) / 2
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=lambda a: a.name)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_estimate_is_below_the_roofline(shape: str, arch: ArchConfig) -> None:
+    result = estimate_shape(SHAPES[shape], arch)
+    assert result.cycles > result.roofline_cycles > 0
+    assert 0 < result.utilisation < 1
+    assert all(busy < result.cycles for busy in result.busy.values())
+    assert result.busy["matrix"] * arch.macs_per_cycle >= result.macs
+    assert sum(layer.cycles for layer in result.layers) == result.cycles
+    assert sum(result.kinds.values()) == result.cycles
+    assert sum(layer.matrix_busy for layer in result.layers) == result.busy["matrix"]
+    assert sum(layer.weight_bytes for layer in result.layers) == result.weight_bytes
+    assert all(layer.cycles > layer.matrix_busy for layer in result.layers)
+    kinds = [layer.kind for layer in result.layers]
+    blocks = ["moe" if moe else "dense" for moe in SHAPES[shape].moe]
+    assert kinds == ["embed", *(k for block in blocks for k in ("attention", block)), "head"]
+
+
+def test_slower_memory_never_helps() -> None:
+    shape = Shape(tokens=40, patches=39, head_rows=39, channels=96, experts=12, expert_hidden=200)
+    memories = [
+        Memory(share=share, latency=latency) for share in (1.0, 0.5) for latency in (1, 240)
+    ]
+    ideal, late, thin, worst = (
+        estimate_shape(shape, PRESETS["nano"], memory).cycles for memory in memories
+    )
+    assert ideal < late < worst and ideal < thin < worst
+
+
+def test_experts_that_nobody_chooses_cost_less() -> None:
+    """Weights that exceed the ring are not fetched when the routing is known in time."""
+    shape = Shape(
+        tokens=40, patches=39, head_rows=39, channels=96, heads=2, head_dim=48, value_dim=48,
+        experts=12, expert_hidden=200, moe=(True,), top_k=1,
+    )  # fmt: skip
+    graphs = {"task": random_intgraph(shape, seed=5)}
+    spread = estimate_graphs(graphs, PRESETS["nano"])["task"]
+    routing = {"moe0": [0] * 11 + [40]}
+    single = estimate_graphs(graphs, PRESETS["nano"], routing=routing)["task"]
+    assert single.weight_bytes < 0.6 * spread.weight_bytes
+    assert single.cycles < spread.cycles
+
+
+@pytest.mark.parametrize(
+    ("routing", "needle"),
+    [
+        ({"mlp9": [1, 2]}, "moe0, moe1"),
+        ({"moe0": [10, 10, 20]}, "4 token counts"),
+        ({"moe0": [10, 10, 10, 11]}, "the sum 40"),
+        ({"moe0": [21, 19, 0, 0]}, "0 to 20"),
+        ({"moe0": [-1, 11, 20, 10]}, "0 to 20"),
+    ],
+)
+def test_routing_that_does_not_fit_is_refused(routing: dict[str, list[int]], needle: str) -> None:
+    with pytest.raises(UserError, match=needle):
+        estimate_graphs({"task": random_intgraph(MOE)}, SMALL, routing=routing)
+
+
+def test_program_that_would_hang_is_caught() -> None:
+    """Tokens that nobody gives in time leave every unit waiting."""
+    graph = random_intgraph(Shape(), seed=1)
+    steps = compile_task(graph, SMALL, WeightImage(SMALL)).steps
+    matmuls = [step for step in steps if step.opcode.name == "MATMUL"]
+    drains = [step for step in steps if step.opcode.name == "DRAIN"]
+    matmuls[0].signal.add(drains[0].unit)
+    matmuls[0].wait.add(drains[-1].unit)
+    drains[0].wait.add(matmuls[0].unit)
+    drains[0].signal.add(matmuls[0].unit)
+    with pytest.raises(AssertionError, match="hang"):
+        estimate(steps, SMALL, graph.macs)

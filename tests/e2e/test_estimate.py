@@ -1,0 +1,104 @@
+"""`moesaic estimate` against the RTL, and through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from moesaic.compiler.estimating import estimate_graphs
+from moesaic.sim.provider import SimulatedAccelerator
+from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.execute import Executor
+from moesaic.spec.intgraph import IntGraph, IntMoe
+from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
+from tests.compiler.test_codegen import SHAPES, SMALL
+
+from .bundles import make_bundle
+from .conftest import moesaic
+from .test_user_errors import assert_refused
+
+NANO = PRESETS["nano"]
+LARGE = Shape(
+    tokens=40, patches=39, head_rows=39, channels=96, heads=2, head_dim=48, value_dim=48,
+    experts=12, expert_hidden=200, moe=(True,), top_k=1,
+)  # fmt: skip
+
+
+def routed(graph: IntGraph, patches: np.ndarray) -> dict[str, list[int]]:
+    """Tokens per expert of every layer, as the integer reference routes them."""
+    counts: dict[str, list[int]] = {}
+
+    def watch(name: str, value: Tensor) -> None:
+        layer, _, point = name.partition(".")
+        if point == "chosen":
+            moe = graph.layers[int(layer)]
+            assert isinstance(moe, IntMoe)
+            counts[moe.name] = value.flatten().bincount(minlength=len(moe.experts)).tolist()
+
+    Executor(graph).run(patches, watch)
+    return counts
+
+
+@pytest.mark.parametrize("arch", [NANO, SMALL], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "shape", [SHAPES["wide_heads"], SHAPES["all_moe_top4"], LARGE], ids=["heads", "moe", "large"]
+)
+def test_estimate_is_close_to_the_simulation(shape: Shape, arch: ArchConfig) -> None:
+    graph = random_intgraph(shape, seed=5)
+    patches = random_patches(graph, 1, seed=1)
+    device = SimulatedAccelerator(make_bundle({"task": graph}, arch))
+    try:
+        counters = device.run("task", patches).counters[0]
+    finally:
+        device.close()
+    result = estimate_graphs({"task": graph}, arch, routing=routed(graph, patches))["task"]
+    assert abs(result.cycles / counters["CYCLES"] - 1) < 0.03
+    assert result.weight_bytes == counters["WEIGHT_READ_BYTES"]
+    assert result.data_bytes == counters["DATA_READ_BYTES"] + counters["DATA_WRITE_BYTES"]
+    assert result.busy["matrix"] == counters["MATRIX_STREAM_WORDS"]
+    assert result.busy["stream"] == counters["STREAM_BUSY"]
+    balanced = estimate_graphs({"task": graph}, arch)["task"]
+    if shape is not LARGE:  # whose random gate sends nearly all tokens to a few experts
+        assert abs(balanced.cycles / counters["CYCLES"] - 1) < 0.10
+
+
+def test_model_and_bundle_give_the_same(
+    small_models: tuple[Path, list[str]], small_bundle: Path
+) -> None:
+    done = moesaic("estimate", small_bundle, "--json")
+    assert done.code == 0, done.err
+    tasks = json.loads(done.out)["tasks"]
+    assert set(tasks) == {"seg", "depth"}
+    model = small_models[1][0].partition("=")[2]
+    done = moesaic("estimate", model, "--target", "nano", "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["target"] == "nano"
+    assert result["tasks"]["default"] == tasks["seg"]
+
+
+def test_bundle_for_another_target_as_table(small_bundle: Path, tmp_path: Path) -> None:
+    done = moesaic("estimate", small_bundle, "--target", "zcu102", "--latency", "120")
+    assert done.code == 0, done.err
+    for word in ("seg on zcu102", "depth on zcu102", "attention", "moe", "head", "frame"):
+        assert word in done.out, done.out
+
+
+def test_refused_input(
+    small_models: tuple[Path, list[str]], small_bundle: Path, tmp_path: Path
+) -> None:
+    model = small_models[1][0].partition("=")[2]
+    assert_refused(moesaic("estimate", model), "--target")
+    assert_refused(moesaic("estimate", tmp_path / "no.onnx", "--target", "nano"), "no.onnx")
+    assert_refused(moesaic("estimate", small_bundle, "--target", "mars"), "mars")
+    assert_refused(moesaic("estimate", small_bundle, "--bandwidth", "2"), "--bandwidth")
+    routing = tmp_path / "routing.json"
+    assert_refused(moesaic("estimate", small_bundle, "--routing", routing), "routing.json")
+    routing.write_text('{"nowhere": [1, 2]}')
+    assert_refused(moesaic("estimate", small_bundle, "--routing", routing), "nowhere")
+    routing.write_text('{"nowhere": 3}')
+    assert_refused(moesaic("estimate", small_bundle, "--routing", routing), "token counts")
