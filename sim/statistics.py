@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from moesaic.hw.vector.gelu import GELU_TABLE_BITS
 from moesaic.sim.dram import PortStatistics
 from moesaic.spec import layout, semantics, tables
 from moesaic.spec.arch import ArchConfig
@@ -106,7 +107,7 @@ def gelu_table() -> dict[str, Any]:
     exact = x * 0.5 * torch.erfc(-x / math.sqrt(2))
     fine = semantics.gelu_fine(z).to(torch.float64) * 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
     return {
-        "table_bits": len(tables.GELU_TABLE) * max(tables.GELU_TABLE).bit_length(),
+        "table_bits": GELU_TABLE_BITS,
         "multipliers_per_lane": 2,  # interpolation and requantisation
         "maximum_error": float((fine - exact).abs().max()),
     }

@@ -61,9 +61,7 @@ class Executor:
     def _weight(self, array: NDArray[np.generic]) -> Tensor:
         """Weights in the type that :func:`semantics.matmul` multiplies in; converted once."""
         if id(array) not in self._tensors:
-            self._tensors[id(array)] = torch.as_tensor(
-                array.astype(np.float64), device=self.device
-            )
+            self._tensors[id(array)] = torch.as_tensor(array.astype(np.float64), device=self.device)
         return self._tensors[id(array)]
 
     def _frame(self, patches: Tensor, watch: Observe) -> Tensor:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from moesaic.models.config import M3ViTConfig
+from moesaic.models.m3vit import random_model
+from moesaic.models.ms_moe import export_ms_moe
 
 from .conftest import make_models, moesaic
 
@@ -53,3 +55,22 @@ def test_random_model_is_bit_exact(tmp_path: Path, name: str) -> None:
     assert set(result["tasks"]) == set(config.task_names)
     for task in result["tasks"].values():
         assert task["bit_exact"] and task["frames"] == 3 and task["codes"] > 0
+
+
+def test_microsoft_moe_is_bit_exact(tmp_path: Path) -> None:
+    """The other way to write a mixture: one com.microsoft.MoE node per layer."""
+    config = M3ViTConfig(
+        height=24, width=40, patch=8, dim=48, depth=2, heads=3, experts=6, top_k=2,
+        expert_hidden=30, mlp_ratio=2.0, tasks=(("depth", 1),),
+    )  # fmt: skip
+    make_models(tmp_path, config, seed=3)
+    export_ms_moe(random_model(config, 3), "depth", tmp_path / "depth.onnx")
+    bundle = tmp_path / "bundle"
+    calibration = ("--calibrate", tmp_path / "samples.npz")
+    model = f"depth={tmp_path}/depth.onnx"
+    done = moesaic("compile", model, "--target", "nano", *calibration, "-o", bundle)
+    assert done.code == 0, done.err
+    assert "tanh" in done.err
+    done = moesaic("verify", bundle, "--json")
+    assert done.code == 0, done.out + done.err
+    assert json.loads(done.out)["tasks"]["depth"]["sqnr_db"] > 20

@@ -1,0 +1,108 @@
+"""The trained two-task model on the RTL: what the README promises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moesaic.compiler.oracle import run_onnx
+from moesaic.models.export import export_onnx, write_samples
+from moesaic.models.m3vit import trained_model
+from moesaic.models.metrics import depth_rmse, mean_iou
+from moesaic.models.scenes import HELDOUT_SEED
+from moesaic.spec.bundle import load_bundle
+from moesaic.spec.metrics import sqnr_db
+
+from .conftest import moesaic
+
+SCENES = 32
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Folder with ONNX files, scenes and the bundle of the trained model."""
+
+    folder: Path
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+    def heldout(self) -> dict[str, np.ndarray]:
+        with np.load(self.folder / "heldout.npz") as file:
+            return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    model = trained_model("nano")
+    size = (model.config.height, model.config.width)
+    models = []
+    for task in model.config.task_names:
+        export_onnx(model, task, folder / f"{task}.onnx")
+        models.append(f"{task}={folder / task}.onnx")
+    write_samples(folder / "calibration.npz", 0, 16, *size)
+    write_samples(folder / "heldout.npz", HELDOUT_SEED, SCENES, *size)
+    done = moesaic(
+        "compile", *models, "--target", "nano", "--calibrate", folder / "calibration.npz",
+        "-o", folder / "bundle",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    return Trained(folder)
+
+
+def test_eight_scenes_in_turns_are_bit_exact(trained: Trained) -> None:
+    done = moesaic("verify", trained.bundle, "--json")
+    assert done.code == 0, done.out + done.err
+    result = json.loads(done.out)
+    assert set(result["tasks"]) == {"seg", "depth"}
+    for task in result["tasks"].values():
+        assert task["bit_exact"] and task["frames"] == 8
+        assert task["sqnr_db"] >= 20
+
+
+def test_array_is_busy_and_weights_cross_the_bus_once(trained: Trained) -> None:
+    np.savez(trained.folder / "in.npz", image=trained.heldout()["image"][:2])
+    for task in ("seg", "depth"):
+        output, stats = trained.folder / f"{task}.npz", trained.folder / f"{task}.json"
+        done = moesaic(
+            "simulate", trained.bundle, "--task", task, "--input", trained.folder / "in.npz",
+            "--output", output, "--stats", stats,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        figures = json.loads(stats.read_text())
+        assert min(figures["utilisation"]) >= 0.8
+        image_words = load_bundle(trained.bundle).tasks[task].weight_words
+        for frame, weights in zip(figures["counters"], figures["weight_read_bytes"], strict=True):
+            assert frame["EXPERTS_SKIPPED"] == frame["WEIGHT_UNUSED_BYTES"] == 0
+            assert weights == frame["WEIGHT_READ_BYTES"] == image_words * 32
+            assert frame["SCORE_READS"] == frame["SCORE_WORDS"] > 0
+        with np.load(output) as file:
+            assert np.isfinite(file[task]).all()
+
+
+def test_integers_keep_the_quality(trained: Trained) -> None:
+    heldout = trained.heldout()
+    np.savez(trained.folder / "all.npz", image=heldout["image"])
+    outputs = {}
+    for task in ("seg", "depth"):
+        path = trained.folder / f"{task}_integer.npz"
+        done = moesaic(
+            "run", trained.bundle, "--task", task, "--device", "cpu", "--input",
+            trained.folder / "all.npz", "--output", path,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        with np.load(path) as file:
+            integer = file[task]
+        reference = run_onnx(trained.folder / f"{task}.onnx", "image", heldout["image"])
+        assert sqnr_db(reference, integer) >= 20
+        outputs[task] = (reference, integer)
+    ious = [mean_iou(output.argmax(1), heldout["seg"]) for output in outputs["seg"]]
+    errors = [depth_rmse(output, heldout["depth"]) for output in outputs["depth"]]
+    assert ious[0] > 0.8 and abs(ious[0] - ious[1]) <= 0.01
+    assert errors[0] < 0.08 and abs(errors[1] / errors[0] - 1) <= 0.02
