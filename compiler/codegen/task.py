@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.program import encode_program, place_fetches, plan_fetches
-from moesaic.compiler.schedule.lower import Lowering
+from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.memory import plan_memory
 from moesaic.compiler.schedule.steps import Step
 from moesaic.compiler.schedule.tokens import insert_tokens
@@ -37,7 +37,7 @@ def compile_task(graph: IntGraph, arch: ArchConfig, image: WeightImage) -> TaskC
     UserError
         The model does not fit the architecture.
     """
-    steps = Lowering(graph, arch).run()
+    steps = lower(graph, arch)
     activation_words = plan_memory(steps, arch)
     insert_tokens(steps)
     fetches = plan_fetches(steps, image)

@@ -1,0 +1,179 @@
+"""Writes steps: the building blocks that the parts of a model share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moesaic.compiler.schedule.steps import (
+    QUEUES_READ,
+    RESIDUAL_READ,
+    Access,
+    Address,
+    Buffer,
+    Step,
+    Weights,
+    reads,
+    writes,
+)
+from moesaic.spec import isa, layout
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.intgraph import IntGraph, IntLinear, IntNorm
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that a product works on: a fixed number, or an expert's queue."""
+
+    count: int
+    expert: int | None = None
+
+    @property
+    def fields(self) -> dict[str, int]:
+        if self.expert is None:
+            return {"rows": self.count}
+        return {"predicated": 1, "expert": self.expert}
+
+    @property
+    def accesses(self) -> tuple[Access, ...]:
+        return () if self.expert is None else (QUEUES_READ,)
+
+
+def natural(count: int, size: int) -> tuple[int, ...]:
+    """Indices 0 .. count - 1, padded with -1 to a multiple of ``size``."""
+    return (*range(count), *([-1] * (-count % size)))
+
+
+def per_head(heads: int, dim: int, size: int) -> tuple[int, ...]:
+    """Indices of ``heads`` groups of ``dim``, each padded with -1 to a multiple of ``size``."""
+    pad = -dim % size
+    return tuple(
+        head * dim + i if i < dim else -1 for head in range(heads) for i in range(dim + pad)
+    )
+
+
+def pad_to(indices: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Pad with -1 to a multiple of ``size``."""
+    return (*indices, *([-1] * (-len(indices) % size)))
+
+
+class StepWriter:
+    """Collects the steps of one task for one architecture.
+
+    ``steps`` is the result, in program order: every step comes after all steps it depends on,
+    and each unit's steps are in the order in which that unit will execute them. ``layer`` and
+    ``label`` mark what is written.
+    """
+
+    def __init__(self, graph: IntGraph, arch: ArchConfig) -> None:
+        self.graph, self.arch = graph, arch
+        self.steps: list[Step] = []
+        self.layer = 0
+        self.label = "embed"
+
+    def emit(
+        self,
+        opcode: isa.Opcode,
+        accesses: tuple[Access, ...] = (),
+        weights: Weights | None = None,
+        /,
+        **fields: int | Address,
+    ) -> None:
+        """Append a step under the current layer."""
+        self.steps.append(Step(opcode, fields, accesses, weights, self.layer, self.label))
+
+    def words(self, columns: int) -> int:
+        """Activation words of a row of ``columns`` bytes."""
+        return layout.words(columns, self.arch.depth)
+
+    def buffer(self, name: str, rows: int, columns: int, side: int = 0) -> Buffer:
+        """A piece of the activation scratchpad for ``rows`` rows of ``columns`` bytes."""
+        return Buffer(f"{self.label}.{name}", rows * self.words(columns), side)
+
+    @property
+    def residual_words(self) -> int:
+        """Residual words of a row."""
+        return layout.words(self.graph.channels, self.arch.lanes)
+
+    def norm(self, norm: IntNorm, rows: int, first_row: int = 0, wide: bool = False) -> Buffer:
+        """Emit NORM; the result holds the int8 rows and, with ``wide``, two more planes."""
+        words = self.words(norm.channels)
+        buffer = Buffer(f"{self.label}.norm", rows * words * (3 if wide else 1))
+        self.emit(
+            isa.Opcode.NORM,
+            (RESIDUAL_READ, *writes(buffer)),
+            wide=int(wide),
+            rows=rows,
+            words=self.residual_words,
+            channels=norm.channels,
+            source_base=first_row * self.residual_words,
+            source_stride=self.residual_words,
+            epsilon=norm.epsilon,
+            multiplier=norm.scale.multiplier,
+            shift=norm.scale.shift,
+            base=Address(buffer),
+            stride=words,
+            plane_stride=rows * words if wide else 0,
+        )
+        return buffer
+
+    def linear(
+        self,
+        source: Buffer,
+        weights: Weights,
+        rows: Rows,
+        drain: dict[str, int | Address],
+        targets: tuple[Access, ...],
+        *,
+        columns: int,
+        streamed: isa.Streamed = isa.Streamed.SIGNED8,
+        plane: int = 0,
+        gather: bool = False,
+        one_group: bool = False,
+    ) -> None:
+        """Emit the MATMUL of ``source`` with ring weights and the DRAIN of its accumulators."""
+        arch = self.arch
+        k_tiles = len(weights.rows) // arch.depth
+        tiles = len(weights.columns) // arch.width
+        n_tiles, groups = (tiles, 1) if one_group else (1, tiles)
+        self.emit(
+            isa.Opcode.MATMUL,
+            (*reads(source), *rows.accesses),
+            weights,
+            **rows.fields,
+            gather=int(gather),
+            stationary=isa.Stationary.RING,
+            streamed=streamed,
+            parameters=1,
+            k_tiles=k_tiles,
+            n_tiles=n_tiles,
+            groups=groups,
+            ring_words=tiles * (arch.parameter_ring_words + k_tiles * arch.tile_ring_words),
+            stream_base=Address(source, plane),
+            stream_stride=k_tiles,
+            plane_stride=plane,
+        )
+        self.emit(
+            isa.Opcode.DRAIN,
+            (*targets, *rows.accesses),
+            **rows.fields,
+            n_tiles=n_tiles,
+            groups=groups,
+            columns=columns,
+            **drain,
+        )
+
+    def weights(self, linear: IntLinear) -> Weights:
+        """Ring weights of a linear layer in its natural order."""
+        return Weights(
+            linear,
+            natural(linear.inputs, self.arch.depth),
+            natural(linear.outputs, self.arch.width),
+        )
+
+    def to_residual(self, first_row: int = 0) -> dict[str, int | Address]:
+        """DRAIN fields that add to the residual stream from ``first_row`` on."""
+        return {
+            "kind": isa.Drain.RESIDUAL,
+            "base": first_row * self.residual_words,
+            "stride": self.residual_words,
+        }
