@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.axi.read import OUTSTANDING_BURSTS
+from moesaic.hw.axi.burst import OUTSTANDING_BURSTS
 from moesaic.hw.interfaces import AxiRead
 
 

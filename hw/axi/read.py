@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.axi.burst import (
+    CACHE,
+    INCREMENTING,
+    MAX_BURST_BEATS,
+    OUTSTANDING_BURSTS,
+    BurstIssuer,
+    LastOfCommand,
+    check_sizes,
+    command_layout,
+)
 from moesaic.hw.axi.skid import SkidBuffer
 from moesaic.hw.interfaces import AxiRead, FaultPort, WindowSettings
-from moesaic.spec.registers import WINDOW_ALIGNMENT
-
-MAX_BURST_BEATS = 64
-OUTSTANDING_BURSTS = 8
-"""8 bursts of 64 beats: 512 beats under way hide any latency that a memory controller has."""
-
-_INCREMENTING = 0b01
-_CACHE = 0b0011
-"""Normal, non-cacheable, bufferable: the interconnect may merge and hold transfers."""
-_PAGE_LOG2 = WINDOW_ALIGNMENT.bit_length() - 1
-
-
-def command_layout(offset_bits: int, beats_bits: int) -> data.StructLayout:
-    """A read command: first byte relative to the window's base, number of beats."""
-    return data.StructLayout({"offset": offset_bits, "beats": beats_bits})
 
 
 def beat_layout(data_bytes: int) -> data.StructLayout:
@@ -94,18 +89,9 @@ class ReadEngine(wiring.Component):
         max_burst: int = MAX_BURST_BEATS,
         outstanding: int = OUTSTANDING_BURSTS,
     ) -> None:
-        for name, value in (
-            ("data_bytes", data_bytes),
-            ("max_burst", max_burst),
-            ("outstanding", outstanding),
-        ):
-            if value < 2 or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two above 1, not {value!r}")
-        if max_burst > 256:
-            raise ValueError(f"max_burst must be at most 256, not {max_burst!r}")
+        self.max_burst = check_sizes(data_bytes, max_burst, outstanding)
         self.data_bytes = data_bytes
         self.offset_bits, self.beats_bits = offset_bits, beats_bits
-        self.max_burst = min(max_burst, WINDOW_ALIGNMENT // data_bytes)
         self.outstanding = outstanding
         super().__init__(
             {
@@ -123,97 +109,36 @@ class ReadEngine(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         axi = self.axi
-        shift = self.data_bytes.bit_length() - 1
-        burst_log2 = self.max_burst.bit_length() - 1
-
         # After abort or a fault: issue nothing, drop what comes.
-        failed = Signal()
         drain = Signal()
-        m.d.comb += [failed.eq(self.fault.window | self.fault.bus), drain.eq(self.abort | failed)]
+        m.d.comb += drain.eq(self.abort | self.fault.window | self.fault.bus)
 
-        # Stage 1: the next command, with its end in beats.
-        offset, beats = self.command.payload.offset, self.command.payload.beats
-        pending = Signal()
-        next_start = Signal(max(1, self.offset_bits - shift))
-        next_beats = Signal(self.beats_bits)
-        next_end = Signal(max(len(next_start), self.beats_bits) + 1)
-        misaligned = Signal()
-        advance = Signal()
-        m.d.comb += self.command.ready.eq((~pending | advance) & ~drain)
-        with m.If(self.command.ready):
-            m.d.sync += [
-                pending.eq(self.command.valid),
-                next_start.eq(offset[shift:]),
-                next_beats.eq(beats),
-                next_end.eq(offset[shift:] + beats),
-                misaligned.eq(offset[:shift].any()),
-            ]
-
-        # Stage 2: the command that is being issued. Addresses are beats in the window.
-        start = Signal(32 - shift)
-        remaining = Signal(self.beats_bits)
-        to_boundary = Signal(burst_log2 + 1)
-        length = Signal(burst_log2 + 1)
-        final, issue = Signal(), Signal()
-        under_way = Signal(range(self.outstanding + 1))
+        m.submodules.issuer = issuer = BurstIssuer(
+            self.data_bytes,
+            offset_bits=self.offset_bits,
+            beats_bits=self.beats_bits,
+            max_burst=self.max_burst,
+        )
+        m.submodules.bursts = bursts = LastOfCommand(self.outstanding)
+        wiring.connect(m, wiring.flipped(self.command), issuer.command)
+        wiring.connect(m, wiring.flipped(self.window), issuer.window)
         m.d.comb += [
-            to_boundary.eq(self.max_burst - start[:burst_log2]),
-            final.eq(remaining <= to_boundary),
-            length.eq(Mux(final, remaining, to_boundary)),
-            issue.eq(
-                remaining.any()
-                & (~axi.arvalid | axi.arready)
-                & (under_way != self.outstanding)
-                & ~drain
-            ),
-            advance.eq(pending & ~drain & (~remaining.any() | (issue & final))),
-        ]
-        with m.If(issue):
-            m.d.sync += [start.eq(start + length), remaining.eq(remaining - length)]
-        with m.If(advance):
-            with m.If(misaligned | (next_end > self.window.size[shift:])):
-                m.d.sync += [self.fault.window.eq(1), remaining.eq(0)]
-            with m.Else():
-                m.d.sync += [start.eq(next_start), remaining.eq(next_beats)]
-
-        # Address channel. Once up, arvalid stays up until taken, abort or not.
-        page = start[_PAGE_LOG2 - shift :]
-        m.d.comb += [
-            axi.arsize.eq(shift),
-            axi.arburst.eq(_INCREMENTING),
-            axi.arcache.eq(_CACHE),
+            issuer.drop.eq(drain),
+            issuer.room.eq(bursts.under_way != self.outstanding),
+            issuer.ready.eq(axi.arready),
+            axi.arvalid.eq(issuer.valid),
+            axi.araddr.eq(issuer.address),
+            axi.arlen.eq(issuer.beats),
+            axi.arsize.eq(self.data_bytes.bit_length() - 1),
+            axi.arburst.eq(INCREMENTING),
+            axi.arcache.eq(CACHE),
             axi.arprot.eq(0),
-        ]
-        with m.If(issue):
-            m.d.sync += [
-                axi.arvalid.eq(1),
-                axi.arlen.eq(length - 1),
-                axi.araddr.eq(
-                    Cat(
-                        Const(0, shift),
-                        start[: _PAGE_LOG2 - shift],
-                        self.window.base[_PAGE_LOG2:] + page,
-                    )
-                ),
-            ]
-        with m.Elif(axi.arready):
-            m.d.sync += axi.arvalid.eq(0)
-
-        # Which of the bursts under way is the last one of its command.
-        ends = Signal(self.outstanding)
-        head, tail = Signal(range(self.outstanding)), Signal(range(self.outstanding))
-        burst_done = Signal()
-        m.d.comb += [
+            bursts.issue.eq(issuer.issue),
+            bursts.final.eq(issuer.final),
+            bursts.done.eq(self.beat & axi.rlast),
             self.beat.eq(axi.rvalid & axi.rready),
-            burst_done.eq(self.beat & axi.rlast),
         ]
-        with m.If(issue):
-            m.d.sync += [ends.bit_select(tail, 1).eq(final), tail.eq(tail + 1)]
-        with m.If(burst_done):
-            m.d.sync += head.eq(head + 1)
-        m.d.sync += under_way.eq(under_way + issue - burst_done)
 
-        # Data channel.
         m.submodules.skid = skid = SkidBuffer(beat_layout(self.data_bytes))
         error = Signal()
         m.d.comb += [
@@ -221,18 +146,16 @@ class ReadEngine(wiring.Component):
             axi.rready.eq(skid.i.ready | drain),
             skid.i.valid.eq(axi.rvalid & ~drain & ~error),
             skid.i.payload.data.eq(axi.rdata),
-            skid.i.payload.last.eq(axi.rlast & ends.bit_select(head, 1)),
+            skid.i.payload.last.eq(axi.rlast & bursts.last),
             skid.flush.eq(drain),
         ]
         wiring.connect(m, skid.o, wiring.flipped(self.data))
+
+        with m.If(issuer.refused):
+            m.d.sync += self.fault.window.eq(1)
         with m.If(self.beat & error & ~drain):
             m.d.sync += self.fault.bus.eq(1)
-
-        with m.If(drain):
-            m.d.sync += [pending.eq(0), remaining.eq(0)]
         with m.If(self.abort):
             m.d.sync += [self.fault.window.eq(0), self.fault.bus.eq(0)]
-        m.d.comb += self.idle.eq(
-            ~pending & ~remaining.any() & ~axi.arvalid & ~under_way.any() & ~self.data.valid
-        )
+        m.d.comb += self.idle.eq(issuer.idle & ~bursts.under_way.any() & ~self.data.valid)
         return m

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.axi.read import MAX_BURST_BEATS, OUTSTANDING_BURSTS, command_layout
+from moesaic.hw.axi.burst import (
+    CACHE,
+    INCREMENTING,
+    MAX_BURST_BEATS,
+    OUTSTANDING_BURSTS,
+    BurstIssuer,
+    LastOfCommand,
+    check_sizes,
+    command_layout,
+)
 from moesaic.hw.interfaces import AxiWrite, FaultPort, WindowSettings
 from moesaic.hw.memory.fifo import RamFifo
-from moesaic.spec.registers import WINDOW_ALIGNMENT
-
-_INCREMENTING = 0b01
-_CACHE = 0b0011
-"""Normal, non-cacheable, bufferable, as for reads."""
-_PAGE_LOG2 = WINDOW_ALIGNMENT.bit_length() - 1
 
 
 class WriteEngine(wiring.Component):
@@ -84,18 +87,9 @@ class WriteEngine(wiring.Component):
         max_burst: int = MAX_BURST_BEATS,
         outstanding: int = OUTSTANDING_BURSTS,
     ) -> None:
-        for name, value in (
-            ("data_bytes", data_bytes),
-            ("max_burst", max_burst),
-            ("outstanding", outstanding),
-        ):
-            if value < 2 or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two above 1, not {value!r}")
-        if max_burst > 256:
-            raise ValueError(f"max_burst must be at most 256, not {max_burst!r}")
+        self.max_burst = check_sizes(data_bytes, max_burst, outstanding)
         self.data_bytes = data_bytes
         self.offset_bits, self.beats_bits = offset_bits, beats_bits
-        self.max_burst = min(max_burst, WINDOW_ALIGNMENT // data_bytes)
         self.outstanding = outstanding
         super().__init__(
             {
@@ -113,84 +107,42 @@ class WriteEngine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        axi = self.axi
-        shift = self.data_bytes.bit_length() - 1
-        burst_log2 = self.max_burst.bit_length() - 1
-
-        failed, drain = Signal(), Signal()
-        m.d.comb += [failed.eq(self.fault.window | self.fault.bus), drain.eq(self.abort | failed)]
-
-        # Stage 1: the next command, with its end in beats.
-        offset, beats = self.command.payload.offset, self.command.payload.beats
-        pending, malformed, advance = Signal(), Signal(), Signal()
-        next_start = Signal(self.offset_bits - shift)
-        next_beats = Signal(self.beats_bits)
-        next_end = Signal(max(len(next_start), self.beats_bits) + 1)
-        m.d.comb += self.command.ready.eq((~pending | advance) & ~drain)
-        with m.If(self.command.ready):
-            m.d.sync += [
-                pending.eq(self.command.valid),
-                next_start.eq(offset[shift:]),
-                next_beats.eq(beats),
-                next_end.eq(offset[shift:] + beats),
-                malformed.eq(offset[:shift].any() | (beats == 0)),
-            ]
-
-        # Stage 2: the command that is being issued. Addresses are beats in the window.
-        start = Signal(32 - shift)
-        remaining = Signal(self.beats_bits)
-        to_boundary = Signal(burst_log2 + 1)
-        length = Signal(burst_log2 + 1)
-        final, issue = Signal(), Signal()
-        unanswered = Signal(range(self.outstanding + 1))
-        unsent = Signal(burst_log2 + 1)
-        m.submodules.buffer = buffer = RamFifo(8 * self.data_bytes, 2 * self.max_burst)
-        sending = Signal()
+        axi, command = self.axi, self.command
+        drain, empty = Signal(), Signal()
         m.d.comb += [
-            to_boundary.eq(self.max_burst - start[:burst_log2]),
-            final.eq(remaining <= to_boundary),
-            length.eq(Mux(final, remaining, to_boundary)),
-            sending.eq(axi.wvalid & axi.wready),
-            issue.eq(
-                remaining.any()
-                & (~axi.awvalid | axi.awready)
-                & (unanswered != self.outstanding)
-                & ((unsent == 0) | ((unsent == 1) & sending))
-                & (buffer.level >= length + unsent)
-                & ~drain
-            ),
-            advance.eq(pending & ~drain & (~remaining.any() | (issue & final))),
+            drain.eq(self.abort | self.fault.window | self.fault.bus),
+            empty.eq(command.valid & ~command.payload.beats.any()),
         ]
-        with m.If(issue):
-            m.d.sync += [start.eq(start + length), remaining.eq(remaining - length)]
-        with m.If(advance):
-            with m.If(malformed | (next_end > self.window.size[shift:])):
-                m.d.sync += [self.fault.window.eq(1), remaining.eq(0)]
-            with m.Else():
-                m.d.sync += [start.eq(next_start), remaining.eq(next_beats)]
 
-        # Address channel. Once up, awvalid stays up until taken, abort or not.
-        page = start[_PAGE_LOG2 - shift :]
+        m.submodules.issuer = issuer = BurstIssuer(
+            self.data_bytes,
+            offset_bits=self.offset_bits,
+            beats_bits=self.beats_bits,
+            max_burst=self.max_burst,
+        )
+        m.submodules.bursts = bursts = LastOfCommand(self.outstanding)
+        m.submodules.buffer = buffer = RamFifo(8 * self.data_bytes, 2 * self.max_burst)
+        unsent = Signal(range(self.max_burst + 1))
+        sending = Signal()
+        wiring.connect(m, wiring.flipped(command), issuer.command)
+        wiring.connect(m, wiring.flipped(self.window), issuer.window)
         m.d.comb += [
-            axi.awsize.eq(shift),
-            axi.awburst.eq(_INCREMENTING),
-            axi.awcache.eq(_CACHE),
+            sending.eq(axi.wvalid & axi.wready),
+            issuer.drop.eq(drain),
+            issuer.room.eq(
+                (bursts.under_way != self.outstanding)
+                & ((unsent == 0) | ((unsent == 1) & sending))
+                & (buffer.level >= issuer.length + unsent)
+            ),
+            issuer.ready.eq(axi.awready),
+            axi.awvalid.eq(issuer.valid),
+            axi.awaddr.eq(issuer.address),
+            axi.awlen.eq(issuer.beats),
+            axi.awsize.eq(self.data_bytes.bit_length() - 1),
+            axi.awburst.eq(INCREMENTING),
+            axi.awcache.eq(CACHE),
             axi.awprot.eq(0),
         ]
-        with m.If(issue):
-            m.d.sync += [
-                axi.awvalid.eq(1),
-                axi.awlen.eq(length - 1),
-                axi.awaddr.eq(
-                    Cat(
-                        Const(0, shift),
-                        start[: _PAGE_LOG2 - shift],
-                        self.window.base[_PAGE_LOG2:] + page,
-                    )
-                ),
-            ]
-        with m.Elif(axi.awready):
-            m.d.sync += axi.awvalid.eq(0)
 
         # Data channel. The first beat must not wait for awready: AXI4 forbids it.
         m.d.comb += [
@@ -205,33 +157,24 @@ class WriteEngine(wiring.Component):
             buffer.take.ready.eq(sending | (drain & (unsent == 0))),
             self.beat.eq(sending),
         ]
-        with m.If(issue):
-            m.d.sync += unsent.eq(length)
+        with m.If(issuer.issue):
+            m.d.sync += unsent.eq(issuer.length)
         with m.Elif(sending):
             m.d.sync += unsent.eq(unsent - 1)
 
-        # Response channel. Which of the bursts without a response is the last of its command.
-        ends = Signal(self.outstanding)
-        head, tail = Signal(range(self.outstanding)), Signal(range(self.outstanding))
-        answered = Signal()
+        # Response channel.
         m.d.comb += [
             axi.bready.eq(1),
-            answered.eq(axi.bvalid),
-            self.done.eq(answered & ends.bit_select(head, 1) & ~axi.bresp[1] & ~drain),
+            bursts.issue.eq(issuer.issue),
+            bursts.final.eq(issuer.final),
+            bursts.done.eq(axi.bvalid),
+            self.done.eq(axi.bvalid & bursts.last & ~axi.bresp[1] & ~drain),
         ]
-        with m.If(issue):
-            m.d.sync += [ends.bit_select(tail, 1).eq(final), tail.eq(tail + 1)]
-        with m.If(answered):
-            m.d.sync += head.eq(head + 1)
-        m.d.sync += unanswered.eq(unanswered + issue - answered)
-        with m.If(answered & axi.bresp[1] & ~drain):
+        with m.If(issuer.refused | (empty & command.ready)):
+            m.d.sync += self.fault.window.eq(1)
+        with m.If(axi.bvalid & axi.bresp[1] & ~drain):
             m.d.sync += self.fault.bus.eq(1)
-
-        with m.If(drain):
-            m.d.sync += [pending.eq(0), remaining.eq(0)]
         with m.If(self.abort):
             m.d.sync += [self.fault.window.eq(0), self.fault.bus.eq(0)]
-        m.d.comb += self.idle.eq(
-            ~pending & ~remaining.any() & ~axi.awvalid & ~unanswered.any() & ~unsent.any()
-        )
+        m.d.comb += self.idle.eq(issuer.idle & ~bursts.under_way.any() & ~unsent.any())
         return m

@@ -6,7 +6,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.axi.read import command_layout
+from moesaic.hw.axi.burst import command_layout
 from moesaic.hw.interfaces import InstructionPort, RouterState, instruction_layout
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig

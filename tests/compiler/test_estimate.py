@@ -9,8 +9,7 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimating import estimate_graphs
 from moesaic.compiler.schedule.cycles.timing import Memory, Timing
 from moesaic.compiler.schedule.estimate import Estimate, estimate
-from moesaic.hw.axi.read import MAX_BURST_BEATS, OUTSTANDING_BURSTS
-from moesaic.hw.axi.write import MAX_BURST_BEATS as WRITE_BURST_BEATS
+from moesaic.hw.axi.burst import MAX_BURST_BEATS, OUTSTANDING_BURSTS
 from moesaic.hw.control.fetch import BLOCK_INSTRUCTIONS, BUFFER_INSTRUCTIONS
 from moesaic.hw.control.frame import QUIET_CYCLES
 from moesaic.hw.interfaces import ACTIVATION_READ_LATENCY
@@ -60,7 +59,7 @@ def test_latencies_are_those_of_the_gateware(arch: ArchConfig) -> None:
     assert timing.segments == SEGMENTS
     assert timing.skew_beats == SKEW_BEATS + 1
     assert timing.outstanding_beats == OUTSTANDING_BURSTS * MAX_BURST_BEATS
-    assert timing.store_burst == WRITE_BURST_BEATS
+    assert timing.store_burst == MAX_BURST_BEATS
     assert timing.fetch_ahead == BUFFER_INSTRUCTIONS
     assert timing.fetch_block == BLOCK_INSTRUCTIONS
     assert timing.end == QUIET_CYCLES + 1

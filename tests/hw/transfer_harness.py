@@ -7,7 +7,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.axi.arbiter import ReadArbiter
-from moesaic.hw.axi.read import ReadEngine, beat_layout, command_layout
+from moesaic.hw.axi.burst import command_layout
+from moesaic.hw.axi.read import ReadEngine, beat_layout
 from moesaic.hw.interfaces import (
     ActivationWrite,
     AxiRead,
