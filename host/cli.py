@@ -163,9 +163,9 @@ def simulate(
     if stats is not None:
         _write_json(stats, statistics)
     mean = sum(statistics["cycles"]) / statistics["frames"]
-    share = sum(statistics["utilisation"]) / statistics["frames"]
     console.print(
-        f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, utilisation {share:.2f}"
+        f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, "
+        f"utilisation {statistics['utilisation']:.2f}"
     )
 
 

@@ -31,30 +31,33 @@ def frame_statistics(
     counters: list[dict[str, int]],
     dram: list[dict[str, PortStatistics]],
 ) -> dict[str, Any]:
-    """Statistics of one run: a value per frame for cycles and bytes, means for shares.
+    """Statistics of one run; a value stands for one frame, the mean over all where they differ.
 
-    Keys: ``task``, ``target``, ``frames``, ``cycles``, ``macs``, ``dram_read_bytes``,
-    ``dram_write_bytes``, ``weight_read_bytes``, ``roofline_cycles``, ``utilisation`` (lists have
-    one entry per frame), ``units`` (busy, token wait and stall cycles, and busy share),
-    ``innovations`` and ``counters`` (raw, per frame).
+    Keys: ``task``, ``target``, ``frames``, ``cycles`` (a list, one entry per frame), ``macs``,
+    ``dram_read_bytes``, ``dram_write_bytes``, ``weight_read_bytes``, ``roofline_cycles``,
+    ``utilisation`` (roofline_cycles over cycles), ``units`` (of each: busy, token wait and stall
+    cycles, and busy share), ``innovations`` (of the last frame) and ``per_frame`` (the same
+    figures and the raw counters of each frame).
     """
     arch, graph = bundle.arch, bundle.graphs[task]
+    per_frame = [
+        _one_frame(arch, graph.macs, counter, ports)
+        for counter, ports in zip(counters, dram, strict=True)
+    ]
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    means = {
+        name: mean([frame[name] for frame in per_frame])
+        for name in ("dram_read_bytes", "dram_write_bytes", "weight_read_bytes", "roofline_cycles")
+    }
     cycles = [frame["CYCLES"] for frame in counters]
-    reads = [sum(port.read_bytes for port in frame.values()) for frame in dram]
-    written = [sum(port.write_bytes for port in frame.values()) for frame in dram]
-    weights = [
-        sum(port.read_bytes for name, port in frame.items() if name.startswith("w"))
-        for frame in dram
-    ]
-    roofline = [
-        roofline_cycles(arch, graph.macs, weight, read - weight + write)
-        for weight, read, write in zip(weights, reads, written, strict=True)
-    ]
     units = {
         unit.name.lower(): {
-            "busy_cycles": [frame[f"{unit.name}_BUSY"] for frame in counters],
-            "wait_token_cycles": [frame[f"{unit.name}_WAIT_TOKEN"] for frame in counters],
-            "stall_cycles": [frame[f"{unit.name}_STALL"] for frame in counters],
+            "busy_cycles": mean([frame[f"{unit.name}_BUSY"] for frame in counters]),
+            "wait_token_cycles": mean([frame[f"{unit.name}_WAIT_TOKEN"] for frame in counters]),
+            "stall_cycles": mean([frame[f"{unit.name}_STALL"] for frame in counters]),
             "busy_share": sum(frame[f"{unit.name}_BUSY"] for frame in counters) / sum(cycles),
         }
         for unit in Unit
@@ -65,13 +68,29 @@ def frame_statistics(
         "frames": len(cycles),
         "cycles": cycles,
         "macs": graph.macs,
-        "dram_read_bytes": reads,
-        "dram_write_bytes": written,
-        "weight_read_bytes": weights,
-        "roofline_cycles": roofline,
-        "utilisation": [best / seen for best, seen in zip(roofline, cycles, strict=True)],
+        **means,
+        "utilisation": means["roofline_cycles"] / mean([float(c) for c in cycles]),
         "units": units,
         "innovations": innovations(bundle, task, counters),
+        "per_frame": per_frame,
+    }
+
+
+def _one_frame(
+    arch: ArchConfig, macs: int, counters: dict[str, int], ports: dict[str, PortStatistics]
+) -> dict[str, Any]:
+    """Figures of one frame, bytes as the DRAM model saw them."""
+    read = sum(port.read_bytes for port in ports.values())
+    written = sum(port.write_bytes for port in ports.values())
+    weights = sum(port.read_bytes for name, port in ports.items() if name.startswith("w"))
+    best = roofline_cycles(arch, macs, weights, read - weights + written)
+    return {
+        "cycles": counters["CYCLES"],
+        "dram_read_bytes": read,
+        "dram_write_bytes": written,
+        "weight_read_bytes": weights,
+        "roofline_cycles": best,
+        "utilisation": best / counters["CYCLES"],
         "counters": counters,
     }
 
