@@ -110,8 +110,9 @@ def lint(verilog: Path, toplevel: str = "top") -> str:
 
     Raises BuildError when Verilator finds an error or a warning.
     """
-    command = [toolchain().binary, "--lint-only", "--no-timing", "--top-module", toplevel, verilog]
-    return run_tool(command, verilog.parent, f"verilator --lint-only {verilog}")
+    path = verilog.resolve()  # the tool runs in the file's folder
+    command = [toolchain().binary, "--lint-only", "--no-timing", "--top-module", toplevel, path]
+    return run_tool(command, path.parent, f"verilator --lint-only {verilog}")
 
 
 def verilate(verilog: str, toplevel: str, folder: Path, flags: Sequence[str]) -> list[Path]:

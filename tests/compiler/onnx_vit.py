@@ -1,4 +1,8 @@
-"""Small vision transformers written by hand in ONNX, each part in any of several forms."""
+"""Small vision transformers written by hand in ONNX, each part in any of several forms.
+
+One file, though a long one: every form is a method of the one builder that holds the graph's nodes
+and constants.
+"""
 
 from __future__ import annotations
 

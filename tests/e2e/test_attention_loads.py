@@ -27,6 +27,7 @@ def score_vectors(parallelism: int) -> int:
 
 @pytest.mark.parametrize("arch", [PRESETS["nano"], SMALL], ids=lambda a: f"p{a.width}")
 def test_operand_loads_follow_the_formula(arch: ArchConfig) -> None:
+    """Exact counts at two widths: the streamed part is N * ceil(N / p), whatever p is."""
     graph = random_intgraph(SHAPE, seed=1)
     device = SimulatedAccelerator(make_bundle({"task": graph}, arch))
     try:
@@ -41,8 +42,3 @@ def test_operand_loads_follow_the_formula(arch: ArchConfig) -> None:
     loads = counters["MATRIX_OPERAND_LOADS"] + counters["ATTENTION_STREAM_WORDS"]
     assert loads == SHAPE.heads * (scores + values)
     assert loads == operand_words(graph, arch)
-
-
-def test_twice_the_parallelism_streams_half_the_queries() -> None:
-    assert PRESETS["nano"].width * 2 == SMALL.width
-    assert score_vectors(16) - TOKENS == 48 * 3 and score_vectors(32) - TOKENS == 48 * 2
