@@ -1,4 +1,4 @@
-"""The two passes of NORM over the residual rows, interleaved on one read port."""
+"""The two passes of NORM over the residual rows, side by side on a read port each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from moesaic.spec.arch import ArchConfig
 
 
 class Normaliser(wiring.Component):
-    """Issues one read per cycle: a word for the sums, or a word to normalise.
+    """Issues up to two reads per cycle: a word for the sums, and a word to normalise.
 
-    The passes alternate when both can go. The sums run ahead by up to ``Statistics.DEPTH`` rows,
-    which hides the latency of the statistics even for rows of one word.
+    The sums run ahead by up to ``Statistics.DEPTH`` rows, which hides the latency of the
+    statistics behind all rows but the first.
 
     Attributes
     ----------
@@ -25,10 +25,10 @@ class Normaliser(wiring.Component):
         Fields of the instruction.
     may_sum, may_normalise
         The residual rows are final; statistics and a place behind the pipeline are there.
-    address
-        Residual word to read now.
-    sum, normalise
-        Which pass the read belongs to, if any.
+    sum, sum_address
+        Read this residual word for the sums.
+    normalise, address
+        Read this residual word and normalise it.
     sum_first, sum_last
         First and last word of the row, of the sums.
     row, word, row_last, last
@@ -47,9 +47,10 @@ class Normaliser(wiring.Component):
                 "may_sum": In(1),
                 "may_normalise": In(1),
                 "active": Out(1),
-                "address": Out(range(arch.residual_words)),
                 "sum": Out(1),
+                "sum_address": Out(range(arch.residual_words)),
                 "normalise": Out(1),
+                "address": Out(range(arch.residual_words)),
                 "sum_first": Out(1),
                 "sum_last": Out(1),
                 "row": Out(ROW_BITS),
@@ -66,17 +67,15 @@ class Normaliser(wiring.Component):
         sum_row_base, row_base = Signal(address_shape), Signal(address_shape)
         rows_left = Signal(12)
         ahead = Signal(range(Statistics.DEPTH + 1))
-        turn = Signal()  # high: the sums go first
-        can_sum, can_normalise = Signal(), Signal()
         begins, ends = Signal(), Signal()
         m.d.comb += [
             # A row's place in the statistics is taken with its first word.
-            can_sum.eq(
+            self.sum.eq(
                 self.may_sum & (sum_rows != 0) & ((ahead != Statistics.DEPTH) | (sum_word != 0))
             ),
-            can_normalise.eq(self.active & self.may_normalise),
-            self.sum.eq(can_sum & (turn | ~can_normalise)),
-            self.normalise.eq(can_normalise & ~self.sum),
+            self.normalise.eq(self.active & self.may_normalise),
+            self.sum_address.eq(sum_row_base + sum_word),
+            self.address.eq(row_base + self.word),
             self.sum_first.eq(sum_word == 0),
             self.sum_last.eq(sum_word == self.words - 1),
             self.row_last.eq(self.word == self.words - 1),
@@ -84,12 +83,7 @@ class Normaliser(wiring.Component):
             begins.eq(self.sum & self.sum_first),
             ends.eq(self.normalise & self.row_last),
         ]
-        with m.If(self.sum):
-            m.d.comb += self.address.eq(sum_row_base + sum_word)
-        with m.Else():
-            m.d.comb += self.address.eq(row_base + self.word)
-
-        m.d.sync += [turn.eq(~turn), ahead.eq(ahead + begins - ends)]
+        m.d.sync += ahead.eq(ahead + begins - ends)
         with m.If(self.sum):
             m.d.sync += sum_word.eq(sum_word + 1)
             with m.If(self.sum_last):

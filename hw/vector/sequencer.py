@@ -57,8 +57,8 @@ class Sequencer(wiring.Component):
         Of the output stage.
     scale_ready, scale_release
         Row scales for ATTENTION.
-    statistics_ready, statistics_take, sum, sum_first, sum_last, residual_address
-        The two passes of NORM; the address belongs to either.
+    statistics_ready, statistics_take, sum, sum_first, sum_last, sum_address, residual_address
+        The two passes of NORM; the second one reads ``residual_address``.
     issue
         The chunk that enters the pipeline in this cycle.
     events
@@ -90,6 +90,7 @@ class Sequencer(wiring.Component):
                 "sum": Out(1),
                 "sum_first": Out(1),
                 "sum_last": Out(1),
+                "sum_address": Out(range(arch.residual_words)),
                 "residual_address": Out(range(arch.residual_words)),
                 "issue": Out(issue_layout(arch)),
                 "events": Out(VectorEvents(arch)),
@@ -151,6 +152,7 @@ class Sequencer(wiring.Component):
             self.sum.eq(normaliser.sum),
             self.sum_first.eq(normaliser.sum_first),
             self.sum_last.eq(normaliser.sum_last),
+            self.sum_address.eq(normaliser.sum_address),
             self.residual_address.eq(normaliser.address),
         ]
         with m.If(walker.advance & has_parameters & ~walker.empty):

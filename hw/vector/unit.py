@@ -43,7 +43,7 @@ class VectorUnit(wiring.Component):
     RESIDUAL after RESIDUAL waits until reads cannot overtake writes (``Lanes.HAZARD`` cycles),
     NORM until every residual value is written, ATTENTION until its SOFTMAX has its sums.
 
-    NORM takes two cycles per residual word (three with planes), plus about
+    NORM takes a cycle per residual word (three with planes), plus about
     ``Statistics.LATENCY_LIMIT`` per instruction.
 
     Attributes
@@ -94,6 +94,7 @@ class VectorUnit(wiring.Component):
         m.submodules.row_scale = row_scale = RowScale(arch)
         m.submodules.output_stage = output = OutputStage(arch)
         m.submodules.residual_memory = residual = Ram(16 * arch.lanes, arch.residual_words)
+        m.submodules.residual_copy = copy = Ram(16 * arch.lanes, arch.residual_words)
         connect(m, flipped(self.control), sequencer.control)
         connect(m, flipped(self.events), sequencer.events)
         connect(m, flipped(self.parameters), parameters.words)
@@ -129,7 +130,8 @@ class VectorUnit(wiring.Component):
             sequencer.given_signal.eq(output.signal),
         ]
 
-        # Residual memory: the two passes of NORM and RESIDUAL never read at the same time.
+        # Residual memory: NORM's second pass and RESIDUAL never read at the same time. The sums
+        # of NORM's first pass come from a copy, so that they cost no cycle of the second one.
         m.d.comb += [
             residual.read_enable.eq(1),
             residual.read_address.eq(
@@ -145,7 +147,12 @@ class VectorUnit(wiring.Component):
                 Mux(lanes.write, lanes.write_data.as_value(), self.residual_write.data)
             ),
             statistics.valid.eq(delay(m, sequencer.sum, 1, "sum", control=True)),
-            statistics.words.eq(residual.read_data),
+            copy.read_enable.eq(1),
+            copy.read_address.eq(sequencer.sum_address),
+            copy.write_enable.eq(residual.write_enable),
+            copy.write_address.eq(residual.write_address),
+            copy.write_data.eq(residual.write_data),
+            statistics.words.eq(copy.read_data),
             statistics.row_first.eq(delay(m, sequencer.sum_first, 1, "sum_first")),
             statistics.row_last.eq(delay(m, sequencer.sum_last, 1, "sum_last")),
             statistics.channels.eq(norm.channels),

@@ -119,8 +119,8 @@ async def one_chunk_per_cycle(dut) -> None:
 
 
 @cocotb.test()
-async def two_reads_per_normalised_word(dut) -> None:
-    """NORM is bound by its two reads, with planes by its three writes; rows of one word too."""
+async def one_cycle_per_normalised_word(dut) -> None:
+    """NORM is bound by its second pass, with planes by its writes; rows of one word too."""
     for words, rows, wide in ((8, 24, False), (8, 24, True), (1, 64, False), (1, 3, True)):
         program = fresh_program()
         stride = -(-words * ARCH.lanes // ARCH.depth)
@@ -138,11 +138,11 @@ async def two_reads_per_normalised_word(dut) -> None:
         bench = await prepared(dut, program)
         await bench.run(program)
         taken = bench.last_give - bench.first_take
-        # The first write waits for the sums of the first row; reads of later rows overlap.
-        steps = words + 3 * rows * words if wide else 2 * rows * words
+        # The first write waits for the sums of the first row; those of later rows overlap.
+        steps = words + (3 if wide else 1) * rows * words
         most = steps + SET_UP + NORM_TAIL
         assert taken <= most, f"{rows} rows of {words} words took {taken} cycles, above {most}"
-        assert bench.working == 2 * rows * words
+        assert rows * words < bench.working <= 2 * rows * words
 
 
 @cocotb.test()

@@ -40,7 +40,7 @@ class Vector:
             frame.taken[Unit.VECTOR].append(taken)
             start = taken + self.timing.drain_start
             if step.opcode is Opcode.NORM:
-                frame.work[position] = 2 * rows * field(step, "words")
+                frame.work[position] = rows * field(step, "words")
                 last, left = self._norm(step, rows, start)
             elif rows:
                 frame.work[position] = yield from self._drain(step, rows, start)
@@ -52,7 +52,7 @@ class Vector:
             frame.finished[Unit.VECTOR].append(token)
 
     def _norm(self, step: Step, rows: int, start: float) -> tuple[float, float]:
-        """Two reads per word, the second when the row's sums are there; three writes if wide.
+        """One word per cycle once the first row's sums are there; three writes if wide.
 
         Returns the times of the last issue and of the last word written.
         """
@@ -61,7 +61,7 @@ class Vector:
         words = field(step, "words")
         reads = rows * words
         first = start + words + timing.statistics
-        last = max(start + 2 * reads, first + reads) - 1
+        last = first + reads - 1
         left = last + timing.chunk
         if field(step, "wide"):
             left = max(left, first + timing.chunk + 3 * reads)
