@@ -86,7 +86,8 @@ class Driver:
             rows, inputs = graph.gather.shape
             self._inputs[name] = self._reserve(rows * layout.words(inputs, arch.depth) * arch.depth)
             chunks = layout.output_chunks(arch, graph.head.rows, graph.head.linear.outputs)
-            self._outputs[name] = self._reserve(chunks * arch.lanes * 2)
+            part = chunks * arch.lanes * 2 // arch.output_ports
+            self._outputs[name] = [self._reserve(part) for _ in range(arch.output_ports)]
 
     def _reserve(self, size: int) -> tuple[int, int]:
         """An aligned (address, size) that nothing else uses."""
@@ -132,7 +133,8 @@ class Driver:
         self._window("PROGRAM", self._programs[task])
         self._window("CONSTANT", self._constants[task])
         self._window("INPUT", self._inputs[task])
-        self._window("OUTPUT", self._outputs[task])
+        for port, window in enumerate(self._outputs[task]):
+            self._window(f"OUTPUT{port or ''}", window)
         self._write("WATCHDOG", self.watchdog_cycles)
         done, error = registers.bit("IRQ_STATUS", "DONE"), registers.bit("IRQ_STATUS", "ERROR")
         self._write("IRQ_STATUS", done | error)
@@ -143,8 +145,8 @@ class Driver:
         self._write("IRQ_STATUS", done | error)
         if not answered or not status & done:
             self._fail(task, answered)
-        address, size = self._outputs[task]
-        raw = self.transport.read_memory(address, size)
+        parts = [self.transport.read_memory(*window) for window in self._outputs[task]]
+        raw = layout.join_outputs(arch, parts)
         codes = layout.unpack_output(arch, raw, graph.head.rows, graph.head.linear.outputs)
         return FrameResult(codes, self.counters())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth import Module, Value
+from amaranth import Const, Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -46,10 +46,10 @@ class Core(wiring.Component):
         Instructions and tokens of a unit, by its lower-case name.
     fetch
         The instruction fetch, which shares the data port.
-    weight_axi<p>, data_read, data_write
-        Bus masters.
-    window<w>, weight<p>
-        Address windows.
+    weight_axi<p>, data_read, write<p>
+        Bus masters; ``write0`` is the data port's.
+    window<w>, weight<p>, output<p>
+        Address windows; that of ``write0`` is ``isa.Window.OUTPUT``.
     fault_<unit>
         Faults of the units with bus masters.
     abort, idle
@@ -60,16 +60,17 @@ class Core(wiring.Component):
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
-        ports = range(arch.weight_ports)
+        ports, outputs = range(arch.weight_ports), range(arch.output_ports)
         super().__init__(
             {
                 **{unit.name.lower(): In(InstructionPort()) for unit in Unit},
                 "fetch": In(AxiRead(arch.data_port_bytes)),
                 **{f"weight_axi{p}": Out(AxiRead(arch.weight_port_bytes)) for p in ports},
                 "data_read": Out(AxiRead(arch.data_port_bytes)),
-                "data_write": Out(AxiWrite(arch.data_port_bytes)),
+                **{f"write{p}": Out(AxiWrite(arch.data_port_bytes)) for p in outputs},
                 **{f"window{w.value}": In(WindowSettings()) for w in Window},
                 **{f"weight{p}": In(WindowSettings()) for p in ports},
+                **{f"output{p}": In(WindowSettings()) for p in outputs if p},
                 **{f"fault_{unit.name.lower()}": Out(FaultPort()) for unit in MASTERS},
                 "abort": In(1),
                 "idle": Out(1),
@@ -131,11 +132,14 @@ class Core(wiring.Component):
         connect(m, flipped(self.fetch), arbiter.master0)
         connect(m, load.axi, arbiter.master1)
         connect(m, arbiter.axi, flipped(self.data_read))
-        connect(m, store.axi, flipped(self.data_write))
+        for p in range(self.arch.output_ports):
+            connect(m, getattr(store, f"axi{p}"), flipped(getattr(self, f"write{p}")))
+            if p:
+                connect(m, flipped(getattr(self, f"output{p}")), getattr(store, f"window{p}"))
         for w in Window:
             window = getattr(self, f"window{w.value}")
             targets = [getattr(load, f"window{w.value}")]
-            targets += [store.window] if w is Window.OUTPUT else []
+            targets += [store.window0] if w is Window.OUTPUT else []
             for target in targets:
                 m.d.comb += [target.base.eq(window.base), target.size.eq(window.size)]
         masters: dict[str, Any] = {"stream": stream, "load": load, "store": store}
@@ -145,11 +149,13 @@ class Core(wiring.Component):
         m.d.comb += self.idle.eq(stream.idle & load.idle & store.idle)
 
     def _connect_events(self, m: Module, units: dict[str, Any]) -> None:
-        read, write = self.data_read, self.data_write
+        read = self.data_read
+        writes = [getattr(self, f"write{p}") for p in range(self.arch.output_ports)]
+        beats = sum((write.wvalid & write.wready for write in writes), start=Const(0, 1))
         beat_bytes = self.arch.data_port_bytes
         events: dict[str, Value] = {
             "data_read_bytes": (read.rvalid & read.rready) * beat_bytes,
-            "data_write_bytes": (write.wvalid & write.wready) * beat_bytes,
+            "data_write_bytes": beats * beat_bytes,
         }
         for unit in units.values():
             holders = [unit, *([unit.events] if hasattr(unit, "events") else [])]

@@ -30,7 +30,8 @@ class Accelerator(wiring.Component):
     s_axil_*
         AXI4-Lite registers (``docs/registers.md``).
     m_axi_w<p>_*
-        AXI4 read masters of the weight stream.
+        AXI4 read masters of the weight stream; port 1 and up also write outputs if
+        ``arch.output_ports`` says so.
     m_axi_d_*
         AXI4 master of program, constants, inputs and outputs.
     irq
@@ -45,6 +46,8 @@ class Accelerator(wiring.Component):
         members = flat_members("s_axil", self._lite)
         for p in range(arch.weight_ports):
             members |= flat_members(f"m_axi_w{p}", self._weight)
+            if 0 < p < arch.output_ports:
+                members |= flat_members(f"m_axi_w{p}", self._write)
         members |= flat_members("m_axi_d", self._read) | flat_members("m_axi_d", self._write)
         super().__init__({**members, "irq": Out(1)})
 
@@ -55,7 +58,10 @@ class Accelerator(wiring.Component):
         m.submodules.core = ResetInserter(control.core_reset)(core)
         join_flat(m, self, "s_axil", self._lite, control.bus)
         join_flat(m, self, "m_axi_d", self._read, core.data_read)
-        join_flat(m, self, "m_axi_d", self._write, core.data_write)
+        join_flat(m, self, "m_axi_d", self._write, core.write0)
+        for p in range(1, self.arch.output_ports):
+            join_flat(m, self, f"m_axi_w{p}", self._write, getattr(core, f"write{p}"))
+            connect(m, getattr(control, f"output{p}"), getattr(core, f"output{p}"))
         for p in range(self.arch.weight_ports):
             join_flat(m, self, f"m_axi_w{p}", self._weight, getattr(core, f"weight_axi{p}"))
             connect(m, getattr(control, f"weight{p}"), getattr(core, f"weight{p}"))

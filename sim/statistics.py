@@ -16,12 +16,18 @@ from moesaic.spec.intgraph import IntAttention, IntGraph
 from moesaic.spec.isa import Unit
 
 
-def roofline_cycles(arch: ArchConfig, macs: int, weight_bytes: int, data_bytes: int) -> float:
-    """Least cycles of a frame: array at full rate, weight ports at peak, data port at peak."""
+def roofline_cycles(
+    arch: ArchConfig, macs: int, weight_bytes: int, read_bytes: int, written_bytes: int
+) -> float:
+    """Least cycles of a frame: array at full rate, weight, data and output ports at peak.
+
+    ``read_bytes`` are those of the data port. A channel of each direction works on its own.
+    """
     return max(
         macs / arch.macs_per_cycle,
         weight_bytes / arch.line_bytes,
-        data_bytes / arch.data_port_bytes,
+        read_bytes / arch.data_port_bytes,
+        written_bytes / arch.output_line_bytes,
     )
 
 
@@ -83,7 +89,7 @@ def _one_frame(
     read = sum(port.read_bytes for port in ports.values())
     written = sum(port.write_bytes for port in ports.values())
     weights = sum(port.read_bytes for name, port in ports.items() if name.startswith("w"))
-    best = roofline_cycles(arch, macs, weights, read - weights + written)
+    best = roofline_cycles(arch, macs, weights, read - weights, written)
     return {
         "cycles": counters["CYCLES"],
         "dram_read_bytes": read,

@@ -53,6 +53,9 @@ class ArchConfig:
         Capacity of the weight ring: how far weights can be prefetched.
     data_port_bytes
         Data bytes per beat of the data master (program, inputs, outputs). 16 by default.
+    output_ports
+        Ports that share the outputs, each an equal part of every chunk: the data master, and the
+        write channels of weight ports 1, 2, ... Power of two, at most ``weight_ports``.
     max_tokens
         Rows the router's expert queues hold for each expert. Power of two.
     max_experts
@@ -77,6 +80,7 @@ class ArchConfig:
     ring_read_bytes: int
     ring_bytes: int
     data_port_bytes: int = 16
+    output_ports: int = 1
     max_tokens: int
     max_experts: int
     queue_depth: int = 16
@@ -86,7 +90,7 @@ class ArchConfig:
         powers = (
             "depth lanes accumulator_rows activation_bytes activation_banks residual_bytes"
             " weight_ports weight_port_bytes ring_read_bytes ring_bytes data_port_bytes"
-            " max_tokens max_experts queue_depth"
+            " output_ports max_tokens max_experts queue_depth"
         ).split()
         for field in powers:
             value = getattr(self, field)
@@ -132,6 +136,15 @@ class ArchConfig:
             f"data_port_bytes must be 4 to {widest}",
             self.data_port_bytes,
         )
+        most = min(self.weight_ports, 2 * self.lanes // self.data_port_bytes)
+        self._require(
+            self.output_ports <= most, f"output_ports must be at most {most}", self.output_ports
+        )
+        self._require(
+            self.output_ports == 1 or self.weight_port_bytes == self.data_port_bytes,
+            f"weight_port_bytes must be data_port_bytes {self.data_port_bytes} with output_ports",
+            self.weight_port_bytes,
+        )
         self._require(self.max_experts <= 64, "max_experts must be at most 64", self.max_experts)
         self._require(self.max_tokens <= 4096, "max_tokens must be at most 4096", self.max_tokens)
         self._require(
@@ -176,6 +189,11 @@ class ArchConfig:
     def parameter_ring_words(self) -> int:
         """Ring words of one parameter block: 8 bytes for each of ``width`` columns."""
         return -(-8 * self.width // self.ring_read_bytes)
+
+    @property
+    def output_line_bytes(self) -> int:
+        """Bytes that all output ports take per cycle at peak."""
+        return self.output_ports * self.data_port_bytes
 
     @property
     def chunks(self) -> int:
@@ -257,6 +275,7 @@ PRESETS: dict[str, ArchConfig] = {
             weight_ports=4,
             ring_read_bytes=256,
             ring_bytes=2 << 20,
+            output_ports=4,
             max_tokens=256,
             max_experts=16,
             device="xczu9eg-ffvb1156-2-e",

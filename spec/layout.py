@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,8 +49,15 @@ def output_chunks(arch: ArchConfig, rows: int, columns: int) -> int:
     return rows * words(columns, arch.lanes)
 
 
+def join_outputs(arch: ArchConfig, parts: Sequence[bytes]) -> bytes:
+    """The chunks of an output from the windows of the output ports: port i holds part i of each."""
+    part_bytes = 2 * arch.lanes // arch.output_ports
+    split = [np.frombuffer(part, np.uint8).reshape(-1, part_bytes) for part in parts]
+    return np.stack(split, axis=1).tobytes()
+
+
 def unpack_output(arch: ArchConfig, raw: bytes, rows: int, columns: int) -> NDArray[np.int16]:
-    """Undo the drain order: raw bytes of the output window to int16 codes [rows, columns]."""
+    """Undo the drain order: bytes of all chunks to int16 codes [rows, columns]."""
     codes = np.frombuffer(raw, "<i2")
     return codes[output_index(arch, rows, columns)].astype(np.int16)
 

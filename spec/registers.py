@@ -13,6 +13,7 @@ INTERFACE_VERSION = 1
 """Value of VERSION: the register map; changed when a driver would notice."""
 REGISTER_BYTES = 4
 MAX_WEIGHT_PORTS = 8
+MAX_OUTPUT_PORTS = 8
 
 
 class Access(enum.Enum):
@@ -107,7 +108,7 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("WEIGHT_READ_BYTES", "bytes that crossed the weight ports"),
     ("WEIGHT_UNUSED_BYTES", "of these, bytes of experts that turned out to have no tokens"),
     ("DATA_READ_BYTES", "bytes read by the data master (program, constants, inputs)"),
-    ("DATA_WRITE_BYTES", "bytes written by the data master"),
+    ("DATA_WRITE_BYTES", "bytes written (outputs), by all ports"),
     ("MATRIX_STREAM_WORDS", "streamed words that entered the array"),
     ("MATRIX_RING_TILES", "stationary tiles loaded from the weight ring"),
     ("MATRIX_OPERAND_LOADS", "activation words loaded as stationary operand (keys and values)"),
@@ -190,6 +191,13 @@ REGISTERS: tuple[Register, ...] = (
     *_window("OUTPUT", 0x070, "output window"),
     *(
         register
+        for port in range(1, MAX_OUTPUT_PORTS)
+        for register in _window(
+            f"OUTPUT{port}", 0x070 + 0x10 * port, f"output window on weight port {port}"
+        )
+    ),
+    *(
+        register
         for port in range(MAX_WEIGHT_PORTS)
         for register in _window(f"WEIGHT{port}", 0x100 + 0x10 * port, f"weight port {port} window")
     ),
@@ -209,7 +217,7 @@ REGISTERS: tuple[Register, ...] = (
         )
     ),
 )
-"""All registers, by ascending offset. Weight windows beyond the built ports read as zero."""
+"""All registers, by ascending offset. Windows beyond the built ports read as zero."""
 
 WINDOW_ALIGNMENT = 4096
 """Every window base must be a multiple of this: bursts then never cross a 4 KiB boundary."""

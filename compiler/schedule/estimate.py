@@ -42,7 +42,8 @@ class Estimate:
 
     cycles: int
     roofline_cycles: float
-    """max(MACs / array, weight bytes / weight ports, other bytes / data port), all at peak."""
+    """The largest of MACs / array, weight bytes / weight ports, other bytes read / data port and
+    bytes written / output ports, all at peak."""
     macs: int
     weight_bytes: int
     data_bytes: int
@@ -110,19 +111,20 @@ def estimate(
     ]
     cycles = frame.run(processes)
     weight_bytes = stream.words * arch.ring_read_bytes
-    transfers = [p for unit in (Unit.LOAD, Unit.STORE) for p in frame.of_unit[unit]]
-    data_bytes = sum(frame.work[p] for p in transfers) * arch.data_port_bytes
-    data_bytes += (len(steps) + 1) * INSTRUCTION_BYTES
+    beats = {u: sum(frame.work[p] for p in frame.of_unit[u]) for u in (Unit.LOAD, Unit.STORE)}
+    read_bytes = beats[Unit.LOAD] * arch.data_port_bytes + (len(steps) + 1) * INSTRUCTION_BYTES
+    written_bytes = beats[Unit.STORE] * arch.output_line_bytes
     return Estimate(
         cycles=round(cycles),
         roofline_cycles=max(
             macs / arch.macs_per_cycle,
             weight_bytes / arch.line_bytes,
-            data_bytes / arch.data_port_bytes,
+            read_bytes / arch.data_port_bytes,
+            written_bytes / arch.output_line_bytes,
         ),
         macs=macs,
         weight_bytes=weight_bytes,
-        data_bytes=data_bytes,
+        data_bytes=read_bytes + written_bytes,
         busy={
             unit.name.lower(): sum(frame.work[p] for p in positions)
             for unit, positions in frame.of_unit.items()

@@ -71,6 +71,7 @@ class InstructionCheck(wiring.Component):
                 value("first_row") + value("rows") > self.arch.max_tokens,
             ]
         if opcode in (Opcode.LOAD, Opcode.STORE):
-            beat_bits = self.arch.data_port_bytes.bit_length() - 1
-            found.append(value("offset")[:beat_bits].any())
+            store = opcode is Opcode.STORE
+            line = self.arch.output_line_bytes if store else self.arch.data_port_bytes
+            found.append(value("offset")[: line.bit_length() - 1].any())
         return found

@@ -19,9 +19,10 @@ _COUNTER_REGISTERS = {
 
 
 def is_built(arch: ArchConfig, register: Register) -> bool:
-    """Whether ``arch`` has the register: windows of weight ports beyond its own read as zero."""
-    missing = range(arch.weight_ports, registers.MAX_WEIGHT_PORTS)
-    return not register.name.startswith(tuple(f"WEIGHT{port}_" for port in missing))
+    """Whether ``arch`` has the register: windows of ports beyond its own read as zero."""
+    missing = [f"WEIGHT{p}_" for p in range(arch.weight_ports, registers.MAX_WEIGHT_PORTS)]
+    missing += [f"OUTPUT{p}_" for p in range(arch.output_ports, registers.MAX_OUTPUT_PORTS)]
+    return not register.name.startswith(tuple(missing))
 
 
 def register_bits(register: Register) -> int:

@@ -50,8 +50,9 @@ class ControlUnit(wiring.Component):
         Instructions and tokens of a unit, by its lower-case name.
     fetch
         Read channels of the instruction fetch.
-    window<w>, weight<p>
-        Windows of the data port by number of ``isa.Window``, and of the weight ports.
+    window<w>, weight<p>, output<p>
+        Windows of the data port by number of ``isa.Window``, of the weight ports, and of the
+        output ports from 1 on.
     fault_<unit>
         Faults of stream, load and store unit.
     abort, idle
@@ -72,6 +73,7 @@ class ControlUnit(wiring.Component):
                 "fetch": Out(AxiRead(arch.data_port_bytes)),
                 **{f"window{w.value}": Out(WindowSettings()) for w in Window},
                 **{f"weight{p}": Out(WindowSettings()) for p in range(arch.weight_ports)},
+                **{f"output{p}": Out(WindowSettings()) for p in range(1, arch.output_ports)},
                 **{f"fault_{unit.name.lower()}": In(FaultPort()) for unit in MASTERS},
                 "abort": Out(1),
                 "idle": In(1),
@@ -148,6 +150,7 @@ class ControlUnit(wiring.Component):
     ) -> list[wiring.PureInterface]:
         """Windows from their registers, in the order of the map; checks them for START."""
         names = [(w.name, f"window{w.value}") for w in Window]
+        names += [(f"OUTPUT{p}", f"output{p}") for p in range(1, self.arch.output_ports)]
         names += [(f"WEIGHT{p}", f"weight{p}") for p in range(self.arch.weight_ports)]
         aligned = registers.WINDOW_ALIGNMENT.bit_length() - 1
         windows: list[wiring.PureInterface] = []

@@ -91,11 +91,38 @@ def test_bus_error_ends_the_frame(bundle: Bundle, area: str) -> None:
     patches = random_patches(graph, 1)
     device = SimulatedAccelerator(bundle, watchdog_cycles=LIMIT_CYCLES)
     try:
-        address, size = getattr(device.driver, area)["task"]
+        place = getattr(device.driver, area)["task"]
+        address, size = place[0] if area == "_outputs" else place
         device.transport.inject_fault(Fault.ERROR, address, size)
         with pytest.raises(DeviceError, match="BUS"):
             device.run("task", patches)
         device.transport.clear_faults()
+        np.testing.assert_array_equal(
+            device.run("task", patches).codes, expected_codes(graph, patches)
+        )
+    finally:
+        device.close()
+
+
+@pytest.mark.parametrize("error", ["BUS", "WINDOW"])
+@pytest.mark.parametrize("port", [0, 1])
+def test_error_on_one_output_port_ends_the_frame(port: int, error: str) -> None:
+    """Whichever port fails, the other one does not keep the frame from ending."""
+    arch = dataclasses.replace(PRESETS["nano"], output_ports=2)
+    graph = random_intgraph(Shape(), seed=1)
+    patches = random_patches(graph, 1)
+    device = SimulatedAccelerator(make_bundle({"task": graph}, arch), watchdog_cycles=LIMIT_CYCLES)
+    try:
+        windows = device.driver._outputs["task"]
+        address, size = windows[port]
+        if error == "BUS":
+            device.transport.inject_fault(Fault.ERROR, address, size)
+        else:
+            windows[port] = (address, size - arch.data_port_bytes)
+        with pytest.raises(DeviceError, match=error):
+            device.run("task", patches)
+        device.transport.clear_faults()
+        windows[port] = (address, size)
         np.testing.assert_array_equal(
             device.run("task", patches).codes, expected_codes(graph, patches)
         )

@@ -7,8 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from moesaic.compiler.estimating import estimate_graphs
+from moesaic.compiler.schedule.cycles.timing import Memory
 from moesaic.sim.dram import DramConfig
 from moesaic.sim.provider import SimulatedAccelerator
+from moesaic.spec import layout
 from moesaic.spec.arch import PRESETS, ArchConfig
 from moesaic.spec.intgraph import IntGraph, IntMoe
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
@@ -17,6 +20,7 @@ from tests.compiler.test_codegen import SHAPES, SMALL
 from .bundles import expected_codes, make_bundle
 
 NANO = PRESETS["nano"]
+IDEAL = Memory(latency=1, share=1.0, gap=0.0)
 
 
 def run(graph: IntGraph, arch: ArchConfig, frames: int, dram: DramConfig | None = None) -> dict:  # type: ignore[type-arg]
@@ -86,6 +90,24 @@ def test_routing_known_in_time_saves_bandwidth() -> None:
 )
 def test_memory_timing_changes_no_bit(dram: DramConfig) -> None:
     run(random_intgraph(SHAPES["all_moe_top4"], seed=2), NANO, frames=2, dram=dram)
+
+
+@pytest.mark.parametrize("ports", [2, 4])
+@pytest.mark.parametrize(
+    "dram", [DramConfig.ideal(), DramConfig(gap_probability=0.2, seed=3)], ids=["ideal", "gaps"]
+)
+def test_outputs_over_several_ports(ports: int, dram: DramConfig) -> None:
+    """Ports with pauses of their own write their parts of the chunks; all are read back."""
+    arch = dataclasses.replace(
+        NANO, weight_ports=4, weight_port_bytes=8, data_port_bytes=8, output_ports=ports
+    )
+    graph = random_intgraph(SHAPES["wide_heads"], seed=4)
+    counters = run(graph, arch, frames=2, dram=dram)
+    chunks = layout.output_chunks(arch, graph.head.rows, graph.head.linear.outputs)
+    assert counters["DATA_WRITE_BYTES"] == chunks * 2 * arch.lanes
+    if dram == DramConfig.ideal():  # a beat per port and cycle, as in the estimate
+        estimated = estimate_graphs({"task": graph}, arch, memory=IDEAL)["task"]
+        assert abs(estimated.cycles / counters["CYCLES"] - 1) < 0.03
 
 
 def test_tasks_take_turns_without_leaking() -> None:

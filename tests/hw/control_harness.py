@@ -63,7 +63,7 @@ class ControlHarness(wiring.Component):
         m.submodules.arbiter = reset(arbiter)
         join_flat(m, self, "s_axil", self.lite, control.bus)
         join_flat(m, self, "m_axi_d", self.read, arbiter.axi)
-        join_flat(m, self, "m_axi_d", self.write, store.axi)
+        join_flat(m, self, "m_axi_d", self.write, store.axi0)
         connect(m, control.fetch, arbiter.master0)
         connect(m, load.axi, arbiter.master1)
         connect(m, control.load, load.control)
@@ -76,8 +76,8 @@ class ControlHarness(wiring.Component):
         for w in range(4):
             connect(m, getattr(control, f"window{w}"), getattr(load, f"window{w}"))
         m.d.comb += [
-            store.window.base.eq(control.window3.base),
-            store.window.size.eq(control.window3.size),
+            store.window0.base.eq(control.window3.base),
+            store.window0.size.eq(control.window3.size),
             load.abort.eq(control.abort),
             store.abort.eq(control.abort),
             self.halt.eq(control.abort),

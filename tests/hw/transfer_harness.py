@@ -66,12 +66,12 @@ class TransferHarness(wiring.Component):
         connect(m, load.axi, arbiter.master1)
         for w in isa.Window:
             connect(m, flipped(getattr(self, f"window{w}")), getattr(load, f"window{w}"))
-        for engine, window in ((store, self.window3), (other, self.window0)):
-            m.d.comb += [engine.window.base.eq(window.base), engine.window.size.eq(window.size)]
+        for target, window in ((store.window0, self.window3), (other.window, self.window0)):
+            m.d.comb += [target.base.eq(window.base), target.size.eq(window.size)]
         for name, member in self.axi:
             port = getattr(self, f"m_axi_d_{name}")
             inner = getattr(
-                store.axi if name[0] in "awb" and name[:2] != "ar" else arbiter.axi, name
+                store.axi0 if name[0] in "awb" and name[:2] != "ar" else arbiter.axi, name
             )
             m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
         m.d.comb += [

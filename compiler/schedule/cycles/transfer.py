@@ -76,7 +76,7 @@ def load(frame: Frame) -> Process:
 def store(frame: Frame) -> Process:
     """Each STORE takes the next chunks of output, and waits for the memory's response."""
     timing, free, chunks = frame.timing, 0.0, 0
-    per_chunk = 2 * frame.arch.lanes // frame.arch.data_port_bytes
+    per_chunk = 2 * frame.arch.lanes // frame.arch.output_line_bytes
     for number, position in enumerate(frame.of_unit[Unit.STORE]):
         step = frame.steps[position]
         seen = yield from frame.dispatched[Unit.STORE].at(number)

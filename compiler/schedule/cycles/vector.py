@@ -122,12 +122,14 @@ class Vector:
             self.offered = max(self.offered, begin) + cycles
             frame.logits.put(rows, self.offered)
         elif kind is Drain.OUTPUT:
-            beats = chunks * 2 * arch.lanes // arch.data_port_bytes
+            beats = chunks * 2 * arch.lanes // arch.output_line_bytes
             begin = at + timing.chunk
             number = self._store_of(self.stored + chunks)
             begin = max(begin, (yield from frame.storing.at(number)))
             self.stored += chunks
-            sent = frame.data.serve(beats, begin)
+            # The memory serves weights first where both share a port.
+            shared = frame.weights.time if arch.output_ports > 1 else 0.0
+            sent = frame.data.serve(beats, max(begin, shared))
             self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
             frame.stored.put(chunks, max(self.offered, sent))
             cycles = self.offered - begin
