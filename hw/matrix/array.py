@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Signal, Value, signed
-from amaranth.lib import wiring
+from amaranth import Cat, Module, Signal, signed
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.matrix.packed import packed_columns, packed_stages
-from moesaic.hw.matrix.stationary import StationaryStore, load_layout
-from moesaic.hw.matrix.tree import add_tree, tree_stages
+from moesaic.hw.matrix.columns import (
+    STREAMED_BITS,
+    ColumnPair,
+    column_latency,
+    concatenate,
+    sum_bits,
+)
+from moesaic.hw.matrix.stationary import PAIR, StationaryBus, high_bits, load_layout, rows_at_once
 from moesaic.spec.arch import ArchConfig
-
-STREAMED_BITS = 9
-"""int8 and uint8 both fit a signed value of nine bits."""
-
-
-def sum_bits(arch: ArchConfig) -> int:
-    """Bits of one column's sum: 17 bits hold any int8 times (int8 or uint8)."""
-    return 8 + STREAMED_BITS + arch.depth.bit_length() - 1
 
 
 def array_latency(arch: ArchConfig) -> int:
     """Cycles from a streamed word to its sums: word register, products, adders."""
-    if arch.packed:
-        return 2 + packed_stages() + tree_stages(arch.depth // 4)
-    return 2 + tree_stages(arch.depth)
+    return 1 + column_latency(arch)
 
 
 class Array(wiring.Component):
@@ -33,6 +28,10 @@ class Array(wiring.Component):
     ``sums`` belongs to the word presented :func:`array_latency` cycles before, and holds its
     value until the next word's sums. ``packed`` architectures compute two products per DSP; the
     sums are the same bit for bit.
+
+    ``swap`` in cycle s makes the shadow the active tile from cycle s + 1 on. Writes presented up
+    to cycle s - 2 belong to that tile, writes from cycle s - 1 on to the one after it: a tile may
+    be requested for use in the cycle of its last write, and the next one loaded right behind.
 
     Parameters
     ----------
@@ -44,9 +43,9 @@ class Array(wiring.Component):
     word, is_signed, valid
         ``depth`` bytes, int8 if ``is_signed``, else uint8.
     swap
-        With ``valid``: this word and the following meet the tile in the shadow store.
+        With ``valid``: this word and the following meet the shadow tile.
     load, ring_word, operand_word
-        Writes into the shadow store, see :class:`StationaryStore`.
+        Writes into the shadow tile, see :func:`~moesaic.hw.matrix.stationary.load_layout`.
     sums
         ``width`` signed sums of ``sum_bits``.
     """
@@ -69,51 +68,38 @@ class Array(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        m.submodules.store = store = StationaryStore(arch)
+        m.submodules.bus = bus = StationaryBus(arch)
         m.d.comb += [
-            store.load.eq(self.load),
-            store.ring_word.eq(self.ring_word),
-            store.operand_word.eq(self.operand_word),
-            store.swap.eq(self.valid & self.swap),
+            bus.load.eq(self.load),
+            bus.ring_word.eq(self.ring_word),
+            bus.operand_word.eq(self.operand_word),
         ]
         valid = Signal()
+        streamed = Signal(data.ArrayLayout(signed(STREAMED_BITS), arch.depth), reset_less=True)
         m.d.sync += valid.eq(self.valid)
-        streamed = []
-        for d in range(arch.depth):
-            byte = self.word[8 * d : 8 * d + 8]
-            value = Signal(signed(STREAMED_BITS), name=f"streamed_{d}", reset_less=True)
-            with m.If(self.valid):
-                m.d.sync += value.eq(Cat(byte, self.is_signed & byte[7]))
-            streamed.append(value)
-        if arch.packed:
-            columns, valid = packed_columns(m, arch, store.weight, streamed, valid)
-        else:
-            columns, valid = plain_columns(m, arch, store, streamed, valid)
-        fields: list[Value] = []
-        sums, _ = add_tree(m, columns, valid, "sum")
-        for w, total in enumerate(sums):
-            field = Signal(signed(sum_bits(arch)), name=f"field_{w}")
-            m.d.comb += field.eq(total)
-            fields.append(field)
-        m.d.comb += self.sums.eq(Cat(fields))
-        return m
-
-
-def plain_columns(
-    m: Module, arch: ArchConfig, store: StationaryStore, streamed: list[Signal], valid: Value
-) -> tuple[list[list[Value]], Value]:
-    """One multiplier per product: columns of ``depth`` registered products, one cycle."""
-    columns: list[list[Value]] = []
-    with m.If(valid):
-        for w in range(arch.width):
-            products: list[Value] = []
+        with m.If(self.valid):
             for d in range(arch.depth):
-                product = Signal(
-                    signed(8 + STREAMED_BITS), name=f"product_{d}_{w}", reset_less=True
-                )
-                m.d.sync += product.eq(store.weight(d, w) * streamed[d])
-                products.append(product)
-            columns.append(products)
-    done = Signal(name="product_valid")
-    m.d.sync += done.eq(valid)
-    return columns, done
+                byte = self.word[8 * d : 8 * d + 8]
+                m.d.sync += streamed[d].eq(Cat(byte, self.is_signed & byte[7]))
+
+        pairs = []
+        for column in range(0, arch.width, PAIR):
+            m.submodules[f"columns{column}"] = pair = ColumnPair(arch)
+            first, bits = column // PAIR, 8 + high_bits(arch)
+            rows = [
+                bus.row_data.word_select(row * arch.width // PAIR + first, bits)
+                for row in range(rows_at_once(arch))
+            ]
+            part = bus.part_enable[column // arch.depth]
+            m.d.comb += [
+                pair.streamed.eq(streamed),
+                pair.valid.eq(valid),
+                pair.swap.eq(self.valid & self.swap),
+                pair.row_data.eq(Cat(rows)),
+                pair.row_enable.eq(bus.row_enable & part.replicate(arch.depth)),
+                pair.column_data.eq(bus.column_data),
+                pair.column_enable.eq(bus.column_enable[column : column + PAIR]),
+            ]
+            pairs.append(pair)
+        m.d.comb += self.sums.eq(concatenate(pairs))
+        return m

@@ -43,7 +43,7 @@ class StationaryLoader(wiring.Component):
     load, ring_word
         Writes to the shadow store; the operand's data goes there without passing here.
     tile_ready, tile_claim
-        The shadow tile is complete, or will be by the rule of :class:`StationaryStore`; the
+        The shadow tile is complete, or will be by the rule of :class:`Array`; the
         streamer uses it, so that the next one may be loaded.
     accepted, ring_tile, operand_load
         Events: an instruction was accepted, a tile came from the ring, an operand word was read.

@@ -1,10 +1,10 @@
-"""The stationary operand: one tile in use, the next one being loaded behind it."""
+"""The way of stationary operands to the columns: one register stage, rows and columns of a tile."""
 
 from __future__ import annotations
 
 from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 
 from moesaic.spec.arch import ArchConfig
 
@@ -28,12 +28,26 @@ def load_layout(arch: ArchConfig) -> data.StructLayout:
     )
 
 
-class StationaryStore(wiring.Component):
-    """``depth`` rows of ``width`` int8, twice: a shadow that is loaded and an active tile.
+PAIR = 2
+"""Neighbouring columns whose weights travel together: what shares a multiplier if packed."""
 
-    ``swap`` in cycle s makes the shadow the active tile from cycle s + 1 on. Writes presented up
-    to cycle s - 2 belong to that tile, writes from cycle s - 1 on to the one after it: a tile may
-    be requested for use in the cycle of its last write, and the next one loaded right behind.
+
+def high_bits(arch: ArchConfig) -> int:
+    """Bits of a pair's second weight: int8, and one more where the first one's borrow is in it."""
+    return 9 if arch.packed else 8
+
+
+def rows_at_once(arch: ArchConfig) -> int:
+    """Tile rows in one ring word."""
+    return arch.ring_read_bytes // arch.width
+
+
+class StationaryBus(wiring.Component):
+    """Spreads writes over the array; everything is out one cycle after it came in.
+
+    In a packed array the two weights of a pair are one number, ``(w1 << 18) + w2``. Its upper
+    part is ``w1``, less one if ``w2`` is negative: computed here, once per write, and not behind
+    every weight. The columns of a pair are written in order, so that the sign is known.
 
     Parameters
     ----------
@@ -44,84 +58,75 @@ class StationaryStore(wiring.Component):
     ----------
     load, ring_word, operand_word
         The write: see :func:`load_layout`.
-    swap
-        Make the shadow tile the active one.
-    active
-        Row d, part p (``depth`` columns) as member ``active[d * parts + p]``.
+    row_data
+        ``rows_at_once`` rows of ``width / 2`` pairs, ``8 + high_bits`` bits each; row d of the
+        tile takes row ``d % rows_at_once`` of them.
+    row_enable, part_enable
+        Rows of the tile that take them, in the columns of these parts (``depth`` columns each).
+    column_data, column_enable
+        ``high_bits`` bits for every row, and the column that takes them.
     """
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
-        self.parts = arch.width // arch.depth
+        pairs = rows_at_once(arch) * arch.width // PAIR
         super().__init__(
             {
                 "load": In(load_layout(arch)),
                 "ring_word": In(8 * arch.ring_read_bytes),
                 "operand_word": In(8 * arch.depth),
-                "swap": In(1),
+                "row_data": Out((8 + high_bits(arch)) * pairs),
+                "row_enable": Out(arch.depth),
+                "part_enable": Out(arch.width // arch.depth),
+                "column_data": Out(high_bits(arch) * arch.depth),
+                "column_enable": Out(arch.width),
             }
         )
-        self.active = [
-            Signal(8 * arch.depth, name=f"active_{d}_{p}", reset_less=True)
-            for d in range(arch.depth)
-            for p in range(self.parts)
-        ]
-
-    def weight(self, row: int, column: int) -> Value:
-        """The active int8 weight, signed."""
-        part, byte = divmod(column, self.arch.depth)
-        return self.active[row * self.parts + part][8 * byte : 8 * byte + 8].as_signed()
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        depth, width, parts = self.arch.depth, self.arch.width, self.parts
-        slices = self.arch.ring_read_bytes // width
-        part_bits = 8 * depth
+        depth = self.arch.depth
+        slices = rows_at_once(self.arch)
         load = self.load
-
-        # One register stage spreads the write over the array.
-        row_bus = Signal(8 * self.arch.ring_read_bytes, reset_less=True)
-        column_bus = Signal(part_bits, reset_less=True)
-        row_enable, part_enable = Signal(depth), Signal(parts)
-        column_enable = Signal(width)
-        column_load = Signal()
-        m.d.sync += [
-            column_load.eq(load.valid & ~load.ring & load.column),
-            row_enable.eq(0),
-            column_enable.eq(0),
-        ]
+        rows = Signal.like(self.ring_word)
+        m.d.comb += rows.eq(
+            Mux(load.ring, self.ring_word, self.operand_word.replicate(len(rows) // (8 * depth)))
+        )
+        m.d.sync += [self.row_enable.eq(0), self.column_enable.eq(0)]
         with m.If(load.valid):
             m.d.sync += [
-                row_bus.eq(
-                    Mux(load.ring, self.ring_word, self.operand_word.replicate(slices * parts))
-                ),
-                column_bus.eq(self.operand_word),
-                part_enable.eq(Mux(load.ring, ~0, 1 << load.part)),
+                self.row_data.eq(self._pairs(rows)),
+                self.column_data.eq(self._column(m, self.operand_word)),
+                self.part_enable.eq(Mux(load.ring, ~0, 1 << load.part)),
             ]
             with m.If(load.ring):
-                m.d.sync += row_enable.eq(
+                m.d.sync += self.row_enable.eq(
                     Cat(load.beat == d // slices for d in range(depth)) if depth > slices else ~0
                 )
             with m.Elif(load.column):
-                m.d.sync += column_enable.eq(1 << load.index)
+                m.d.sync += self.column_enable.eq(1 << load.index)
             with m.Else():
-                m.d.sync += row_enable.eq(1 << load.index)
-
-        masks = []
-        for p in range(parts):
-            mask = Signal(part_bits, name=f"mask_{p}")
-            chosen = column_enable[p * depth : (p + 1) * depth]
-            m.d.comb += mask.eq(Cat(bit.replicate(8) for bit in chosen))
-            masks.append(mask)
-        for d in range(depth):
-            byte = column_bus[8 * d : 8 * d + 8]
-            for p in range(parts):
-                shadow = Signal(part_bits, name=f"shadow_{d}_{p}", reset_less=True)
-                start = (d % slices) * 8 * width + p * part_bits
-                with m.If(row_enable[d] & part_enable[p]):
-                    m.d.sync += shadow.eq(row_bus[start : start + part_bits])
-                with m.Elif(column_load):
-                    m.d.sync += shadow.eq((shadow & ~masks[p]) | (byte.replicate(depth) & masks[p]))
-                with m.If(self.swap):
-                    m.d.sync += self.active[d * parts + p].eq(shadow)
+                m.d.sync += self.row_enable.eq(1 << load.index)
         return m
+
+    def _pairs(self, rows: Value) -> Value:
+        """Bytes of rows as pairs."""
+        if not self.arch.packed:
+            return rows
+        pairs = []
+        for i in range(0, len(rows), 16):
+            low, high = rows[i : i + 8], rows[i + 8 : i + 16].as_signed()
+            pairs.append(Cat(low, (high - low[7])[: high_bits(self.arch)]))
+        return Cat(pairs)
+
+    def _column(self, m: Module, column: Value) -> Value:
+        """Bytes of a column as its rows take them: the second one of a pair with the borrow."""
+        if not self.arch.packed:
+            return column
+        load, depth = self.load, self.arch.depth
+        negative = Signal(depth)  # in the column written last
+        with m.If(load.valid & load.column & ~load.ring):
+            m.d.sync += negative.eq(Cat(column[8 * d + 7] for d in range(depth)))
+        borrow = negative & load.index[0].replicate(depth)
+        bytes_ = [column[8 * d : 8 * d + 8].as_signed() - borrow[d] for d in range(depth)]
+        return Cat(value[: high_bits(self.arch)] for value in bytes_)

@@ -1,37 +1,34 @@
-"""Adder trees of several columns at once, a register after every two levels."""
+"""Adder trees of several columns at once, a register after every level.
+
+Sums of two take one LUT and one carry per bit, whatever the tool; sums of three or four do not
+everywhere, and they are slower.
+"""
 
 from __future__ import annotations
 
 from amaranth import Module, Signal, Value, signed
 
-LEVELS_PER_STAGE = 2
-
 
 def tree_stages(terms: int) -> int:
     """Register stages, hence cycles, of a tree over ``terms`` (a power of two)."""
-    return -(-(terms.bit_length() - 1) // LEVELS_PER_STAGE)
+    return terms.bit_length() - 1
 
 
 def add_stage(
-    m: Module, columns: list[list[Value]], enable: Value, name: str, levels: int = LEVELS_PER_STAGE
+    m: Module, columns: list[list[Value]], enable: Value, name: str
 ) -> list[list[Value]]:
-    """Add groups of ``2**levels`` neighbouring terms of every column into registers.
+    """Add neighbouring terms of every column into registers; columns are half as long after.
 
-    ``enable`` loads the registers: idle cycles toggle nothing. Returns the shorter columns.
+    ``enable`` loads the registers: idle cycles toggle nothing.
     """
-    group = min(1 << levels, len(columns[0]))
     result: list[list[Value]] = []
     with m.If(enable):
         for c, terms in enumerate(columns):
             sums: list[Value] = []
-            for i in range(0, len(terms), group):
-                total = terms[i : i + group]
-                while len(total) > 1:
-                    total = [a + b for a, b in zip(total[::2], total[1::2], strict=True)]
-                register = Signal(
-                    signed(len(total[0])), name=f"{name}_{c}_{i // group}", reset_less=True
-                )
-                m.d.sync += register.eq(total[0])
+            for i in range(0, len(terms), 2):
+                total = terms[i] + terms[i + 1]
+                register = Signal(signed(len(total)), name=f"{name}_{c}_{i // 2}", reset_less=True)
+                m.d.sync += register.eq(total)
                 sums.append(register)
             result.append(sums)
     return result

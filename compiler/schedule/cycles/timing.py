@@ -12,7 +12,7 @@ def _log2(value: int) -> int:
 
 
 def _tree(terms: int) -> int:
-    """Registers of an adder tree with two levels per stage (``hw/matrix/tree.py``)."""
+    """Registers of an adder tree with two levels per stage (``hw/vector/pipeline.py``)."""
     return -(-_log2(terms) // 2)
 
 
@@ -115,10 +115,9 @@ class Timing:
     @classmethod
     def of(cls, arch: ArchConfig) -> Timing:
         """The latencies that depend on the array's size."""
-        if arch.packed:  # hw/matrix/packed.py: segments of four rows, two cycles to separate
-            array = 2 + 2 + _tree(arch.depth // 4)
-        else:
-            array = 2 + _tree(arch.depth)
+        array = 2 + _log2(arch.depth)
+        if arch.packed:  # hw/matrix/packed.py: a cycle to separate the sums of four rows
+            array += 1
         lanes = max(1, _tree(arch.lanes))
         return cls(
             word_to_row=2 + array + 1 + _log2(arch.width) + 1 + 1,
