@@ -15,8 +15,8 @@ import find_libpython
 from cocotb_tools import config as cocotb_config
 from cocotb_tools.runner import get_results
 
+from moesaic.hw.cache import cached, content_key
 from moesaic.sim import verilator
-from moesaic.sim.cache import cached, content_key
 from moesaic.sim.progress import progress
 from moesaic.spec.errors import UserError
 

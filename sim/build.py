@@ -12,8 +12,8 @@ from pathlib import Path
 
 import moesaic.hw
 import moesaic.spec
+from moesaic.hw.cache import cached, content_key
 from moesaic.hw.generate import top_verilog
-from moesaic.sim.cache import cached, content_key
 from moesaic.sim.library import TraceFormat, build_library
 from moesaic.sim.progress import progress
 from moesaic.spec.arch import ArchConfig, load_arch

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from moesaic.hw.cache import cached, content_key
 from moesaic.sim import verilator
-from moesaic.sim.cache import cached, content_key
 from moesaic.sim.ports import find_masters, ports_header
 from moesaic.sim.progress import progress
 from moesaic.sim.registered import register_inputs

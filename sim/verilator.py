@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from moesaic.sim.cache import cached, content_key
+from moesaic.hw.cache import cached, content_key
 from moesaic.spec.errors import UserError
 
 JOBS = 2

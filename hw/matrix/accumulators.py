@@ -7,8 +7,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import AccumulatorRead
-from moesaic.hw.matrix.columns import sum_bits
 from moesaic.hw.matrix.banks import BankedRows
+from moesaic.hw.matrix.columns import sum_bits
 from moesaic.hw.matrix.step import step_layout
 from moesaic.spec.arch import ArchConfig
 

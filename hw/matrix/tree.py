@@ -14,9 +14,7 @@ def tree_stages(terms: int) -> int:
     return terms.bit_length() - 1
 
 
-def add_stage(
-    m: Module, columns: list[list[Value]], enable: Value, name: str
-) -> list[list[Value]]:
+def add_stage(m: Module, columns: list[list[Value]], enable: Value, name: str) -> list[list[Value]]:
     """Add neighbouring terms of every column into registers; columns are half as long after.
 
     ``enable`` loads the registers: idle cycles toggle nothing.

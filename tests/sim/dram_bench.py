@@ -6,8 +6,8 @@ import ctypes
 import functools
 from pathlib import Path
 
+from moesaic.hw.cache import cached, content_key
 from moesaic.sim import verilator
-from moesaic.sim.cache import cached, content_key
 from moesaic.sim.dram import CDramConfig, CPortStatistics, DramConfig
 
 _HARNESS = Path(verilator.__file__).parent / "harness"
