@@ -9,7 +9,7 @@ from moesaic.spec.isa import Unit
 
 MAGIC = 0x4D4F4553
 """Value of ID: the letters MOES."""
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 """Value of VERSION: the register map; changed when a driver would notice."""
 REGISTER_BYTES = 4
 MAX_WEIGHT_PORTS = 8
@@ -126,6 +126,13 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("EXPERTS_FETCHED", "predicated weight segments fetched"),
     ("EXPERTS_SKIPPED", "predicated weight segments never fetched"),
     ("ROUTED_TOKENS", "tokens routed"),
+    # Reasons of stalls; what is left of <UNIT>_STALL has no counter of its own.
+    ("STREAM_WAIT_RING", "of STREAM_STALL: the ring had no room for a line that was there"),
+    ("STREAM_WAIT_ROUTING", "of STREAM_STALL: the next expert's routing was not known yet"),
+    ("VECTOR_WAIT_BANK", "of VECTOR_STALL: no accumulator bank was full"),
+    ("VECTOR_WAIT_PARAMETERS", "of VECTOR_STALL: the parameter block was not there"),
+    ("VECTOR_WAIT_SCALE", "of VECTOR_STALL: the softmax's row sums were not there"),
+    ("VECTOR_WAIT_OUTPUT", "of VECTOR_STALL: the destination took no more"),
 )
 """Performance counters: (name, what it counts). 48 bits, two registers each, cleared by START."""
 

@@ -27,8 +27,8 @@ class LineAssembler(wiring.Component):
         Streams of beats. The ``last`` bit must be at the same beat of every port.
     word
         Assembled ring words.
-    line
-        High in a cycle in which a line was taken.
+    line, refused
+        High in a cycle in which a line was taken, or completes a word that nobody takes.
     segment
         High in a cycle in which the word on ``word`` is transferred and ends a command.
     """
@@ -44,6 +44,7 @@ class LineAssembler(wiring.Component):
                 **beats,
                 "word": Out(stream.Signature(8 * arch.ring_read_bytes)),
                 "line": Out(1),
+                "refused": Out(1),
                 "segment": Out(1),
             }
         )
@@ -73,6 +74,7 @@ class LineAssembler(wiring.Component):
         m.d.comb += [
             complete.eq(Cat(head.valid for head in heads).all()),
             self.line.eq(complete & (~final | self.word.ready)),
+            self.refused.eq(complete & ~self.line),
             self.word.valid.eq(complete & final),
             self.segment.eq(self.word.valid & self.word.ready & last),
         ]

@@ -45,13 +45,14 @@ class StreamSequencer(wiring.Component):
         The same commands for every port, each taken when its engine likes.
     fetched
         One bit per predicated segment, in order: whether its words are (or will be) in the ring.
-    line, segment
-        Inputs: a line arrived; the last word of a command went into the ring.
+    line, refused, segment
+        Inputs: a line arrived; one is there that the ring has no room for; the last word of a
+        command went into the ring.
     stop
         Start nothing and give no tokens any more. Only reset ends this state cleanly.
     pending
         A command is not yet with every engine.
-    experts_fetched, experts_skipped
+    experts_fetched, experts_skipped, stream_wait_ring, stream_wait_routing
         Counter events.
     """
 
@@ -68,11 +69,14 @@ class StreamSequencer(wiring.Component):
                 **commands,
                 "fetched": Out(stream.Signature(1)),
                 "line": In(1),
+                "refused": In(1),
                 "segment": In(1),
                 "stop": In(1),
                 "pending": Out(1),
                 "experts_fetched": Out(1),
                 "experts_skipped": Out(1),
+                "stream_wait_ring": Out(1),
+                "stream_wait_routing": Out(1),
             }
         )
 
@@ -175,6 +179,10 @@ class StreamSequencer(wiring.Component):
             control.wait_token.eq(held & ~started & ~control.granted),
             control.stalled.eq(
                 ~self.line & ((unfinished.level != 0) | (ready_to_start & ~decidable))
+            ),
+            self.stream_wait_ring.eq(control.stalled & self.refused),
+            self.stream_wait_routing.eq(
+                control.stalled & ~self.refused & (unfinished.level == 0) & ~self.pending
             ),
         ]
         return m

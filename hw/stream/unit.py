@@ -49,7 +49,7 @@ class StreamUnit(wiring.Component):
         Nothing outstanding on any port.
     weight_read_bytes, weight_unused_bytes
         Bytes to add to these counters in this cycle.
-    experts_fetched, experts_skipped
+    experts_fetched, experts_skipped, stream_wait_ring, stream_wait_routing
         Counter events.
     """
 
@@ -72,6 +72,8 @@ class StreamUnit(wiring.Component):
                 "weight_unused_bytes": Out(range(arch.ring_read_bytes + 1)),
                 "experts_fetched": Out(1),
                 "experts_skipped": Out(1),
+                "stream_wait_ring": Out(1),
+                "stream_wait_routing": Out(1),
             }
         )
 
@@ -110,6 +112,7 @@ class StreamUnit(wiring.Component):
         m.d.sync += crossed.eq(sum(engine.beat for engine in engines))
         m.d.comb += [
             sequencer.line.eq(lines.line),
+            sequencer.refused.eq(lines.refused),
             sequencer.segment.eq(lines.segment),
             sequencer.stop.eq(self.abort),
             self.idle.eq(Cat(engine.idle for engine in engines).all() & ~sequencer.pending),
@@ -119,5 +122,7 @@ class StreamUnit(wiring.Component):
             self.weight_unused_bytes.eq(self.discard * arch.ring_read_bytes),
             self.experts_fetched.eq(sequencer.experts_fetched),
             self.experts_skipped.eq(sequencer.experts_skipped),
+            self.stream_wait_ring.eq(sequencer.stream_wait_ring),
+            self.stream_wait_routing.eq(sequencer.stream_wait_routing),
         ]
         return m

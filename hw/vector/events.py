@@ -25,6 +25,15 @@ class VectorEvents(wiring.Signature):
         )
 
 
+STALLS = (
+    "vector_wait_bank",
+    "vector_wait_parameters",
+    "vector_wait_scale",
+    "vector_wait_output",
+)
+"""Counters of what a drain waits for, in the order of precedence: one of them counts a cycle."""
+
+
 class EventCounter(wiring.Component):
     """Turns what happens into increments, one cycle later.
 

@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.interfaces import InstructionPort, instruction_layout
-from moesaic.hw.vector.events import EventCounter, VectorEvents
+from moesaic.hw.vector.events import STALLS, EventCounter, VectorEvents
 from moesaic.hw.vector.lanes import Lanes
 from moesaic.hw.vector.normaliser import Normaliser
 from moesaic.hw.vector.operation import (
@@ -61,7 +61,7 @@ class Sequencer(wiring.Component):
         The two passes of NORM; the second one reads ``residual_address``.
     issue
         The chunk that enters the pipeline in this cycle.
-    events
+    events, vector_wait_...
         Performance counters.
     """
 
@@ -94,6 +94,7 @@ class Sequencer(wiring.Component):
                 "residual_address": Out(range(arch.residual_words)),
                 "issue": Out(issue_layout(arch)),
                 "events": Out(VectorEvents(arch)),
+                **{name: Out(1) for name in STALLS},
             }
         )
 
@@ -184,6 +185,21 @@ class Sequencer(wiring.Component):
                 self.issue.row_last.eq(walker.row_last),
                 self.issue.last.eq(walker.last),
             ]
+
+        waiting = {
+            "vector_wait_bank": ~walker.empty & ~self.full,
+            "vector_wait_parameters": ~walker.empty
+            & has_parameters
+            & (self.available <= self.block),
+            "vector_wait_scale": ~walker.empty
+            & (drain.kind == Drain.ATTENTION)
+            & ~self.scale_ready,
+            "vector_wait_output": has_place & ~self.room,
+        }
+        reason: Value = walker.active & ~walker.advance
+        for name in STALLS:
+            m.d.comb += getattr(self, name).eq(reason & waiting[name])
+            reason = reason & ~waiting[name]
 
         issued = walker.advance | normaliser.sum | normaliser.normalise
         m.d.comb += [

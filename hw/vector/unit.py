@@ -16,7 +16,7 @@ from moesaic.hw.interfaces import (
 )
 from moesaic.hw.ram import Ram
 from moesaic.hw.vector.addressing import Addressing
-from moesaic.hw.vector.events import VectorEvents
+from moesaic.hw.vector.events import STALLS, VectorEvents
 from moesaic.hw.vector.lanes import Lanes
 from moesaic.hw.vector.operands import Operands
 from moesaic.hw.vector.operation import DESTINATION, NORM, Destination, output_layout
@@ -60,7 +60,7 @@ class VectorUnit(wiring.Component):
         From the load unit; accepted in cycles without a residual update.
     queue
         Expert queues.
-    events
+    events, vector_wait_...
         Increments of performance counters.
     """
 
@@ -79,6 +79,7 @@ class VectorUnit(wiring.Component):
                 "logits": Out(stream.Signature(logit_layout(arch))),
                 "output": Out(stream.Signature(16 * arch.lanes)),
                 "events": Out(VectorEvents(arch)),
+                **{name: Out(1) for name in STALLS},
             }
         )
 
@@ -126,6 +127,7 @@ class VectorUnit(wiring.Component):
             row_scale.release.eq(sequencer.scale_release),
             sequencer.statistics_ready.eq(statistics.rows.valid),
             statistics.rows.ready.eq(sequencer.statistics_take),
+            *(getattr(self, name).eq(getattr(sequencer, name)) for name in STALLS),
             sequencer.given.eq(output.give),
             sequencer.given_signal.eq(output.signal),
         ]
