@@ -17,9 +17,9 @@ from moesaic.compiler.ir import Graph
 from moesaic.compiler.oracle import run_onnx
 from moesaic.compiler.package import bundle_files, write_directory
 from moesaic.compiler.quant import quantise_tasks
+from moesaic.compiler.routing import run_and_watch_routing
 from moesaic.spec.arch import ArchConfig, load_arch
 from moesaic.spec.errors import UserError
-from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.metrics import sqnr_db
 
@@ -129,7 +129,7 @@ def compile(
         graph = quantised[name]
         rows = samples[name][:SAMPLES_KEPT]
         reference = run_onnx(Path(path), graph.input_name, rows)
-        output_codes = Executor(graph).run(quantise_input(graph, rows))
+        output_codes, routing = run_and_watch_routing(graph, quantise_input(graph, rows))
         kept[f"{name}.input"], kept[f"{name}.float"] = rows, reference
         kept[f"{name}.codes"] = output_codes
         report["tasks"][name] = {
@@ -141,6 +141,7 @@ def compile(
             "activation_bytes": codes[name].activation_words * arch.depth,
             "weight_stream_bytes": codes[name].weight_words * arch.ring_read_bytes,
             "notes": graphs[name].notes,
+            "routing": routing,
             "quantisation": reports[name].to_dict(),
         }
     say("writing the bundle")

@@ -15,7 +15,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntGraph, IntMoe
 
 Routing = Mapping[str, Sequence[int]]
-"""Layer name to the number of tokens that each expert gets."""
+"""Layer name, or ``task/layer name``, to the number of tokens that each expert gets."""
 
 
 def estimate_graphs(
@@ -47,17 +47,25 @@ def estimate_graphs(
         A model does not fit ``arch``, or ``routing`` does not fit the models.
     """
     routing = routing or {}
-    layers = [x for graph in graphs.values() for x in graph.layers if isinstance(x, IntMoe)]
-    check_routing({layer.name for layer in layers}, routing)
+    names = {
+        task: [layer.name for layer in graph.layers if isinstance(layer, IntMoe)]
+        for task, graph in graphs.items()
+    }
+    plain = {name for known in names.values() for name in known}
+    precise = {f"{task}/{name}" for task, known in names.items() for name in known}
+    check_routing(plain | precise if precise & routing.keys() else plain, routing)
     image = image or WeightImage(arch)
     result = {}
     for task, graph in graphs.items():
-        mine = {layer.name for layer in graph.layers}
+        mine = {name: routing[name] for name in names[task] if name in routing}
+        mine |= {
+            name: routing[f"{task}/{name}"] for name in names[task] if f"{task}/{name}" in routing
+        }
         result[task] = estimate(
             compile_task(graph, arch, image).steps,
             arch,
             graph.macs,
-            routing={name: rows for name, rows in routing.items() if name in mine},
+            routing=mine,
             memory=memory,
         )
     return result

@@ -94,6 +94,12 @@ class Moe:
 Layer = Attention | Mlp | Moe
 
 
+def layer_label(number: int, layer: Layer) -> str:
+    """What profiles and estimates call a layer: its kind, its place and its ONNX node."""
+    kind = {Attention: "attention", Mlp: "dense", Moe: "moe"}[type(layer)]
+    return f"{kind}{number}:{layer.name}"
+
+
 @dataclass
 class Embed:
     """The first residual: ``initial`` [tokens, channels], plus ``linear(patches)`` from

@@ -50,7 +50,8 @@ def _mlp(mlp: ir.Mlp) -> IntMlp:
     return IntMlp(_linear(mlp.up), _SCALE, _linear(mlp.down))
 
 
-def _layer(layer: ir.Layer, norm: IntNorm) -> IntLayer:
+def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
+    label = ir.layer_label(number, layer)
     if isinstance(layer, ir.Attention):
         return IntAttention(
             norm,
@@ -63,13 +64,13 @@ def _layer(layer: ir.Layer, norm: IntNorm) -> IntLayer:
             layer.value_dim,
             _SCALE,
             _SCALE,
-            layer.name,
+            label,
         )
     if isinstance(layer, ir.Mlp):
-        return IntDense(norm, _mlp(layer), layer.name)
+        return IntDense(norm, _mlp(layer), label)
     experts = tuple(_mlp(expert) for expert in layer.experts)
     gate = _linear(layer.gate)
-    return IntMoe(norm, gate, layer.top_k, layer.renormalise, _SCALE, experts, layer.name)
+    return IntMoe(norm, gate, layer.top_k, layer.renormalise, _SCALE, experts, label)
 
 
 def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
@@ -77,7 +78,7 @@ def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
     norm = IntNorm(graph.channels, 0, _SCALE)
     initial: NDArray[np.int16] = np.zeros((graph.tokens, graph.channels), np.int16)
     embed = IntEmbed(_linear(graph.embed.linear), initial, graph.embed.first_row)
-    layers = tuple(_layer(layer, norm) for layer in graph.layers)
+    layers = tuple(_layer(number, layer, norm) for number, layer in enumerate(graph.layers))
     head = IntHead(norm, _linear(graph.head.linear), graph.head.first_row, graph.head.rows)
     return IntGraph(
         task=task,

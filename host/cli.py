@@ -69,8 +69,8 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     _write_beside(path, lambda file: np.savez_compressed(file, **arrays))
 
 
-def _write_json(path: Path, value: Any) -> None:
-    _write_beside(path, lambda file: file.write(json.dumps(value, indent=1).encode()))
+def _write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    _write_beside(path, lambda file: file.write(json.dumps(value, indent=indent).encode()))
 
 
 @app.command()
@@ -137,6 +137,9 @@ def simulate(
     output: Annotated[Path, typer.Option(help=".npz to write")],
     task: Annotated[str | None, typer.Option(help="which task")] = None,
     stats: Annotated[Path | None, typer.Option(help="write statistics as JSON")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="write what the units do when: .json for Perfetto")
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="write waves: .fst or .vcd")] = None,
     latency: Annotated[int, typer.Option(help="DRAM first-word latency, cycles")] = 60,
     bandwidth: Annotated[float, typer.Option(help="sustained share of the DRAM's peak")] = 0.9,
@@ -145,6 +148,7 @@ def simulate(
     from moesaic.host.session import Session
     from moesaic.sim.dram import DramConfig
     from moesaic.sim.statistics import frame_statistics
+    from moesaic.sim.timeline import chrome_trace
 
     loaded = _load(bundle)
     name = loaded.task(task)
@@ -152,16 +156,31 @@ def simulate(
         raise UserError("--latency must be at least 1 and --bandwidth above 0 and at most 1")
     if trace is not None and trace.suffix not in (".fst", ".vcd"):
         raise UserError(f"--trace must end in .fst or .vcd, not {trace.name!r}")
+    if timeline is not None and timeline.suffix != ".json":
+        raise UserError(f"--timeline must end in .json, not {timeline.name!r}")
     arrays = _read_arrays(input)
     dram = DramConfig(latency_cycles=latency, bandwidth_share=bandwidth)
-    options = {"dram": dram, "trace": trace}
-    with Session(loaded, ["sim"], {"sim": options}) as session:
-        with console.status(f"simulating {name}"):
+    with console.status(f"simulating {name}") as status:
+        cycles = 0
+
+        def advance(more: int) -> None:
+            nonlocal cycles
+            cycles += more
+            status.update(f"simulating {name}: {cycles:,} cycles")
+
+        options = {"dram": dram, "trace": trace, "profile": True, "progress": advance}
+        with Session(loaded, ["sim"], {"sim": options}) as session:
             outputs, result = session.run_frames(arrays, name)
-        _write_arrays(output, outputs)
-        statistics = frame_statistics(loaded, name, result.counters, session.device.dram)  # type: ignore[attr-defined]
+            device: Any = session.device
+            statistics = frame_statistics(
+                loaded, name, result.counters, device.dram, device.profiles
+            )
+            drawn = chrome_trace(device.profiles, f"{name} on {loaded.arch.name}")
+    _write_arrays(output, outputs)
     if stats is not None:
         _write_json(stats, statistics)
+    if timeline is not None:
+        _write_json(timeline, drawn, indent=None)
     mean = sum(statistics["cycles"]) / statistics["frames"]
     console.print(
         f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, "
@@ -173,6 +192,9 @@ def simulate(
 def verify(
     bundle: BundleArgument,
     samples: Annotated[int | None, typer.Option(min=1, help="at most so many samples")] = None,
+    stats: Annotated[
+        Path | None, typer.Option(help="write statistics of every task as JSON")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the RTL with the integer reference, bit for bit, on every task."""
@@ -182,14 +204,21 @@ def verify(
 
     loaded = _load(bundle)
     with console.status("building the simulator") as status:
-        device = SimulatedAccelerator(loaded)
+        cycles = 0
+
+        def advance(more: int) -> None:
+            nonlocal cycles
+            cycles += more
+            status.update(f"simulating: {cycles:,} cycles")
+
+        device = SimulatedAccelerator(loaded, profile=True, progress=advance)
         try:
-            verdicts = run(
-                loaded, device, samples, lambda task, i: status.update(f"{task} frame {i + 1}")
-            )
+            verdicts = run(loaded, device, samples)
         finally:
             device.close()
     result = verdicts_to_dict(verdicts)
+    if stats is not None:
+        _write_json(stats, {verdict.task: verdict.statistics for verdict in verdicts})
     if as_json:
         print(json.dumps(result, indent=1))
     else:
@@ -219,7 +248,11 @@ def estimate(
         str | None, typer.Option(help="preset or .json file; by default the bundle's own")
     ] = None,
     routing: Annotated[
-        Path | None, typer.Option(help=".json: layer names to token counts of the experts")
+        str | None,
+        typer.Option(
+            help="'equal', or .json: layer or task/layer to token counts of the experts; by default"
+            " equal for a model, and for a bundle as measured on its first calibration sample"
+        ),
     ] = None,
     latency: Annotated[int, typer.Option(help="DRAM first-word latency, cycles")] = 60,
     bandwidth: Annotated[float, typer.Option(help="sustained share of the DRAM's peak")] = 0.9,
@@ -234,11 +267,17 @@ def estimate(
     if latency < 1 or not 0 < bandwidth <= 1:
         raise UserError("--latency must be at least 1 and --bandwidth above 0 and at most 1")
     memory = Memory(latency=latency, share=bandwidth)
-    counts = read_routing(routing) if routing is not None else {}
+    counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
     with console.status("estimating"):
         if source.is_dir():
             bundle = _load(source)
             arch = load_arch(target) if target is not None else bundle.arch
+            if routing is None:
+                counts = {
+                    f"{task}/{layer}": tokens
+                    for task, report in bundle.report["tasks"].items()
+                    for layer, tokens in report["routing"].items()
+                }
             results = estimate_graphs(bundle.graphs, arch, routing=counts, memory=memory)
         elif target is None:
             raise UserError(f"{source} is no bundle: an ONNX model also needs --target")

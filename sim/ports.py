@@ -96,7 +96,7 @@ def find_masters(verilog: str, toplevel: str = "top") -> list[Master]:
     return masters
 
 
-def ports_header(masters: list[Master]) -> str:
-    """The C++ header ``ports.h``: one macro that names every master once."""
+def ports_header(masters: list[Master], probes: str) -> str:
+    """The C++ header ``ports.h``: one macro that names every master once, and ``probes``."""
     uses = " ".join(f"{'READ_WRITE' if m.writable else 'READ'}({m.name})" for m in masters)
-    return f"#pragma once\n#define MOESAIC_MASTERS(READ, READ_WRITE) {uses}\n"
+    return f"#pragma once\n#define MOESAIC_MASTERS(READ, READ_WRITE) {uses}\n{probes}"

@@ -13,6 +13,7 @@ from moesaic.host.session import DeviceResult
 from moesaic.sim.build import accelerator_verilog
 from moesaic.sim.device import SimDevice
 from moesaic.sim.dram import DramConfig, PortStatistics
+from moesaic.sim.profile import Profile, interpret
 from moesaic.spec.bundle import Bundle
 
 
@@ -30,7 +31,14 @@ class SimulatedAccelerator:
     verilog
         RTL to simulate instead of what the generator makes (to test the checker with faults).
     progress
-        Called with (task, frame, cycles so far) now and then.
+        Called now and then with the cycles simulated since the last call.
+    profile
+        Record what the units do.
+
+    Attributes
+    ----------
+    dram, profiles
+        Port statistics, and profiles if asked for, of the frames of the last :meth:`run`.
     """
 
     name = "sim"
@@ -43,27 +51,38 @@ class SimulatedAccelerator:
         trace: Path | None = None,
         verilog: str | None = None,
         watchdog_cycles: int = 100_000_000,
-        progress: Callable[[str, int], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+        profile: bool = False,
     ) -> None:
         text = verilog if verilog is not None else accelerator_verilog(bundle.arch)
         self.transport = SimDevice.from_verilog(text, trace=trace, dram=dram)
         self.driver = Driver(self.transport, bundle, watchdog_cycles)
         self.dram: list[dict[str, PortStatistics]] = []
-        self._progress = progress
+        self.profiles: list[Profile] = []
+        self.transport.on_advance = progress
+        self._profile = profile
 
     def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
-        """Run frames one after another; ``dram`` holds the port statistics of each."""
+        """Run frames one after another."""
         codes, counters = [], []
-        self.dram = []
+        self.dram, self.profiles = [], []
         for frame in patches:
             self.transport.clear_dram_statistics()
+            if self._profile:
+                self.transport.start_profile()
             result = self.driver.run(task, frame)
             codes.append(result.codes)
             counters.append(result.counters)
             self.dram.append(self.transport.dram_statistics())
-            if self._progress is not None:
-                self._progress(task, result.counters["CYCLES"])
+            if self._profile:
+                self.profiles.append(self._interpret(task))
         return DeviceResult(np.stack(codes), counters)
+
+    def _interpret(self, task: str) -> Profile:
+        bundle = self.driver.bundle
+        labels = bundle.tasks[task].labels
+        raw = self.transport.profile()
+        return interpret(raw, bundle.programs[task], labels, bundle.arch.max_experts)
 
     def close(self) -> None:
         """End the simulation."""

@@ -9,10 +9,11 @@ costs nothing. To the design, nothing changes: it sees each value in the same cy
 from __future__ import annotations
 
 from moesaic.sim.ports import module_ports, port_directions
+from moesaic.sim.probes import find_probes
 
 
 def register_inputs(verilog: str, toplevel: str) -> tuple[str, str]:
-    """Return (Verilog, toplevel) of the wrapper; its ports are those of ``toplevel``.
+    """Return (Verilog, toplevel) of the wrapper; its ports are those of ``toplevel`` and probes.
 
     An input of the wrapper is what the design sees in the cycle after the next rising edge.
     """
@@ -27,7 +28,11 @@ def register_inputs(verilog: str, toplevel: str) -> tuple[str, str]:
             registers.append(f"  reg [{width - 1}:0] {source};")
             moves.append(f"    {source} <= {name};")
         connections.append(f"    .{name}({source})")
+    probes = find_probes(verilog, toplevel)
+    declarations += [f"  output wire [{p.width - 1}:0] {p.name}" for p in probes]
     lines = [f"module {wrapper} (", ",\n".join(declarations), ");", *registers]
     lines += ["  always @(posedge clk) begin", *moves, "  end"]
-    lines += [f"  {toplevel} inner (", ",\n".join(connections), "  );", "endmodule", ""]
+    lines += [f"  {toplevel} inner (", ",\n".join(connections), "  );"]
+    lines += [f"  assign {p.name} = {p.value};" for p in probes]
+    lines += ["endmodule", ""]
     return f"{verilog}\n" + "\n".join(lines), wrapper

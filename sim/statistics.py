@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from moesaic.hw.vector.gelu import GELU_TABLE_BITS
 from moesaic.sim.dram import PortStatistics
+from moesaic.sim.profile import Profile
 from moesaic.spec import layout, semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
@@ -36,6 +38,7 @@ def frame_statistics(
     task: str,
     counters: list[dict[str, int]],
     dram: list[dict[str, PortStatistics]],
+    profiles: Sequence[Profile] = (),
 ) -> dict[str, Any]:
     """Statistics of one run; a value stands for one frame, the mean over all where they differ.
 
@@ -44,6 +47,11 @@ def frame_statistics(
     ``utilisation`` (roofline_cycles over cycles), ``units`` (of each: busy, token wait and stall
     cycles, and busy share), ``innovations`` (of the last frame) and ``per_frame`` (the same
     figures and the raw counters of each frame).
+
+    With ``profiles``: ``kinds`` (cycles by kind of layer), ``layers`` (of each: label, kind,
+    cycles; and in MoE layers ``experts``, the tokens of each, and ``imbalance``, the most over
+    their mean), and in ``units`` the cycles of every state (``states``: busy, ``token <unit>``
+    that lacks, ``stall <reason>``, idle).
     """
     arch, graph = bundle.arch, bundle.graphs[task]
     per_frame = [
@@ -59,7 +67,7 @@ def frame_statistics(
         for name in ("dram_read_bytes", "dram_write_bytes", "weight_read_bytes", "roofline_cycles")
     }
     cycles = [frame["CYCLES"] for frame in counters]
-    units = {
+    units: dict[str, dict[str, Any]] = {
         unit.name.lower(): {
             "busy_cycles": mean([frame[f"{unit.name}_BUSY"] for frame in counters]),
             "wait_token_cycles": mean([frame[f"{unit.name}_WAIT_TOKEN"] for frame in counters]),
@@ -68,6 +76,11 @@ def frame_statistics(
         }
         for unit in Unit
     }
+    profile: dict[str, Any] = {}
+    if profiles:
+        profile = _profile_means(profiles)
+        for name, states in profile.pop("states").items():
+            units[name]["states"] = states
     return {
         "task": task,
         "target": arch.name,
@@ -77,8 +90,36 @@ def frame_statistics(
         **means,
         "utilisation": means["roofline_cycles"] / mean([float(c) for c in cycles]),
         "units": units,
+        **profile,
         "innovations": innovations(bundle, task, counters),
         "per_frame": per_frame,
+    }
+
+
+def _profile_means(profiles: Sequence[Profile]) -> dict[str, Any]:
+    """Means over frames of cycles by kind, by layer, and by state of every unit."""
+    frames = len(profiles)
+
+    def mean(parts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: sum(part.get(name, 0) for part in parts) / frames for name in names}
+
+    layers: list[dict[str, Any]] = []
+    for same in zip(*(profile.layers for profile in profiles), strict=True):
+        layer = {"label": same[0].label, "kind": same[0].kind}
+        layer["cycles"] = sum(each.cycles for each in same) / frames
+        counts = [each.experts for each in same if each.experts is not None]
+        if counts:
+            means = [sum(column) / frames for column in zip(*counts, strict=True)]
+            peaks = [max(tokens) * len(tokens) / sum(tokens) for tokens in counts]
+            layer |= {"experts": means, "imbalance": sum(peaks) / frames}
+        layers.append(layer)
+    return {
+        "kinds": mean([profile.kinds for profile in profiles]),
+        "layers": layers,
+        "states": {
+            unit.name.lower(): mean([profile.states(unit) for profile in profiles]) for unit in Unit
+        },
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from moesaic.host.session import Device, Session
+from moesaic.sim.provider import SimulatedAccelerator
+from moesaic.sim.statistics import frame_statistics
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.metrics import sqnr_db
@@ -30,26 +31,23 @@ class TaskVerdict:
     first_difference: str
     sqnr_db: float
     cycles: list[int]
+    statistics: dict[str, Any] | None
+    """As ``frame_statistics``, if the device is the profiled simulator."""
 
     @property
     def bit_exact(self) -> bool:
         return self.differing_codes == 0 and self.stale_codes == 0 and self.codes > 0
 
 
-def verify(
-    bundle: Bundle,
-    device: Device,
-    samples: int | None = None,
-    progress: Callable[[str, int], None] | None = None,
-) -> list[TaskVerdict]:
+def verify(bundle: Bundle, device: Device, samples: int | None = None) -> list[TaskVerdict]:
     """Run the bundle's samples on ``device``, tasks taking turns frame by frame.
 
-    Turns show state that leaks from one frame or task into the next. ``progress(task, frame)``
-    is called after every frame.
+    Turns show state that leaks from one frame or task into the next.
     """
     with Session(bundle, ["cpu"]) as reference:
         codes: dict[str, list[np.ndarray]] = {task: [] for task in bundle.tasks}
-        cycles: dict[str, list[int]] = {task: [] for task in bundle.tasks}
+        counters: dict[str, list[dict[str, int]]] = {task: [] for task in bundle.tasks}
+        seen: dict[str, tuple[list[Any], list[Any]]] = {task: ([], []) for task in bundle.tasks}
         inputs = {
             task: quantise_input(graph, bundle.samples[f"{task}.input"][:samples])
             for task, graph in bundle.graphs.items()
@@ -59,15 +57,17 @@ def verify(
                 if frame < len(rows):
                     result = device.run(task, rows[frame : frame + 1])
                     codes[task].append(result.codes[0])
-                    cycles[task] += [c["CYCLES"] for c in result.counters]
-                    if progress is not None:
-                        progress(task, frame)
+                    counters[task] += result.counters
+                    if isinstance(device, SimulatedAccelerator):
+                        seen[task][0].extend(device.dram)
+                        seen[task][1].extend(device.profiles)
         return [
             _judge(
                 bundle,
                 task,
                 np.stack(codes[task]),
-                cycles[task],
+                counters[task],
+                seen[task],
                 reference.device.run(task, rows).codes,
             )
             for task, rows in inputs.items()
@@ -75,7 +75,12 @@ def verify(
 
 
 def _judge(
-    bundle: Bundle, task: str, got: np.ndarray, cycles: list[int], expected: np.ndarray
+    bundle: Bundle,
+    task: str,
+    got: np.ndarray,
+    counters: list[dict[str, int]],
+    seen: tuple[list[Any], list[Any]],
+    expected: np.ndarray,
 ) -> TaskVerdict:
     stored = bundle.samples[f"{task}.codes"][: len(got)]
     different = np.argwhere(got != expected)
@@ -92,7 +97,8 @@ def _judge(
         int((stored != expected).sum()),
         first,
         sqnr_db(floats, dequantise_output(bundle.graphs[task], expected)),
-        cycles,
+        [counter["CYCLES"] for counter in counters],
+        frame_statistics(bundle, task, counters, *seen) if seen[1] else None,
     )
 
 

@@ -95,7 +95,7 @@ class Builder:
             return self._attention(number, layer)
         norm = self._norm(f"{number}.norm", layer.norm)
         if isinstance(layer, ir.Mlp):
-            return IntDense(norm, self._mlp(number, layer, None), layer.name)
+            return IntDense(norm, self._mlp(number, layer, None), ir.layer_label(number, layer))
         return self._moe(number, layer, norm)
 
     def _attention(self, number: int, layer: ir.Attention) -> IntAttention:
@@ -120,7 +120,7 @@ class Builder:
             value_dim=layer.value_dim,
             softmax=_scale(score, f"scores of {layer.name}"),
             scale=_scale(step["value"] / step["attention"], f"attention of {layer.name}"),
-            name=layer.name,
+            name=ir.layer_label(number, layer),
         )
 
     def _moe(self, number: int, layer: ir.Moe, norm: IntNorm) -> IntMoe:
@@ -133,7 +133,7 @@ class Builder:
             renormalise=layer.renormalise,
             softmax=_scale(logit * SCORE_OCTAVES, f"logits of {layer.name}"),
             experts=tuple(self._mlp(number, layer, e) for e in range(len(layer.experts))),
-            name=layer.name,
+            name=ir.layer_label(number, layer),
         )
 
     def _mlp(self, number: int, node: ir.Mlp | ir.Moe, expert: int | None) -> IntMlp:

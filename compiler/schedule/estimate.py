@@ -16,7 +16,8 @@ from moesaic.compiler.schedule.cycles.vector import Vector
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.isa import INSTRUCTION_BYTES, Drain, Opcode, Unit
+from moesaic.spec.isa import INSTRUCTION_BYTES, Opcode, Unit
+from moesaic.spec.layers import layer_cycles, layer_kind
 
 
 @dataclass(frozen=True)
@@ -162,18 +163,6 @@ def _check_rows(steps: Sequence[Step], routing: Mapping[str, Sequence[int]]) -> 
             )
 
 
-def _kind(steps: Sequence[Step]) -> str:
-    opcodes = {step.opcode for step in steps}
-    if Opcode.LOAD in opcodes:
-        return "embed"
-    if Opcode.STORE in opcodes:
-        return "head"
-    if Opcode.ROUTE in opcodes:
-        return "moe"
-    softmax = any(s.opcode is Opcode.DRAIN and s.fields["kind"] == Drain.SOFTMAX for s in steps)
-    return "attention" if softmax else "dense"
-
-
 def _layers(frame: Frame, cycles: float) -> list[LayerEstimate]:
     """Split the frame at the ends of its layers."""
     members: dict[int, list[int]] = {}
@@ -187,24 +176,27 @@ def _layers(frame: Frame, cycles: float) -> list[LayerEstimate]:
     def work(positions: list[int], unit: Unit) -> int:
         return sum(frame.work[p] for p in positions if frame.steps[p].unit is unit)
 
-    result, before = [], 0
-    for layer, positions in sorted(members.items()):
-        steps = [frame.steps[position] for position in positions]
-        end = max(
-            frame.finished[step.unit][number[position]]
-            for step, position in zip(steps, positions, strict=True)
-            if step.opcode is not Opcode.STREAM
+    ends = [
+        max(
+            frame.finished[frame.steps[position].unit][number[position]]
+            for position in positions
+            if frame.steps[position].opcode is not Opcode.STREAM
         )
-        after = round(cycles) if layer == max(members) else max(before, round(end))
+        for _, positions in sorted(members.items())
+    ]
+    result = []
+    for (_, positions), mine in zip(
+        sorted(members.items()), layer_cycles(ends, cycles), strict=True
+    ):
+        steps = [frame.steps[position] for position in positions]
         result.append(
             LayerEstimate(
                 label=steps[0].label,
-                kind=_kind(steps),
-                cycles=after - before,
+                kind=layer_kind((s.opcode, value_of(s, "kind")) for s in steps),
+                cycles=mine,
                 matrix_busy=work(positions, Unit.MATRIX),
                 vector_busy=work(positions, Unit.VECTOR),
                 weight_bytes=sum(frame.ring_words[p] for p in positions) * ring_bytes,
             )
         )
-        before = after
     return result

@@ -32,6 +32,11 @@ PAIR = 2
 """Neighbouring columns whose weights travel together: what shares a multiplier if packed."""
 
 
+def less_borrow(weight: Value, borrow: Value) -> Value:
+    """A pair's upper weight (signed 8 bits) less one if the lower one is negative: 9 bits."""
+    return (weight - borrow)[:9]
+
+
 def high_bits(arch: ArchConfig) -> int:
     """Bits of a pair's second weight: int8, and one more where the first one's borrow is in it."""
     return 9 if arch.packed else 8
@@ -116,7 +121,7 @@ class StationaryBus(wiring.Component):
         pairs = []
         for i in range(0, len(rows), 16):
             low, high = rows[i : i + 8], rows[i + 8 : i + 16].as_signed()
-            pairs.append(Cat(low, (high - low[7])[: high_bits(self.arch)]))
+            pairs.append(Cat(low, less_borrow(high, low[7])))
         return Cat(pairs)
 
     def _column(self, m: Module, column: Value) -> Value:
@@ -128,5 +133,6 @@ class StationaryBus(wiring.Component):
         with m.If(load.valid & load.column & ~load.ring):
             m.d.sync += negative.eq(Cat(column[8 * d + 7] for d in range(depth)))
         borrow = negative & load.index[0].replicate(depth)
-        bytes_ = [column[8 * d : 8 * d + 8].as_signed() - borrow[d] for d in range(depth)]
-        return Cat(value[: high_bits(self.arch)] for value in bytes_)
+        return Cat(
+            less_borrow(column[8 * d : 8 * d + 8].as_signed(), borrow[d]) for d in range(depth)
+        )

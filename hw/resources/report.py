@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from moesaic.hw.generate import top_verilog
+from moesaic.hw.generate import cached_verilog
 from moesaic.hw.resources.hierarchy import Block, cut
 from moesaic.hw.resources.synthesis import synthesise
 from moesaic.spec.arch import ArchConfig
@@ -35,7 +35,7 @@ PATTERNS = [
 
 def target_blocks(arch: ArchConfig) -> list[Block]:
     """The blocks of an accelerator."""
-    return cut(top_verilog(arch), "top", PATTERNS)
+    return cut(cached_verilog(arch), "top", PATTERNS)
 
 
 def report(

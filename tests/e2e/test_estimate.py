@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from torch import Tensor
 
 from moesaic.compiler.estimating import estimate_graphs
+from moesaic.compiler.routing import run_and_watch_routing
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec.arch import PRESETS, ArchConfig
-from moesaic.spec.execute import Executor
-from moesaic.spec.intgraph import IntGraph, IntMoe
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.compiler.test_codegen import SHAPES, SMALL
 
@@ -28,21 +25,6 @@ LARGE = Shape(
 )  # fmt: skip
 
 
-def routed(graph: IntGraph, patches: np.ndarray) -> dict[str, list[int]]:
-    """Tokens per expert of every layer, as the integer reference routes them."""
-    counts: dict[str, list[int]] = {}
-
-    def watch(name: str, value: Tensor) -> None:
-        layer, _, point = name.partition(".")
-        if point == "chosen":
-            moe = graph.layers[int(layer)]
-            assert isinstance(moe, IntMoe)
-            counts[moe.name] = value.flatten().bincount(minlength=len(moe.experts)).tolist()
-
-    Executor(graph).run(patches, watch)
-    return counts
-
-
 @pytest.mark.parametrize("arch", [NANO, SMALL], ids=lambda a: a.name)
 @pytest.mark.parametrize(
     "shape", [SHAPES["wide_heads"], SHAPES["all_moe_top4"], LARGE], ids=["heads", "moe", "large"]
@@ -50,12 +32,15 @@ def routed(graph: IntGraph, patches: np.ndarray) -> dict[str, list[int]]:
 def test_estimate_is_close_to_the_simulation(shape: Shape, arch: ArchConfig) -> None:
     graph = random_intgraph(shape, seed=5)
     patches = random_patches(graph, 1, seed=1)
-    device = SimulatedAccelerator(make_bundle({"task": graph}, arch))
+    device = SimulatedAccelerator(make_bundle({"task": graph}, arch), profile=True)
     try:
         counters = device.run("task", patches).counters[0]
     finally:
         device.close()
-    result = estimate_graphs({"task": graph}, arch, routing=routed(graph, patches))["task"]
+    _, routing = run_and_watch_routing(graph, patches)
+    result = estimate_graphs({"task": graph}, arch, routing=routing)["task"]
+    for kind, cycles in device.profiles[0].kinds.items():
+        assert abs(result.kinds[kind] / cycles - 1) < 0.10, kind
     assert abs(result.cycles / counters["CYCLES"] - 1) < 0.03
     assert result.weight_bytes == counters["WEIGHT_READ_BYTES"]
     assert result.data_bytes == counters["DATA_READ_BYTES"] + counters["DATA_WRITE_BYTES"]
@@ -69,7 +54,7 @@ def test_estimate_is_close_to_the_simulation(shape: Shape, arch: ArchConfig) -> 
 def test_model_and_bundle_give_the_same(
     small_models: tuple[Path, list[str]], small_bundle: Path
 ) -> None:
-    done = moesaic("estimate", small_bundle, "--json")
+    done = moesaic("estimate", small_bundle, "--routing", "equal", "--json")
     assert done.code == 0, done.err
     tasks = json.loads(done.out)["tasks"]
     assert set(tasks) == {"seg", "depth"}
@@ -79,6 +64,23 @@ def test_model_and_bundle_give_the_same(
     result = json.loads(done.out)
     assert result["target"] == "nano"
     assert result["tasks"]["default"] == tasks["seg"]
+
+
+def test_bundle_is_estimated_with_its_own_routing(small_bundle: Path, tmp_path: Path) -> None:
+    """What the compiler measured, for every task; the same figures from a file of them."""
+    done = moesaic("estimate", small_bundle, "--json")
+    assert done.code == 0, done.err
+    report = json.loads(moesaic("inspect", small_bundle, "--json").out)["tasks"]
+    routing = {
+        f"{task}/{layer}": tokens
+        for task in report
+        for layer, tokens in report[task]["routing"].items()
+    }
+    assert {name.partition("/")[0] for name in routing} == {"seg", "depth"}
+    assert all(sum(tokens) == 10 for tokens in routing.values())  # 5 tokens, top-2
+    (tmp_path / "routing.json").write_text(json.dumps(routing))
+    same = moesaic("estimate", small_bundle, "--routing", tmp_path / "routing.json", "--json")
+    assert json.loads(same.out) == json.loads(done.out)
 
 
 def test_bundle_for_another_target_as_table(small_bundle: Path, tmp_path: Path) -> None:

@@ -132,8 +132,14 @@ def test_run_ends_at_the_limit_without_interrupt(small: Path) -> None:
 def test_run_reports_progress(small: Path) -> None:
     with SimDevice(small) as device:
         seen: list[int] = []
-        device.run(600_000, seen.append)
+        device.on_advance = seen.append
+        device.run(600_000)
         assert sum(seen) == 600_000 and len(seen) > 1
+
+
+def test_only_accelerators_are_profiled(small: Path) -> None:
+    with SimDevice(small) as device, pytest.raises(ValueError, match="accelerator"):
+        device.start_profile()
 
 
 def test_interrupt_stays_until_cleared(small: Path) -> None:

@@ -26,7 +26,7 @@ def test_masters_of_a_top(ports: int, bits: int) -> None:
 
 
 def test_header_names_every_master_once() -> None:
-    header = ports_header(find_masters(dummy_verilog(2, 64)))
+    header = ports_header(find_masters(dummy_verilog(2, 64)), "")
     assert all(header.count(text) == 1 for text in ("READ(w0)", "READ(w1)", "READ_WRITE(d)"))
 
 
