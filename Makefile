@@ -1,11 +1,10 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test verilog sim bench lint format
+.PHONY: help setup demo test verilog sim bench resources lint format
 
 PYTHON ?= python3
 TARGET ?= nano
-BUNDLE ?=
 PYTEST_ARGS ?=
 BIN := .venv/bin
 PACKAGES := compiler host hw models sim spec
@@ -32,8 +31,11 @@ verilog: setup  ## build/rtl/TARGET/top.v
 sim: setup  ## the cycle-accurate simulator of TARGET
 	$(BIN)/python -m moesaic.sim.build --target $(TARGET)
 
-bench: setup  ## simulation speed of TARGET; with BUNDLE=DIR, cycles of its samples too
-	$(BIN)/python -m moesaic.sim.bench --target $(TARGET) $(if $(BUNDLE),--bundle $(BUNDLE))
+bench: setup  ## measure all targets: cycles, estimates, resources, goals; half an hour
+	$(BIN)/python -m moesaic.models.bench --out build/bench
+
+resources: setup  ## LUT, FF, DSP and block RAM of TARGET by yosys, block by block
+	$(BIN)/python -m moesaic.hw.resources --target $(TARGET)
 
 # Type checkers see the folders under their import names through links.
 build/types/moesaic: $(MAKEFILE_LIST)

@@ -29,6 +29,20 @@ out = Console()
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="bundle directory")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+LatencyOption = Annotated[int, typer.Option(help="DRAM first-word latency, cycles")]
+BandwidthOption = Annotated[float, typer.Option(help="sustained share of the DRAM's peak")]
+
+
+def _check_memory(latency: int, bandwidth: float) -> None:
+    if latency < 1 or not 0 < bandwidth <= 1:
+        raise UserError("--latency must be at least 1 and --bandwidth above 0 and at most 1")
+
+
+def _dram(latency: int, bandwidth: float) -> Any:
+    from moesaic.sim.dram import DramConfig
+
+    _check_memory(latency, bandwidth)
+    return DramConfig(latency_cycles=latency, bandwidth_share=bandwidth)
 
 
 def _load(bundle: Path) -> Any:
@@ -141,25 +155,22 @@ def simulate(
         Path | None, typer.Option(help="write what the units do when: .json for Perfetto")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="write waves: .fst or .vcd")] = None,
-    latency: Annotated[int, typer.Option(help="DRAM first-word latency, cycles")] = 60,
-    bandwidth: Annotated[float, typer.Option(help="sustained share of the DRAM's peak")] = 0.9,
+    latency: LatencyOption = 60,
+    bandwidth: BandwidthOption = 0.9,
 ) -> None:
     """Run the RTL cycle by cycle."""
     from moesaic.host.session import Session
-    from moesaic.sim.dram import DramConfig
     from moesaic.sim.statistics import frame_statistics
     from moesaic.sim.timeline import chrome_trace
 
     loaded = _load(bundle)
     name = loaded.task(task)
-    if latency < 1 or not 0 < bandwidth <= 1:
-        raise UserError("--latency must be at least 1 and --bandwidth above 0 and at most 1")
+    dram = _dram(latency, bandwidth)
     if trace is not None and trace.suffix not in (".fst", ".vcd"):
         raise UserError(f"--trace must end in .fst or .vcd, not {trace.name!r}")
     if timeline is not None and timeline.suffix != ".json":
         raise UserError(f"--timeline must end in .json, not {timeline.name!r}")
     arrays = _read_arrays(input)
-    dram = DramConfig(latency_cycles=latency, bandwidth_share=bandwidth)
     with console.status(f"simulating {name}") as status:
         cycles = 0
 
@@ -173,7 +184,7 @@ def simulate(
             outputs, result = session.run_frames(arrays, name)
             device: Any = session.device
             statistics = frame_statistics(
-                loaded, name, result.counters, device.dram, device.profiles
+                loaded, name, result.counters, device.dram, device.profiles, device.seconds
             )
             drawn = chrome_trace(device.profiles, f"{name} on {loaded.arch.name}")
     _write_arrays(output, outputs)
@@ -192,9 +203,12 @@ def simulate(
 def verify(
     bundle: BundleArgument,
     samples: Annotated[int | None, typer.Option(min=1, help="at most so many samples")] = None,
+    task: Annotated[str | None, typer.Option(help="only this task")] = None,
     stats: Annotated[
         Path | None, typer.Option(help="write statistics of every task as JSON")
     ] = None,
+    latency: LatencyOption = 60,
+    bandwidth: BandwidthOption = 0.9,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the RTL with the integer reference, bit for bit, on every task."""
@@ -203,6 +217,8 @@ def verify(
     from moesaic.sim.verify import verify as run
 
     loaded = _load(bundle)
+    tasks = [loaded.task(task)] if task is not None else list(loaded.tasks)
+    dram = _dram(latency, bandwidth)
     with console.status("building the simulator") as status:
         cycles = 0
 
@@ -211,9 +227,9 @@ def verify(
             cycles += more
             status.update(f"simulating: {cycles:,} cycles")
 
-        device = SimulatedAccelerator(loaded, profile=True, progress=advance)
+        device = SimulatedAccelerator(loaded, dram=dram, profile=True, progress=advance)
         try:
-            verdicts = run(loaded, device, samples)
+            verdicts = run(loaded, device, samples, tasks)
         finally:
             device.close()
     result = verdicts_to_dict(verdicts)
@@ -254,8 +270,8 @@ def estimate(
             " equal for a model, and for a bundle as measured on its first calibration sample"
         ),
     ] = None,
-    latency: Annotated[int, typer.Option(help="DRAM first-word latency, cycles")] = 60,
-    bandwidth: Annotated[float, typer.Option(help="sustained share of the DRAM's peak")] = 0.9,
+    latency: LatencyOption = 60,
+    bandwidth: BandwidthOption = 0.9,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the cycles of a frame from a model of the units, without simulating it."""
@@ -264,8 +280,7 @@ def estimate(
     from moesaic.host.estimate_view import estimate_tables, read_routing
     from moesaic.spec.arch import load_arch
 
-    if latency < 1 or not 0 < bandwidth <= 1:
-        raise UserError("--latency must be at least 1 and --bandwidth above 0 and at most 1")
+    _check_memory(latency, bandwidth)
     memory = Memory(latency=latency, share=bandwidth)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
     with console.status("estimating"):

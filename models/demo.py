@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,33 +17,11 @@ import onnxruntime
 from rich.console import Console
 from rich.progress import track
 
+from moesaic.models.commands import module, moesaic, run_step
 from moesaic.models.report import Results, draw, print_tables, summarise
 
 TASKS = ("seg", "depth")
 CHECKPOINT = Path(__file__).with_name("checkpoints") / "nano.pt"
-
-
-def run_step(console: Console, title: str, command: list[str]) -> str:
-    """Run one command, show its title and duration, return its standard output.
-
-    Raises
-    ------
-    SystemExit
-        The command failed; its messages have been shown.
-    """
-    started = time.monotonic()
-    with console.status(f"{title} ..."):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        console.print(done.stdout + done.stderr, markup=False, highlight=False)
-        raise SystemExit(f"demo: {title} failed with exit code {done.returncode}")
-    console.print(f"  {title:<58} {time.monotonic() - started:6.1f} s", highlight=False)
-    return done.stdout
-
-
-def moesaic(*arguments: str | Path) -> list[str]:
-    """Command line of the ``moesaic`` command in this environment."""
-    return [sys.executable, "-m", "moesaic.host.cli", *map(str, arguments)]
 
 
 def predict_float(model: Path, images: np.ndarray) -> np.ndarray:
@@ -61,8 +37,7 @@ def predict_float(model: Path, images: np.ndarray) -> np.ndarray:
 def build_and_run(console: Console, folder: Path, target: str, scenes: int) -> Results:
     """All steps up to the figures; ``scenes`` held-out scenes run on the gateware."""
     onnx, bundle = folder / "onnx", folder / "bundle"
-    export = [sys.executable, "-m", "moesaic.models.export", "--preset", "nano"]
-    export += ["--checkpoint", str(CHECKPOINT), "--out", str(onnx)]
+    export = module("models.export", "--preset", "nano", "--checkpoint", CHECKPOINT, "--out", onnx)
     run_step(console, "export both tasks as ONNX, draw scenes", export)
     models = [f"{task}={onnx / task}.onnx" for task in TASKS]
     calibration = ("--calibrate", onnx / "calibration.npz")
@@ -71,8 +46,7 @@ def build_and_run(console: Console, folder: Path, target: str, scenes: int) -> R
         f"compile and calibrate for target {target}",
         moesaic("compile", *models, "--target", target, *calibration, "-o", bundle),
     )
-    generate = [sys.executable, "-m", "moesaic.hw.generate", "--target", target]
-    generate += ["-o", f"build/rtl/{target}"]
+    generate = module("hw.generate", "--target", target, "-o", f"build/rtl/{target}")
     run_step(console, "generate Verilog", generate)
     verdict = run_step(
         console,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moesaic.models.config import PRESETS, preset
 from moesaic.models.m3vit import CHECKPOINTS, M3ViT, load_checkpoint, random_model
 from moesaic.models.scenes import HELDOUT_SEED, make_batch
+from moesaic.models.steering import ROUTINGS, steer_routing
 
 DEFAULT_OPSET = 20
 INPUT_NAME = "image"
@@ -151,13 +152,21 @@ def main() -> None:
     parser.add_argument(
         "--ms-moe", action="store_true", help="write MoE layers as com.microsoft.MoE nodes"
     )
+    parser.add_argument(
+        "--routing", choices=ROUTINGS, help="steer random gates: experts in turn, or few of them"
+    )
     options = parser.parse_args()
 
+    if options.routing and options.random is None:
+        raise SystemExit("--routing is for --random models: a trained one routes as it learned to")
     if options.random is not None and options.checkpoint is not None:
         raise SystemExit("give either --checkpoint or --random, not both")
     config = preset(options.preset)
     if options.random is not None:
         model = random_model(config, options.random)
+        if options.routing:
+            scenes = make_batch(range(options.calibration), config.height, config.width)
+            steer_routing(model, options.routing, torch.as_tensor(scenes.image))
     else:
         checkpoint = options.checkpoint or CHECKPOINTS / f"{options.preset}.pt"
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +38,9 @@ class SimulatedAccelerator:
 
     Attributes
     ----------
-    dram, profiles
-        Port statistics, and profiles if asked for, of the frames of the last :meth:`run`.
+    dram, seconds, profiles
+        Port statistics, time that simulating took, and profiles if asked for, of the frames of
+        the last :meth:`run`.
     """
 
     name = "sim"
@@ -58,6 +60,7 @@ class SimulatedAccelerator:
         self.transport = SimDevice.from_verilog(text, trace=trace, dram=dram)
         self.driver = Driver(self.transport, bundle, watchdog_cycles)
         self.dram: list[dict[str, PortStatistics]] = []
+        self.seconds: list[float] = []
         self.profiles: list[Profile] = []
         self.transport.on_advance = progress
         self._profile = profile
@@ -65,12 +68,14 @@ class SimulatedAccelerator:
     def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
         """Run frames one after another."""
         codes, counters = [], []
-        self.dram, self.profiles = [], []
+        self.dram, self.seconds, self.profiles = [], [], []
         for frame in patches:
             self.transport.clear_dram_statistics()
             if self._profile:
                 self.transport.start_profile()
+            started = time.perf_counter()
             result = self.driver.run(task, frame)
+            self.seconds.append(time.perf_counter() - started)
             codes.append(result.codes)
             counters.append(result.counters)
             self.dram.append(self.transport.dram_statistics())

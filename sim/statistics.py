@@ -39,6 +39,7 @@ def frame_statistics(
     counters: list[dict[str, int]],
     dram: list[dict[str, PortStatistics]],
     profiles: Sequence[Profile] = (),
+    seconds: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Statistics of one run; a value stands for one frame, the mean over all where they differ.
 
@@ -51,7 +52,8 @@ def frame_statistics(
     With ``profiles``: ``kinds`` (cycles by kind of layer), ``layers`` (of each: label, kind,
     cycles; and in MoE layers ``experts``, the tokens of each, and ``imbalance``, the most over
     their mean), and in ``units`` the cycles of every state (``states``: busy, ``token <unit>``
-    that lacks, ``stall <reason>``, idle).
+    that lacks, ``stall <reason>``, idle); every frame has its own ``kinds`` besides. With
+    ``seconds``: ``simulation_seconds``, how long simulating a frame took.
     """
     arch, graph = bundle.arch, bundle.graphs[task]
     per_frame = [
@@ -81,6 +83,10 @@ def frame_statistics(
         profile = _profile_means(profiles)
         for name, states in profile.pop("states").items():
             units[name]["states"] = states
+        for frame, one in zip(per_frame, profiles, strict=True):
+            frame["kinds"] = one.kinds
+    if seconds:
+        profile["simulation_seconds"] = sum(seconds) / len(seconds)
     return {
         "task": task,
         "target": arch.name,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from moesaic.host.session import Device, Session
+from moesaic.sim.dram import PortStatistics
+from moesaic.sim.profile import Profile
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.sim.statistics import frame_statistics
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.metrics import sqnr_db
+
+Seen = tuple[list[dict[str, PortStatistics]], list[Profile], list[float]]
+"""Port statistics, profile and seconds of every frame."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,24 @@ class TaskVerdict:
         return self.differing_codes == 0 and self.stale_codes == 0 and self.codes > 0
 
 
-def verify(bundle: Bundle, device: Device, samples: int | None = None) -> list[TaskVerdict]:
+def verify(
+    bundle: Bundle,
+    device: Device,
+    samples: int | None = None,
+    tasks: Sequence[str] | None = None,
+) -> list[TaskVerdict]:
     """Run the bundle's samples on ``device``, tasks taking turns frame by frame.
 
-    Turns show state that leaks from one frame or task into the next.
+    Turns show state that leaks from one frame or task into the next. By default all ``tasks``.
     """
     with Session(bundle, ["cpu"]) as reference:
         codes: dict[str, list[np.ndarray]] = {task: [] for task in bundle.tasks}
         counters: dict[str, list[dict[str, int]]] = {task: [] for task in bundle.tasks}
-        seen: dict[str, tuple[list[Any], list[Any]]] = {task: ([], []) for task in bundle.tasks}
+        seen: dict[str, Seen] = {task: ([], [], []) for task in bundle.tasks}
         inputs = {
             task: quantise_input(graph, bundle.samples[f"{task}.input"][:samples])
             for task, graph in bundle.graphs.items()
+            if tasks is None or task in tasks
         }
         for frame in range(max(len(rows) for rows in inputs.values())):
             for task, rows in inputs.items():
@@ -61,6 +73,7 @@ def verify(bundle: Bundle, device: Device, samples: int | None = None) -> list[T
                     if isinstance(device, SimulatedAccelerator):
                         seen[task][0].extend(device.dram)
                         seen[task][1].extend(device.profiles)
+                        seen[task][2].extend(device.seconds)
         return [
             _judge(
                 bundle,
@@ -79,7 +92,7 @@ def _judge(
     task: str,
     got: np.ndarray,
     counters: list[dict[str, int]],
-    seen: tuple[list[Any], list[Any]],
+    seen: Seen,
     expected: np.ndarray,
 ) -> TaskVerdict:
     stored = bundle.samples[f"{task}.codes"][: len(got)]

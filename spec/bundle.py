@@ -29,7 +29,7 @@ from moesaic.spec import intgraph
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, CONSTANTS, GRAPHS, ARRAYS, SAMPLES = (
     "weights.bin",
     "constants.bin",

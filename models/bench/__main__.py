@@ -1,0 +1,86 @@
+"""Measure everything: ``python -m moesaic.models.bench``, half an hour on two cores.
+
+Writes ``build/bench/bench.json``, a list of rows with the resources of their target, and
+``build/bench/report.json`` with the rest. Exits with 1 if a goal is not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from moesaic.models.bench import tables
+from moesaic.models.bench.cases import ATTENTION, HEADLINES, MEMORIES, ROUTINGS, Case
+from moesaic.models.bench.goals import judge
+from moesaic.models.bench.measure import Bench, Row
+
+FAMILY = "xcup"
+
+
+def _write(path: Path, value: object) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def _sensitivity(headlines: list[Row], case: Case, rows: list[Row]) -> list[Row]:
+    """The headline's row of the same target and task first."""
+    same = [r for r in headlines if r["target"] == case.target and r["task"] == case.task]
+    return same + rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m moesaic.models.bench", description=__doc__)
+    parser.add_argument("--targets", default="nano,zcu102-lite,zcu102", help="only these")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    options = parser.parse_args(arguments)
+    wanted = options.targets.split(",")
+    # Piped into a file, the tables are as wide as they are on a wide terminal.
+    console, started = Console(width=max(Console().width, 140)), time.monotonic()
+    bench = Bench(console, options.out)
+
+    def measure(cases: tuple[Case, ...]) -> list[Row]:
+        return [row for case in cases if case.target in wanted for row in bench.run(case)]
+
+    headlines, routings, memories = measure(HEADLINES), measure(ROUTINGS), measure(MEMORIES)
+    paper = [row for row in headlines if row["model"].startswith("M3ViT-T")]
+    narrow = bench.run(ATTENTION) if paper else []
+    reports: dict[str, dict[str, Any]] = {
+        target: bench.resources(target, FAMILY) for target in wanted
+    }
+    rows = [*headlines, *routings, *memories, *narrow]
+    judged = judge(headlines, [*routings, *memories, *narrow], reports)
+
+    console.print(tables.frames([*headlines, *routings]))
+    console.print(tables.kinds([*headlines, *routings]))
+    if memories:
+        console.print(tables.memories(_sensitivity(headlines, MEMORIES[0], memories)))
+    if paper:
+        depth = [row for row in paper if row["task"] == ATTENTION.task]
+        console.print(tables.attention([*narrow, *depth]))
+    console.print(tables.resources(reports))
+    if paper:
+        console.print(tables.comparison(paper, reports))
+    console.print(tables.goals(judged))
+    _write(
+        options.out / "bench.json",
+        [{**row, "resources": reports.get(row["target"], {}).get("totals")} for row in rows],
+    )
+    report = {"goals": [dataclasses.asdict(goal) for goal in judged], "resources": reports}
+    _write(options.out / "report.json", report)
+    console.print(
+        f"wrote {options.out}/bench.json and report.json after {time.monotonic() - started:.0f} s"
+    )
+    return 0 if all(goal.met for goal in judged) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

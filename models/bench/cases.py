@@ -1,0 +1,85 @@
+"""What is measured: models, targets, routings, memories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pair of ONNX models, one per task.
+
+    ``routing`` steers the gates of random weights (see ``models/steering.py``); ``None`` leaves
+    them as they are.
+    """
+
+    preset: str
+    random_seed: int | None = None
+    routing: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Folder name."""
+        return "-".join(part for part in (self.preset, self.routing) if part)
+
+    @property
+    def label(self) -> str:
+        """For tables."""
+        size = {"nano": "M3ViT nano", "tiny": "M3ViT-T"}[self.preset]
+        return f"{size}, {'trained' if self.random_seed is None else 'random weights'}"
+
+    @property
+    def gates(self) -> str:
+        """How it routes, for tables."""
+        return "trained" if self.random_seed is None else self.routing or "as drawn"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one target with one memory.
+
+    ``samples`` frames of every task run in turns, or of ``task`` alone. Latency in cycles,
+    bandwidth as a share of the peak.
+    """
+
+    model: Model
+    target: str
+    samples: int = 1
+    task: str | None = None
+    latency: int = 60
+    bandwidth: float = 0.9
+
+
+NANO = Model("nano")
+TINY = Model("tiny", random_seed=1, routing="balanced")
+"""The headline model: every expert has tokens, so all weights are read; nothing is skipped."""
+
+HEADLINES = (
+    Case(NANO, "nano", samples=2),
+    Case(TINY, "zcu102-lite", samples=2),
+    Case(TINY, "zcu102", samples=2),
+)
+ROUTINGS = tuple(Case(replace(TINY, routing=routing), "zcu102") for routing in (None, "one", "two"))
+_DEPTH = Case(TINY, "zcu102", task="depth")
+MEMORIES = (
+    *(replace(_DEPTH, latency=latency) for latency in (30, 120, 240)),
+    replace(_DEPTH, bandwidth=0.45),
+)
+"""Beside the headline's latency 60 and bandwidth 0.9."""
+
+NARROW = {
+    "name": "array-16",
+    "depth": 16,
+    "width": 16,
+    "lanes": 16,
+    "accumulator_rows": 2048,
+    "activation_bytes": 256 << 10,
+    "residual_bytes": 64 << 10,
+    "weight_ports": 2,
+    "ring_read_bytes": 32,
+    "ring_bytes": 64 << 10,
+    "max_tokens": 256,
+    "max_experts": 16,
+}
+"""Edge-MoE's array with memory for the paper's model: the third width of the attention property."""
+ATTENTION = Case(TINY, "array-16", task="depth")

@@ -1,0 +1,77 @@
+"""What the figures are held to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from moesaic.models.bench.measure import Row
+
+CLOCK_MHZ = 300
+"""Assumed for Xilinx parts: no vendor tool has placed the design."""
+MOST_CYCLES = {"zcu102": 345_000, "zcu102-lite": 900_000}
+LEAST_UTILISATION = {"zcu102": 0.80, "zcu102-lite": 0.85}
+MOST_RESOURCES = {"dsp": 2_400, "bram36": 880, "lut": 240_000}
+"""Inside the XCZU9EG, with room for a shell."""
+ESTIMATE_TOTAL, ESTIMATE_KIND = 0.05, 0.10
+"""Largest relative error of the cycles of a frame, and of the layers of a kind together."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One comparison of a measured value with its limit."""
+
+    what: str
+    measured: float
+    limit: float
+    met: bool
+
+
+def at_most(what: str, measured: float, limit: float) -> Goal:
+    return Goal(what, measured, limit, measured <= limit)
+
+
+def at_least(what: str, measured: float, limit: float) -> Goal:
+    return Goal(what, measured, limit, measured >= limit)
+
+
+def judge(
+    headlines: list[Row], others: list[Row], resources: dict[str, dict[str, Any]]
+) -> list[Goal]:
+    """Every goal that the measured rows have.
+
+    Parameters
+    ----------
+    headlines
+        Rows that cycles and utilisation are held to.
+    others
+        Rows that must be bit-exact and well estimated.
+    resources
+        Target to the resources of its part, as ``moesaic.hw.resources`` reports them.
+    """
+    goals = []
+    rows = [*headlines, *others]
+    wrong = sum(not row["bit_exact"] for row in rows)
+    goals.append(at_most(f"runs that are not bit-exact, of {len(rows)}", wrong, 0))
+    for row in headlines:
+        name = f"{row['target']} {row['task']}"
+        if row["target"] in MOST_CYCLES:
+            limit = MOST_CYCLES[row["target"]]
+            goals.append(at_most(f"{name}: cycles, worst frame", max(row["frame_cycles"]), limit))
+            least = LEAST_UTILISATION[row["target"]]
+            goals.append(at_least(f"{name}: utilisation", row["utilisation"], least))
+    total = max(abs(row["estimated_cycles"] / row["cycles"] - 1) for row in rows)
+    goals.append(at_most("estimate, worst error of a frame", total, ESTIMATE_TOTAL))
+    kinds = max(
+        abs(row["estimated_kinds"][kind] / cycles - 1)
+        for row in rows
+        for kind, cycles in row["kinds"].items()
+    )
+    goals.append(at_most("estimate, worst error of a kind of layer", kinds, ESTIMATE_KIND))
+    if "zcu102" in resources:
+        totals = resources["zcu102"]["totals"]
+        goals += [
+            at_most(f"zcu102: {kind}", totals[kind], limit)
+            for kind, limit in MOST_RESOURCES.items()
+        ]
+    return goals
