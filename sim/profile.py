@@ -92,6 +92,24 @@ class Profile:
             total[run.state] = total.get(run.state, 0) + run.end - run.begin
         return total
 
+    def states_by_layer(self, unit: Unit) -> list[dict[str, int]]:
+        """The same for the cycles of each layer, those after the end of the layer before it."""
+        result: list[dict[str, int]] = []
+        runs, begin = iter(self.runs[unit]), 0
+        run = next(runs, None)
+        for layer in self.layers:
+            total: dict[str, int] = {}
+            end = begin + layer.cycles
+            while run is not None and run.begin < end:
+                overlap = min(run.end, end) - max(run.begin, begin)
+                total[run.state] = total.get(run.state, 0) + overlap
+                if run.end > end:
+                    break
+                run = next(runs, None)
+            result.append(total)
+            begin = end
+        return result
+
     @property
     def kinds(self) -> dict[str, int]:
         """Cycles by kind of layer."""

@@ -14,7 +14,7 @@ from moesaic.sim.profile import Profile
 from moesaic.spec import layout, semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
-from moesaic.spec.intgraph import IntAttention, IntGraph
+from moesaic.spec.intgraph import IntAttention, IntGraph, layer_macs
 from moesaic.spec.isa import Unit
 
 
@@ -49,11 +49,13 @@ def frame_statistics(
     cycles, and busy share), ``innovations`` (of the last frame) and ``per_frame`` (the same
     figures and the raw counters of each frame).
 
-    With ``profiles``: ``kinds`` (cycles by kind of layer), ``layers`` (of each: label, kind,
-    cycles; and in MoE layers ``experts``, the tokens of each, and ``imbalance``, the most over
-    their mean), and in ``units`` the cycles of every state (``states``: busy, ``token <unit>``
-    that lacks, ``stall <reason>``, idle); every frame has its own ``kinds`` besides. With
-    ``seconds``: ``simulation_seconds``, how long simulating a frame took.
+    With ``profiles``: ``kinds`` (cycles by kind of layer); ``layers`` (of each: label, kind,
+    cycles; ``array_cycles``, its MACs over those of a cycle; ``matrix``, what the matrix unit did
+    in its cycles, where busy beyond ``array_cycles`` is the padding of tiles; and in MoE layers
+    ``experts``, the tokens of each, and ``imbalance``, the most over their mean); and in
+    ``units`` the cycles of every state (``states``: busy, ``token <unit>`` that lacks, ``stall
+    <reason>``, idle); every frame has its own ``kinds`` besides. With ``seconds``:
+    ``simulation_seconds``, how long simulating a frame took.
     """
     arch, graph = bundle.arch, bundle.graphs[task]
     per_frame = [
@@ -80,7 +82,7 @@ def frame_statistics(
     }
     profile: dict[str, Any] = {}
     if profiles:
-        profile = _profile_means(profiles)
+        profile = _profile_means(profiles, arch, graph)
         for name, states in profile.pop("states").items():
             units[name]["states"] = states
         for frame, one in zip(per_frame, profiles, strict=True):
@@ -102,7 +104,9 @@ def frame_statistics(
     }
 
 
-def _profile_means(profiles: Sequence[Profile]) -> dict[str, Any]:
+def _profile_means(
+    profiles: Sequence[Profile], arch: ArchConfig, graph: IntGraph
+) -> dict[str, Any]:
     """Means over frames of cycles by kind, by layer, and by state of every unit."""
     frames = len(profiles)
 
@@ -111,9 +115,14 @@ def _profile_means(profiles: Sequence[Profile]) -> dict[str, Any]:
         return {name: sum(part.get(name, 0) for part in parts) / frames for name in names}
 
     layers: list[dict[str, Any]] = []
-    for same in zip(*(profile.layers for profile in profiles), strict=True):
-        layer = {"label": same[0].label, "kind": same[0].kind}
+    macs = layer_macs(graph.embed, graph.layers, graph.head, len(graph.gather))
+    matrix = zip(*(profile.states_by_layer(Unit.MATRIX) for profile in profiles), strict=True)
+    by_layer = zip(*(profile.layers for profile in profiles), strict=True)
+    for same, states, products in zip(by_layer, matrix, macs, strict=True):
+        layer: dict[str, Any] = {"label": same[0].label, "kind": same[0].kind}
         layer["cycles"] = sum(each.cycles for each in same) / frames
+        layer["array_cycles"] = products / arch.macs_per_cycle
+        layer["matrix"] = mean(states)
         counts = [each.experts for each in same if each.experts is not None]
         if counts:
             means = [sum(column) / frames for column in zip(*counts, strict=True)]

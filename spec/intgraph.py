@@ -187,23 +187,30 @@ class IntGraph:
         return int(self.embed.initial.shape[1])
 
 
-def count_macs(embed: IntEmbed, layers: tuple[IntLayer, ...], head: IntHead, patches: int) -> int:
-    """MACs of one frame of the pure model."""
+def layer_macs(
+    embed: IntEmbed, layers: tuple[IntLayer, ...], head: IntHead, patches: int
+) -> list[int]:
+    """MACs of one frame of the pure model: embedding, every layer, head."""
 
     def linear(layer: IntLinear, rows: int) -> int:
         return rows * layer.outputs * layer.inputs
 
-    tokens = int(embed.initial.shape[0])
-    total = linear(embed.linear, patches) + linear(head.linear, head.rows)
-    for layer in layers:
+    def one(layer: IntLayer) -> int:
         if isinstance(layer, IntAttention):
-            for part in (layer.query, layer.key, layer.value, layer.output):
-                total += linear(part, tokens)
-            total += layer.heads * tokens * tokens * (layer.head_dim + layer.value_dim)
-        elif isinstance(layer, IntDense):
-            total += linear(layer.mlp.up, tokens) + linear(layer.mlp.down, tokens)
-        else:
-            total += linear(layer.gate, tokens)
-            expert = layer.experts[0]
-            total += layer.top_k * (linear(expert.up, tokens) + linear(expert.down, tokens))
-    return total
+            parts = (layer.query, layer.key, layer.value, layer.output)
+            products = layer.heads * tokens * tokens * (layer.head_dim + layer.value_dim)
+            return sum(linear(part, tokens) for part in parts) + products
+        if isinstance(layer, IntDense):
+            return linear(layer.mlp.up, tokens) + linear(layer.mlp.down, tokens)
+        expert = layer.experts[0]
+        experts = layer.top_k * (linear(expert.up, tokens) + linear(expert.down, tokens))
+        return linear(layer.gate, tokens) + experts
+
+    tokens = int(embed.initial.shape[0])
+    ends = linear(embed.linear, patches), linear(head.linear, head.rows)
+    return [ends[0], *(one(layer) for layer in layers), ends[1]]
+
+
+def count_macs(embed: IntEmbed, layers: tuple[IntLayer, ...], head: IntHead, patches: int) -> int:
+    """MACs of one frame of the pure model."""
+    return sum(layer_macs(embed, layers, head, patches))

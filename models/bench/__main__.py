@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     console.print(tables.frames([*headlines, *routings]))
     console.print(tables.kinds([*headlines, *routings]))
+    console.print(tables.array_use(paper or headlines))
     if memories:
         console.print(tables.memories(_sensitivity(headlines, MEMORIES[0], memories)))
     if paper:

@@ -123,6 +123,7 @@ def _row(
         "macs": stats["macs"],
         "kinds": first["kinds"],
         "estimated_kinds": estimate["kinds"],
+        "layers": stats["layers"],
         "weight_read_bytes": first["weight_read_bytes"],
         "experts_skipped": first["counters"]["EXPERTS_SKIPPED"],
         "imbalance": [layer["imbalance"] for layer in stats["layers"] if "imbalance" in layer],

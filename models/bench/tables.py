@@ -51,8 +51,9 @@ def frames(rows: list[Row]) -> Table:
             f"{row['simulation_seconds']:.1f}",
         )
     table.caption = (
-        "worst: of all frames; error: of the estimate; skipped: weight segments never fetched; imbalance: most tokens of an expert over the"
-        " mean, worst layer; s/frame: simulating, after the build"
+        "worst: of all frames; error: of the estimate; skipped: weight segments never fetched;"
+        " imbalance: most tokens of an expert over the mean, worst layer; s/frame: simulating,"
+        " after the build"
     )
     return table
 
@@ -73,6 +74,34 @@ def kinds(rows: list[Row]) -> Table:
             error = row["estimated_kinds"][kind] / cycles - 1
             cells.append(f"{cycles:,} ({error:+.1%})")
         table.add_row(row["target"], row["routing"], row["task"], *cells)
+    return table
+
+
+def array_use(rows: list[Row]) -> Table:
+    """What the matrix unit did in the cycles of every kind of layer, mean of the frames."""
+    reasons = ("token vector", "token router", "token load", "stall tile", "stall bank")
+    table = _table(
+        "what the array does, by kind of layer",
+        *("target", "task", "layers", "cycles", "products", "padding", *reasons, "rest"),
+        left=3,
+    )
+    for row in rows:
+        for kind in row["kinds"]:
+            layers = [layer for layer in row["layers"] if layer["kind"] == kind]
+            cycles = sum(layer["cycles"] for layer in layers)
+            products = sum(layer["array_cycles"] for layer in layers)
+
+            def spent(state: str, layers: list[dict[str, Any]] = layers) -> float:
+                return sum(layer["matrix"].get(state, 0) for layer in layers)
+
+            parts = [products, spent("busy") - products, *(spent(reason) for reason in reasons)]
+            parts.append(cycles - sum(parts))
+            shares = [f"{part / cycles:.1%}" for part in parts]
+            table.add_row(row["target"], row["task"], kind, f"{cycles:,.0f}", *shares)
+    table.caption = (
+        "products: MACs at full rate; padding: words streamed beyond that; token: waits for a"
+        " unit's results; tile: for weights; bank: for the drain; rest: idle, or reads that collide"
+    )
     return table
 
 

@@ -69,6 +69,12 @@ def test_layers_add_up_and_route_as_the_reference(recorded: Recorded) -> None:
     ]  # fmt: skip
     assert sum(layer.cycles for layer in profile.layers) == profile.cycles
     assert sum(profile.kinds.values()) == profile.cycles
+    for unit in Unit:
+        by_layer = profile.states_by_layer(unit)
+        for layer, states in zip(profile.layers, by_layer, strict=True):
+            assert sum(states.values()) == layer.cycles
+        for state, cycles in profile.states(unit).items():
+            assert sum(states.get(state, 0) for states in by_layer) == cycles
     experts = [layer.experts for layer in profile.layers if layer.experts is not None]
     assert experts == list(routing.values())
 
@@ -146,6 +152,10 @@ def test_command_writes_timeline_and_statistics(small_bundle: Path, tmp_path: Pa
     moe = [layer for layer in stats["layers"] if layer["kind"] == "moe"]
     assert all(sum(layer["experts"]) == 10 and layer["imbalance"] >= 1 for layer in moe)
     assert all(layer["label"].startswith("moe") for layer in moe)
+    assert all(sum(x["matrix"].values()) == x["cycles"] for x in stats["layers"])
+    ideal = sum(layer["array_cycles"] for layer in stats["layers"])
+    assert ideal * 256 == pytest.approx(stats["macs"])
+    assert ideal < sum(layer["matrix"].get("busy", 0) for layer in stats["layers"])
     busy = stats["units"]["matrix"]["states"]["busy"]
     assert busy == stats["units"]["matrix"]["busy_cycles"]
     trace = json.loads((tmp_path / "trace.json").read_text())

@@ -1,0 +1,100 @@
+"""The bench's judge and tables, on made-up rows; measuring is the bench's own work."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from moesaic.models.bench import tables
+from moesaic.models.bench.cases import ATTENTION, HEADLINES, MEMORIES, NARROW, ROUTINGS, TINY
+from moesaic.models.bench.goals import judge
+from moesaic.models.bench.measure import Row
+from moesaic.spec.arch import PRESETS, ArchConfig
+
+RESOURCES = {
+    "zcu102": {
+        "part": "xczu9eg",
+        "totals": {"lut": 200_000, "dsp": 2_300, "bram36": 640.5},
+        "share": {"lut": 0.73, "dsp": 0.91, "bram36": 0.70},
+    }
+}
+
+
+def row(**changes: Any) -> Row:
+    layer = {"kind": "moe", "cycles": 300_000.0, "array_cycles": 150_000.0}
+    figures: Row = {
+        "target": "zcu102", "model": "M3ViT-T, random weights", "routing": "balanced",
+        "task": "seg", "latency": 60, "bandwidth": 0.9, "cycles": 300_000,
+        "frame_cycles": [300_000, 301_000], "roofline_cycles": 280_000.0, "utilisation": 0.9333,
+        "estimated_cycles": 303_000, "bit_exact": True, "macs": 800_000_000,
+        "kinds": {"moe": 300_000}, "estimated_kinds": {"moe": 303_000},
+        "layers": [{**layer, "matrix": {"busy": 180_000, "stall tile": 120_000}}],
+        "experts_skipped": 3, "imbalance": [1.5, 2.5], "attention_words_per_head": 1032,
+        "array_width": 64, "simulation_seconds": 20.0,
+    }  # fmt: skip
+    return {**figures, **changes}
+
+
+def unmet(headline: Row, resources: dict[str, dict[str, Any]] = RESOURCES) -> list[str]:
+    return [goal.what for goal in judge([headline], [row()], resources) if not goal.met]
+
+
+def test_good_rows_meet_every_goal() -> None:
+    goals = judge([row()], [row()], RESOURCES)
+    assert all(goal.met for goal in goals) and len(goals) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "needle"),
+    [
+        ({"bit_exact": False}, "bit-exact"),
+        ({"frame_cycles": [300_000, 345_001]}, "cycles, worst frame"),
+        ({"utilisation": 0.79}, "utilisation"),
+        ({"estimated_cycles": 284_000}, "error of a frame"),
+        ({"estimated_kinds": {"moe": 331_000}}, "error of a kind"),
+    ],
+)
+def test_every_goal_can_be_missed(changes: dict[str, Any], needle: str) -> None:
+    (missed,) = unmet(row(**changes))
+    assert needle in missed
+
+
+@pytest.mark.parametrize("kind", ["lut", "dsp", "bram36"])
+def test_a_design_that_is_too_large_misses(kind: str) -> None:
+    report = RESOURCES["zcu102"]
+    larger = {**report, "totals": {**report["totals"], kind: 1_000_000}}
+    assert unmet(row(), {"zcu102": larger}) == [f"zcu102: {kind}"]
+
+
+def text(table: Table) -> str:
+    console = Console(width=200, record=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_tables_show_the_rows() -> None:
+    assert "+1.00%" in text(tables.frames([row()])) and "301,000" in text(tables.frames([row()]))
+    assert "300,000 (+1.0%)" in text(tables.kinds([row()]))
+    use = text(tables.array_use([row()]))
+    assert "50.0%" in use and "10.0%" in use and "40.0%" in use
+    assert "+10.0%" in text(tables.memories([row(), row(cycles=330_000)]))
+    # One word holds a vector of 64: 1032 / 2 products.
+    assert "516" in text(tables.attention([row()])) and "389" in text(tables.attention([row()]))
+    assert "200,000 (73%)" in text(tables.resources(RESOURCES))
+    compared = text(tables.comparison([row()], RESOURCES))
+    assert "34.64" in compared and "1.00" in compared and "1.159" in compared
+    assert "NO" in text(tables.goals(judge([row(bit_exact=False)], [], {})))
+
+
+def test_cases_cover_what_is_promised() -> None:
+    assert {case.target for case in HEADLINES} == set(PRESETS)
+    assert {case.model.routing for case in ROUTINGS} == {None, "one", "two"}
+    assert {case.latency for case in MEMORIES} == {30, 60, 120, 240}
+    assert any(case.bandwidth == 0.45 for case in MEMORIES)
+    assert ArchConfig.from_dict(dict(NARROW)).width == 16 and ATTENTION.target == NARROW["name"]
+    assert dataclasses.replace(TINY, routing=None).gates == "as drawn"
