@@ -34,35 +34,33 @@ def read_routing(path: Path) -> dict[str, list[int]]:
 
 
 def estimate_tables(target: str, tasks: dict[str, dict[str, Any]]) -> Iterator[Table]:
-    """A table by kind of layer for every task; ``tasks`` as ``Estimate.to_dict`` gives them."""
+    """Cycles by layer and by kind of layer for every task; ``tasks`` as ``Estimate.to_dict``."""
     for task, figures in tasks.items():
-        total = figures["cycles"]
+        total, layers = figures["cycles"], figures["layers"]
         table = Table(
-            title=f"{task} on {target}: {total} cycles, roofline {figures['roofline_cycles']:.0f},"
-            f" utilisation {figures['utilisation']:.2f}"
+            title=f"{task} on {target}: {total:,} cycles, roofline"
+            f" {figures['roofline_cycles']:,.0f}, utilisation {figures['utilisation']:.2f}"
         )
-        for column in ("layers", "number", "cycles", "share", "array busy", "weight KB"):
-            table.add_column(column, justify="left" if column == "layers" else "right")
-        for kind, cycles in figures["kinds"].items():
-            layers = [layer for layer in figures["layers"] if layer["kind"] == kind]
-            table.add_row(
-                kind,
-                str(len(layers)),
-                str(cycles),
-                f"{cycles / total:.1%}",
-                f"{sum(layer['matrix_busy'] for layer in layers) / max(cycles, 1):.1%}",
-                f"{sum(layer['weight_bytes'] for layer in layers) / 1e3:.0f}",
-            )
+        for column in ("layer", "cycles", "share", "array busy", "weight KB"):
+            table.add_column(column, justify="left" if column == "layer" else "right")
+        for layer in layers:
+            table.add_row(*_cells(layer["label"], [layer], total))
         table.add_section()
-        table.add_row(
-            "frame",
-            str(len(figures["layers"])),
-            str(total),
-            "100.0%",
-            f"{figures['busy']['matrix'] / total:.1%}",
-            f"{figures['weight_bytes'] / 1e3:.0f}",
-        )
+        for kind in figures["kinds"]:
+            same = [layer for layer in layers if layer["kind"] == kind]
+            table.add_row(*_cells(f"all {kind} ({len(same)})", same, total))
+        table.add_section()
+        table.add_row(*_cells(f"frame ({len(layers)})", layers, total))
         table.caption = "busy: " + ", ".join(
             f"{unit} {cycles / total:.0%}" for unit, cycles in figures["busy"].items()
         )
         yield table
+
+
+def _cells(title: str, layers: list[dict[str, Any]], total: int) -> list[str]:
+    """Layers together, as cells of a row."""
+    cycles, busy, size = (
+        sum(layer[name] for layer in layers) for name in ("cycles", "matrix_busy", "weight_bytes")
+    )
+    shares = f"{cycles / total:.1%}", f"{busy / max(cycles, 1):.1%}"
+    return [title, f"{cycles:,}", *shares, f"{size / 1e3:,.0f}"]
