@@ -179,19 +179,20 @@ def simulate(
             cycles += more
             status.update(f"simulating {name}: {cycles:,} cycles")
 
-        options = {"dram": dram, "trace": trace, "profile": True, "progress": advance}
+        profile = stats is not None or timeline is not None
+        options = {"dram": dram, "trace": trace, "profile": profile, "progress": advance}
         with Session(loaded, ["sim"], {"sim": options}) as session:
             outputs, result = session.run_frames(arrays, name)
             device: Any = session.device
             statistics = frame_statistics(
                 loaded, name, result.counters, device.dram, device.profiles, device.seconds
             )
-            drawn = chrome_trace(device.profiles, f"{name} on {loaded.arch.name}")
     _write_arrays(output, outputs)
     if stats is not None:
         _write_json(stats, statistics)
     if timeline is not None:
-        _write_json(timeline, drawn, indent=None)
+        title = f"{name} on {loaded.arch.name}"
+        _write_json(timeline, chrome_trace(device.profiles, title), indent=None)
     mean = sum(statistics["cycles"]) / statistics["frames"]
     console.print(
         f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, "
@@ -227,7 +228,9 @@ def verify(
             cycles += more
             status.update(f"simulating: {cycles:,} cycles")
 
-        device = SimulatedAccelerator(loaded, dram=dram, profile=True, progress=advance)
+        device = SimulatedAccelerator(
+            loaded, dram=dram, profile=stats is not None, progress=advance
+        )
         try:
             verdicts = run(loaded, device, samples, tasks)
         finally:

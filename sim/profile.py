@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,21 +81,30 @@ class Profile:
 
     cycles: int
     activities: dict[Unit, list[Activity]]
-    runs: dict[Unit, list[Run]]
     layers: list[LayerProfile]
     traffic: dict[str, Traffic]
+    records: NDArray[np.void]
+
+    def runs(self, unit: Unit) -> Iterator[Run]:
+        """A unit's states one after the other, made on demand: a frame has many."""
+        names = state_names(unit)
+        own = self.records[(self.records["unit"] == unit) & (self.records["kind"] == _STATE)]
+        cycles, codes = [0, *own["cycle"].tolist()], [0, *own["value"].tolist()]
+        for code, begin, end in zip(codes, cycles, [*cycles[1:], self.cycles], strict=True):
+            if end > begin:
+                yield Run(names[code], begin, end)
 
     def states(self, unit: Unit) -> dict[str, int]:
         """Cycles in every state that occurred."""
         total: dict[str, int] = {}
-        for run in self.runs[unit]:
+        for run in self.runs(unit):
             total[run.state] = total.get(run.state, 0) + run.end - run.begin
         return total
 
     def states_by_layer(self, unit: Unit) -> list[dict[str, int]]:
         """The same for the cycles of each layer, those after the end of the layer before it."""
         result: list[dict[str, int]] = []
-        runs, begin = iter(self.runs[unit]), 0
+        runs, begin = self.runs(unit), 0
         run = next(runs, None)
         for layer in self.layers:
             total: dict[str, int] = {}
@@ -161,9 +170,9 @@ def interpret(raw: RawProfile, program: bytes, labels: Sequence[str], experts: i
     return Profile(
         raw.cycles,
         activities,
-        {unit: _runs(raw, unit) for unit in Unit},
         _layers(raw, instructions, activities, labels, experts),
         raw.traffic,
+        raw.records,
     )
 
 
@@ -193,18 +202,6 @@ def _activities(
         begin, before = max(take, before), give + 1
         result.append(Activity(instruction, _label(instruction, labels), begin, give + 1))
     return result
-
-
-def _runs(raw: RawProfile, unit: Unit) -> list[Run]:
-    names = state_names(unit)
-    own = raw.records[(raw.records["unit"] == unit) & (raw.records["kind"] == _STATE)]
-    cycles, codes = [0, *own["cycle"].tolist()], [0, *own["value"].tolist()]
-    ends = [*cycles[1:], raw.cycles]
-    return [
-        Run(names[code], begin, end)
-        for code, begin, end in zip(codes, cycles, ends, strict=True)
-        if end > begin
-    ]
 
 
 def _layers(

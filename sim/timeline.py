@@ -72,7 +72,7 @@ def _value(opcode: Opcode, name: str, value: int) -> int | str:
 
 def _states(profile: Profile, unit: Unit) -> Iterator[Event]:
     state, begin = "idle", 0
-    for run in profile.runs[unit]:
+    for run in profile.runs(unit):
         if run.state != state and run.end - run.begin >= SHORTEST_RUN_CYCLES:
             if state != "idle" and run.begin > begin:
                 yield _slice(state, begin, run.begin)
