@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from moesaic.models.bench import tables
-from moesaic.models.bench.cases import ATTENTION, HEADLINES, MEMORIES, ROUTINGS, Case
+from moesaic.models.bench.cases import ATTENTION, HEADLINES, MEMORIES, ROUTINGS, SMALL, Case
 from moesaic.models.bench.goals import judge
 from moesaic.models.bench.measure import Bench, Row
 
@@ -50,17 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
     def measure(cases: tuple[Case, ...]) -> list[Row]:
         return [row for case in cases if case.target in wanted for row in bench.run(case)]
 
-    headlines, routings, memories = measure(HEADLINES), measure(ROUTINGS), measure(MEMORIES)
+    headlines, small = measure(HEADLINES), measure(SMALL)
+    routings, memories = measure(ROUTINGS), measure(MEMORIES)
     paper = [row for row in headlines if row["model"].startswith("M3ViT-T")]
     narrow = bench.run(ATTENTION) if paper else []
     reports: dict[str, dict[str, Any]] = {
         target: bench.resources(target, FAMILY) for target in wanted
     }
-    rows = [*headlines, *routings, *memories, *narrow]
-    judged = judge(headlines, [*routings, *memories, *narrow], reports)
+    others = [*small, *routings, *memories, *narrow]
+    rows = [*headlines, *others]
+    judged = judge(headlines, others, reports)
 
-    console.print(tables.frames([*headlines, *routings]))
-    console.print(tables.kinds([*headlines, *routings]))
+    console.print(tables.frames([*headlines, *small, *routings]))
+    console.print(tables.kinds([*headlines, *small, *routings]))
     console.print(tables.array_use(paper or headlines))
     if memories:
         console.print(tables.memories(_sensitivity(headlines, MEMORIES[0], memories)))

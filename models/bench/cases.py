@@ -59,6 +59,8 @@ HEADLINES = (
     Case(TINY, "zcu102-lite", samples=2),
     Case(TINY, "zcu102", samples=2),
 )
+SMALL = (Case(NANO, "zcu102-lite"), Case(NANO, "zcu102"))
+"""A model far too small for the array: utilisation is poor, estimates must hold all the same."""
 ROUTINGS = tuple(Case(replace(TINY, routing=routing), "zcu102") for routing in (None, "one", "two"))
 _DEPTH = Case(TINY, "zcu102", task="depth")
 MEMORIES = (
