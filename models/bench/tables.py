@@ -21,7 +21,7 @@ _NOTE = (
 def _table(title: str, *columns: str, left: int = 1) -> Table:
     table = Table(title=title)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right")
+        table.add_column(column, justify="left" if number < left else "right", no_wrap=True)
     return table
 
 
@@ -36,7 +36,7 @@ def frames(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             row["target"],
-            row["model"],
+            row["model"].partition(",")[0],
             row["routing"],
             row["task"],
             "yes" if row["bit_exact"] else "NO",
@@ -51,7 +51,8 @@ def frames(rows: list[Row]) -> Table:
             f"{row['simulation_seconds']:.1f}",
         )
     table.caption = (
-        "worst: of all frames; error: of the estimate; skipped: weight segments never fetched;"
+        "trained gates are those of a trained model, other models have random weights; worst: of"
+        " all frames; error: of the estimate; skipped: weight segments never fetched;"
         " imbalance: most tokens of an expert over the mean, worst layer; s/frame: simulating,"
         " after the build"
     )
