@@ -182,10 +182,10 @@ def simulate(
         profile = stats is not None or timeline is not None
         options = {"dram": dram, "trace": trace, "profile": profile, "progress": advance}
         with Session(loaded, ["sim"], {"sim": options}) as session:
-            outputs, result = session.run_frames(arrays, name)
             device: Any = session.device
+            outputs = session.run(arrays, name)
             statistics = frame_statistics(
-                loaded, name, result.counters, device.dram, device.profiles, device.seconds
+                loaded, name, outputs.result.counters, device.dram, device.profiles, device.seconds
             )
     _write_arrays(output, outputs)
     if stats is not None:
@@ -317,16 +317,21 @@ def run(
     output: Annotated[Path, typer.Option(help=".npz to write")],
     task: Annotated[str | None, typer.Option(help="which task")] = None,
     device: Annotated[str, typer.Option(help="devices by preference")] = "cpu",
+    strict: Annotated[bool, typer.Option("--strict", help="no other than the first one")] = False,
 ) -> None:
-    """Run a task on the first device that is available."""
+    """Run a task on the first device that works."""
     from moesaic.host.session import Session
 
     arrays = _read_arrays(input)
-    with Session(_load(bundle), [name.strip() for name in device.split(",")]) as session:
+    names = [name.strip() for name in device.split(",")]
+    with Session(_load(bundle), names, strict=strict) as session:
         with console.status(f"running on {session.device.name}"):
             outputs = session.run(arrays, task)
         _write_arrays(output, outputs)
-        console.print(f"ran on {session.device.name}")
+        for place in session.placement():
+            if place.reason:
+                console.print(f"{place.device} passed over: {place.reason}", markup=False)
+        console.print(f"ran on {outputs.device}, {outputs.latency_seconds:.3f} s")
 
 
 @app.command()
@@ -354,14 +359,17 @@ def targets(as_json: JsonOption = False) -> None:
 
 
 def main() -> None:
-    """Entry point: like the app, with user errors as one sentence and exit code 2."""
+    """Entry point: like the app, with errors as one sentence: the user's (2), a device's (1)."""
+    from moesaic.host.driver import DeviceError
+    from moesaic.host.transport import TransportError
+
     try:
         app(standalone_mode=True)
-    except UserError as error:
+    except (UserError, DeviceError, TransportError) as error:
         console.print(
             f"moesaic: {error}", style="red", soft_wrap=True, markup=False, highlight=False
         )
-        sys.exit(error.exit_code)
+        sys.exit(error.exit_code if isinstance(error, UserError) else 1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.session import DeviceResult, DeviceUnavailable
+from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.bundle import Bundle
 
 if TYPE_CHECKING:

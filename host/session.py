@@ -1,63 +1,93 @@
-"""A session: one bundle, several tasks, one of several devices."""
+"""A session: one bundle, several tasks, devices that stand in for each other."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.host.driver import DeviceError
+from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostside import dequantise_output, quantise_input
 
-DEVICE_GROUP = "moesaic.devices"
-"""Entry point group: name -> callable(bundle, **options) -> Device."""
+
+class Outputs(dict[str, NDArray[np.float32]]):
+    """Output arrays by name, and where they come from.
+
+    Attributes
+    ----------
+    device
+        Name of the device that ran the frames.
+    latency_seconds
+        From the first attempt to the answer, other devices' failures included.
+    result
+        The integer codes and the counters behind the outputs.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, NDArray[np.float32]],
+        device: str,
+        latency_seconds: float,
+        result: DeviceResult,
+    ) -> None:
+        super().__init__(arrays)
+        self.device, self.latency_seconds, self.result = device, latency_seconds, result
 
 
 @dataclass(frozen=True)
-class DeviceResult:
-    """Output codes [frames, rows, outputs] and, from hardware, each frame's counters."""
+class Placement:
+    """What a session would do with a device now.
 
-    codes: NDArray[np.int16]
-    counters: list[dict[str, int]]
+    ``state`` is ``first choice``, ``stand-in`` (used when those before it fail), ``unopened`` (not
+    needed so far), or ``passed over`` with a ``reason``.
+    """
+
+    device: str
+    state: str
+    reason: str
 
 
-class Device(Protocol):
-    """Something that runs integer graphs: all devices give the same bits."""
-
-    name: str
-
-    def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
-        """Run frames [frames, patches, inputs] of one task."""
-
-    def close(self) -> None:
-        """Give the device back."""
+class QueueFull(Exception):
+    """So many frames wait that :meth:`Session.submit` takes no more; try again later."""
 
 
 class Session:
-    """Runs the tasks of a bundle.
+    """Runs the tasks of a bundle, on the first device of a list that works.
+
+    A device that fails while it runs, or gives no answer in time, loses the frame to the next one,
+    with the same bits; it is opened again after a pause, and gets frames when it has given a stored
+    answer right. May be used by several threads: a device does one thing at a time.
 
     Parameters
     ----------
     bundle
         A directory or a loaded bundle.
     devices
-        Names by preference; the first one that can be opened is used.
+        Names by preference.
     options
         Options for devices by name, e.g. ``{"sim": {"dram": DramConfig()}}``.
+    strict
+        Use the first device only.
+    queue_frames
+        Most calls of :meth:`submit` that wait.
+    pause_seconds
+        Before a device that failed is tried again, doubled by every further failure.
 
-    Attributes
-    ----------
-    device
-        The device in use.
-    refusals
-        Why the devices before it were passed over.
+    Raises
+    ------
+    UserError
+        A device is unknown, or none can be opened; the message says why of each.
     """
 
     def __init__(
@@ -65,51 +95,99 @@ class Session:
         bundle: Bundle | str | Path,
         devices: Sequence[str] = ("cpu",),
         options: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        strict: bool = False,
+        queue_frames: int = 16,
+        pause_seconds: float = 1.0,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self.refusals: dict[str, str] = {}
-        self.device = self._open(devices, options or {})
+        names = list(devices[:1] if strict else devices)
+        self._pool = DevicePool(self.bundle, names, options or {}, pause_seconds)
+        self._free = threading.BoundedSemaphore(queue_frames)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="moesaic")
+        if self._pool.first() is None:
+            raise UserError(f"no device can run {self.bundle.path}: {self._reasons()}")
 
-    def _open(self, devices: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> Device:
-        known = {point.name: point for point in entry_points(group=DEVICE_GROUP)}
-        for name in devices:
-            if name not in known:
-                raise UserError(f"unknown device {name!r}; devices are {', '.join(sorted(known))}")
-        for name in devices:
-            try:
-                device: Device = known[name].load()(self.bundle, **options.get(name, {}))
-                return device
-            except DeviceUnavailable as error:
-                self.refusals[name] = str(error)
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refusals.items())
-        raise UserError(f"no device can run {self.bundle.path}: {reasons}")
+    def _reasons(self) -> str:
+        return "; ".join(f"{slot.name}: {slot.reason}" for slot in self._pool.slots if slot.reason)
 
-    def run(
-        self, inputs: Mapping[str, NDArray[Any]], task: str | None = None
-    ) -> dict[str, NDArray[np.float32]]:
+    @property
+    def device(self) -> Device:
+        """The device that the next frame goes to first.
+
+        Raises
+        ------
+        DeviceError
+            None works at the moment.
+        """
+        device = self._pool.first()
+        if device is None:
+            raise DeviceError(f"no device works: {self._reasons()}")
+        return device
+
+    def placement(self) -> list[Placement]:
+        """State of every device, in order of preference."""
+        result: list[Placement] = []
+        for slot in self._pool.slots:
+            if slot.reason:
+                state = "passed over"
+            elif slot.device is None:
+                state = "unopened"
+            else:
+                first = all(place.state != "first choice" for place in result)
+                state = "first choice" if first else "stand-in"
+            result.append(Placement(slot.name, state, slot.reason))
+        return result
+
+    def run(self, inputs: Mapping[str, NDArray[Any]], task: str | None = None) -> Outputs:
         """Run frames: {input name: array as the ONNX model has it, any batch} to outputs.
 
         Raises
         ------
         UserError
             Unknown task, wrong input name or shape, or values that are not finite.
+        DeviceError
+            Every device failed.
         """
-        return self.run_frames(inputs, task)[0]
-
-    def run_frames(
-        self, inputs: Mapping[str, NDArray[Any]], task: str | None = None
-    ) -> tuple[dict[str, NDArray[np.float32]], DeviceResult]:
-        """Like :meth:`run`, with the integer codes and counters behind it."""
         name = self.bundle.task(task)
         graph = self.bundle.graphs[name]
-        result = self.device.run(
-            name, quantise_input(graph, check_input(self.bundle, name, inputs))
-        )
-        return {graph.output_name: dequantise_output(graph, result.codes)}, result
+        patches = quantise_input(graph, check_input(self.bundle, name, inputs))
+        started = time.perf_counter()
+        for slot in self._pool.slots:
+            with slot.lock:
+                device = self._pool.ready(slot)
+                if device is None:
+                    continue
+                try:
+                    result = device.run(name, patches)
+                except FAILURES as error:
+                    self._pool.fail(slot, str(error))
+                    continue
+                self._pool.worked(slot)
+            arrays = {graph.output_name: dequantise_output(graph, result.codes)}
+            return Outputs(arrays, slot.name, time.perf_counter() - started, result)
+        raise DeviceError(f"no device could run task {name}: {self._reasons()}")
+
+    def submit(
+        self, inputs: Mapping[str, NDArray[Any]], task: str | None = None
+    ) -> Future[Outputs]:
+        """Like :meth:`run`, in the background and in the order of the calls.
+
+        Raises
+        ------
+        QueueFull
+            As many calls wait as the session's queue holds.
+        """
+        if not self._free.acquire(blocking=False):
+            raise QueueFull("the session's queue is full: wait for a result before the next frame")
+        future = self._worker.submit(self.run, inputs, task)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
 
     def close(self) -> None:
-        """Close the device."""
-        self.device.close()
+        """Finish what was submitted, and close the devices."""
+        self._worker.shutdown()
+        self._pool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -121,10 +199,6 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class DeviceUnavailable(Exception):
-    """This device cannot be used here; the message says why."""
 
 
 def check_input(

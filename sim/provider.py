@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.host.driver import Driver
-from moesaic.host.session import DeviceResult
+from moesaic.host.pool import DeviceResult
 from moesaic.sim.build import accelerator_verilog
 from moesaic.sim.device import SimDevice
 from moesaic.sim.dram import DramConfig, PortStatistics

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from moesaic.host.session import Device, Session
+from moesaic.host.pool import Device
+from moesaic.host.session import Session
 from moesaic.sim.dram import PortStatistics
 from moesaic.sim.profile import Profile
 from moesaic.sim.provider import SimulatedAccelerator

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moesaic.host import Session, session
-from moesaic.host.session import DeviceResult, DeviceUnavailable
+from moesaic.host import Session, pool
+from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
@@ -53,11 +53,11 @@ def bundle() -> Bundle:
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     points = [
-        EntryPoint("broken", f"{__name__}:Broken", session.DEVICE_GROUP),
-        EntryPoint("recorder", f"{__name__}:Recorder", session.DEVICE_GROUP),
+        EntryPoint("broken", f"{__name__}:Broken", pool.DEVICE_GROUP),
+        EntryPoint("recorder", f"{__name__}:Recorder", pool.DEVICE_GROUP),
     ]
     monkeypatch.setattr(EntryPoint, "load", lambda self: globals()[self.value.split(":")[1]])
-    monkeypatch.setattr(session, "entry_points", lambda group: points)
+    monkeypatch.setattr(pool, "entry_points", lambda group: points)
     yield
 
 
@@ -74,7 +74,11 @@ def test_first_device_that_opens_is_used(bundle: Bundle, devices: None) -> None:
     options = {"recorder": {"depth": 3}}
     with Session(bundle, ["broken", "recorder"], options) as opened:
         assert opened.device.name == "recorder"
-        assert opened.refusals == {"broken": "no such board"}
+        passed, used = opened.placement()
+        assert (passed.device, passed.state, passed.reason) == (
+            "broken", "passed over", "no such board"
+        )  # fmt: skip
+        assert (used.device, used.state, used.reason) == ("recorder", "first choice", "")
         assert opened.device.options == {"depth": 3}  # type: ignore[attr-defined]
         before = Recorder.closed
     assert Recorder.closed == before + 1
