@@ -73,7 +73,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> None:
     Flaky.plan, Flaky.refuse = [], []
     points = [
         EntryPoint("flaky", f"{__name__}:Flaky", pool.DEVICE_GROUP),
-        EntryPoint("cpu", "moesaic.host.cpu:CpuDevice", pool.DEVICE_GROUP),
+        EntryPoint("cpu", "moesaic.host.torch_devices:CpuDevice", pool.DEVICE_GROUP),
     ]
     load = EntryPoint.load
     monkeypatch.setattr(EntryPoint, "load", lambda p: Flaky if p.name == "flaky" else load(p))

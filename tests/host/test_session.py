@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from moesaic.host import Session, pool
+from moesaic.host import DeviceError, Session, pool
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import expected_codes, make_bundle
@@ -102,6 +104,31 @@ def test_cpu_gives_the_reference(bundle: Bundle) -> None:
     codes = expected_codes(graph, quantise_input(graph, x))
     np.testing.assert_array_equal(got, dequantise_output(graph, codes))
     assert got.shape == (2, *graph.output_shape[1:]) and got.dtype == np.float32
+
+
+def test_cuda_gives_the_reference_or_says_why_not(bundle: Bundle) -> None:
+    graph = bundle.graphs["task"]
+    x = np.random.default_rng(0).uniform(-1, 1, (2, *graph.input_shape[1:])).astype(np.float32)
+    with Session(bundle, ["cuda", "cpu"]) as opened:
+        answer = opened.run({"x": x})
+        place = opened.placement()[0]
+    codes = expected_codes(graph, quantise_input(graph, x))
+    np.testing.assert_array_equal(answer["y"], dequantise_output(graph, codes))
+    if torch.cuda.is_available():
+        assert answer.device == "cuda" and place.reason == ""
+    else:
+        assert answer.device == "cpu" and place.reason == "torch finds no CUDA device"
+
+
+def test_failing_torch_is_a_device_failure(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: Executor, patches: np.ndarray) -> np.ndarray:
+        raise RuntimeError("out of memory\nmore about it")
+
+    graph = bundle.graphs["task"]
+    with Session(bundle, ["cpu"]) as opened:
+        monkeypatch.setattr(Executor, "run", lost)
+        with pytest.raises(DeviceError, match="cpu: out of memory$"):
+            opened.run({"x": np.zeros((1, *graph.input_shape[1:]), np.float32)})
 
 
 @pytest.mark.parametrize(

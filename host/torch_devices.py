@@ -1,0 +1,73 @@
+"""The devices `cpu` and `cuda`: the integer semantics, executed exactly by torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.host.driver import DeviceError
+from moesaic.host.pool import DeviceResult, DeviceUnavailable
+from moesaic.spec.bundle import Bundle
+
+if TYPE_CHECKING:
+    from moesaic.spec.execute import Executor
+
+
+class CpuDevice:
+    """Runs the bundle's integer graphs on the host processor.
+
+    Raises
+    ------
+    DeviceUnavailable
+        torch is not installed.
+    """
+
+    name = "cpu"
+
+    def __init__(self, bundle: Bundle) -> None:
+        try:
+            from moesaic.spec.execute import Executor
+        except ImportError as error:
+            raise DeviceUnavailable("torch is not installed") from error
+        self._executors: dict[str, Executor] = {
+            name: Executor(graph, self.name) for name, graph in bundle.graphs.items()
+        }
+
+    def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
+        """Run frames [frames, patches, inputs] of one task.
+
+        Raises
+        ------
+        DeviceError
+            torch failed: out of memory, or the device is lost.
+        """
+        try:
+            return DeviceResult(self._executors[task].run(patches), [])
+        except RuntimeError as error:  # torch's own errors derive from it
+            raise DeviceError(f"{self.name}: {str(error).splitlines()[0]}") from error
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class CudaDevice(CpuDevice):
+    """The same on an NVIDIA GPU.
+
+    Raises
+    ------
+    DeviceUnavailable
+        torch is not installed, or finds no GPU.
+    """
+
+    name = "cuda"
+
+    def __init__(self, bundle: Bundle) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise DeviceUnavailable("torch is not installed") from error
+        if not torch.cuda.is_available():
+            raise DeviceUnavailable("torch finds no CUDA device")
+        super().__init__(bundle)
