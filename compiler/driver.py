@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from moesaic.compiler.oracle import run_onnx
 from moesaic.compiler.package import bundle_files, write_directory
 from moesaic.compiler.quant import quantise_tasks
 from moesaic.compiler.routing import run_and_watch_routing
+from moesaic.compiler.tuning import choose_schedule
 from moesaic.spec.arch import ArchConfig, load_arch
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostside import dequantise_output, quantise_input
@@ -118,10 +120,11 @@ def compile(
         samples[name] = select_samples(graphs[name], given)
     say("calibrating and quantising")
     quantised, reports = quantise_tasks(graphs, samples)
-    image, codes = WeightImage(arch), {}
+    image, codes, schedules = WeightImage(arch), {}, {}
     for name, graph in quantised.items():
         say(f"scheduling {name}")
-        codes[name] = compile_task(graph, arch, image)
+        schedules[name] = choose_schedule(graph, arch)
+        codes[name] = compile_task(graph, arch, image, schedules[name])
     kept: dict[str, NDArray[Any]] = {}
     report: dict[str, Any] = {"tasks": {}, "weight_bytes": image.words * arch.ring_read_bytes}
     for name, path in tasks.items():
@@ -142,6 +145,7 @@ def compile(
             "weight_stream_bytes": codes[name].weight_words * arch.ring_read_bytes,
             "notes": graphs[name].notes,
             "routing": routing,
+            "schedule": dataclasses.asdict(schedules[name]),
             "quantisation": reports[name].to_dict(),
         }
     say("writing the bundle")

@@ -10,7 +10,9 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.schedule.cycles.timing import Memory
 from moesaic.compiler.schedule.estimate import Estimate, check_routing, estimate
+from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.shapes import ShapeImage, shape_graph
+from moesaic.compiler.tuning import choose_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntGraph, IntMoe
 
@@ -25,6 +27,7 @@ def estimate_graphs(
     routing: Routing | None = None,
     memory: Memory | None = None,
     image: WeightImage | None = None,
+    schedules: Mapping[str, Schedule] | None = None,
 ) -> dict[str, Estimate]:
     """Lower every task for ``arch`` and estimate one frame of it.
 
@@ -40,6 +43,8 @@ def estimate_graphs(
         External memory; by default that of reported figures.
     image
         Where segments are placed; by default a real image, which stores equal ones once.
+    schedules
+        Task name to schedule; by default what :func:`choose_schedule` finds.
 
     Raises
     ------
@@ -61,8 +66,9 @@ def estimate_graphs(
         mine |= {
             name: routing[f"{task}/{name}"] for name in names[task] if f"{task}/{name}" in routing
         }
+        schedule = schedules[task] if schedules else choose_schedule(graph, arch)
         result[task] = estimate(
-            compile_task(graph, arch, image).steps,
+            compile_task(graph, arch, image, schedule).steps,
             arch,
             graph.macs,
             routing=mine,

@@ -280,6 +280,7 @@ def estimate(
     """Estimate the cycles of a frame from a model of the units, without simulating it."""
     from moesaic.compiler.estimating import estimate_graphs, estimate_onnx
     from moesaic.compiler.schedule.cycles.timing import Memory
+    from moesaic.compiler.schedule.options import Schedule
     from moesaic.host.estimate_view import estimate_tables, read_routing
     from moesaic.spec.arch import load_arch
 
@@ -296,7 +297,17 @@ def estimate(
                     for task, report in bundle.report["tasks"].items()
                     for layer, tokens in report["routing"].items()
                 }
-            results = estimate_graphs(bundle.graphs, arch, routing=counts, memory=memory)
+            schedules = {
+                task: Schedule(**report["schedule"])
+                for task, report in bundle.report["tasks"].items()
+            }
+            results = estimate_graphs(
+                bundle.graphs,
+                arch,
+                routing=counts,
+                memory=memory,
+                schedules=schedules if arch == bundle.arch else None,
+            )
         elif target is None:
             raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
         else:

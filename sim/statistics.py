@@ -10,12 +10,12 @@ import torch
 
 from moesaic.hw.vector.gelu import GELU_TABLE_BITS
 from moesaic.sim.dram import PortStatistics
-from moesaic.sim.profile import Profile
+from moesaic.sim.profile import Profile, read_program
 from moesaic.spec import layout, semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.intgraph import IntAttention, IntGraph, layer_macs
-from moesaic.spec.isa import Unit
+from moesaic.spec.isa import Opcode, Stationary, Unit
 
 
 def roofline_cycles(
@@ -157,17 +157,28 @@ def _one_frame(
     }
 
 
-def operand_words(graph: IntGraph, arch: ArchConfig) -> int:
+def query_rows(program: bytes) -> int:
+    """Rows of queries that a program takes at a time; 0 without attention."""
+    scores = [
+        instruction.values["rows"]
+        for instruction in read_program(program)
+        if instruction.opcode is Opcode.MATMUL
+        and instruction.values["stationary"] == Stationary.COLUMNS
+    ]
+    return max(scores, default=0)
+
+
+def operand_words(graph: IntGraph, arch: ArchConfig, block: int) -> int:
     """Operand words of Q*K^T and P*V over all heads of a frame, by formula.
 
     With N tokens and p columns, one head's scores load N keys and stream N queries for each of
     ceil(N / p) column tiles: N^2/p + N vectors, each ceil(dim / depth) words. The product with
-    the values likewise, with values and probabilities.
+    the values likewise, with values and probabilities. Every ``block`` of queries loads keys and
+    values again.
     """
     total, n = 0, graph.tokens
     tiles = layout.words(n, arch.width)
-    block = min(n, arch.accumulator_rows // tiles)
-    blocks = layout.words(n, block)
+    blocks = layout.words(n, block) if block else 0
     for layer in graph.layers:
         if isinstance(layer, IntAttention):
             dim = layout.words(layer.head_dim, arch.depth)
@@ -203,7 +214,9 @@ def innovations(bundle: Bundle, task: str, counters: list[dict[str, int]]) -> di
     return {
         "attention_reordering": {
             "operand_words_per_head": loads / heads if heads else 0,
-            "by_formula": operand_words(graph, arch) / heads if heads else 0,
+            "by_formula": operand_words(graph, arch, query_rows(bundle.programs[task])) / heads
+            if heads
+            else 0,
             "parallelism": arch.width,
         },
         "single_pass_softmax": {

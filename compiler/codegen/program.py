@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.schedule.steps import Address, Step
 from moesaic.spec import isa
-from moesaic.spec.arch import ArchConfig
 
 
 @dataclass
@@ -22,10 +21,11 @@ class Fetch:
     label: str
 
 
-def plan_fetches(steps: list[Step], image: WeightImage) -> list[Fetch]:
+def plan_fetches(steps: list[Step], image: WeightImage, speculated_experts: int) -> list[Fetch]:
     """Add every ring MATMUL's weights to the image and say what to stream, in order.
 
-    Neighbours in the image that are not predicated become one fetch.
+    Neighbours in the image that are not predicated become one fetch. The first
+    ``speculated_experts`` of a layer do not wait for the routing.
     """
     fetches: list[Fetch] = []
     sequence = 0
@@ -38,7 +38,8 @@ def plan_fetches(steps: list[Step], image: WeightImage) -> list[Fetch]:
         fields: dict[str, int] = {}
         if step.fields.get("predicated"):
             expert = int(step.fields["expert"])  # type: ignore[arg-type]
-            fields = dict(predicated=1, expert=expert, sequence=sequence, speculate=1)
+            speculate = int(expert < speculated_experts)
+            fields = dict(predicated=1, expert=expert, sequence=sequence, speculate=speculate)
         last = fetches[-1] if fetches else None
         if last and not fields and not last.fields and last.offset + last.words == offset:
             last.words += words
@@ -47,15 +48,11 @@ def plan_fetches(steps: list[Step], image: WeightImage) -> list[Fetch]:
     return fetches
 
 
-def place_fetches(steps: list[Step], fetches: list[Fetch], arch: ArchConfig) -> list[Step]:
-    """Merge STREAM steps into the program, ahead of their consumers.
+def place_fetches(steps: list[Step], fetches: list[Fetch], ahead: int) -> list[Step]:
+    """Merge STREAM steps into the program, ``ahead`` fetches before their consumers.
 
-    The stream unit runs ahead as far as the ring allows only if it holds the instructions: half
-    a queue's worth of fetches is dealt out before the consumer of the first of them. The other
-    half keeps dispatch from blocking on a full stream queue before the matrix unit has the
-    MATMULs that empty the ring.
+    The stream unit runs ahead as far as the ring allows only if it holds the instructions.
     """
-    ahead = arch.queue_depth // 2
     at: dict[int, list[Fetch]] = {}
     for number, fetch in enumerate(fetches):
         position = fetches[max(0, number - ahead)].consumer

@@ -8,6 +8,7 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.program import encode_program, place_fetches, plan_fetches
 from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.memory import plan_memory
+from moesaic.compiler.schedule.options import Schedule, first_schedule
 from moesaic.compiler.schedule.steps import Step
 from moesaic.compiler.schedule.tokens import insert_tokens
 from moesaic.spec import layout
@@ -29,19 +30,24 @@ class TaskCode:
     """Ring words of one frame in which every expert is hit."""
 
 
-def compile_task(graph: IntGraph, arch: ArchConfig, image: WeightImage) -> TaskCode:
+def compile_task(
+    graph: IntGraph, arch: ArchConfig, image: WeightImage, schedule: Schedule | None = None
+) -> TaskCode:
     """Generate the code of ``graph`` and add its weights to ``image``.
+
+    Without a ``schedule``, that of :func:`~moesaic.compiler.schedule.options.first_schedule`.
 
     Raises
     ------
     UserError
         The model does not fit the architecture.
     """
-    steps = lower(graph, arch)
+    schedule = schedule or first_schedule(arch)
+    steps = lower(graph, arch, schedule)
     activation_words = plan_memory(steps, arch)
     insert_tokens(steps)
-    fetches = plan_fetches(steps, image)
-    steps = place_fetches(steps, fetches, arch)
+    fetches = plan_fetches(steps, image, schedule.speculated_experts)
+    steps = place_fetches(steps, fetches, schedule.fetches_ahead)
     return TaskCode(
         program=encode_program(steps),
         constants=layout.pack_residual(arch, graph.embed.initial),

@@ -56,7 +56,8 @@ def _lower_heads(
     """Scores of one block run on the array while the softmax of the one before drains."""
     tokens = writer.graph.tokens
     key_tiles = layout.words(tokens, writer.arch.width)
-    block = min(tokens, writer.arch.accumulator_rows // key_tiles)
+    wanted = layout.words(tokens, writer.schedule.query_blocks)
+    block = min(wanted, writer.arch.accumulator_rows // key_tiles)
     blocks = [
         (head, first, min(block, tokens - first))
         for head in range(layer.heads)

@@ -25,8 +25,8 @@ def lower_dense(writer: StepWriter, layer: IntDense) -> None:
 
 
 def lower_moe(writer: StepWriter, layer: IntMoe, index: int) -> None:
-    """Gate, routing, then experts: the next one's first product runs while the last one's
-    hidden activations are still being drained."""
+    """Gate, routing, then experts: first products run some experts ahead of the second ones, so
+    that hidden activations drain meanwhile. Their sums keep the experts' order."""
     tokens = writer.graph.tokens
     narrow = writer.norm(layer.norm, tokens, wide=True)
     plane = narrow.words // 3
@@ -55,15 +55,17 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int) -> None:
         shift=layer.softmax.shift,
         sequence=sequence,
     )
-    hidden = [_hidden(writer, layer.experts[0], f"hidden{i}") for i in range(2)]
-    previous: tuple[int, IntMlp] | None = None
-    for number, expert in enumerate(layer.experts):
-        _lower_up(writer, narrow, hidden[number % 2], expert, Rows(0, number), gather=True)
-        if previous is not None:
-            _lower_down(writer, hidden[previous[0] % 2], previous[1], Rows(0, previous[0]))
-        previous = (number, expert)
-    assert previous is not None
-    _lower_down(writer, hidden[previous[0] % 2], previous[1], Rows(0, previous[0]))
+    ahead = min(writer.schedule.experts_ahead, len(layer.experts) - 1)
+    hidden = [_hidden(writer, layer.experts[0], f"hidden{i}") for i in range(ahead + 1)]
+    for number in range(len(layer.experts) + ahead):
+        if number < len(layer.experts):
+            expert = layer.experts[number]
+            place = hidden[number % len(hidden)]
+            _lower_up(writer, narrow, place, expert, Rows(0, number), gather=True)
+        if number >= ahead:
+            done = number - ahead
+            place = hidden[done % len(hidden)]
+            _lower_down(writer, place, layer.experts[done], Rows(0, done))
 
 
 def _sequence(writer: StepWriter, index: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from moesaic.compiler.schedule.attention import lower_attention
 from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
+from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.steps import (
     RESIDUAL_READ,
     RESIDUAL_WRITE,
@@ -18,7 +19,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph
 
 
-def lower(graph: IntGraph, arch: ArchConfig) -> list[Step]:
+def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
     """Lower a whole task.
 
     Raises
@@ -27,7 +28,7 @@ def lower(graph: IntGraph, arch: ArchConfig) -> list[Step]:
         The model does not fit the architecture.
     """
     check_capacity(graph, arch)
-    writer = StepWriter(graph, arch)
+    writer = StepWriter(graph, arch, schedule)
     _lower_embed(writer)
     for index, layer in enumerate(graph.layers):
         writer.layer, writer.label = index + 1, layer.name

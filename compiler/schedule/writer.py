@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.steps import (
     QUEUES_READ,
     RESIDUAL_READ,
@@ -57,15 +58,15 @@ def pad_to(indices: tuple[int, ...], size: int) -> tuple[int, ...]:
 
 
 class StepWriter:
-    """Collects the steps of one task for one architecture.
+    """Collects the steps of one task for one architecture, as a schedule says.
 
     ``steps`` is the result, in program order: every step comes after all steps it depends on,
     and each unit's steps are in the order in which that unit will execute them. ``layer`` and
     ``label`` mark what is written.
     """
 
-    def __init__(self, graph: IntGraph, arch: ArchConfig) -> None:
-        self.graph, self.arch = graph, arch
+    def __init__(self, graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> None:
+        self.graph, self.arch, self.schedule = graph, arch, schedule
         self.steps: list[Step] = []
         self.layer = 0
         self.label = "embed"
@@ -134,7 +135,8 @@ class StepWriter:
         arch = self.arch
         k_tiles = len(weights.rows) // arch.depth
         tiles = len(weights.columns) // arch.width
-        n_tiles, groups = (tiles, 1) if one_group else (1, tiles)
+        together = tiles if one_group else self._bank_tiles(tiles)
+        n_tiles, groups = together, tiles // together
         self.emit(
             isa.Opcode.MATMUL,
             (*reads(source), *rows.accesses),
@@ -161,6 +163,12 @@ class StepWriter:
             columns=columns,
             **drain,
         )
+
+    def _bank_tiles(self, tiles: int) -> int:
+        """Column tiles for one bank: they must share it evenly, and fit whoever's rows come."""
+        fit = self.arch.accumulator_rows // max(self.graph.tokens, self.graph.head.rows)
+        most = max(1, min(self.schedule.bank_tiles, fit))
+        return next(count for count in range(most, 0, -1) if tiles % count == 0)
 
     def weights(self, linear: IntLinear) -> Weights:
         """Ring weights of a linear layer in its natural order."""

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from moesaic.sim.provider import SimulatedAccelerator
-from moesaic.sim.statistics import operand_words
+from moesaic.sim.statistics import operand_words, query_rows
 from moesaic.spec.arch import PRESETS, ArchConfig
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.compiler.test_codegen import SMALL
@@ -29,7 +29,8 @@ def score_vectors(parallelism: int) -> int:
 def test_operand_loads_follow_the_formula(arch: ArchConfig) -> None:
     """Exact counts at two widths: the streamed part is N * ceil(N / p), whatever p is."""
     graph = random_intgraph(SHAPE, seed=1)
-    device = SimulatedAccelerator(make_bundle({"task": graph}, arch))
+    bundle = make_bundle({"task": graph}, arch)
+    device = SimulatedAccelerator(bundle)
     try:
         counters = device.run("task", random_patches(graph, 1)).counters[0]
     finally:
@@ -41,4 +42,6 @@ def test_operand_loads_follow_the_formula(arch: ArchConfig) -> None:
     values = TOKENS * math.ceil(TOKENS / arch.depth) + blocks * TOKENS * value_words
     loads = counters["MATRIX_OPERAND_LOADS"] + counters["ATTENTION_STREAM_WORDS"]
     assert loads == SHAPE.heads * (scores + values)
-    assert loads == operand_words(graph, arch)
+    rows = query_rows(bundle.programs["task"])
+    assert math.ceil(TOKENS / rows) == blocks
+    assert loads == operand_words(graph, arch, rows)

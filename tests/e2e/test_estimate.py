@@ -9,6 +9,7 @@ import pytest
 
 from moesaic.compiler.estimating import estimate_graphs
 from moesaic.compiler.routing import run_and_watch_routing
+from moesaic.compiler.schedule.options import first_schedule
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec.arch import PRESETS, ArchConfig
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
@@ -38,7 +39,8 @@ def test_estimate_is_close_to_the_simulation(shape: Shape, arch: ArchConfig) -> 
     finally:
         device.close()
     _, routing = run_and_watch_routing(graph, patches)
-    result = estimate_graphs({"task": graph}, arch, routing=routing)["task"]
+    schedules = {"task": first_schedule(arch)}
+    result = estimate_graphs({"task": graph}, arch, routing=routing, schedules=schedules)["task"]
     for kind, cycles in device.profiles[0].kinds.items():
         assert abs(result.kinds[kind] / cycles - 1) < 0.10, kind
     assert abs(result.cycles / counters["CYCLES"] - 1) < 0.03
@@ -46,7 +48,7 @@ def test_estimate_is_close_to_the_simulation(shape: Shape, arch: ArchConfig) -> 
     assert result.data_bytes == counters["DATA_READ_BYTES"] + counters["DATA_WRITE_BYTES"]
     assert result.busy["matrix"] == counters["MATRIX_STREAM_WORDS"]
     assert result.busy["stream"] == counters["STREAM_BUSY"]
-    balanced = estimate_graphs({"task": graph}, arch)["task"]
+    balanced = estimate_graphs({"task": graph}, arch, schedules=schedules)["task"]
     if shape is not LARGE:  # whose random gate sends nearly all tokens to a few experts
         assert abs(balanced.cycles / counters["CYCLES"] - 1) < 0.10
 

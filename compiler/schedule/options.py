@@ -1,0 +1,59 @@
+"""What the scheduler may choose; the cost model says which choice is best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import PARAMETER_BLOCKS
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Tiling, order and prefetch distances of one task. None of them changes a result.
+
+    Attributes
+    ----------
+    query_blocks
+        Tiling: parts that the rows of queries are taken in, at least; more where the scores of a
+        part would not fit an accumulator bank. Every part loads the keys and values again.
+    bank_tiles
+        Tiling: column tiles of a linear layer that share an accumulator bank, at most. Fewer
+        banks change hands, and the drain starts later.
+    experts_ahead
+        Order: experts whose first product comes before the second product of this one.
+    speculated_experts
+        Prefetch: experts of a layer that are fetched before the routing is known, at most.
+    fetches_ahead
+        Prefetch: fetches that are dealt out before the consumer of the first of them. At most
+        ``queue_depth``.
+    """
+
+    query_blocks: int = 1
+    bank_tiles: int = 1
+    experts_ahead: int = 1
+    speculated_experts: int = 64
+    fetches_ahead: int = 8
+
+
+def first_schedule(arch: ArchConfig) -> Schedule:
+    """Where the search begins: one expert ahead, everything speculated, half a queue of fetches."""
+    return Schedule(
+        speculated_experts=arch.max_experts, fetches_ahead=max(1, arch.queue_depth // 2)
+    )
+
+
+def candidates(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
+    """Values of each choice that are worth a try, in the order in which they are tried.
+
+    Fetches that are dealt out early must all find room in the stream unit's queue: dispatch that
+    blocks on it never reaches the MATMULs that would empty the ring. A quarter is left in reserve.
+    """
+    early = {arch.queue_depth * quarters // 4 for quarters in (1, 2, 3)} - {0}
+    return {
+        "fetches_ahead": tuple(sorted(early)),
+        "experts_ahead": (1, 0, 2),
+        "query_blocks": (1, 2),
+        "bank_tiles": tuple(range(1, PARAMETER_BLOCKS)),
+        "speculated_experts": (arch.max_experts, 0, arch.max_experts // 2),
+    }
