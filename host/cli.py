@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,18 @@ def _load(bundle: Path) -> Any:
     from moesaic.spec.bundle import load_bundle
 
     return load_bundle(bundle)
+
+
+def _show_cycles(status: Any, what: str) -> Callable[[int], None]:
+    """Takes the cycles since its last call, and shows their sum."""
+    total = 0
+
+    def advance(cycles: int) -> None:
+        nonlocal total
+        total += cycles
+        status.update(f"{what}: {total:,} cycles")
+
+    return advance
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
@@ -172,15 +185,9 @@ def simulate(
         raise UserError(f"--timeline must end in .json, not {timeline.name!r}")
     arrays = _read_arrays(input)
     with console.status(f"simulating {name}") as status:
-        cycles = 0
-
-        def advance(more: int) -> None:
-            nonlocal cycles
-            cycles += more
-            status.update(f"simulating {name}: {cycles:,} cycles")
-
         profile = stats is not None or timeline is not None
-        options = {"dram": dram, "trace": trace, "profile": profile, "progress": advance}
+        options = {"dram": dram, "trace": trace, "profile": profile}
+        options["progress"] = _show_cycles(status, f"simulating {name}")
         with Session(loaded, ["sim"], {"sim": options}) as session:
             device: Any = session.device
             outputs = session.run(arrays, name)
@@ -221,15 +228,9 @@ def verify(
     tasks = [loaded.task(task)] if task is not None else list(loaded.tasks)
     dram = _dram(latency, bandwidth)
     with console.status("building the simulator") as status:
-        cycles = 0
-
-        def advance(more: int) -> None:
-            nonlocal cycles
-            cycles += more
-            status.update(f"simulating: {cycles:,} cycles")
-
+        progress = _show_cycles(status, "simulating")
         device = SimulatedAccelerator(
-            loaded, dram=dram, profile=stats is not None, progress=advance
+            loaded, dram=dram, profile=stats is not None, progress=progress
         )
         try:
             verdicts = run(loaded, device, samples, tasks)

@@ -29,17 +29,21 @@ class Schedule:
         ``queue_depth``.
     """
 
-    query_blocks: int = 1
-    bank_tiles: int = 1
-    experts_ahead: int = 1
-    speculated_experts: int = 64
-    fetches_ahead: int = 8
+    query_blocks: int
+    bank_tiles: int
+    experts_ahead: int
+    speculated_experts: int
+    fetches_ahead: int
 
 
 def first_schedule(arch: ArchConfig) -> Schedule:
     """Where the search begins: one expert ahead, everything speculated, half a queue of fetches."""
     return Schedule(
-        speculated_experts=arch.max_experts, fetches_ahead=max(1, arch.queue_depth // 2)
+        query_blocks=1,
+        bank_tiles=1,
+        experts_ahead=1,
+        speculated_experts=arch.max_experts,
+        fetches_ahead=max(1, arch.queue_depth // 2),
     )
 
 

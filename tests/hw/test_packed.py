@@ -72,5 +72,5 @@ def test_fields_are_taken_apart_exactly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("claim", [Combination(borrow=False), Separation(FIELD_BITS + 1)])
 def test_the_proofs_can_fail(claim: Combination | Separation, tmp_path: Path) -> None:
-    with pytest.raises(SynthesisError):
+    with pytest.raises(SynthesisError, match="proof did fail"):
         prove(claim, tmp_path)
