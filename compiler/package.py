@@ -19,8 +19,8 @@ from moesaic.compiler.codegen.task import TaskCode
 from moesaic.spec import bundle
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.image import ImageTask, build_image
 from moesaic.spec.intgraph import IntGraph
-from moesaic.spec.registers import WINDOW_ALIGNMENT
 
 
 def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
@@ -45,27 +45,21 @@ def bundle_files(
     report: dict[str, Any],
 ) -> dict[str, bytes]:
     """Contents of all files of a bundle, the manifest included."""
-    constants, entries = bytearray(), {}
-    for name, code in codes.items():
-        constants += bytes(-len(constants) % WINDOW_ALIGNMENT)
-        entries[name] = bundle.TaskEntry(
-            program=f"{name}.program",
-            constant_offset=len(constants),
-            constant_bytes=len(code.constants),
-            weight_words=code.weight_words,
-            activation_words=code.activation_words,
-            labels=_labels(code),
-        )
-        constants += code.constants
+    entries = {
+        name: bundle.TaskEntry(code.weight_words, code.activation_words, _labels(code))
+        for name, code in codes.items()
+    }
+    parts = {
+        name: ImageTask.of(graphs[name], code.program, code.constants)
+        for name, code in codes.items()
+    }
     arrays: dict[str, NDArray[Any]] = {}
     packed = {name: bundle.pack(graph, arrays) for name, graph in graphs.items()}
     files = {
-        bundle.WEIGHTS: image.tobytes(),
-        bundle.CONSTANTS: bytes(constants),
+        bundle.IMAGE: build_image(arch, image.tobytes(), parts),
         bundle.GRAPHS: json.dumps(packed).encode(),
         bundle.ARRAYS: _npz(arrays),
         bundle.SAMPLES: _npz(samples),
-        **{entries[name].program: code.program for name, code in codes.items()},
     }
     manifest: dict[str, Any] = {
         "format": bundle.FORMAT,

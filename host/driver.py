@@ -79,10 +79,8 @@ class Driver:
         self._weights = [self._place(part) for part in layout.split_ports(arch, bundle.weights)]
         self._programs = {name: self._place(raw) for name, raw in bundle.programs.items()}
         self._constants, self._inputs, self._outputs = {}, {}, {}
-        for name, entry in bundle.tasks.items():
-            end = entry.constant_offset + entry.constant_bytes
-            self._constants[name] = self._place(bundle.constants[entry.constant_offset : end])
-            graph = bundle.graphs[name]
+        for name, graph in bundle.graphs.items():
+            self._constants[name] = self._place(bundle.constants[name])
             rows, inputs = graph.gather.shape
             self._inputs[name] = self._reserve(rows * layout.words(inputs, arch.depth) * arch.depth)
             chunks = layout.output_chunks(arch, graph.head.rows, graph.head.linear.outputs)

@@ -1,9 +1,7 @@
 """The bundle: a directory with everything needed to run a compiled model anywhere.
 
     manifest.json   format version, architecture, hashes of the other files, tasks
-    weights.bin     the weight image, ring words in stream order, not yet split over the ports
-    constants.bin   CONSTANT windows of all tasks
-    TASK.program    the program of each task
+    device.bin      weights, programs and constants as the device's memory takes them: `spec.image`
     graphs.json     the integer graphs; arrays by name
     graphs.npz      their arrays, equal arrays stored once
     samples.npz     a few inputs (``TASK.input``), ONNX Runtime's float outputs (``TASK.float``)
@@ -25,14 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.spec import intgraph
+from moesaic.spec import image, intgraph
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 
-FORMAT = 2
-WEIGHTS, CONSTANTS, GRAPHS, ARRAYS, SAMPLES = (
-    "weights.bin",
-    "constants.bin",
+FORMAT = 3
+IMAGE, GRAPHS, ARRAYS, SAMPLES = (
+    "device.bin",
     "graphs.json",
     "graphs.npz",
     "samples.npz",
@@ -48,11 +45,6 @@ _TYPES = {
 class TaskEntry:
     """What the manifest says of one task."""
 
-    program: str
-    """File name."""
-    constant_offset: int
-    constant_bytes: int
-    """Place in ``constants.bin``."""
     weight_words: int
     """Ring words of a frame that hits every expert."""
     activation_words: int
@@ -69,11 +61,23 @@ class Bundle:
     tasks: dict[str, TaskEntry]
     graphs: dict[str, intgraph.IntGraph]
     programs: dict[str, bytes]
+    """Program of each task."""
     weights: bytes
-    constants: bytes
+    """The weight image: ring words in stream order, not split over the ports."""
+    constants: dict[str, bytes]
+    """Contents of each task's CONSTANT window."""
     samples: dict[str, NDArray[Any]]
     report: dict[str, Any]
     """What the compiler measured: calibration, sizes, notes."""
+
+    @property
+    def image(self) -> bytes:
+        """The device image, see :mod:`moesaic.spec.image`."""
+        tasks = {
+            name: image.ImageTask.of(graph, self.programs[name], self.constants[name])
+            for name, graph in self.graphs.items()
+        }
+        return image.build_image(self.arch, self.weights, tasks)
 
     def task(self, name: str | None) -> str:
         """Return ``name`` if it is a task; without a name, the only one.
@@ -175,17 +179,25 @@ def load_bundle(location: str | Path) -> Bundle:
         hashes = manifest["files"]
         files = {name: _read(path, hashes, name) for name in hashes}
         arrays = _arrays(path, ARRAYS)
+        weights, parts = image.read_image(arch, files[IMAGE])
         graphs = {name: unpack(value, arrays) for name, value in json.loads(files[GRAPHS]).items()}
         return Bundle(
             path,
             arch,
             tasks,
             graphs,
-            {name: files[entry.program] for name, entry in tasks.items()},
-            files[WEIGHTS],
-            files[CONSTANTS],
+            {name: parts[name].program for name in tasks},
+            weights,
+            {name: parts[name].constants for name in tasks},
             _arrays(path, SAMPLES),
             manifest["report"],
         )
-    except (KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise UserError(f"bundle {path} is damaged ({error!r}); compile it again") from error

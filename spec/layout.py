@@ -69,3 +69,9 @@ def split_ports(arch: ArchConfig, image: bytes) -> list[bytes]:
     """
     lines = np.frombuffer(image, np.uint8).reshape(-1, arch.weight_ports, arch.weight_port_bytes)
     return [lines[:, port].tobytes() for port in range(arch.weight_ports)]
+
+
+def join_ports(arch: ArchConfig, parts: Sequence[bytes]) -> bytes:
+    """Inverse of :func:`split_ports`."""
+    split = [np.frombuffer(part, np.uint8).reshape(-1, arch.weight_port_bytes) for part in parts]
+    return np.stack(split, axis=1).tobytes()

@@ -14,6 +14,8 @@ INTERFACE_VERSION = 2
 REGISTER_BYTES = 4
 MAX_WEIGHT_PORTS = 8
 MAX_OUTPUT_PORTS = 8
+WINDOW_STRIDE = 0x10
+"""Bytes between the registers of one window and those of the next port's."""
 
 
 class Access(enum.Enum):
@@ -200,13 +202,15 @@ REGISTERS: tuple[Register, ...] = (
         register
         for port in range(1, MAX_OUTPUT_PORTS)
         for register in _window(
-            f"OUTPUT{port}", 0x070 + 0x10 * port, f"output window on weight port {port}"
+            f"OUTPUT{port}", 0x070 + WINDOW_STRIDE * port, f"output window on weight port {port}"
         )
     ),
     *(
         register
         for port in range(MAX_WEIGHT_PORTS)
-        for register in _window(f"WEIGHT{port}", 0x100 + 0x10 * port, f"weight port {port} window")
+        for register in _window(
+            f"WEIGHT{port}", 0x100 + WINDOW_STRIDE * port, f"weight port {port} window"
+        )
     ),
     *(
         register

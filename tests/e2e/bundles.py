@@ -13,36 +13,22 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle, TaskEntry
 from moesaic.spec.execute import Executor
 from moesaic.spec.intgraph import IntGraph
-from moesaic.spec.registers import WINDOW_ALIGNMENT
 
 
 def make_bundle(
     graphs: dict[str, IntGraph], arch: ArchConfig, schedule: Schedule | None = None
 ) -> Bundle:
     """Compile integer graphs for ``arch``, by default with the schedule that searches begin at."""
-    image, constants = WeightImage(arch), bytearray()
-    entries, programs = {}, {}
-    for name, graph in graphs.items():
-        code = compile_task(graph, arch, image, schedule)
-        constants += bytes(-len(constants) % WINDOW_ALIGNMENT)
-        entries[name] = TaskEntry(
-            f"{name}.program",
-            len(constants),
-            len(code.constants),
-            code.weight_words,
-            code.activation_words,
-            [],
-        )
-        constants += code.constants
-        programs[name] = code.program
+    image = WeightImage(arch)
+    codes = {name: compile_task(graph, arch, image, schedule) for name, graph in graphs.items()}
     return Bundle(
         Path("memory"),
         arch,
-        entries,
+        {name: TaskEntry(c.weight_words, c.activation_words, []) for name, c in codes.items()},
         graphs,
-        programs,
+        {name: code.program for name, code in codes.items()},
         image.tobytes(),
-        bytes(constants),
+        {name: code.constants for name, code in codes.items()},
         {},
         {},
     )

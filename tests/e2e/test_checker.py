@@ -68,7 +68,7 @@ def test_flipped_table_bit_fails(small_bundle: Path, monkeypatch: pytest.MonkeyP
 def test_flipped_bit_in_a_file_is_refused(small_bundle: Path, tmp_path: Path) -> None:
     from moesaic.spec.errors import UserError
 
-    for name in ("weights.bin", "seg.program", "graphs.npz", "samples.npz"):
+    for name in ("device.bin", "graphs.npz", "samples.npz"):
         copy = tmp_path / name.replace(".", "_")
         copy.mkdir()
         for file in small_bundle.iterdir():

@@ -1,0 +1,176 @@
+"""The device image: all that an accelerator's memory needs, in one file that a C driver can check.
+
+    header      HEADER: sizes of the architecture, counts, checksums
+    sections    SECTION: what, whose, where, how long, CRC-32
+    tasks       TASK: name, shapes, which sections are its program and its constants
+    payload     the sections, each from a multiple of WINDOW_ALIGNMENT on, zeros between them
+
+All numbers are little endian. The C header ``moesaic_image.h`` is derived from the tables here.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesaic.spec import layout
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.registers import WINDOW_ALIGNMENT
+
+MAGIC = 0x494D4F4D
+"""First four bytes of an image: the letters MOMI."""
+IMAGE_VERSION = 1
+MAX_TASKS = 16
+NAME_BYTES = 32
+"""Room for a task's name and the zero byte behind it."""
+
+HEADER = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("version", "<u4"),
+        ("total_bytes", "<u8"),
+        ("table_bytes", "<u4"),  # header, sections and tasks together
+        ("table_crc", "<u4"),  # CRC-32 of these bytes, with zeros in this field
+        ("arch_hash", "<u4"),
+        ("section_count", "<u4"),
+        ("task_count", "<u4"),
+        ("depth", "<u4"),
+        ("width", "<u4"),
+        ("lanes", "<u4"),
+        ("weight_ports", "<u4"),
+        ("output_ports", "<u4"),
+        ("reserved", "<u8"),
+        ("sha256", "u1", 32),  # of all bytes behind the tables
+    ]
+)
+SECTION = np.dtype(
+    [
+        ("kind", "<u4"),
+        ("index", "<u4"),  # weights: the port; else the task
+        ("offset", "<u8"),
+        ("bytes", "<u8"),
+        ("crc", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+TASK = np.dtype(
+    [
+        ("name", f"S{NAME_BYTES}"),
+        ("input_rows", "<u4"),  # int8 codes [input_rows, inputs]
+        ("inputs", "<u4"),
+        ("output_rows", "<u4"),  # int16 codes [output_rows, outputs]
+        ("outputs", "<u4"),
+    ]
+)
+
+
+class Section(enum.IntEnum):
+    """Kinds of sections. There is one WEIGHT per port, one PROGRAM and one CONSTANT per task."""
+
+    WEIGHT = 0
+    PROGRAM = 1
+    CONSTANT = 2
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One task: its window contents, and the codes that go in and come out."""
+
+    program: bytes
+    constants: bytes
+    input_rows: int
+    inputs: int
+    output_rows: int
+    outputs: int
+
+    @classmethod
+    def of(cls, graph: IntGraph, program: bytes, constants: bytes) -> ImageTask:
+        """The task whose codes are those of ``graph``."""
+        rows, inputs = graph.gather.shape
+        return cls(program, constants, rows, inputs, graph.head.rows, graph.head.linear.outputs)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // WINDOW_ALIGNMENT) * WINDOW_ALIGNMENT
+
+
+def build_image(arch: ArchConfig, weights: bytes, tasks: Mapping[str, ImageTask]) -> bytes:
+    """Lay out an image. ``weights`` are whole lines in stream order, not yet split over ports.
+
+    Raises
+    ------
+    UserError
+        Too many tasks, or a name that is too long.
+    """
+    if len(tasks) > MAX_TASKS:
+        raise UserError(f"a bundle holds at most {MAX_TASKS} tasks, not {len(tasks)}")
+    for name in tasks:
+        if len(name.encode()) >= NAME_BYTES:
+            raise UserError(f"task name {name!r} is too long: at most {NAME_BYTES - 1} bytes")
+    parts: list[tuple[Section, int, bytes]] = [
+        (Section.WEIGHT, port, part) for port, part in enumerate(layout.split_ports(arch, weights))
+    ]
+    for index, task in enumerate(tasks.values()):
+        parts += [(Section.PROGRAM, index, task.program), (Section.CONSTANT, index, task.constants)]
+    sections = np.zeros(len(parts), SECTION)
+    table_bytes = HEADER.itemsize + sections.nbytes + len(tasks) * TASK.itemsize
+    first = end = _aligned(table_bytes)
+    payload = bytearray()
+    for row, (kind, number, data) in zip(sections, parts, strict=True):
+        payload += bytes(end - first - len(payload))
+        payload += data
+        row["kind"], row["index"] = kind, number
+        row["offset"], row["bytes"], row["crc"] = end, len(data), zlib.crc32(data)
+        end = _aligned(end + len(data))
+    gap = bytes(first - table_bytes)
+    header = np.zeros(1, HEADER)
+    header["magic"], header["version"] = MAGIC, IMAGE_VERSION
+    header["total_bytes"] = first + len(payload)
+    header["table_bytes"], header["arch_hash"] = table_bytes, arch.hash
+    header["section_count"], header["task_count"] = len(sections), len(tasks)
+    for name in ("depth", "width", "lanes", "weight_ports", "output_ports"):
+        header[name] = getattr(arch, name)
+    header["sha256"] = np.frombuffer(hashlib.sha256(gap + payload).digest(), np.uint8)
+    entries = np.zeros(len(tasks), TASK)
+    for entry, (name, task) in zip(entries, tasks.items(), strict=True):
+        entry["name"] = name.encode()
+        for field in ("input_rows", "inputs", "output_rows", "outputs"):
+            entry[field] = getattr(task, field)
+    tables = sections.tobytes() + entries.tobytes()
+    header["table_crc"] = zlib.crc32(header.tobytes() + tables)
+    return header.tobytes() + tables + gap + bytes(payload)
+
+
+def read_image(arch: ArchConfig, image: bytes) -> tuple[bytes, dict[str, ImageTask]]:
+    """Inverse of :func:`build_image`: the weights in stream order, and the tasks.
+
+    The contents are trusted: the bundle's hashes have been checked. Raises ValueError or
+    IndexError for what is no image.
+    """
+    header = np.frombuffer(image, HEADER, 1)[0]
+    count = int(header["section_count"])
+    sections = np.frombuffer(image, SECTION, count, HEADER.itemsize)
+    entries = np.frombuffer(
+        image, TASK, int(header["task_count"]), HEADER.itemsize + sections.nbytes
+    )
+    found: dict[tuple[int, int], bytes] = {}
+    for row in sections:
+        start = int(row["offset"])
+        found[int(row["kind"]), int(row["index"])] = image[start : start + int(row["bytes"])]
+    ports = [found[Section.WEIGHT, port] for port in range(arch.weight_ports)]
+    tasks = {
+        bytes(entry["name"]).decode(): ImageTask(
+            found[Section.PROGRAM, index],
+            found[Section.CONSTANT, index],
+            *(int(entry[f]) for f in ("input_rows", "inputs", "output_rows", "outputs")),
+        )
+        for index, entry in enumerate(entries)
+    }
+    return layout.join_ports(arch, ports), tasks
