@@ -153,6 +153,7 @@ def c_header() -> str:
         f"#define MOESAIC_WINDOW_ALIGNMENT {registers.WINDOW_ALIGNMENT}u",
         f"#define MOESAIC_MAX_WEIGHT_PORTS {registers.MAX_WEIGHT_PORTS}u",
         f"#define MOESAIC_MAX_OUTPUT_PORTS {registers.MAX_OUTPUT_PORTS}u",
+        f"#define MOESAIC_ABORT_LIMIT_CYCLES {registers.ABORT_LIMIT_CYCLES}u",
         f"#define MOESAIC_WINDOW_STRIDE 0x{registers.WINDOW_STRIDE:02X}u",
         f"#define MOESAIC_ADDRESS_BITS {ADDRESS_BITS}u",
         "",
@@ -173,7 +174,9 @@ def c_header() -> str:
             lines.append(f"#define MOESAIC_{register.name}_{f.name} 0x{mask:08X}u")
     lines += ["", _comment("Values of ERROR.")]
     lines += [f"#define MOESAIC_ERROR_{c.name} {c.value}u" for c in registers.ErrorCode]
+    names = ", ".join(f'"{code.name}"' for code in registers.ErrorCode)
     lines += [
+        f"#define MOESAIC_ERROR_NAMES {names}",
         "",
         _comment("Counter i: 48 bits, low word at BASE + STRIDE * i, high word 4 bytes behind."),
         f"#define MOESAIC_COUNTER_BASE 0x{registers.COUNTER_BASE:03X}u",

@@ -89,7 +89,6 @@ typedef struct {
     uint32_t depth, width, lanes, weight_ports, output_ports, arch_hash;
 } moesaic_sizes;
 
-/* What the accelerator said of the last frame that ended in MOESAIC_FRAME_ERROR. */
 typedef struct {
     uint32_t code; /* MOESAIC_ERROR_* */
     uint32_t info; /* ERROR_INFO */
@@ -103,7 +102,7 @@ typedef struct {
     moesaic_sizes sizes;
     moesaic_fault fault;
     uint32_t task_count, running;
-    uint32_t lost_interrupts; /* frames found done although no interrupt had come */
+    uint32_t lost_interrupts;
     moesaic_window weight[MOESAIC_MAX_WEIGHT_PORTS];
     moesaic_task task[MOESAIC_MAX_TASKS];
     uint32_t written[MOESAIC_COUNTER_BASE / 4]; /* window registers as they were last written */
@@ -128,8 +127,10 @@ moesaic_result moesaic_check_image(const void *image, size_t bytes, uint32_t *ta
  * afterwards. Replaces what was loaded. */
 moesaic_result moesaic_load(moesaic_device *device, const void *image, size_t bytes);
 moesaic_result moesaic_find_task(const moesaic_device *device, const char *name, uint32_t *task);
-moesaic_result moesaic_get_task(const moesaic_device *device, uint32_t task,
-                                moesaic_task_info *info);
+/* Shapes and windows of a task; the window of a weight port. */
+moesaic_result moesaic_get_task(const moesaic_device *device, uint32_t number, moesaic_task *task);
+moesaic_result moesaic_get_weight_window(const moesaic_device *device, uint32_t port,
+                                         moesaic_window *window);
 
 /* Codes of the frame to come, row after row. Allowed while another task's frame runs. */
 moesaic_result moesaic_write_input(moesaic_device *device, uint32_t task, const int8_t *codes,
@@ -142,10 +143,16 @@ moesaic_result moesaic_wait(moesaic_device *device, uint64_t timeout_cycles);
 /* Codes of the task's last frame, row after row. Allowed while another task's frame runs. */
 moesaic_result moesaic_read_output(moesaic_device *device, uint32_t task, int16_t *codes,
                                    size_t count);
-/* The four above in turn; the timeout is the watchdog's and a margin for its error. */
+/* Time after which the watchdog must have ended a frame and reported it, for moesaic_wait. */
+uint64_t moesaic_frame_timeout(const moesaic_device *device);
+/* The four above in turn: input, submit, wait for the frame timeout, output. */
 moesaic_result moesaic_run(moesaic_device *device, uint32_t task, const int8_t *input,
                            size_t input_count, int16_t *output, size_t output_count);
 
+/* What the accelerator said when a frame last ended in MOESAIC_FRAME_ERROR. */
+moesaic_result moesaic_get_fault(const moesaic_device *device, moesaic_fault *fault);
+/* Frames found done although no interrupt had come; 0 for a null handle. */
+uint32_t moesaic_lost_interrupts(const moesaic_device *device);
 /* All MOESAIC_COUNTER_COUNT performance counters of the last frame. */
 moesaic_result moesaic_read_counters(moesaic_device *device, uint64_t *counters, size_t count);
 /* Abandon whatever runs; what is loaded stays loaded. */
