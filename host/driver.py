@@ -1,17 +1,33 @@
-"""Drives one accelerator through a transport: registers, windows, frames, counters."""
+"""One bundle on one accelerator, through the C driver.
+
+The driver itself is ``firmware/core``: the same object code runs on a board, on the simulator and
+in the unit tests. This module gives it numpy arrays and turns its results into exceptions.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.transport import Transport
-from moesaic.spec import layout, registers
+from moesaic.host import native
+from moesaic.host.platform import Platform
+from moesaic.spec import registers
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.registers import ErrorCode
+from moesaic.spec.results import RESULT_DOCS, Result
+
+_WAYS_OUT = {
+    Result.WRONG_ARCH: "compile for the accelerator that is there",
+    Result.NO_MEMORY: "give the device more memory",
+    Result.BAD_IMAGE: "compile it again",
+    Result.CORRUPT_IMAGE: "compile it again",
+}
+"""Results that are the bundle's fault, not the device's."""
+_POLL_CYCLES = 1_000_000  # a lost interrupt costs at most this: 3 ms at 300 MHz
 
 
 class DeviceError(Exception):
@@ -28,11 +44,11 @@ class FrameResult:
 
 
 class Driver:
-    """One bundle loaded into one accelerator.
+    """One bundle loaded into one accelerator. For one thread at a time.
 
     Parameters
     ----------
-    transport
+    platform
         The accelerator. Its memory is laid out by this driver, from its base upwards.
     bundle
         What to run; its architecture must be the accelerator's.
@@ -42,79 +58,49 @@ class Driver:
     Raises
     ------
     DeviceError
-        There is no accelerator behind the transport.
+        There is no accelerator behind the platform.
     UserError
         The bundle is for another architecture, or its data exceed the memory.
     """
 
     def __init__(
-        self, transport: Transport, bundle: Bundle, watchdog_cycles: int = 100_000_000
+        self, platform: Platform, bundle: Bundle, watchdog_cycles: int = 100_000_000
     ) -> None:
-        self.transport, self.bundle = transport, bundle
-        self.watchdog_cycles = watchdog_cycles
-        self._next = transport.memory_base
-        self._probe()
-        self._load()
+        self.platform, self.bundle = platform, bundle
+        self._library = native.library()
+        self._handle = ctypes.create_string_buffer(self._library.moesaic_device_bytes())
+        config = native.CConfig(
+            platform.memory_base, platform.memory_bytes, watchdog_cycles, _POLL_CYCLES
+        )
+        self._call("open", ctypes.byref(platform.table), config)
+        image = bundle.image
+        self._call("load", image, len(image))
+        self._tasks = {name: self._find(name) for name in bundle.graphs}
 
-    def _probe(self) -> None:
-        found = self._read("ID")
-        if found != registers.MAGIC:
-            raise DeviceError(f"no accelerator answers: ID is 0x{found:08x}")
-        version = self._read("VERSION")
-        if version != registers.INTERFACE_VERSION:
-            raise DeviceError(
-                f"the accelerator's register map has version {version}, this driver knows"
-                f" {registers.INTERFACE_VERSION}"
-            )
-        built = self._read("ARCH_HASH")
-        if built != self.bundle.arch.hash:
+    def _call(self, function: str, *arguments: object) -> None:
+        """Call ``moesaic_<function>`` and raise what its result means."""
+        code = getattr(self._library, f"moesaic_{function}")(self._handle, *arguments)
+        if code == Result.OK:
+            return
+        self.platform.raise_pending()
+        text = RESULT_DOCS[Result(code)]
+        if code in _WAYS_OUT:
+            arch = self.bundle.arch
             raise UserError(
-                f"bundle {self.bundle.path} is for architecture 0x{self.bundle.arch.hash:08x}"
-                f" ({self.bundle.arch.name}), the accelerator is 0x{built:08x}; compile for it"
+                f"bundle {self.bundle.path} for {arch.name} (architecture 0x{arch.hash:08x}):"
+                f" {text}; {_WAYS_OUT[Result(code)]}"
             )
+        if code == Result.FRAME_ERROR:
+            fault = native.CFault()
+            self._library.moesaic_get_fault(self._handle, ctypes.byref(fault))
+            raise DeviceError(f"{ErrorCode(fault.code).name} (info 0x{fault.info:x})")
+        raise DeviceError(text)
 
-    def _load(self) -> None:
-        """Place weights, programs, constants and the input and output areas of every task."""
-        bundle, arch = self.bundle, self.bundle.arch
-        self._weights = [self._place(part) for part in layout.split_ports(arch, bundle.weights)]
-        self._programs = {name: self._place(raw) for name, raw in bundle.programs.items()}
-        self._constants, self._inputs, self._outputs = {}, {}, {}
-        for name, graph in bundle.graphs.items():
-            self._constants[name] = self._place(bundle.constants[name])
-            rows, inputs = graph.gather.shape
-            self._inputs[name] = self._reserve(rows * layout.words(inputs, arch.depth) * arch.depth)
-            chunks = layout.output_chunks(arch, graph.head.rows, graph.head.linear.outputs)
-            part = chunks * arch.lanes * 2 // arch.output_ports
-            self._outputs[name] = [self._reserve(part) for _ in range(arch.output_ports)]
-
-    def _reserve(self, size: int) -> tuple[int, int]:
-        """An aligned (address, size) that nothing else uses."""
-        align = registers.WINDOW_ALIGNMENT
-        address = -(-self._next // align) * align
-        self._next = address + size
-        if self._next > self.transport.memory_base + self.transport.memory_bytes:
-            raise UserError(
-                f"bundle {self.bundle.path} needs more than the device's"
-                f" {self.transport.memory_bytes} bytes of memory"
-            )
-        return address, size
-
-    def _place(self, data: bytes) -> tuple[int, int]:
-        window = self._reserve(len(data))
-        self.transport.write_memory(window[0], data)
-        return window
-
-    def _read(self, name: str) -> int:
-        return self.transport.read_register(registers.offset(name))
-
-    def _write(self, name: str, value: int) -> None:
-        self.transport.write_register(registers.offset(name), value)
-
-    def _window(self, name: str, window: tuple[int, int]) -> None:
-        address, size = window
-        self._write(f"{name}_BASE_LO", address & 0xFFFFFFFF)
-        self._write(f"{name}_BASE_HI", address >> 32)
-        self._write(f"{name}_SIZE", size)
+    def _find(self, name: str) -> tuple[int, native.CTask]:
+        number, task = ctypes.c_uint32(), native.CTask()
+        self._call("find_task", name.encode(), ctypes.byref(number))
+        self._call("get_task", number, ctypes.byref(task))
+        return number.value, task
 
     def run(self, task: str, patches: NDArray[np.int8]) -> FrameResult:
         """Run one frame: int8 codes [patches, inputs] to int16 codes.
@@ -122,50 +108,60 @@ class Driver:
         Raises
         ------
         DeviceError
-            The frame ended in an error, or in no interrupt at all; the accelerator is reset.
+            The frame ended in an error, or not at all, or the accelerator is gone. An accelerator
+            that still answers has been reset.
         """
-        graph, arch = self.bundle.graphs[task], self.bundle.arch
-        self.transport.write_memory(self._inputs[task][0], layout.pack_input(arch, patches))
-        for port, window in enumerate(self._weights):
-            self._window(f"WEIGHT{port}", window)
-        self._window("PROGRAM", self._programs[task])
-        self._window("CONSTANT", self._constants[task])
-        self._window("INPUT", self._inputs[task])
-        for port, window in enumerate(self._outputs[task]):
-            self._window(f"OUTPUT{port or ''}", window)
-        self._write("WATCHDOG", self.watchdog_cycles)
-        done, error = registers.bit("IRQ_STATUS", "DONE"), registers.bit("IRQ_STATUS", "ERROR")
-        self._write("IRQ_STATUS", done | error)
-        self._write("IRQ_ENABLE", done | error)
-        self._write("CONTROL", registers.bit("CONTROL", "START"))
-        answered = self.transport.run(self.watchdog_cycles + 100_000)
-        status = self._read("IRQ_STATUS")
-        self._write("IRQ_STATUS", done | error)
-        if not answered or not status & done:
-            self._fail(task, answered)
-        parts = [self.transport.read_memory(*window) for window in self._outputs[task]]
-        raw = layout.join_outputs(arch, parts)
-        codes = layout.unpack_output(arch, raw, graph.head.rows, graph.head.linear.outputs)
-        return FrameResult(codes, self.counters())
+        self.write_input(task, patches)
+        self.submit(task)
+        self.wait()
+        return FrameResult(self.read_output(task), self.counters())
 
-    def _fail(self, task: str, answered: bool) -> None:
-        code, info = self._read("ERROR"), self._read("ERROR_INFO")
-        self.reset()
-        if not answered:
-            raise DeviceError(f"task {task}: no interrupt within {self.watchdog_cycles} cycles")
-        raise DeviceError(f"task {task}: {ErrorCode(code).name} (info 0x{info:x})")
+    def write_input(self, task: str, patches: NDArray[np.int8]) -> None:
+        """Place the codes [patches, inputs] of the task's next frame; another task may run."""
+        plain = np.ascontiguousarray(patches, np.int8)
+        self._call("write_input", self._tasks[task][0], plain.ctypes.data, plain.size)
+
+    def submit(self, task: str) -> None:
+        """Start a frame of the task on the input that was written last."""
+        self._call("submit", self._tasks[task][0])
+
+    def wait(self, timeout_cycles: int | None = None) -> None:
+        """Wait until the frame has ended, by default as long as the watchdog may take."""
+        self._call("wait", timeout_cycles or self._library.moesaic_frame_timeout(self._handle))
+
+    def read_output(self, task: str) -> NDArray[np.int16]:
+        """Codes [rows, outputs] of the task's last frame; another task may run."""
+        number, shape = self._tasks[task]
+        codes = np.empty((shape.info.output_rows, shape.info.outputs), np.int16)
+        self._call("read_output", number, codes.ctypes.data, codes.size)
+        return codes
 
     def reset(self) -> None:
         """Abandon whatever runs and wait until the accelerator is idle."""
-        self._write("CONTROL", registers.bit("CONTROL", "RESET"))
-        for _ in range(10_000):
-            if not self._read("STATUS") & registers.bit("STATUS", "BUSY"):
-                return
-        raise DeviceError("the accelerator stays busy after a reset: its bus does not answer")
+        self._call("reset")
 
     def counters(self) -> dict[str, int]:
         """Performance counters of the last frame by name."""
-        return {
-            name: self._read(f"{name}_LO") | self._read(f"{name}_HI") << 32
-            for name, _ in registers.COUNTERS
-        }
+        values = (ctypes.c_uint64 * len(registers.COUNTERS))()
+        self._call("read_counters", values, len(values))
+        return {name: value for (name, _), value in zip(registers.COUNTERS, values, strict=True)}
+
+    @property
+    def lost_interrupts(self) -> int:
+        """Frames that were found done although no interrupt had come."""
+        return int(self._library.moesaic_lost_interrupts(self._handle))
+
+    def windows(self, task: str) -> dict[str, tuple[int, int]]:
+        """(address, bytes) of what a task uses in device memory: ``weight0``, ``program``, ..."""
+        arch, shape = self.bundle.arch, self._tasks[task][1]
+        found = {name: getattr(shape, name) for name in ("program", "constant", "input")}
+        for port in range(arch.output_ports):
+            found[f"output{port}"] = shape.output[port]
+        for port in range(arch.weight_ports):
+            found[f"weight{port}"] = window = native.CWindow()
+            self._call("get_weight_window", port, ctypes.byref(window))
+        return {name: (window.address, window.bytes) for name, window in found.items()}
+
+    def close(self) -> None:
+        """Stop what runs and switch interrupts off; a device that is gone is left as it is."""
+        self._library.moesaic_close(self._handle)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.host.driver import Driver
+from moesaic.host.platform import TransportPlatform
 from moesaic.host.pool import DeviceResult
 from moesaic.sim.build import accelerator_verilog
 from moesaic.sim.device import SimDevice
@@ -58,7 +59,7 @@ class SimulatedAccelerator:
     ) -> None:
         text = verilog if verilog is not None else accelerator_verilog(bundle.arch)
         self.transport = SimDevice.from_verilog(text, trace=trace, dram=dram)
-        self.driver = Driver(self.transport, bundle, watchdog_cycles)
+        self.driver = Driver(TransportPlatform(self.transport), bundle, watchdog_cycles)
         self.dram: list[dict[str, PortStatistics]] = []
         self.seconds: list[float] = []
         self.profiles: list[Profile] = []

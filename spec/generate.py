@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from moesaic.spec import image, isa, registers
+from moesaic.spec import image, isa, registers, results
 from moesaic.spec.arch import ADDRESS_BITS, PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -219,11 +219,36 @@ def image_header() -> str:
     return "\n".join([*lines, "", "#endif", ""])
 
 
+def results_header() -> str:
+    """``firmware/include/moesaic_results.h``: results of the driver's calls, and their texts."""
+    lines = [
+        _comment(NOTICE.replace("`", "")),
+        "#ifndef MOESAIC_RESULTS_H",
+        "#define MOESAIC_RESULTS_H",
+        "",
+        _comment("Changed when a structure or a signature of the driver changes."),
+        f"#define MOESAIC_ABI {results.ABI}u",
+        "",
+        "typedef enum {",
+        *(
+            f"    MOESAIC_{code.name} = {code.value}, {_comment(results.RESULT_DOCS[code])}"
+            for code in results.Result
+        ),
+        "} moesaic_result;",
+        "",
+        f"#define MOESAIC_RESULT_COUNT {len(results.Result)}",
+        "#define MOESAIC_RESULT_TEXTS \\",
+        ", \\\n".join(f'    "{results.RESULT_DOCS[code]}"' for code in results.Result),
+    ]
+    return "\n".join([*lines, "", "#endif", ""])
+
+
 OUTPUTS: dict[str, Callable[[], str]] = {
     "docs/isa.md": isa_document,
     "docs/registers.md": registers_document,
     "firmware/include/moesaic_image.h": image_header,
     "firmware/include/moesaic_registers.h": c_header,
+    "firmware/include/moesaic_results.h": results_header,
 }
 
 

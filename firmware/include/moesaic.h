@@ -19,33 +19,13 @@
 
 #include "moesaic_image.h"
 #include "moesaic_registers.h"
+#include "moesaic_results.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define MOESAIC_ABI 1u /* Changed when a structure or a signature here changes. */
-#define MOESAIC_BUFFER_BYTES 4096u
-
-typedef enum {
-    MOESAIC_OK = 0,
-    MOESAIC_BAD_ARGUMENT,   /* a null pointer, a wrong size, an address off its alignment */
-    MOESAIC_BAD_STATE,      /* not open, nothing loaded, or a frame is under way */
-    MOESAIC_NO_DEVICE,      /* ID is not the accelerator's */
-    MOESAIC_BAD_VERSION,    /* another version of the register map */
-    MOESAIC_WRONG_ARCH,     /* image and accelerator are of different architectures */
-    MOESAIC_BAD_IMAGE,      /* no image, of another version, truncated, or its tables lie */
-    MOESAIC_CORRUPT_IMAGE,  /* a checksum of the image does not match */
-    MOESAIC_NO_MEMORY,      /* the image and its windows exceed the device memory */
-    MOESAIC_NO_TASK,        /* the image has no such task */
-    MOESAIC_DEVICE_LOST,    /* registers no longer are the accelerator's: bus or power is gone */
-    MOESAIC_TIMEOUT,        /* the frame did not end in time */
-    MOESAIC_FRAME_ERROR,    /* the accelerator ended the frame with an error: moesaic_fault */
-    MOESAIC_STUCK,          /* busy after a reset: its bus owes an answer, reset both together */
-    MOESAIC_PLATFORM_ERROR, /* a function of the platform failed */
-    MOESAIC_IN_USE,         /* another process has the device */
-    MOESAIC_RESULT_COUNT
-} moesaic_result;
+#define MOESAIC_BUFFER_BYTES 4096u /* of the handle: rows are laid out in it */
 
 /* What carries registers, memory and the interrupt. Functions return 0, or anything else on
  * failure. Addresses are those the accelerator's masters use. */

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from moesaic.host.driver import DeviceError
+from moesaic.host.driver import DeviceError, Driver
+from moesaic.host.platform import TransportPlatform
 from moesaic.sim.device import Fault
 from moesaic.sim.provider import SimulatedAccelerator
-from moesaic.spec import isa
+from moesaic.spec import isa, registers
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
@@ -75,9 +76,7 @@ def test_bad_program_ends_in_an_error(
             device.run("task", patches)
         assert device.transport.cycles < 2 * LIMIT_CYCLES
         # The same accelerator runs the good program afterwards.
-        place = device.driver._programs["task"][0]
-        device.transport.write_memory(place, bundle.programs["task"])
-        device.driver._programs["task"] = (place, len(bundle.programs["task"]))
+        device.driver = Driver(TransportPlatform(device.transport), bundle, LIMIT_CYCLES)
         np.testing.assert_array_equal(
             device.run("task", patches).codes, expected_codes(graph, patches)
         )
@@ -85,15 +84,13 @@ def test_bad_program_ends_in_an_error(
         device.close()
 
 
-@pytest.mark.parametrize("area", ["_programs", "_constants", "_inputs", "_outputs"])
-def test_bus_error_ends_the_frame(bundle: Bundle, area: str) -> None:
+@pytest.mark.parametrize("window", ["program", "constant", "input", "output0"])
+def test_bus_error_ends_the_frame(bundle: Bundle, window: str) -> None:
     graph = bundle.graphs["task"]
     patches = random_patches(graph, 1)
     device = SimulatedAccelerator(bundle, watchdog_cycles=LIMIT_CYCLES)
     try:
-        place = getattr(device.driver, area)["task"]
-        address, size = place[0] if area == "_outputs" else place
-        device.transport.inject_fault(Fault.ERROR, address, size)
+        device.transport.inject_fault(Fault.ERROR, *device.driver.windows("task")[window])
         with pytest.raises(DeviceError, match="BUS"):
             device.run("task", patches)
         device.transport.clear_faults()
@@ -106,23 +103,31 @@ def test_bus_error_ends_the_frame(bundle: Bundle, area: str) -> None:
 
 @pytest.mark.parametrize("error", ["BUS", "WINDOW"])
 @pytest.mark.parametrize("port", [0, 1])
-def test_error_on_one_output_port_ends_the_frame(port: int, error: str) -> None:
+def test_error_on_one_output_port_ends_the_frame(
+    port: int, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whichever port fails, the other one does not keep the frame from ending."""
     arch = dataclasses.replace(PRESETS["nano"], output_ports=2)
     graph = random_intgraph(Shape(), seed=1)
     patches = random_patches(graph, 1)
     device = SimulatedAccelerator(make_bundle({"task": graph}, arch), watchdog_cycles=LIMIT_CYCLES)
     try:
-        windows = device.driver._outputs["task"]
-        address, size = windows[port]
-        if error == "BUS":
-            device.transport.inject_fault(Fault.ERROR, address, size)
-        else:
-            windows[port] = (address, size - arch.data_port_bytes)
-        with pytest.raises(DeviceError, match=error):
-            device.run("task", patches)
+        address, size = device.driver.windows("task")[f"output{port}"]
+        with monkeypatch.context() as patch:
+            if error == "BUS":
+                device.transport.inject_fault(Fault.ERROR, address, size)
+            else:
+                write = device.transport.write_register
+                place = registers.offset(f"OUTPUT{port or ''}_SIZE")
+                short = size - arch.data_port_bytes
+                patch.setattr(
+                    device.transport,
+                    "write_register",
+                    lambda offset, value: write(offset, short if offset == place else value),
+                )
+            with pytest.raises(DeviceError, match=error):
+                device.run("task", patches)
         device.transport.clear_faults()
-        windows[port] = (address, size)
         np.testing.assert_array_equal(
             device.run("task", patches).codes, expected_codes(graph, patches)
         )
@@ -133,8 +138,7 @@ def test_error_on_one_output_port_ends_the_frame(port: int, error: str) -> None:
 def test_weight_bus_error_ends_the_frame(bundle: Bundle) -> None:
     device = SimulatedAccelerator(bundle, watchdog_cycles=LIMIT_CYCLES)
     try:
-        address, size = device.driver._weights[1]
-        device.transport.inject_fault(Fault.ERROR, address, size)
+        device.transport.inject_fault(Fault.ERROR, *device.driver.windows("task")["weight1"])
         with pytest.raises(DeviceError, match="BUS"):
             device.run("task", random_patches(bundle.graphs["task"], 1))
     finally:
@@ -146,5 +150,5 @@ def test_bundle_of_another_architecture_is_refused(bundle: Bundle) -> None:
 
     other = dataclasses.replace(PRESETS["nano"], ring_bytes=32 << 10)
     foreign = make_bundle(bundle.graphs, other)
-    with pytest.raises(UserError, match="compile for it"):
+    with pytest.raises(UserError, match="compile for the accelerator"):
         SimulatedAccelerator(foreign, verilog=accelerator_verilog(PRESETS["nano"]))
