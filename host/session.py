@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostside import dequantise_output, quantise_input
+
+Inputs = Mapping[str, NDArray[Any]]
+"""Input name to array, the batch axis first."""
 
 
 class Outputs(dict[str, NDArray[np.float32]]):
@@ -139,16 +142,54 @@ class Session:
             result.append(Placement(slot.name, state, slot.reason))
         return result
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], task: str | None = None) -> Outputs:
-        """Run frames: {input name: array as the ONNX model has it, any batch} to outputs.
+    @overload
+    def run(self, inputs: Inputs, /, *, task: str | None = None) -> Outputs: ...
+
+    @overload
+    def run(self, inputs: Inputs, task: str | None, /) -> Outputs: ...
+
+    @overload
+    def run(
+        self, outputs: Sequence[str] | None, inputs: Inputs, task: str | None = None
+    ) -> Outputs: ...
+
+    def run(
+        self,
+        outputs: Sequence[str] | Inputs | None,
+        inputs: Inputs | str | None = None,
+        task: str | None = None,
+    ) -> Outputs:
+        """Run frames: ``run({"image": x}, task="seg")`` or ``run(["seg"], {"image": x}, "seg")``.
+
+        Parameters
+        ----------
+        outputs
+            Names of the outputs that are wanted, as in ONNX Runtime; all without it.
+        inputs
+            Input name to array, as the ONNX model has it, with a batch axis of any length.
+        task
+            Which task; not needed if the bundle has only one.
 
         Raises
         ------
         UserError
-            Unknown task, wrong input name or shape, or values that are not finite.
+            Unknown task or output, wrong input name or shape, or values that are not finite.
         DeviceError
             Every device failed.
         """
+        if isinstance(outputs, Mapping):
+            assert inputs is None or isinstance(inputs, str)
+            return self._run(outputs, inputs if task is None else task)
+        if not isinstance(inputs, Mapping):
+            raise UserError("Session.run needs the inputs: a mapping of input names to arrays")
+        name = self.bundle.task(task)
+        known = self.bundle.graphs[name].output_name
+        for wanted in outputs or ():
+            if wanted != known:
+                raise UserError(f"task {name} has no output {wanted!r}, only {known!r}")
+        return self._run(inputs, name)
+
+    def _run(self, inputs: Inputs, task: str | None) -> Outputs:
         name = self.bundle.task(task)
         graph = self.bundle.graphs[name]
         patches = quantise_input(graph, check_input(self.bundle, name, inputs))
@@ -168,10 +209,8 @@ class Session:
             return Outputs(arrays, slot.name, time.perf_counter() - started, result)
         raise DeviceError(f"no device could run task {name}: {self._reasons()}")
 
-    def submit(
-        self, inputs: Mapping[str, NDArray[Any]], task: str | None = None
-    ) -> Future[Outputs]:
-        """Like :meth:`run`, in the background and in the order of the calls.
+    def submit(self, inputs: Inputs, task: str | None = None) -> Future[Outputs]:
+        """Like ``run(inputs, task)``, in the background and in the order of the calls.
 
         Raises
         ------
@@ -180,7 +219,7 @@ class Session:
         """
         if not self._free.acquire(blocking=False):
             raise QueueFull("the session's queue is full: wait for a result before the next frame")
-        future = self._worker.submit(self.run, inputs, task)
+        future = self._worker.submit(self._run, inputs, task)
         future.add_done_callback(lambda _: self._free.release())
         return future
 
@@ -201,9 +240,7 @@ class Session:
         self.close()
 
 
-def check_input(
-    bundle: Bundle, task: str, inputs: Mapping[str, NDArray[Any]]
-) -> NDArray[np.float32]:
+def check_input(bundle: Bundle, task: str, inputs: Inputs) -> NDArray[np.float32]:
     """Return the task's input as float32 [frames, ...] or refuse it.
 
     Raises

@@ -63,7 +63,7 @@ class DramConfig:
 
 
 class CDramConfig(ctypes.Structure):
-    """``struct DramConfig`` of ``harness/dram.h``."""
+    """``struct moesaic_dram_config`` of ``harness/dram_config.h``."""
 
     _fields_ = [
         ("latency_cycles", ctypes.c_uint32),
@@ -100,6 +100,7 @@ class PortStatistics:
     Bytes are bus bytes: beats times the bus width, whatever the strobes. ``busy_cycles`` moved a
     beat; in ``stall_cycles`` the master held one up, in ``wait_cycles`` the memory did; in
     ``idle_cycles`` nothing was outstanding. The four add up to the cycles simulated.
+    ``first_read_cycle`` is the device's cycle in which the first read was accepted, 0 if none was.
     """
 
     name: str
@@ -112,6 +113,7 @@ class PortStatistics:
     stall_cycles: int
     wait_cycles: int
     idle_cycles: int
+    first_read_cycle: int
 
 
 class CPortStatistics(ctypes.Structure):
@@ -128,6 +130,7 @@ class CPortStatistics(ctypes.Structure):
             "stall_cycles",
             "wait_cycles",
             "idle_cycles",
+            "first_read_cycle",
         )
     ]
 

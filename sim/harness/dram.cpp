@@ -156,6 +156,7 @@ void DramPort::sample_address(const AddressChannel& channel, Held& held, bool is
         const Burst burst = accept(channel, is_write);
         (is_write ? writes_ : reads_).push(burst);
         ++(is_write ? statistics.write_bursts : statistics.read_bursts);
+        if (!is_write && !statistics.first_read_cycle) statistics.first_read_cycle = dram_.cycle;
     } else {
         held = {true, channel.address.get(), *channel.len, *channel.size, *channel.burst};
     }

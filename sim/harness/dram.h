@@ -10,20 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "dram_config.h"
+
 namespace moesaic {
 
-// Mirrored field by field in sim/device.py (ctypes).
-struct DramConfig {
-    uint32_t latency_cycles;       // address accepted to first read beat; last write beat to response
-    uint32_t bandwidth_q16;        // sustained share of one beat per cycle and port, times 65536
-    uint32_t burst_credit_beats;   // how far an idle port may exceed that share afterwards
-    uint32_t gap_probability_q16;  // of a gap after a beat, times 65536
-    uint32_t max_gap_cycles;       // gaps last 1 to this many cycles
-    uint32_t max_outstanding;      // bursts accepted but not finished, per port and direction
-    uint32_t check_hazards;        // report reads and writes of the same bytes that are not ordered
-    uint32_t reserved;
-    uint64_t seed;
-};
+using DramConfig = ::moesaic_dram_config;
 
 // Mirrored in sim/device.py. The four cycle counts add up to the cycles simulated.
 struct PortStatistics {
@@ -35,6 +26,7 @@ struct PortStatistics {
     uint64_t stall_cycles;  // none moved because the master was not ready
     uint64_t wait_cycles;   // none moved because the memory was not ready
     uint64_t idle_cycles;   // nothing outstanding
+    uint64_t first_read_cycle;  // in which the first read was accepted; 0: none was
 };
 
 enum class FaultKind : uint32_t { kError = 0, kHang = 1 };

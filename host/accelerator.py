@@ -1,0 +1,35 @@
+"""A device of a session that is an accelerator: frames go through the driver, one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.host.driver import Driver
+from moesaic.host.pool import DeviceResult
+
+
+class Accelerator:
+    """Runs frames on ``driver``; implements :class:`moesaic.host.pool.Device`."""
+
+    name = "accelerator"
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
+        """Run frames [frames, patches, inputs] of one task.
+
+        Raises
+        ------
+        DeviceError
+            A frame ended in an error, or not at all, or the accelerator is gone.
+        """
+        results = [self.driver.run(task, frame) for frame in patches]
+        return DeviceResult(
+            np.stack([result.codes for result in results]), [result.counters for result in results]
+        )
+
+    def close(self) -> None:
+        """Stop what runs and give the device back."""
+        self.driver.close()
