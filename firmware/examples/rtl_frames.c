@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../platforms/sim.h"
+#include "../platforms/linux_sim.h"
 
 /* The whole file in memory of the caller's to free, or null. */
 static void *read_file(const char *path, size_t *bytes) {

@@ -1,8 +1,8 @@
 /* The Verilated accelerator in this process, as the simulator's shared library offers it. */
-#ifndef MOESAIC_SIM_H
-#define MOESAIC_SIM_H
+#ifndef MOESAIC_LINUX_SIM_H
+#define MOESAIC_LINUX_SIM_H
 
-#include "dram_config.h"
+#include "../../sim/harness/dram_config.h"
 #include "moesaic.h"
 
 typedef struct {

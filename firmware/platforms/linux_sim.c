@@ -1,4 +1,5 @@
-#include "sim.h"
+#define _POSIX_C_SOURCE 200809L
+#include "linux_sim.h"
 
 #include <dlfcn.h>
 #include <string.h>
