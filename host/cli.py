@@ -215,12 +215,16 @@ def verify(
     stats: Annotated[
         Path | None, typer.Option(help="write statistics of every task as JSON")
     ] = None,
+    switch: Annotated[
+        bool, typer.Option("--switch", help="also time the changes from task to task")
+    ] = False,
     latency: LatencyOption = 60,
     bandwidth: BandwidthOption = 0.9,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the RTL with the integer reference, bit for bit, on every task."""
     from moesaic.sim.provider import SimulatedAccelerator
+    from moesaic.sim.switching import measure_switches, switches_to_list
     from moesaic.sim.verify import verdicts_to_dict
     from moesaic.sim.verify import verify as run
 
@@ -234,9 +238,12 @@ def verify(
         )
         try:
             verdicts = run(loaded, device, samples, tasks)
+            switches = measure_switches(device, [*tasks, tasks[0]]) if switch else []
         finally:
             device.close()
     result = verdicts_to_dict(verdicts)
+    if switch:
+        result["switches"] = switches_to_list(switches)
     if stats is not None:
         _write_json(stats, {verdict.task: verdict.statistics for verdict in verdicts})
     if as_json:
@@ -257,6 +264,11 @@ def verify(
                 f"{sum(v.cycles) / max(len(v.cycles), 1):.0f}",
             )
         out.print(table)
+        for change in switches:
+            out.print(
+                f"{change.before} to {change.after}: {change.weights} cycles from the interrupt"
+                " to the first weights"
+            )
     if not result["bit_exact"]:
         raise typer.Exit(1)
 

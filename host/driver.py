@@ -67,6 +67,7 @@ class Driver:
         self, platform: Platform, bundle: Bundle, watchdog_cycles: int = 100_000_000
     ) -> None:
         self.platform, self.bundle = platform, bundle
+        self.watchdog_cycles = watchdog_cycles
         self._library = native.library()
         self._handle = ctypes.create_string_buffer(self._library.moesaic_device_bytes())
         config = native.CConfig(
