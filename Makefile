@@ -1,7 +1,7 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test verilog sim bench resources lint format
+.PHONY: help setup demo test verilog sim firmware bench resources lint format
 
 PYTHON ?= python3
 TARGET ?= nano
@@ -13,7 +13,8 @@ STAMP := .venv/.setup-done
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: $(STAMP)  ## make .venv/ with the moesaic command
+setup: $(STAMP)  ## make .venv/ with the moesaic command, and the C driver for this machine
+	@$(MAKE) -s -C firmware native
 
 $(STAMP): pyproject.toml setup.py
 	@.ci/setup $(PYTHON)
@@ -30,6 +31,9 @@ verilog: setup  ## build/rtl/TARGET/top.v
 
 sim: setup  ## the cycle-accurate simulator of TARGET
 	$(BIN)/python -m moesaic.sim.build --target $(TARGET)
+
+firmware:  ## the C driver for every processor, with code sizes; fetches cross compilers
+	@$(MAKE) -s -C firmware all
 
 bench: setup  ## measure all targets: cycles, estimates, resources, goals; half an hour
 	$(BIN)/python -m moesaic.models.bench --out build/bench

@@ -1,0 +1,57 @@
+# What differs between the targets: CC, AR, SIZE, CFLAGS, LDFLAGS, SOURCES, TESTS.
+# CC_NATIVE, CC_AARCH64 and CC_RISCV may name other compilers.
+TARGETS := native sanitize aarch64-linux aarch64-none rv32imac-none
+ifeq ($(filter $(TARGET),$(TARGETS)),)
+$(error TARGET must be one of $(TARGETS), not "$(TARGET)")
+endif
+
+CROSS := $(ROOT)/build/cross/bin
+CC_NATIVE ?= cc
+CC_AARCH64 ?= $(CROSS)/aarch64-linux-gnu-gcc
+CC_RISCV ?= $(CROSS)/riscv64-unknown-elf-gcc
+# of(COMPILER, TOOL): the tool that belongs to a compiler called [PREFIX-]gcc or [PREFIX-]cc.
+of = $(patsubst %gcc,%$(2),$(patsubst cc,$(2),$(firstword $(1))))
+
+ALL := $(wildcard core/*.c)
+HOSTED := $(ALL) $(wildcard platforms/*.c)
+# Bare metal sees no system header, so that none can slip in, and brings the functions that
+# compilers want. A mock needs no operating system, and tests of the core want it.
+BARE := $(ALL) $(wildcard freestanding/*.c platforms/baremetal.c platforms/mock.c)
+FREESTANDING := -ffreestanding -nostdinc -Ifreestanding
+ALL_TESTS := $(basename $(notdir $(wildcard tests/test_*.c)))
+
+ifneq ($(filter native sanitize,$(TARGET)),)
+  CC := $(CC_NATIVE)
+  SOURCES := $(HOSTED)
+  TESTS := $(ALL_TESTS)
+  CFLAGS := -O2 -fPIC
+  ifeq ($(TARGET),sanitize)
+    CFLAGS := -O1 -fPIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+  endif
+endif
+ifeq ($(TARGET),aarch64-linux)
+  CC := $(CC_AARCH64)
+  SOURCES := $(HOSTED)
+  TESTS := $(ALL_TESTS)
+  CFLAGS := -O2 -fPIC
+  LDFLAGS := -static
+endif
+ifeq ($(TARGET),aarch64-none)
+  CC := $(CC_AARCH64)
+  SOURCES := $(BARE)
+  # Without an operating system, memory may be strongly ordered and floating point switched off.
+  CFLAGS := -O2 $(FREESTANDING) -fno-pic -mstrict-align -mgeneral-regs-only
+  LDFLAGS := -static -no-pie -nostdlib
+endif
+ifeq ($(TARGET),rv32imac-none)
+  CC := $(CC_RISCV)
+  SOURCES := $(BARE)
+  TESTS := $(filter-out test_linux_%,$(ALL_TESTS))
+  CFLAGS := -Os $(FREESTANDING) -march=rv32imac -mabi=ilp32
+  LDFLAGS := -static -nostdlib -march=rv32imac -mabi=ilp32 -lgcc
+endif
+
+AR := $(call of,$(CC),ar)
+SIZE := $(call of,$(CC),size)
+# A compiler that has to be fetched first.
+FETCHED := $(filter $(CROSS)/%,$(CC))
