@@ -66,6 +66,16 @@ def test_eight_scenes_in_turns_are_bit_exact(trained: Trained) -> None:
         assert task["sqnr_db"] >= 20
 
 
+def test_task_switch_takes_at_most_200_cycles(trained: Trained) -> None:
+    done = moesaic("verify", trained.bundle, "--samples", "1", "--switch", "--json")
+    assert done.code == 0, done.err
+    switches = json.loads(done.out)["switches"]
+    assert [(s["before"], s["after"]) for s in switches] == [("seg", "depth"), ("depth", "seg")]
+    for switch in switches:
+        order = [switch[mark] for mark in ("acknowledged", "started", "instruction", "weights")]
+        assert 0 < order[0] < order[1] < order[2] < order[3] <= 200
+
+
 def test_array_is_busy_and_weights_cross_the_bus_once(trained: Trained) -> None:
     np.savez(trained.folder / "in.npz", image=trained.heldout()["image"][:2])
     for task in ("seg", "depth"):
