@@ -359,6 +359,36 @@ def run(
 
 
 @app.command()
+def serve(
+    bundle: BundleArgument,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
+    device: Annotated[str, typer.Option(help="devices by preference")] = "cpu",
+    queue: Annotated[int, typer.Option(help="most requests accepted at a time")] = 16,
+    max_body: Annotated[float, typer.Option(help="longest request body, MiB")] = 16.0,
+) -> None:
+    """Answer inference requests over HTTP (Open Inference Protocol) until SIGTERM."""
+    from moesaic.host.serving.limits import Limits
+    from moesaic.host.serving.server import Server, address_of, bind
+    from moesaic.host.session import Session
+
+    if queue < 1 or not 0 < max_body <= 1024:
+        raise UserError("--queue must be at least 1 and --max-body above 0 and at most 1024")
+    limits = Limits(queue=queue, body_bytes=int(max_body * (1 << 20)))
+    names = [name.strip() for name in device.split(",")]
+    loaded = _load(bundle)
+    # The port first, for opening a device can take minutes.
+    with bind(host, port) as listener:
+        with console.status("opening devices"):
+            session = Session(loaded, names, queue_frames=queue)
+        with session:
+            tasks, url = ", ".join(loaded.tasks), address_of(listener)
+            console.print(f"serving {tasks} on {url}, device {session.device.name}", markup=False)
+            Server(session, limits).run(sockets=[listener])
+    console.print("all accepted requests are answered")
+
+
+@app.command()
 def targets(as_json: JsonOption = False) -> None:
     """List the architecture presets."""
     from moesaic.spec.arch import PRESETS

@@ -1,0 +1,137 @@
+"""Who gets in: a bounded number of bodies in memory, a bounded queue in front of the devices."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import NDArray
+
+from moesaic.host.serving.errors import RequestError
+from moesaic.host.serving.limits import Limits
+from moesaic.host.serving.metrics import Metrics
+from moesaic.host.session import Outputs, QueueFull, Session
+
+_SHARE = 0.2
+"""Weight of the latest answer in the running mean of device times."""
+
+
+class Admission:
+    """The door in front of a session.
+
+    Its methods are called on the event loop; answers are counted on the session's thread.
+
+    Parameters
+    ----------
+    session
+        Made with ``queue_frames=limits.queue``.
+    limits
+        What it takes.
+    metrics
+        Where it counts.
+
+    Attributes
+    ----------
+    draining
+        Whether the server stops: what is accepted is finished, nothing else gets in.
+    """
+
+    def __init__(self, session: Session, limits: Limits, metrics: Metrics) -> None:
+        self._session, self._limits, self._metrics = session, limits, metrics
+        self.draining = False
+        self._bodies = 0
+        self._accepted = 0
+        self._mean_seconds = 0.0
+        self._lock = threading.Lock()
+        metrics.queue_limit.set(limits.queue)
+
+    @property
+    def accepted(self) -> int:
+        """Requests that a device has not finished, the running one included."""
+        return self._accepted
+
+    def retry_after(self) -> int:
+        """Seconds until what is accepted now should be done, at least 1."""
+        return max(1, math.ceil(self._mean_seconds * self._accepted))
+
+    def _reject(self, reason: str, message: str) -> RequestError:
+        self._metrics.rejected.labels(reason).inc()
+        return RequestError(
+            503, message, outcome="rejected", retry_after_seconds=self.retry_after()
+        )
+
+    def check(self) -> None:
+        """Refuse a request that could not be accepted now.
+
+        Raises
+        ------
+        RequestError
+            503: the server stops, or the queue is full.
+        """
+        if self.draining:
+            raise self._reject("draining", "the server is shutting down; ask another one")
+        if self._accepted >= self._limits.queue:
+            raise self._queue_full()
+
+    def _queue_full(self) -> RequestError:
+        return self._reject(
+            "queue", f"{self._limits.queue} requests wait already; try again after Retry-After"
+        )
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """Room for one body, as long as the request lives.
+
+        Raises
+        ------
+        RequestError
+            503: too many bodies are in memory.
+        """
+        if self._bodies >= self._limits.bodies:
+            message = f"{self._bodies} requests are in memory already; try again after Retry-After"
+            raise self._reject("bodies", message)
+        self._bodies += 1
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._bodies -= 1
+            self._metrics.in_flight.dec()
+
+    def submit(self, task: str, inputs: dict[str, NDArray[Any]]) -> Future[Outputs]:
+        """Accept a request whose body has been read.
+
+        Raises
+        ------
+        RequestError
+            503: the server stops, or the queue is full.
+        """
+        self.check()
+        started = time.perf_counter()
+        try:
+            future = self._session.submit(inputs, task)
+        except QueueFull as error:
+            raise self._queue_full() from error
+        self._count(1)
+
+        def done(finished: Future[Outputs]) -> None:
+            if not finished.cancelled() and finished.exception() is None:
+                outputs = finished.result()
+                seconds = outputs.latency_seconds
+                self._metrics.answered(task, outputs.device, time.perf_counter() - started, seconds)
+                mean = self._mean_seconds or seconds
+                self._mean_seconds = mean + _SHARE * (seconds - mean)
+            self._count(-1)
+
+        future.add_done_callback(done)
+        return future
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._accepted += change
+            self._metrics.queue_depth.set(self._accepted)

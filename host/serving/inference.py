@@ -1,0 +1,108 @@
+"""``POST .../infer``: from the body to the answer, one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from moesaic.host.driver import DeviceError
+from moesaic.host.serving.admission import Admission
+from moesaic.host.serving.bodies import read_body
+from moesaic.host.serving.errors import ClientGone, RequestError
+from moesaic.host.serving.limits import Limits
+from moesaic.host.serving.metrics import UNKNOWN, Metrics
+from moesaic.host.serving.models import VERSION, Models
+from moesaic.host.serving.protocol import HEADER_LENGTH, read_request, write_response
+from moesaic.host.session import Outputs
+from moesaic.spec.errors import UserError
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has closed the connection; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Inference:
+    """Answers inference requests, and counts each exactly once by its outcome."""
+
+    def __init__(
+        self, models: Models, admission: Admission, metrics: Metrics, limits: Limits
+    ) -> None:
+        self._models, self._admission = models, admission
+        self._metrics, self._limits = metrics, limits
+
+    async def infer(self, request: Request) -> Response:
+        """The endpoint.
+
+        Raises
+        ------
+        RequestError
+            The request is wrong, there is no room for it, or no device can run it.
+        """
+        task = request.path_params["model"]
+        label = task if task in self._models.by_name else UNKNOWN
+        outcome = "error"
+        try:
+            response = await self._answer(request, task)
+            outcome = "ok"
+            return response
+        except RequestError as error:
+            outcome = error.outcome
+            raise
+        except (ClientGone, asyncio.CancelledError) as error:
+            ran = isinstance(error, ClientGone) and error.ran
+            outcome = "abandoned" if ran else "cancelled"
+            if isinstance(error, ClientGone):
+                return Response(status_code=499)  # nobody reads it
+            raise
+        finally:
+            self._metrics.requests.labels(label, outcome).inc()
+
+    async def _answer(self, request: Request, task: str) -> Response:
+        model = self._models.find(task, request.path_params.get("version", VERSION))
+        self._admission.check()
+        with self._admission.body():
+            body = await read_body(request, self._limits.body_bytes, self._limits.body_seconds)
+            wanted = read_request(model, body, request.headers.get(HEADER_LENGTH))
+            try:
+                outputs = await self._run(request, task, wanted.inputs)
+            except UserError as error:
+                raise RequestError(400, str(error)) from error
+            except DeviceError as error:
+                raise RequestError(
+                    503,
+                    str(error),
+                    outcome="failed",
+                    retry_after_seconds=self._admission.retry_after(),
+                ) from error
+            ran: dict[str, str | float] = {
+                "device": outputs.device,
+                "latency_seconds": outputs.latency_seconds,
+            }
+            content, headers = write_response(wanted, outputs, ran)
+        return Response(content, headers=headers)
+
+    async def _run(self, request: Request, task: str, inputs: dict[str, NDArray[Any]]) -> Outputs:
+        """Wait for a device's answer as long as the client does."""
+        future = self._admission.submit(task, inputs)
+        answer = asyncio.wrap_future(future)
+        left = asyncio.create_task(_left(request))
+        try:
+            waits: set[asyncio.Future[Any]] = {answer, left}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            raise ClientGone(ran=not future.cancel())
+        finally:
+            left.cancel()
+            if not answer.done():
+                answer.cancel()
+            if future.cancelled():
+                # The session's worker drops the call only when it comes to it, maybe minutes
+                # later: till then it must not keep the tensors, for their room is given away.
+                inputs.clear()

@@ -1,0 +1,32 @@
+"""How much a server takes at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of a server; together they bound its memory.
+
+    Attributes
+    ----------
+    queue
+        Most requests that are accepted and not answered yet, the running one included.
+    body_bytes
+        Longest body, unpacked.
+    body_seconds
+        Longest time that a body may take to arrive.
+    close_seconds
+        Longest time that answers may take to leave when the server stops.
+    """
+
+    queue: int = 16
+    body_bytes: int = 16 << 20
+    body_seconds: float = 30.0
+    close_seconds: float = 10.0
+
+    @property
+    def bodies(self) -> int:
+        """Most bodies in memory: those accepted, and as many that arrive meanwhile."""
+        return 2 * self.queue

@@ -1,0 +1,121 @@
+"""What a server counts, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from moesaic.host.session import Placement
+
+OUTCOMES = ("ok", "invalid", "rejected", "failed", "cancelled", "abandoned", "error")
+"""How a request ends: answered; wrong (4xx); refused for want of room (503); no device could run it
+(503); its client left before a device began with it; left while one ran it; a fault of the server
+(500)."""
+REASONS = ("queue", "bodies", "draining")
+"""Why requests are rejected: the queue is full; too many bodies are in memory; the server stops."""
+UNKNOWN = "unknown"
+"""Label of requests whose task the bundle does not have: their names must not become labels."""
+_STATES = ("first choice", "stand-in", "unopened", "passed over")
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""Upper bounds in seconds: from a board's milliseconds to a simulated frame's minutes."""
+
+
+class _Devices(Collector):
+    """States of a session's devices, asked for when somebody looks."""
+
+    def __init__(self, placement: Callable[[], list[Placement]]) -> None:
+        self._placement = placement
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(
+            "moesaic_device_state",
+            "1 for the state that a device is in, 0 for the others",
+            labels=("device", "state"),
+        )
+        for place in self._placement():
+            for state in _STATES:
+                family.add_metric((place.device, state), float(place.state == state))
+        yield family
+
+
+class Metrics:
+    """Counters, gauges and histograms of one server, in a registry of its own.
+
+    Parameters
+    ----------
+    tasks
+        Names that may become labels.
+    placement
+        :meth:`Session.placement`.
+    """
+
+    def __init__(self, tasks: Sequence[str], placement: Callable[[], list[Placement]]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "moesaic_requests",
+            "Inference requests by how they ended",
+            ("task", "outcome"),
+            registry=self.registry,
+        )
+        self.rejected = Counter(
+            "moesaic_rejected",
+            "Inference requests refused for want of room, by what was full",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "moesaic_requests_in_flight",
+            "Inference requests that hold a body in memory",
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "moesaic_queue_depth",
+            "Accepted requests that a device has not finished, the running one included",
+            registry=self.registry,
+        )
+        self.queue_limit = Gauge(
+            "moesaic_queue_limit", "Most accepted requests", registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "moesaic_request_seconds",
+            "From acceptance to the device's answer, waiting included",
+            ("task", "device"),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.device_seconds = Histogram(
+            "moesaic_device_seconds",
+            "From the first attempt on a device to the answer",
+            ("task", "device"),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.failovers = Counter(
+            "moesaic_failovers",
+            "Times that a less preferred device took over",
+            registry=self.registry,
+        )
+        self.registry.register(_Devices(placement))
+        # A series that is there from the start can be told from one that is missing.
+        for task in tasks:
+            for outcome in OUTCOMES:
+                self.requests.labels(task, outcome)
+        for reason in REASONS:
+            self.rejected.labels(reason)
+        places = placement()
+        self._rank = {place.device: rank for rank, place in enumerate(places)}
+        self._last = next((r for r, p in enumerate(places) if p.state != "passed over"), 0)
+
+    def answered(
+        self, task: str, device: str, request_seconds: float, device_seconds: float
+    ) -> None:
+        """A device gave an answer."""
+        self.request_seconds.labels(task, device).observe(request_seconds)
+        self.device_seconds.labels(task, device).observe(device_seconds)
+        rank = self._rank.get(device, self._last)
+        if rank > self._last:
+            self.failovers.inc()
+        self._last = rank

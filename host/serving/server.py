@@ -1,0 +1,100 @@
+"""Runs the application on a socket until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from moesaic.host.serving.app import Api
+from moesaic.host.serving.limits import Limits
+from moesaic.host.session import Session
+from moesaic.spec.errors import UserError
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with an address, which takes no connections yet; port 0 takes a free one.
+
+    Raises
+    ------
+    UserError
+        The address is no address of this machine, or the port is in use or not allowed.
+    """
+    listener = None
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        # Connections that a stopped server leaves behind do not keep its port from the next one.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot listen on {host}, port {port}: {reason}; choose another --port or --host"
+        ) from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """A server that finishes what it accepted before it goes.
+
+    The first SIGTERM or SIGINT (or :meth:`drain`) lets nothing more in: readiness turns false, new
+    requests get 503, and the process ends when the accepted ones are answered. The second signal
+    ends it at once, with exit code 128 + its number.
+
+    Parameters
+    ----------
+    session
+        Made with ``queue_frames=limits.queue``; stays the caller's to close.
+    limits
+        What it takes at a time.
+    """
+
+    def __init__(self, session: Session, limits: Limits) -> None:
+        self.admission = (api := Api(session, limits)).admission
+        super().__init__(
+            uvicorn.Config(
+                api.app,
+                http="h11",
+                ws="none",
+                loop="asyncio",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(limits.close_seconds)),
+            )
+        )
+
+    def drain(self) -> None:
+        """Finish what was accepted, then stop; may be called from any thread."""
+        self.admission.draining = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signal handler. uvicorn's own would close the door before load balancers know."""
+        if self.admission.draining:
+            print(f"moesaic: {signal.Signals(sig).name} again, stopping now", file=sys.stderr)
+            # A frame that runs cannot be interrupted, and Python would wait for its thread.
+            os._exit(128 + sig)
+        self.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn asks ten times a second whether to stop."""
+        if self.admission.draining and not self.admission.accepted:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def address_of(listener: socket.socket) -> str:
+    """URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return (
+        f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    )
