@@ -74,9 +74,13 @@ class Admission:
             503: the server stops, or the queue is full.
         """
         if self.draining:
-            raise self._reject("draining", "the server is shutting down; ask another one")
+            raise self.stopping()
         if self._accepted >= self._limits.queue:
             raise self._queue_full()
+
+    def stopping(self) -> RequestError:
+        """What those are told whom a server that stops does not answer."""
+        return self._reject("draining", "the server is shutting down; ask another one")
 
     def _queue_full(self) -> RequestError:
         return self._reject(

@@ -54,12 +54,13 @@ class Inference:
         except RequestError as error:
             outcome = error.outcome
             raise
-        except (ClientGone, asyncio.CancelledError) as error:
-            ran = isinstance(error, ClientGone) and error.ran
-            outcome = "abandoned" if ran else "cancelled"
-            if isinstance(error, ClientGone):
-                return Response(status_code=499)  # nobody reads it
-            raise
+        except ClientGone as error:
+            outcome = "abandoned" if error.ran else "cancelled"
+            return Response(status_code=499)  # nobody reads it
+        except asyncio.CancelledError as error:
+            # The server stops, and waits no longer for the rest of a body.
+            outcome = "rejected"
+            raise self._admission.stopping() from error
         finally:
             self._metrics.requests.labels(label, outcome).inc()
 

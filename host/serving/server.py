@@ -67,6 +67,7 @@ class Server(uvicorn.Server):
                 loop="asyncio",
                 lifespan="off",
                 access_log=False,
+                proxy_headers=False,
                 log_config=None,
                 server_header=False,
                 timeout_graceful_shutdown=max(1, round(limits.close_seconds)),

@@ -65,14 +65,12 @@ def _from_json(item: dict[str, Any], info: TensorInfo) -> NDArray[np.float32]:
             f"input {info.name!r} has no data: give a list, or binary_data_size and the bytes"
         )
     # As objects first: numpy would make numbers of strings, or strings of numbers.
-    try:
-        array = np.asarray(item["data"], dtype=object)
-    except ValueError as error:  # nested deeper than an array can be
-        raise refuse(f"the data of input {info.name!r} are no array: {error}") from error
+    array = np.asarray(item["data"], dtype=object)
     if array.shape not in (shape, (math.prod(shape),)):
         raise refuse(
             f"input {info.name!r} of the shape {shown(list(shape))} takes {math.prod(shape)}"
-            f" numbers, flat or nested like the shape; the data have the shape {list(array.shape)}"
+            f" numbers, flat or nested like the shape; the data have the shape"
+            f" {shown(list(array.shape))}"
         )
     if not set(map(type, array.flat)) <= {int, float}:
         raise refuse(f"the data of input {info.name!r} must be numbers only")
