@@ -383,8 +383,11 @@ def serve(
             session = Session(loaded, names, queue_frames=queue)
         with session:
             tasks, url = ", ".join(loaded.tasks), address_of(listener)
-            console.print(f"serving {tasks} on {url}, device {session.device.name}", markup=False)
-            Server(session, limits).run(sockets=[listener])
+            line = f"serving {tasks} on {url}, device {session.device.name}"
+            server = Server(
+                session, limits, lambda: console.print(line, soft_wrap=True, markup=False)
+            )
+            server.run(sockets=[listener])
     console.print("all accepted requests are answered")
 
 

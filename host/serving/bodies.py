@@ -79,6 +79,7 @@ async def read_body(request: Request, limit_bytes: int, limit_seconds: float) ->
     if declared.isdecimal() and int(declared) > limit_bytes:
         # The client may send what it declared, and read the answer then: nothing of it is kept.
         raise _too_large(limit_bytes, close=False)
+    request.state.body_begun = True
     body = _Plain(limit_bytes) if encoding == "identity" else _Deflated(limit_bytes)
     try:
         async with asyncio.timeout(limit_seconds):
@@ -92,3 +93,24 @@ async def read_body(request: Request, limit_bytes: int, limit_seconds: float) ->
     except ClientDisconnect as error:
         raise ClientGone(ran=False) from error
     return body.finish()
+
+
+async def discard_body(request: Request, limit_bytes: int, limit_seconds: float) -> None:
+    """Let a client that closes the connection after the answer finish sending first.
+
+    A connection that is closed with bytes unread is reset, and the client may lose the answer. On
+    one that stays open, the server skips an unread body by itself. Nothing is kept; a client that
+    sends more, or takes longer, may lose its answer.
+    """
+    closes = "close" in request.headers.get("connection", "").lower()
+    if getattr(request.state, "body_begun", False) or not closes:
+        return
+    room = limit_bytes
+    try:
+        async with asyncio.timeout(limit_seconds):
+            async for chunk in request.stream():
+                room -= len(chunk)
+                if room < 0:
+                    return
+    except (TimeoutError, ClientDisconnect):
+        pass

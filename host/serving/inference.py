@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from moesaic.host.driver import DeviceError
 from moesaic.host.serving.admission import Admission
-from moesaic.host.serving.bodies import read_body
+from moesaic.host.serving.bodies import discard_body, read_body
 from moesaic.host.serving.errors import ClientGone, RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import UNKNOWN, Metrics
@@ -53,6 +53,7 @@ class Inference:
             return response
         except RequestError as error:
             outcome = error.outcome
+            await discard_body(request, self._limits.body_bytes, self._limits.body_seconds)
             raise
         except ClientGone as error:
             outcome = "abandoned" if error.ran else "cancelled"

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -26,6 +27,8 @@ def bind(host: str, port: int) -> socket.socket:
     """
     listener = None
     try:
+        if not 0 <= port <= 65535:  # the resolver would take it modulo 65536
+            raise OverflowError("ports are 0 to 65535")
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
@@ -55,9 +58,14 @@ class Server(uvicorn.Server):
         Made with ``queue_frames=limits.queue``; stays the caller's to close.
     limits
         What it takes at a time.
+    started
+        Called once it answers.
     """
 
-    def __init__(self, session: Session, limits: Limits) -> None:
+    def __init__(
+        self, session: Session, limits: Limits, started: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_start = started
         self.admission = (api := Api(session, limits)).admission
         super().__init__(
             uvicorn.Config(
@@ -73,6 +81,11 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(limits.close_seconds)),
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self._on_start()
 
     def drain(self) -> None:
         """Finish what was accepted, then stop; may be called from any thread."""

@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.package import bundle_files, write_directory
 from moesaic.host import Session, pool
 from moesaic.host.pool import DeviceResult
 from moesaic.host.serving.limits import Limits
@@ -86,6 +90,18 @@ def two_tasks() -> Bundle:
         "depth": random_intgraph(Shape(patches=6, tokens=7, head_rows=6, outputs=5), seed=2),
     }
     return make_bundle(graphs, PRESETS["nano"])
+
+
+def write_bundle(folder: Path) -> Bundle:
+    """Write the bundle of :func:`two_tasks` where the command line can read it."""
+    bundle, image = two_tasks(), WeightImage(PRESETS["nano"])
+    codes = {
+        name: compile_task(graph, PRESETS["nano"], image) for name, graph in bundle.graphs.items()
+    }
+    write_directory(
+        folder, bundle_files(PRESETS["nano"], bundle.graphs, codes, image, {}, {"tasks": {}})
+    )
+    return bundle
 
 
 def frames(bundle: Bundle, task: str, count: int = 1, seed: int = 0) -> np.ndarray:

@@ -163,7 +163,10 @@ def test_full_queue_refuses_before_it_reads(
         assert reply.status == 503 and int(reply.headers["Retry-After"]) >= 1
         assert b"1 requests wait already" in reply.read()
         connection.close()
-        assert running.metric("moesaic_rejected_total", reason="queue") == 1
+        large = bytes(5_000_000)  # more than sockets buffer
+        reply = running.ask("POST", PATH, large, {"Connection": "close"})
+        assert reply.status == 503 and "wait already" in reply.error
+        assert running.metric("moesaic_rejected_total", reason="queue") == 2
         gate.set()
         first.join(WAIT_SECONDS)
         assert statuses == [200]

@@ -1,0 +1,159 @@
+"""Devices that fail behind a server: what clients, load balancers and metrics see of it."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moesaic.host import DeviceError, Outputs, Placement, Session
+from moesaic.host.pool import DeviceResult, DeviceUnavailable
+from moesaic.host.serving.admission import Admission
+from moesaic.host.serving.errors import RequestError
+from moesaic.host.serving.limits import Limits
+from moesaic.host.serving.metrics import Metrics
+from moesaic.spec.bundle import Bundle
+from tests.host.serving import (
+    WAIT_SECONDS,
+    Puppet,
+    Running,
+    frames,
+    install_puppet,
+    serving,
+    two_tasks,
+)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return two_tasks()
+
+
+@pytest.fixture(autouse=True)
+def puppet(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_puppet(monkeypatch)
+
+
+def await_ready(running: Running) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while running.ask("GET", "/v2/health/ready").status != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_another_device_answers_and_the_metrics_tell(bundle: Bundle) -> None:
+    x = frames(bundle, "seg")
+    session = Session(bundle, ["puppet", "cpu"], pause_seconds=1000.0)
+    with serving(session, Limits()) as running:
+        answers = [running.infer("seg", x)]
+        assert running.metric("moesaic_failovers_total") == 0
+        Puppet.plan = [DeviceError("watchdog")]
+        answers += [running.infer("seg", x), running.infer("seg", x)]
+        assert [reply.status for reply in answers] == [200, 200, 200]
+        devices = ["puppet" if b'"puppet"' in reply.body else "cpu" for reply in answers]
+        assert devices == ["puppet", "cpu", "cpu"]
+        tail = 4 * bundle.graphs["seg"].output_shape[1]
+        assert len({reply.body[-tail:] for reply in answers}) == 1, "devices differ"
+        assert running.metric("moesaic_failovers_total") == 1
+        state = "moesaic_device_state"
+        assert running.metric(state, device="puppet", state="passed over") == 1
+        assert running.metric(state, device="puppet", state="first choice") == 0
+        assert running.metric(state, device="cpu", state="first choice") == 1
+        for device, count in (("puppet", 1), ("cpu", 2)):
+            labels = {"task": "seg", "device": device}
+            assert running.metric("moesaic_request_seconds_count", **labels) == count
+            assert running.metric("moesaic_device_seconds_count", **labels) == count
+        assert running.ask("GET", "/v2/health/ready").status == 200
+
+
+def test_all_devices_failed(bundle: Bundle) -> None:
+    x = frames(bundle, "seg")
+    with serving(Session(bundle, ["puppet"], pause_seconds=1000.0), Limits()) as running:
+        Puppet.plan = [DeviceError("watchdog")]
+        for _ in range(2):  # when it fails, and while it is passed over
+            reply = running.infer("seg", x)
+            assert reply.status == 503 and "puppet: watchdog" in reply.error
+            assert int(reply.headers["Retry-After"]) >= 1
+        for path in ("/v2/health/ready", "/v2/models/seg/ready"):
+            reply = running.ask("GET", path)
+            assert reply.status == 503 and reply.json["ready"] is False
+            assert reply.json["error"] == "no device works: puppet: watchdog"
+        index = running.ask("POST", "/v2/repository/index", {}).json
+        assert {model["state"] for model in index} == {"UNAVAILABLE"}
+        assert running.ask("GET", "/v2/health/live").status == 200
+        assert running.metric("moesaic_requests_total", task="seg", outcome="failed") == 2
+
+
+def test_asking_for_readiness_brings_a_device_back(bundle: Bundle) -> None:
+    with serving(Session(bundle, ["puppet"], pause_seconds=0.0), Limits()) as running:
+        Puppet.plan = [DeviceError("watchdog")]
+        Puppet.refuse = [DeviceError("still resetting")]
+        assert running.infer("seg", frames(bundle, "seg")).status == 503
+        await_ready(running)  # no request but these
+        assert running.infer("seg", frames(bundle, "seg")).status == 200
+
+
+def test_device_that_is_gone_for_good_stays_not_ready(bundle: Bundle) -> None:
+    with serving(Session(bundle, ["puppet"], pause_seconds=0.0), Limits()) as running:
+        Puppet.plan = [DeviceError("watchdog")]
+        Puppet.refuse = [DeviceUnavailable("no such board")]
+        assert running.infer("seg", frames(bundle, "seg")).status == 503
+        reply = running.infer("seg", frames(bundle, "seg"))
+        assert reply.status == 503 and "no such board" in reply.error
+        assert "no such board" in running.ask("GET", "/v2/health/ready").json["error"]
+
+
+def test_fault_of_the_server_is_told_and_does_not_stop_it(bundle: Bundle) -> None:
+    x = frames(bundle, "seg")
+    with serving(Session(bundle, ["puppet"]), Limits()) as running:
+        Puppet.plan = [ZeroDivisionError("a bug")]
+        reply = running.infer("seg", x)
+        assert reply.status == 500 and reply.error == "the server failed: ZeroDivisionError"
+        assert running.metric("moesaic_requests_total", task="seg", outcome="error") == 1
+        assert running.metric("moesaic_queue_depth") == 0
+        assert running.infer("seg", x).status == 200
+
+
+class Stuck:
+    """A session that takes everything, and answers what it is told when it is told."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Outputs]] = []
+
+    def submit(self, inputs: Any, task: str) -> Future[Outputs]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+    def answer(self, seconds: float) -> None:
+        result = DeviceResult(np.zeros((1, 1, 1), np.int16), [])
+        self.futures.pop(0).set_result(Outputs({}, "board", seconds, result))
+
+
+def test_retry_after_is_the_time_that_the_queue_takes() -> None:
+    metrics = Metrics(["seg"], lambda: [Placement("board", "first choice", "")])
+    session = Stuck()
+    door = Admission(session, Limits(queue=4), metrics)  # type: ignore[arg-type]
+    for _ in range(4):
+        door.submit("seg", {})
+    assert door.retry_after() == 1  # nothing is known yet
+    session.answer(3.0)
+    assert door.retry_after() == 9  # three wait, 3 s each
+    door.submit("seg", {})
+    with pytest.raises(RequestError, match="4 requests wait already") as refused:
+        door.submit("seg", {})
+    assert refused.value.status == 503 and refused.value.headers == {"Retry-After": "12"}
+    session.answer(0.5)
+    assert door.retry_after() == 8  # three wait, (4 * 3 s + 0.5 s) / 5 each, rounded up
+    for _ in range(3):
+        session.answer(0.001)
+    assert door.accepted == 0 and door.retry_after() == 1
+
+
+def test_no_part_of_the_runtime_needs_the_server() -> None:
+    host = Path(__file__).parents[2] / "host"
+    users = [path for path in host.glob("*.py") if "host.serving" in path.read_text()]
+    assert [path.name for path in users] == ["cli.py"]
