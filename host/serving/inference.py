@@ -70,7 +70,9 @@ class Inference:
         self._admission.check()
         with self._admission.body():
             body = await read_body(request, self._limits.body_bytes, self._limits.body_seconds)
-            wanted = read_request(model, body, request.headers.get(HEADER_LENGTH))
+            wanted = read_request(
+                model, body, request.headers.get(HEADER_LENGTH), self._limits.json_bytes
+            )
             try:
                 outputs = await self._run(request, task, wanted.inputs)
             except UserError as error:
@@ -86,7 +88,10 @@ class Inference:
                 "device": outputs.device,
                 "latency_seconds": outputs.latency_seconds,
             }
-            content, headers = write_response(wanted, outputs, ran)
+            if all(wanted.outputs.values()):
+                content, headers = write_response(wanted, outputs, ran)
+            else:  # JSON of many frames takes seconds: other requests must not wait for it
+                content, headers = await asyncio.to_thread(write_response, wanted, outputs, ran)
         return Response(content, headers=headers)
 
     async def _run(self, request: Request, task: str, inputs: dict[str, NDArray[Any]]) -> Outputs:

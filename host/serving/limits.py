@@ -15,6 +15,8 @@ class Limits:
         Most requests that are accepted and not answered yet, the running one included.
     body_bytes
         Longest body, unpacked.
+    json_bytes
+        Longest JSON part of a body. It is read in one go, on the event loop: some 40 ms per MiB.
     body_seconds
         Longest time that a body may take to arrive.
     close_seconds
@@ -23,6 +25,7 @@ class Limits:
 
     queue: int = 16
     body_bytes: int = 16 << 20
+    json_bytes: int = 4 << 20
     body_seconds: float = 30.0
     close_seconds: float = 10.0
 

@@ -46,6 +46,15 @@ def test_body_at_the_limit_is_taken_and_one_byte_more_is_not(running: Running) -
     assert f"exceeds {LIMIT_BYTES} bytes" in reply.error
 
 
+def test_json_has_a_limit_of_its_own(bundle: Bundle) -> None:
+    body, headers = binary_request(frames(bundle, "seg", count=20))
+    length = int(headers["Inference-Header-Content-Length"])
+    with serving(Session(bundle, ["cpu"]), Limits(json_bytes=length)) as running:
+        assert running.ask("POST", PATH, body, headers).status == 200
+        reply = running.ask("POST", PATH, b" " * (length + 1))
+        assert reply.status == 413 and "send tensors in binary form" in reply.error
+
+
 def test_client_may_send_a_body_that_was_refused_by_its_length(running: Running) -> None:
     connection = running.connect()
     for _ in range(2):  # the connection stays usable

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,3 +142,13 @@ def test_integers_are_numbers_too(bundle: Bundle, running: Running) -> None:
     y = np.array(reply.json["outputs"][0]["data"], np.float32)
     zeros = np.zeros((1, 160), np.float32)
     np.testing.assert_array_equal(y, expected(bundle, "seg", zeros)[0])
+
+
+@pytest.mark.parametrize("task", ["seg", "depth"])
+def test_example_runs(bundle: Bundle, running: Running, task: str) -> None:
+    example = Path(__file__).parents[2] / "docs" / "examples" / "triton_client.py"
+    command = [sys.executable, str(example), "--url", running.address, "--task", task]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shape = (1, *bundle.graphs[task].output_shape[1:])
+    assert f"y: shape {shape}, float32" in done.stdout and "on cpu" in done.stdout

@@ -50,7 +50,17 @@ def test_draining_finishes_what_was_accepted(monkeypatch: pytest.MonkeyPatch) ->
         for client in clients:
             client.start()
         running.await_metric(3, "moesaic_queue_depth")
+        ticks, tick = threading.Semaphore(0), running.server.on_tick
+
+        async def counted(counter: int) -> bool:
+            ended = await tick(counter)
+            ticks.release()
+            return ended
+
+        monkeypatch.setattr(running.server, "on_tick", counted)
         running.server.drain()
+        for _ in range(3):  # of a server that goes on listening
+            assert ticks.acquire(timeout=WAIT_SECONDS)
         ready = running.ask("GET", "/v2/health/ready")
         assert ready.status == 503 and ready.json["error"] == "the server is shutting down"
         assert running.ask("GET", "/v2/health/live").status == 200
