@@ -16,8 +16,8 @@ ALL := $(wildcard core/*.c)
 HOSTED := $(ALL) $(wildcard platforms/*.c)
 # Bare metal sees no system header, so that none can slip in, and brings the functions that
 # compilers want. A mock needs no operating system, and tests of the core want it.
-BARE := $(ALL) $(wildcard freestanding/*.c platforms/baremetal.c platforms/mock.c)
-FREESTANDING := -ffreestanding -nostdinc -Ifreestanding
+BARE := $(ALL) $(wildcard freestanding/*.c) $(filter-out platforms/linux_%,$(wildcard platforms/*.c))
+FREESTANDING = -ffreestanding -nostdinc -isystem $$($(CC) -print-file-name=include) -Ifreestanding
 ALL_TESTS := $(basename $(notdir $(wildcard tests/test_*.c)))
 
 ifneq ($(filter native sanitize,$(TARGET)),)
@@ -40,15 +40,15 @@ ifeq ($(TARGET),aarch64-none)
   CC := $(CC_AARCH64)
   SOURCES := $(BARE)
   # Without an operating system, memory may be strongly ordered and floating point switched off.
-  CFLAGS := -O2 $(FREESTANDING) -fno-pic -mstrict-align -mgeneral-regs-only
-  LDFLAGS := -static -no-pie -nostdlib
+  CFLAGS = -O2 $(FREESTANDING) -fno-pic -mstrict-align -mgeneral-regs-only
+  LDFLAGS := -static -no-pie -nostdlib -Wl,--build-id=none -T freestanding/link.ld
 endif
 ifeq ($(TARGET),rv32imac-none)
   CC := $(CC_RISCV)
   SOURCES := $(BARE)
   TESTS := $(filter-out test_linux_%,$(ALL_TESTS))
-  CFLAGS := -Os $(FREESTANDING) -march=rv32imac -mabi=ilp32
-  LDFLAGS := -static -nostdlib -march=rv32imac -mabi=ilp32 -lgcc
+  CFLAGS = -Os $(FREESTANDING) -march=rv32imac -mabi=ilp32
+  LDFLAGS := -static -nostdlib -T freestanding/link.ld -march=rv32imac -mabi=ilp32 -lgcc
 endif
 
 AR := $(call of,$(CC),ar)
