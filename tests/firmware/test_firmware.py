@@ -1,0 +1,123 @@
+"""The C driver's unit tests on every target, and that it builds for all of them."""
+
+import ctypes
+import functools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRMWARE, BUILD = ROOT / "firmware", ROOT / "build" / "firmware"
+TOOLS = ROOT / "build" / "cross" / "bin"
+NAMES = sorted(path.stem for path in (FIRMWARE / "tests").glob("test_*.c"))
+
+EMULATORS = {
+    "native": None,
+    "sanitize": None,
+    "aarch64-linux": "qemu-aarch64-static",
+    "rv32imac-none": "qemu-riscv32-static",
+}
+COMPILERS = {
+    "aarch64-linux": "aarch64-linux-gnu-gcc",
+    "aarch64-none": "aarch64-linux-gnu-gcc",
+    "rv32imac-none": "riscv64-unknown-elf-gcc",
+}
+CASES = [
+    (target, name)
+    for target in EMULATORS
+    for name in NAMES
+    if not (target.endswith("-none") and name.startswith("test_linux_"))
+]
+
+
+def command(*words: object, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in words], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s
+    )
+
+
+def need(*tools: str) -> None:
+    """Skip where a tool is neither here nor, by apt-get, to be had."""
+    missing = [tool for tool in tools if not shutil.which(tool) and not (TOOLS / tool).exists()]
+    if missing and not shutil.which("apt-get"):
+        pytest.skip(f"no {', '.join(missing)} on PATH, and no Debian to take it from")
+
+
+@functools.cache
+def make(*words: str) -> str:
+    done = command("make", "-s", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("target", "name"), CASES)
+def test_unit_test_passes(target: str, name: str) -> None:
+    emulator = EMULATORS[target]
+    if emulator:
+        need(COMPILERS[target], emulator, emulator.removesuffix("-static"))
+        fetched = command(".ci/cross", "qemu")
+        assert fetched.returncode == 0, fetched.stderr
+    make("-C", "firmware", f"TARGET={target}", "tests")
+    runner = [TOOLS / emulator] if emulator else []
+    done = command(*runner, BUILD / target / "tests" / name, timeout_s=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^[1-9]\d* checks, 0 failed$", done.stdout, re.MULTILINE)
+
+
+def test_check_that_does_not_hold_fails_the_program(tmp_path: Path) -> None:
+    source, program = tmp_path / "test.c", tmp_path / "test"
+    source.write_text(
+        '#include "check.h"\n'
+        "static void wrong(void) { CHECK(1 + 1 == 3); }\n"
+        "int main(void) { RUN(wrong); return check_result(); }\n"
+    )
+    built = command("cc", "-std=c99", "-I", FIRMWARE / "tests", "-o", program, source)
+    assert built.returncode == 0, built.stderr
+    done = command(program)
+    assert done.returncode == 1 and "1 + 1 == 3" in done.stdout
+
+
+def test_all_targets_build_within_their_size() -> None:
+    need(*COMPILERS.values())
+    lines = make("firmware").splitlines()
+    sizes = {line.split()[0]: line for line in lines if " core; " in line}
+    assert set(sizes) == {"native", *COMPILERS}
+    for target, line in sizes.items():
+        found = re.search(r"(\d+) +(\d+) +(\d+)  core; a moesaic_device has (\d+) bytes", line)
+        assert found, line
+        code, data, zeroed, handle = map(int, found.groups())
+        assert 0 < code < 16 * 1024, target
+        assert zeroed == 0, f"{target}: the core has global state"
+        assert handle < 12 * 1024, target
+    # Only tables of constants that hold addresses, and only where code is position independent.
+    assert " 0       0  core" in sizes["rv32imac-none"]
+    assert sum("examples/baremetal.c" in line for line in lines) == 2
+
+
+def test_library_has_every_function_of_the_header() -> None:
+    make("-C", "firmware", "native")
+    library = ctypes.CDLL(str(BUILD / "native" / "libmoesaic.so"))
+    for header in ("include/moesaic.h", "platforms/linux_uio.h", "platforms/baremetal.h"):
+        text = re.sub(r"/\*.*?\*/", "", (FIRMWARE / header).read_text(), flags=re.DOTALL)
+        names = re.findall(r"\b(moesaic_\w+)\(", text)
+        assert names
+        for name in names:
+            assert hasattr(library, name), f"{header}: {name}"
+
+
+def test_library_for_a_board_needs_no_new_c_library() -> None:
+    need("aarch64-linux-gnu-gcc")
+    make("-C", "firmware", "TARGET=aarch64-linux", "library")
+    path = BUILD / "aarch64-linux" / "libmoesaic.so"
+    done = command(TOOLS / "aarch64-linux-gnu-readelf", "-V", path)
+    versions = {tuple(map(int, v.split("."))) for v in re.findall(r"GLIBC_([\d.]+)", done.stdout)}
+    assert versions and max(versions) <= (2, 31), "PYNQ 2.7 has glibc 2.31"
+
+
+def test_core_needs_no_header_of_a_system() -> None:
+    allowed = {"stddef.h", "stdint.h", "string.h"}
+    for path in [*FIRMWARE.glob("core/*.[ch]"), *FIRMWARE.glob("include/*.h")]:
+        assert set(re.findall(r"#include <(.+)>", path.read_text())) <= allowed, path
