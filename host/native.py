@@ -86,6 +86,31 @@ class CFault(ctypes.Structure):
     _fields_ = [("code", _u32), ("info", _u32)]
 
 
+class CUioConfig(ctypes.Structure):
+    """``moesaic_uio_config``."""
+
+    _fields_ = [
+        ("device", ctypes.c_char_p),
+        ("map", ctypes.c_char_p),
+        ("memory", ctypes.c_char_p),
+        ("memory_attributes", ctypes.c_char_p),
+        ("clock_hz", _u64),
+        ("mode", ctypes.c_int),
+        ("interrupt", ctypes.POINTER(ctypes.c_int)),
+    ]
+
+
+class CUioHead(ctypes.Structure):
+    """The public members of ``moesaic_uio``."""
+
+    _fields_ = [
+        ("memory_base", _u64),
+        ("memory_bytes", _u64),
+        ("error", ctypes.c_int),
+        ("failed", ctypes.c_char_p),
+    ]
+
+
 _FUNCTIONS = {
     "moesaic_open": [_pointer, ctypes.POINTER(CPlatform), CConfig],
     "moesaic_load": [_pointer, ctypes.c_char_p, _size],
@@ -100,6 +125,8 @@ _FUNCTIONS = {
     "moesaic_read_counters": [_pointer, ctypes.POINTER(_u64), _size],
     "moesaic_reset": [_pointer],
     "moesaic_close": [_pointer],
+    "moesaic_uio_find": [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint, _pointer],
+    "moesaic_uio_open": [_pointer, ctypes.POINTER(CUioConfig), ctypes.POINTER(CPlatform)],
 }
 """All of them return a moesaic_result."""
 
@@ -133,7 +160,8 @@ def library() -> ctypes.CDLL:
         raise UserError(
             f"the driver {places[0]} has ABI {found}, this version needs {ABI}; build it again"
         )
-    dll.moesaic_device_bytes.restype = _size
+    dll.moesaic_device_bytes.restype = dll.moesaic_uio_bytes.restype = _size
+    dll.moesaic_uio_close.restype, dll.moesaic_uio_close.argtypes = None, [_pointer]
     dll.moesaic_lost_interrupts.restype, dll.moesaic_lost_interrupts.argtypes = _u32, [_pointer]
     dll.moesaic_frame_timeout.restype, dll.moesaic_frame_timeout.argtypes = _u64, [_pointer]
     return dll

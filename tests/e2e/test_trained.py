@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,16 @@ from moesaic.models.export import export_onnx, write_samples
 from moesaic.models.m3vit import trained_model
 from moesaic.models.metrics import depth_rmse, mean_iou
 from moesaic.models.scenes import HELDOUT_SEED
-from moesaic.spec.bundle import load_bundle
+from moesaic.sim.build import accelerator_verilog
+from moesaic.sim.dram import CDramConfig, DramConfig
+from moesaic.sim.library import build_library
+from moesaic.spec.bundle import IMAGE, load_bundle
+from moesaic.spec.hostside import quantise_input
 from moesaic.spec.metrics import sqnr_db
 
 from .conftest import moesaic
 
+ROOT = Path(__file__).resolve().parents[2]
 SCENES = 32
 
 
@@ -64,6 +70,36 @@ def test_eight_scenes_in_turns_are_bit_exact(trained: Trained) -> None:
     for task in result["tasks"].values():
         assert task["bit_exact"] and task["frames"] == 8
         assert task["sqnr_db"] >= 20
+
+
+def test_c_program_runs_both_tasks_on_the_rtl(trained: Trained, tmp_path: Path) -> None:
+    """No Python between bundle and gateware: the C driver, its platform and the Verilated model."""
+    made = subprocess.run(["make", "-s", "-C", ROOT / "firmware", "rtl_frames"], check=False)
+    assert made.returncode == 0
+    bundle = load_bundle(trained.bundle)
+    simulator = build_library(accelerator_verilog(bundle.arch))
+    (tmp_path / "dram").write_bytes(bytes(CDramConfig.of(DramConfig())))
+    frames: list[str | Path] = []
+    for number in range(2):
+        for task, graph in bundle.graphs.items():
+            given, codes = tmp_path / f"{task}{number}.in", tmp_path / f"{task}{number}.codes"
+            sample = bundle.samples[f"{task}.input"][number : number + 1]
+            given.write_bytes(quantise_input(graph, sample).tobytes())
+            codes.write_bytes(bundle.samples[f"{task}.codes"][number].astype("<i2").tobytes())
+            frames += [task, given, codes]
+    program = ROOT / "build" / "firmware" / "native" / "examples" / "rtl_frames"
+    image = trained.bundle / IMAGE
+    command = [program, simulator, image, tmp_path / "dram", str(1 << 26)]
+    done = subprocess.run([*command, *frames], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["seg", "depth"] * 2
+    assert done.stdout.count("bit-exact") == 4
+    # One code that is expected to be another is noticed.
+    spoiled = bytearray(frames[2].read_bytes())  # type: ignore[union-attr]
+    spoiled[0] ^= 1
+    frames[2].write_bytes(spoiled)  # type: ignore[union-attr]
+    done = subprocess.run([*command, *frames], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "DIFFERENT" in done.stdout
 
 
 def test_task_switch_takes_at_most_200_cycles(trained: Trained) -> None:
