@@ -1,0 +1,46 @@
+#!/bin/sh
+# deploy.sh [--dry-run] HOST BUNDLE BITSTREAM.bin: copy all that a board needs to ~/moesaic of
+# HOST (as ssh knows it), from a checkout that `make firmware` has run in. NOT RUN ON A BOARD.
+#
+# --dry-run prints the commands instead.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+library=$root/build/firmware/aarch64-linux/libmoesaic.so
+stage=$root/build/board
+dry=''
+
+fail() {
+  echo "deploy.sh: $1" >&2
+  exit 2
+}
+
+if [ "${1:-}" = --dry-run ]; then
+  dry=1
+  shift
+fi
+[ $# = 3 ] || fail "usage: deploy.sh [--dry-run] HOST BUNDLE BITSTREAM.bin"
+host=$1 bundle=$2 bitstream=$3
+case $host in
+  -* | *[!A-Za-z0-9@._-]* | '') fail "no host name: \"$host\"" ;;
+esac
+[ -f "$bundle/manifest.json" ] && [ -f "$bundle/device.bin" ] || fail "$bundle is no bundle"
+[ -f "$bitstream" ] || fail "no file $bitstream"
+case $bitstream in
+  *.bin) ;;
+  *) fail "$bitstream must be a .bin: \`bootgen -arch zynqmp -process_bitstream bin -image X.bif\`" ;;
+esac
+[ -n "$dry" ] || [ -f "$library" ] || fail "no $library: run \`make firmware\`"
+
+run() {
+  if [ -n "$dry" ]; then echo "$*"; else "$@"; fi
+}
+
+run python3 "$here/stage.py" "$stage" "$library"
+run cp -r "$bundle" "$stage/bundle"
+run cp "$bitstream" "$stage/moesaic.bin"
+run ssh "$host" 'rm -rf moesaic && mkdir moesaic'
+run scp -qr "$stage/." "$host:moesaic/"
+echo "# then, on $host:"
+echo "cd moesaic && sudo ./load.sh moesaic.bin"
+echo "sudo python3 run.py bundle --task TASK --input in.npz --output out.npz --option clock_hz=300000000"

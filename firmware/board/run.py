@@ -1,0 +1,53 @@
+"""Run a task of a bundle on a board: ``run.py BUNDLE --task seg --input in.npz --output out.npz``.
+
+What ``moesaic run`` does, without its command-line packages: numpy is enough.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+if sys.version_info < (3, 11):  # noqa: UP036 - nothing has checked it on a board
+    sys.exit("run.py needs Python 3.11 or newer; the C driver needs no Python at all")
+
+import numpy as np  # noqa: E402
+
+from moesaic.host import Session  # noqa: E402
+from moesaic.host.driver import DeviceError  # noqa: E402
+from moesaic.spec.errors import UserError  # noqa: E402
+
+
+def main() -> None:
+    """Parse the command line, run, write the outputs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--task", help="which task, if there are several")
+    parser.add_argument("--input", type=Path, required=True, help=".npz with the model's inputs")
+    parser.add_argument("--output", type=Path, required=True, help=".npz to write")
+    parser.add_argument("--device", default="fpga", help="devices by preference, with commas")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the first device, such as clock_hz=300000000",
+    )
+    words = parser.parse_args()
+    devices = words.device.split(",")
+    pairs = [word.partition("=") for word in words.option]
+    options = {name: int(value) if value.isdigit() else value for name, _, value in pairs}
+    with np.load(words.input) as file:
+        arrays = dict(file)
+    with Session(words.bundle, devices=devices, options={devices[0]: options}) as session:
+        outputs = session.run(arrays, task=words.task)
+        np.savez(words.output, **outputs)
+        print(f"{outputs.device}: {outputs.latency_seconds * 1000:.3f} ms")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, DeviceError, OSError) as error:
+        sys.exit(f"error: {error}")

