@@ -14,7 +14,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup: $(STAMP)  ## make .venv/ with the moesaic command, and the C driver for this machine
-	@$(MAKE) -s -C firmware native
+	@$(MAKE) -s -j 2 -C firmware native
 
 $(STAMP): pyproject.toml setup.py
 	@.ci/setup $(PYTHON)
@@ -33,7 +33,7 @@ sim: setup  ## the cycle-accurate simulator of TARGET
 	$(BIN)/python -m moesaic.sim.build --target $(TARGET)
 
 firmware:  ## the C driver for every processor, with code sizes; fetches cross compilers
-	@$(MAKE) -s -C firmware all
+	@$(MAKE) -s -j 2 -C firmware all
 
 bench: setup  ## measure all targets: cycles, estimates, resources, goals; half an hour
 	$(BIN)/python -m moesaic.models.bench --out build/bench
