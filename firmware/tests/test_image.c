@@ -37,7 +37,7 @@ static void truncated_image_is_refused_at_every_length(void) {
 
 static void any_flipped_bit_is_refused(void) {
     unsigned accepted = 0;
-    for (size_t byte = 0; byte < SAMPLE_BYTES; byte += byte < SAMPLE_TABLES ? 1 : 61) {
+    for (size_t byte = 0; byte < SAMPLE_BYTES; byte += byte < SAMPLE_TABLES ? 1 : 509) {
         for (unsigned bit = 0; bit < 8; ++bit) {
             image[byte] ^= (uint8_t)(1u << bit);
             accepted += moesaic_check_image(image, SAMPLE_BYTES, NULL) == MOESAIC_OK;
