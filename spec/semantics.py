@@ -3,10 +3,13 @@
 Values are held in int64 tensors whatever their hardware width; each function states the range it
 returns. Products are summed in float64, which is exact below 2**53, far above the int32
 accumulators. These functions are the law for the gateware and share nothing with it but
-``moesaic.spec.tables``. Formulas: ``docs/numerics.md``.
+``moesaic.spec.tables``; ``moesaic.spec.kernels`` computes the same faster, and tests compare.
+Formulas: ``docs/numerics.md``.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,10 +23,14 @@ RESIDUAL_GUARD_BITS = 8
 
 
 def round_shift(value: Tensor, shift: int | Tensor) -> Tensor:
-    """``value / 2**shift`` rounded half up: the one rounding rule. ``shift`` 0 to 62."""
-    shift = torch.as_tensor(shift, dtype=torch.int64, device=value.device)
-    half = torch.ones_like(shift) << shift >> 1
-    return (value + half) >> shift
+    """``value / 2**shift`` rounded half up: the one rounding rule. ``shift`` at least 0.
+
+    One bit below the result is kept and rounded: unlike half of 2**63, it fits int64.
+    """
+    if isinstance(shift, int):
+        return (value >> min(shift - 1, 63)) + 1 >> 1 if shift else value
+    shift = shift.to(torch.int64)
+    return torch.where(shift > 0, (value >> (shift - 1).clamp(0, 63)) + 1 >> 1, value)
 
 
 def saturate(value: Tensor, bits: int) -> Tensor:
@@ -41,18 +48,17 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return (a.to(torch.float64) @ b.to(torch.float64).T).to(torch.int64)
 
 
-def _table(values: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64, device=like.device)
+@cache
+def _table(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """A table on a device; sent there once. Not for writing."""
+    return torch.tensor(values, dtype=torch.int64, device=device)
 
 
 def bit_length(value: Tensor) -> Tensor:
     """Number of bits of a non-negative integer below 2**62; 0 for 0."""
-    length = torch.zeros_like(value)
-    for step in (32, 16, 8, 4, 2, 1):
-        wide = value >= (1 << step)
-        length += torch.where(wide, step, 0)
-        value = torch.where(wide, value >> step, value)
-    return length + (value > 0).to(torch.int64)
+    # Without the bit behind the leading one, float64 cannot round up to the next power of two.
+    leading = value & ~(value >> 1)
+    return torch.frexp(leading.to(torch.float64)).exponent.to(torch.int64)
 
 
 def exp2_negative(exponent: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +68,9 @@ def exp2_negative(exponent: Tensor) -> tuple[Tensor, Tensor]:
     """
     exponent = exponent.clamp(max=(1 << tables.EXPONENT_BITS) - 1)
     fraction = exponent & (1 << tables.EXP2_FRACTION_BITS) - 1
-    return _table(tables.EXP2_TABLE, exponent)[fraction], exponent >> tables.EXP2_FRACTION_BITS
+    return _table(tables.EXP2_TABLE, exponent.device)[
+        fraction
+    ], exponent >> tables.EXP2_FRACTION_BITS
 
 
 def reciprocal(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +80,7 @@ def reciprocal(value: Tensor) -> tuple[Tensor, Tensor]:
     """
     t = bit_length(value) - 1
     f = (value << 16) >> t  # Q1.16, 17 bits
-    r0 = _table(tables.RECIPROCAL_TABLE, value)[(f >> 8) & 255]
+    r0 = _table(tables.RECIPROCAL_TABLE, value.device)[(f >> 8) & 255]
     h = (1 << 17) - ((f * r0) >> 16)
     return ((r0 * h) >> 16).clamp(max=65535), t
 
@@ -85,7 +93,7 @@ def reciprocal_sqrt(value: Tensor) -> tuple[Tensor, Tensor]:
     e = (bit_length(value) - 1) >> 1
     # f in Q2.16 (18 bits): bits below are dropped.
     f = torch.where(e >= 8, value >> (2 * e - 16).clamp(min=0), value << (16 - 2 * e).clamp(min=0))
-    r0 = _table(tables.RSQRT_TABLE, value)[f >> 9]
+    r0 = _table(tables.RSQRT_TABLE, value.device)[f >> 9]
     p = (f * ((r0 * r0) >> 16)) >> 16
     return ((r0 * ((3 << 16) - p)) >> 17).clamp(max=65535), e
 
@@ -96,7 +104,7 @@ def gelu_fine(z: Tensor) -> Tensor:
     step = tables.GELU_INPUT_FRACTION_BITS - tables.GELU_STEP_LOG2
     index = magnitude >> step
     fraction = magnitude & (1 << step) - 1
-    entries = _table((*tables.GELU_TABLE, 0), z)
+    entries = _table((*tables.GELU_TABLE, 0), z.device)
     low = entries[index.clamp(max=tables.GELU_ENTRIES - 1)]
     high = entries[(index + 1).clamp(max=tables.GELU_ENTRIES)]
     delta = round_shift((low << step) + (high - low) * fraction, step)
