@@ -1,29 +1,66 @@
 """Runs an integer graph in torch: the oracle for the gateware and the CPU/GPU device.
 
-Exact on every device: the same codes in give the same codes out, bit for bit.
+Exact on every device: the same codes in give the same codes out, bit for bit. All frames of a
+chunk, all tokens and all heads are computed at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moesaic.spec import semantics
-from moesaic.spec.intgraph import (
-    IntAttention,
-    IntDense,
-    IntGraph,
-    IntLinear,
-    IntMlp,
-    IntMoe,
-    IntNorm,
-)
+from moesaic.spec import kernels, semantics
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe
+from moesaic.spec.precision import exact_float32
+from moesaic.spec.prepared import Attention, Linear, Mlp
 
 Observe = Callable[[str, Tensor], None]
+
+CHUNK_VALUES = {"cpu": 1 << 21, "cuda": 1 << 25}
+"""Most values of the widest tensor of a chunk, by kind of device; a chunk needs memory for a
+handful of float64 tensors of this size (16 and 256 MiB each). It should give every expert enough
+tokens for an efficient product; beyond that, a processor gains nothing by leaving its caches."""
+
+
+def frame_values(graph: IntGraph) -> int:
+    """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
+    widths = [graph.channels, graph.embed.linear.inputs, graph.head.linear.outputs]
+    for layer in graph.layers:
+        if isinstance(layer, IntAttention):
+            projected = layer.query.outputs + layer.key.outputs + layer.value.outputs
+            widths += [layer.heads * graph.tokens, projected]
+        elif isinstance(layer, IntDense):
+            widths.append(layer.mlp.up.outputs)
+        else:
+            hidden = max(expert.up.outputs for expert in layer.experts)
+            widths.append(layer.top_k * max(hidden, graph.channels))
+    return graph.tokens * max(widths)
+
+
+class _Graph:
+    """A graph's constants on a device, layer by layer."""
+
+    def __init__(self, graph: IntGraph, device: torch.device) -> None:
+        self.embed = Linear([graph.embed.linear], 24, device)
+        self.initial = torch.tensor(graph.embed.initial, dtype=torch.float64, device=device)
+        self.head = Linear([graph.head.linear], 16, device)
+        self.one = torch.tensor(2.0**-semantics.RESIDUAL_GUARD_BITS, device=device).double()
+        self.attention: dict[int, Attention] = {}
+        self.gates: dict[int, Linear] = {}
+        self.mlps: dict[int, list[Mlp]] = {}
+        for index, layer in enumerate(graph.layers):
+            if isinstance(layer, IntAttention):
+                self.attention[index] = Attention(layer, graph.tokens, device)
+            elif isinstance(layer, IntDense):
+                self.mlps[index] = [Mlp(layer.mlp, device)]
+            else:
+                self.gates[index] = Linear([layer.gate], 24, device, kernels.INT16_LARGEST)
+                self.mlps[index] = [Mlp(expert, device) for expert in layer.experts]
 
 
 class Executor:
@@ -32,126 +69,127 @@ class Executor:
     Parameters
     ----------
     graph
-        The task to run.
+        The task to run. Its constants are converted and sent to the device by the first run.
     device
         A torch device name: ``cpu`` or ``cuda``.
+
+    Attributes
+    ----------
+    chunk_frames
+        Frames computed at once; a run of more takes several rounds, so that memory is bounded.
     """
 
     def __init__(self, graph: IntGraph, device: str = "cpu") -> None:
         self.graph = graph
         self.device = torch.device(device)
-        self._tensors: dict[int, Tensor] = {}
+        self.chunk_frames = max(1, CHUNK_VALUES[self.device.type] // frame_values(graph))
+
+    @cached_property
+    def _ready(self) -> _Graph:
+        return _Graph(self.graph, self.device)
 
     def run(self, patches: NDArray[np.int8], observe: Observe | None = None) -> NDArray[np.int16]:
         """Run int8 codes [frames, patches, inputs] to int16 codes [frames, rows, outputs].
 
-        ``observe(name, value)`` sees intermediate integers of each frame, for debugging.
+        ``observe(name, value)`` sees intermediate integers, int64: those of every frame by
+        itself, a name's frames in their order.
+
+        Raises
+        ------
+        RuntimeError
+            torch failed: out of memory, or the device is lost.
         """
-        watch = observe or (lambda name, value: None)
-        codes = torch.as_tensor(patches.astype(np.int64), device=self.device)
-        frames = [self._frame(frame, watch) for frame in codes]
-        return torch.stack(frames).cpu().numpy().astype(np.int16)
 
-    def _constant(self, array: NDArray[np.generic]) -> Tensor:
-        """A constant of the graph as int64 tensor on the device; converted once."""
-        if id(array) not in self._tensors:
-            self._tensors[id(array)] = torch.as_tensor(array.astype(np.int64), device=self.device)
-        return self._tensors[id(array)]
+        def watch(name: str, value: Tensor) -> None:
+            if observe is not None:
+                for frame in value:
+                    observe(name, frame.to(torch.int64))
 
-    def _weight(self, array: NDArray[np.generic]) -> Tensor:
-        """Weights in the type that :func:`semantics.matmul` multiplies in; converted once."""
-        if id(array) not in self._tensors:
-            self._tensors[id(array)] = torch.as_tensor(array.astype(np.float64), device=self.device)
-        return self._tensors[id(array)]
+        head = self.graph.head
+        result = np.empty((len(patches), head.rows, head.linear.outputs), np.int16)
+        with exact_float32(self.device):
+            for start in range(0, len(patches), self.chunk_frames):
+                part = slice(start, start + self.chunk_frames)
+                codes = torch.tensor(patches[part], dtype=torch.int8).to(self.device)
+                result[part] = self._chunk(codes.float(), watch).to(torch.int16).cpu().numpy()
+        return result
 
-    def _frame(self, patches: Tensor, watch: Observe) -> Tensor:
-        graph = self.graph
-        residual = self._constant(graph.embed.initial).clone()
-        first = graph.embed.first_row
-        rows = slice(first, first + patches.shape[0])
-        addend = self._linear(patches, graph.embed.linear, 24)
-        residual[rows] = semantics.residual_add(residual[rows], addend)
+    def _chunk(self, patches: Tensor, watch: Observe) -> Tensor:
+        """Codes [frames, patches, inputs] to codes [frames, rows, outputs]."""
+        graph, ready = self.graph, self._ready
+        residual = ready.initial.repeat(len(patches), 1, 1)
+        rows = residual[:, graph.embed.first_row :][:, : patches.shape[1]]
+        rows.copy_(kernels.residual_add(rows, ready.embed(patches), ready.one))
         watch("embed", residual)
         for index, layer in enumerate(graph.layers):
+
+            def inside(name: str, value: Tensor, index: int = index) -> None:
+                watch(f"{index}.{name}", value)
+
+            narrow, wide = kernels.layer_norm(residual, layer.norm)
+            inside("norm", narrow)
             if isinstance(layer, IntAttention):
-                residual = self._attention(residual, layer, lambda n, v: watch(f"{index}.{n}", v))  # noqa: B023
+                addend = self._attention(narrow, ready.attention[index], inside)
+                residual = kernels.residual_add(residual, addend, ready.one)
             elif isinstance(layer, IntDense):
-                narrow, _ = self._norm(residual, layer.norm)
-                watch(f"{index}.norm", narrow)
-                residual = semantics.residual_add(residual, self._mlp(narrow, layer.mlp))
+                addend = ready.mlps[index][0](narrow)
+                residual = kernels.residual_add(residual, addend, ready.one)
             else:
-                residual = self._moe(residual, layer, lambda n, v: watch(f"{index}.{n}", v))  # noqa: B023
-            watch(f"{index}.residual", residual)
+                logits = ready.gates[index](wide)
+                residual = self._moe(residual, narrow, logits, layer, ready.mlps[index], inside)
+            inside("residual", residual)
         head = graph.head
-        narrow, _ = self._norm(residual[head.first_row : head.first_row + head.rows], head.norm)
+        last = residual[:, head.first_row : head.first_row + head.rows]
+        narrow, _ = kernels.layer_norm(last, head.norm)
         watch("head.norm", narrow)
-        return self._linear(narrow, head.linear, 16)
+        return ready.head(narrow)
 
-    def _accumulate(self, x: Tensor, linear: IntLinear) -> Tensor:
-        return semantics.matmul(x, self._weight(linear.weight)) + self._constant(linear.bias)
-
-    def _linear(self, x: Tensor, linear: IntLinear, bits: int) -> Tensor:
-        return semantics.requantise(
-            self._accumulate(x, linear),
-            self._constant(linear.multiplier),
-            self._constant(linear.shift),
-            bits,
-        )
-
-    def _norm(self, x: Tensor, norm: IntNorm) -> tuple[Tensor, Tensor]:
-        return semantics.layer_norm(
-            x, norm.channels, norm.epsilon, norm.scale.multiplier, norm.scale.shift
-        )
-
-    def _mlp(self, x: Tensor, mlp: IntMlp) -> Tensor:
-        z = self._linear(x, mlp.up, 18)
-        hidden = semantics.gelu(z, mlp.gelu.multiplier, mlp.gelu.shift)
-        return self._linear(hidden, mlp.down, 24)
-
-    def _attention(self, residual: Tensor, layer: IntAttention, watch: Observe) -> Tensor:
-        narrow, _ = self._norm(residual, layer.norm)
-        watch("norm", narrow)
-        rows = residual.shape[0]
-        query, key, value = (
-            self._linear(narrow, linear, 8).reshape(rows, layer.heads, -1).transpose(0, 1)
-            for linear in (layer.query, layer.key, layer.value)
-        )
+    def _attention(self, narrow: Tensor, layer: Attention, watch: Observe) -> Tensor:
+        query, key, value = layer.split(narrow)
         watch("query", query)
         watch("key", key)
         watch("value", value)
-        outputs = []
+        probability, attended = layer.attend(query, key, value)
         for head in range(layer.heads):
-            scores = semantics.matmul(query[head], key[head])
-            probability, sums = semantics.softmax(
-                scores, layer.softmax.multiplier, layer.softmax.shift
-            )
-            product = semantics.matmul(probability, value[head].T)
-            multiplier, shift = semantics.attention_scale(
-                sums, layer.scale.multiplier, layer.scale.shift
-            )
-            outputs.append(semantics.requantise(product, multiplier[:, None], shift[:, None], 8))
-            watch(f"head{head}.probability", probability)
-        attended = torch.cat(outputs, dim=1)
+            watch(f"head{head}.probability", probability[:, head])
         watch("attended", attended)
-        return semantics.residual_add(residual, self._linear(attended, layer.output, 24))
+        return layer.output(attended)
 
-    def _moe(self, residual: Tensor, layer: IntMoe, watch: Observe) -> Tensor:
-        narrow, wide = self._norm(residual, layer.norm)
-        watch("norm", narrow)
-        logits = self._linear(wide, layer.gate, 24)
+    def _moe(
+        self,
+        residual: Tensor,
+        narrow: Tensor,
+        logits: Tensor,
+        layer: IntMoe,
+        experts: list[Mlp],
+        watch: Observe,
+    ) -> Tensor:
+        """Route, run every expert once on its tokens of all frames, add in ascending order."""
+        frames, tokens, channels = residual.shape
         watch("logits", logits)
         chosen, weights = semantics.route(
-            logits, layer.top_k, layer.renormalise, layer.softmax.multiplier, layer.softmax.shift
+            logits.flatten(0, 1).long(),
+            layer.top_k,
+            layer.renormalise,
+            layer.softmax.multiplier,
+            layer.softmax.shift,
         )
-        watch("chosen", chosen)
-        watch("weights", weights)
-        residual = residual.clone()
-        for number, expert in enumerate(layer.experts):
-            token, slot = torch.nonzero(chosen == number, as_tuple=True)
-            if len(token) == 0:
-                continue
-            addend = self._mlp(narrow[token], expert)
-            residual[token] = semantics.residual_add(
-                residual[token], addend, weights[token, slot][:, None]
-            )
+        watch("chosen", chosen.unflatten(0, (frames, tokens)))
+        watch("weights", weights.unflatten(0, (frames, tokens)))
+        ascending, slot = chosen.sort(-1)
+        weights = weights.gather(1, slot).unflatten(0, (frames, tokens)).double()
+        weights *= 2.0 ** -(15 + semantics.RESIDUAL_GUARD_BITS)
+        # Pairs of token and slot, sorted by expert: every expert's tokens are one slice. Their
+        # counts are the only values that the host waits for.
+        grouped, pairs = ascending.flatten().sort(stable=True)
+        numbers = torch.arange(len(experts), device=self.device)
+        counts = (grouped[:, None] == numbers).sum(0).tolist()
+        parts = narrow.flatten(0, 1)[pairs // layer.top_k].split(counts)
+        results = [expert(part) for expert, part in zip(experts, parts, strict=True) if len(part)]
+        addend = residual.new_empty(len(pairs), channels)
+        addend[pairs] = torch.cat(results)
+        addend = addend.unflatten(0, (frames, tokens, layer.top_k))
+        for place in range(layer.top_k):
+            weight = weights[:, :, place, None]
+            residual = kernels.residual_add(residual, addend[:, :, place], weight)
         return residual

@@ -1,0 +1,162 @@
+"""The constants of an integer graph on a torch device, in the form that the executor computes with.
+
+A function of one integer of few bits becomes a table that :mod:`moesaic.spec.semantics` fills once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from moesaic.spec import kernels, semantics, tables
+from moesaic.spec.intgraph import IntAttention, IntLinear, IntMlp, Scale
+
+
+class Linear:
+    """One or several linear layers of the same input, with their requantisation.
+
+    Parameters
+    ----------
+    parts
+        Their outputs come one after the other.
+    bits
+        Signed width that results saturate to.
+    device
+        Where the constants go.
+    largest
+        Largest magnitude of an input.
+
+    Attributes
+    ----------
+    low, high
+        Results are clamped to these.
+    dtype
+        Of the products' sums: float32 if the weights prove it exact.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[IntLinear],
+        bits: int,
+        device: torch.device,
+        largest: int = kernels.INT8_LARGEST,
+    ) -> None:
+        self.low, self.high = -(1 << bits - 1), (1 << bits - 1) - 1
+        weight = np.concatenate([part.weight for part in parts]).astype(np.int32)
+        bound = int(np.abs(weight).sum(1, dtype=np.int64).max()) * largest
+        self.dtype = kernels.float_for(bound)
+        self._weight = torch.tensor(weight, dtype=self.dtype, device=device)
+
+        def join(name: str) -> NDArray[np.float64]:
+            return np.concatenate([getattr(part, name) for part in parts]).astype(np.float64)
+
+        factor = np.ldexp(join("multiplier"), -join("shift").astype(np.int32))
+        self._factor = torch.tensor(factor, device=device)
+        self._offset = torch.tensor(join("bias") * factor + 0.5, device=device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Codes [..., inputs] of any float type to codes [..., outputs], float64."""
+        sums = functional.linear(x.to(self.dtype), self._weight).double()
+        return kernels.rescale_(sums, self._factor, self._offset, self.low, self.high)
+
+
+@cache
+def _gelu_fine() -> Tensor:
+    half = 1 << tables.GELU_INPUT_BITS - 1
+    return semantics.gelu_fine(torch.arange(-half, half))
+
+
+def gelu_table(scale: Scale) -> tuple[int, Tensor]:
+    """(first z, int8 results from there on); beyond both ends results do not change.
+
+    Computed over all pre-activations; the constant ends are cut off.
+    """
+    result = semantics.requantise(_gelu_fine(), scale.multiplier, scale.shift, 8).to(torch.int8)
+    changes = (result[1:] != result[:-1]).nonzero().flatten()
+    first, last = (int(changes[0]), int(changes[-1]) + 1) if len(changes) else (0, 0)
+    return first - len(result) // 2, result[first : last + 1]
+
+
+class Mlp:
+    """Up, GELU and down for any rows: int8 codes [..., channels], float32, to 24-bit addends."""
+
+    def __init__(self, mlp: IntMlp, device: torch.device) -> None:
+        self._up, self._down = Linear([mlp.up], 18, device), Linear([mlp.down], 24, device)
+        first, table = gelu_table(mlp.gelu)
+        self._up.low, self._up.high = first, first + len(table) - 1
+        self._table = table.to(device, torch.float32)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        z = self._up(x)
+        return self._down(look_up(self._table, z.sub_(self._up.low)))
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]`` for a float ``index`` of any shape that holds integers inside the table."""
+    return table.index_select(0, index.to(torch.int32).flatten()).view(index.shape)
+
+
+def numerator_table(scale: Scale, largest: int) -> Tensor:
+    """Softmax numerators by the distance from the row's largest score, 0 .. ``largest``.
+
+    Cut off behind the first distance whose numerator is 0.
+    """
+    mantissa, octaves = semantics.exp2_negative(torch.arange(1 << tables.EXPONENT_BITS))
+    vanishes = int((semantics.round_shift(mantissa, octaves + 8) == 0).long().argmax())
+    if scale.multiplier:
+        # round_shift(distance * multiplier, shift) reaches ``vanishes``
+        reached = ((2 * vanishes - 1) << scale.shift) // (2 * scale.multiplier) + 1
+        largest = min(largest, reached)
+    numerators, _ = semantics.softmax(-torch.arange(largest + 1), scale.multiplier, scale.shift)
+    return numerators
+
+
+class Attention:
+    """Attention of all heads and frames at once, from int8 rows to 24-bit addends."""
+
+    def __init__(self, layer: IntAttention, tokens: int, device: torch.device) -> None:
+        self.heads = layer.heads
+        self.widths = [part.outputs for part in (layer.query, layer.key, layer.value)]
+        self.project = Linear([layer.query, layer.key, layer.value], 8, device)
+        self.output = Linear([layer.output], 24, device)
+        score = layer.head_dim * kernels.INT8_LARGEST**2
+        product = tokens * kernels.UINT8_LARGEST * kernels.INT8_LARGEST
+        # Distances are up to twice a score, and are float32 too.
+        self.score_type = kernels.float_for(2 * score)
+        self.product_type = kernels.float_for(product)
+        self._numerators = numerator_table(layer.softmax, 2 * score).to(device, self.product_type)
+        sums = torch.arange(1, tokens * kernels.UINT8_LARGEST + 1)
+        multiplier, shift = semantics.attention_scale(
+            sums, layer.scale.multiplier, layer.scale.shift
+        )
+        scales = multiplier * kernels.power_of_half(shift)
+        self._scales = torch.cat([scales[:1], scales]).to(device)
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Query, key and value [frames, heads, tokens, dim] of int8 rows, float64."""
+        parts = self.project(rows).split(self.widths, -1)
+        return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
+
+    def softmax(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """``semantics.softmax`` of scores [..., columns]; destroys them.
+
+        Returns the numerators and for each row the factor that turns P*V into int8.
+        """
+        distance = torch.sub(scores.amax(-1, keepdim=True), scores, out=scores)
+        probability = look_up(self._numerators, distance.clamp_(max=len(self._numerators) - 1))
+        return probability, look_up(self._scales, probability.sum(-1))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(numerators [frames, heads, tokens, tokens], int8 rows [frames, tokens, values])."""
+        query, key = query.to(self.score_type), key.to(self.score_type)
+        probability, scale = self.softmax(query @ key.transpose(-1, -2))
+        product = (probability @ value.to(self.product_type)).double()
+        half = product.new_tensor(0.5)
+        attended = kernels.rescale_(product, scale[..., None], half, -128, 127)
+        return probability, attended.transpose(1, 2).flatten(2)
