@@ -1,4 +1,8 @@
-"""The devices `cpu` and `cuda`: the integer semantics, executed exactly by torch."""
+"""The devices `cpu` and `cuda`: the integer semantics, executed exactly by torch.
+
+A task's constants are sent to the device by its first call, so that a bundle of many tasks costs
+only what is used, and a device without room for them fails like one that runs out later.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +45,18 @@ class CpuDevice:
         Raises
         ------
         DeviceError
-            torch failed: out of memory, or the device is lost.
+            torch failed: out of memory, or the device is lost. The session goes on with the next
+            device, and opens this one again later.
         """
         try:
             return DeviceResult(self._executors[task].run(patches), [])
-        except RuntimeError as error:  # torch's own errors derive from it
-            raise DeviceError(f"{self.name}: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, MemoryError) as error:  # torch's own derive from RuntimeError
+            reason = str(error) or "out of memory"
+            raise DeviceError(f"{self.name}: {reason.splitlines()[0]}") from error
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Forget the constants, and with them the device's memory."""
+        self._executors.clear()
 
 
 class CudaDevice(CpuDevice):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moesaic.compiler.oracle import run_onnx
 from moesaic.models.export import export_onnx, write_samples
@@ -19,6 +20,7 @@ from moesaic.sim.build import accelerator_verilog
 from moesaic.sim.dram import CDramConfig, DramConfig
 from moesaic.sim.library import build_library
 from moesaic.spec.bundle import IMAGE, load_bundle
+from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import quantise_input
 from moesaic.spec.metrics import sqnr_db
 
@@ -154,3 +156,18 @@ def test_integers_keep_the_quality(trained: Trained) -> None:
     errors = [depth_rmse(output, heldout["depth"]) for output in outputs["depth"]]
     assert ious[0] > 0.8 and abs(ious[0] - ious[1]) <= 0.01
     assert errors[0] < 0.08 and abs(errors[1] / errors[0] - 1) <= 0.02
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_torch_gives_the_stored_codes(trained: Trained, device: str) -> None:
+    """All scenes in one call; the codes that the bundle stores are among them."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    bundle, images = load_bundle(trained.bundle), trained.heldout()["image"]
+    for task, graph in bundle.graphs.items():
+        stored = bundle.samples[f"{task}.input"]
+        patches = quantise_input(graph, np.concatenate([stored, images]))
+        got = Executor(graph, device).run(patches)
+        assert (got[: len(stored)] == bundle.samples[f"{task}.codes"]).all()
+        single = np.concatenate([Executor(graph).run(frame[None]) for frame in patches[-3:]])
+        assert (got[-3:] == single).all()

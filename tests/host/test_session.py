@@ -120,9 +120,19 @@ def test_cuda_gives_the_reference_or_says_why_not(bundle: Bundle) -> None:
         assert answer.device == "cpu" and place.reason == "torch finds no CUDA device"
 
 
-def test_failing_torch_is_a_device_failure(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("out of memory\nmore about it"),
+        torch.OutOfMemoryError("out of memory"),
+        MemoryError(),
+    ],
+)
+def test_failing_torch_is_a_device_failure(
+    error: Exception, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def lost(self: Executor, patches: np.ndarray) -> np.ndarray:
-        raise RuntimeError("out of memory\nmore about it")
+        raise error
 
     graph = bundle.graphs["task"]
     with Session(bundle, ["cpu"]) as opened:

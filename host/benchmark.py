@@ -1,0 +1,192 @@
+"""Measures how fast torch devices run a bundle: ``python -m moesaic.host.benchmark BUNDLE``.
+
+Calls go through the device as a session makes them, codes in and codes out; quantising inputs and
+scaling outputs, which the host does for every device, is not included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from moesaic.host.driver import DeviceError
+from moesaic.host.pool import DEVICE_GROUP, Device, DeviceUnavailable
+from moesaic.spec.bundle import Bundle, load_bundle
+from moesaic.spec.errors import UserError
+from moesaic.spec.hostside import quantise_input
+
+DEVICES = ("cpu", "cuda")
+WARM_UP_CALLS = 2
+FEWEST_CALLS = 5
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One device, task and number of frames a call; ``seconds`` of every measured call."""
+
+    device: str
+    task: str
+    batch: int
+    seconds: tuple[float, ...]
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames of all calls over the time of all calls."""
+        return self.batch * len(self.seconds) / sum(self.seconds)
+
+    def percentile(self, share: float) -> float:
+        """Latency of a call, in seconds, that ``share`` per cent of the calls stay within."""
+        return float(np.percentile(self.seconds, share))
+
+
+def describe(device: str) -> str:
+    """Which hardware a device is, and what runs on it."""
+    import torch
+
+    if device == "cuda":
+        return f"cuda: {torch.cuda.get_device_name()}, torch {torch.__version__}"
+    model = "processor"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # no Linux, or an architecture that does not say
+    return f"cpu: {model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def open_device(name: str, bundle: Bundle) -> Device:
+    """A device of :data:`DEVICES`.
+
+    Raises
+    ------
+    UserError
+        It is none of them, or is not there.
+    """
+    if name not in DEVICES:
+        raise UserError(f"device must be one of {', '.join(DEVICES)}, not {name!r}")
+    (point,) = entry_points(group=DEVICE_GROUP, name=name)
+    try:
+        device: Device = point.load()(bundle)
+    except DeviceUnavailable as error:
+        raise UserError(f"device {name} cannot be measured here: {error}") from error
+    return device
+
+
+def make_frames(bundle: Bundle, task: str, batch: int) -> NDArray[np.int8]:
+    """The bundle's sample inputs, repeated to [batch, patches, inputs] codes.
+
+    Samples and not noise: the time depends on how tokens spread over experts.
+
+    Raises
+    ------
+    UserError
+        The bundle has no samples.
+    """
+    samples = bundle.samples.get(f"{task}.input")
+    if samples is None or not len(samples):
+        raise UserError(f"{bundle.path} holds no samples of task {task}; compile it again")
+    return quantise_input(bundle.graphs[task], np.resize(samples, (batch, *samples.shape[1:])))
+
+
+def measure(device: Device, task: str, frames: NDArray[np.int8], seconds: float) -> Measurement:
+    """Call the device for about ``seconds``, at least :data:`FEWEST_CALLS` times.
+
+    A call returns codes in host memory, so its end is the end of all work on the device.
+    """
+    for _ in range(WARM_UP_CALLS):
+        device.run(task, frames)
+    times: list[float] = []
+    while len(times) < FEWEST_CALLS or sum(times) < seconds:
+        started = time.perf_counter()
+        device.run(task, frames)
+        times.append(time.perf_counter() - started)
+    return Measurement(device.name, task, len(frames), tuple(times))
+
+
+def make_table(measurements: Sequence[Measurement]) -> Table:
+    """One row per measurement."""
+    table = Table("device", "task")
+    for column in ("frames a call", "calls", "frames/s", "p50 ms", "p99 ms"):
+        table.add_column(column, justify="right")
+    for row in measurements:
+        table.add_row(
+            row.device,
+            row.task,
+            str(row.batch),
+            str(len(row.seconds)),
+            f"{row.frames_per_second:.1f}",
+            f"{1000 * row.percentile(50):.2f}",
+            f"{1000 * row.percentile(99):.2f}",
+        )
+    return table
+
+
+def parse_batches(text: str) -> list[int]:
+    """Frames per call from ``1,8,32``.
+
+    Raises
+    ------
+    UserError
+        It is no list of positive numbers.
+    """
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UserError(f"--batch must be positive numbers with commas between, not {text!r}")
+    return [int(part) for part in parts]
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    """Measure and print.
+
+    Raises
+    ------
+    UserError
+        The bundle, a device, a task or a number is wrong.
+    DeviceError
+        A device failed.
+    """
+    bundle = load_bundle(arguments.bundle)
+    tasks = [bundle.task(arguments.task)] if arguments.task else sorted(bundle.graphs)
+    batches = parse_batches(arguments.batch)
+    devices = [open_device(name, bundle) for name in arguments.device.split(",")]
+    measurements = []
+    for device in devices:
+        console.print(describe(device.name), markup=False, highlight=False)
+        for task, batch in product(tasks, batches):
+            frames = make_frames(bundle, task, batch)
+            with console.status(f"{device.name}, {task}, {batch} frames a call ..."):
+                measurements.append(measure(device, task, frames, arguments.seconds))
+        device.close()
+    console.print(make_table(measurements))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line; errors are one sentence and exit code 2 (the user's) or 1 (a device's)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m moesaic.host.benchmark", description="frames per second of torch devices"
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--device", default="cpu", help="names with commas between: cuda,cpu")
+    parser.add_argument("--batch", default="1,8,32", help="frames a call, commas between")
+    parser.add_argument("--task", help="measure this task only")
+    parser.add_argument("--seconds", type=float, default=5.0, help="per row of the table")
+    try:
+        run(parser.parse_args(argv), Console())
+    except (UserError, DeviceError) as error:
+        print(f"moesaic benchmark: {error}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, UserError) else 1)
+
+
+if __name__ == "__main__":
+    main()
