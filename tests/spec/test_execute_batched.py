@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moesaic.spec import execute
 from moesaic.spec.execute import Executor
-from moesaic.spec.intgraph import IntGraph, IntLinear, IntMlp, IntMoe
+from moesaic.spec.intgraph import IntGraph, IntLinear, IntMlp, IntMoe, Scale
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.spec import plain_executor
 
@@ -129,6 +129,36 @@ def test_saturating_weights_and_inputs_equal_plain_integers(value: int) -> None:
     x = np.full((2, *graph.gather.shape), 127, np.int8)
     x[1] = -128
     assert (Executor(graph).run(x) == alone(graph, x)).all()
+
+
+def test_experts_add_in_ascending_order_with_saturation_between() -> None:
+    """Experts whose addends are full scale, with signs in turns: another order, another sum."""
+    graph = random_intgraph(replace(SMALL, top_k=3, renormalise=True), seed=5)
+    initial = graph.embed.initial.copy()
+    initial[:, ::2] = 30000
+    graph = replace(graph, embed=replace(graph.embed, initial=initial))
+    layers = list(graph.layers)
+    moe = layers[1]
+    assert isinstance(moe, IntMoe)
+
+    def push(expert: IntMlp, sign: int) -> IntMlp:
+        bias = np.full_like(expert.down.bias, sign * 2**30)
+        return replace(expert, down=replace(expert.down, bias=bias))
+
+    experts = [push(expert, sign) for expert, sign in zip(moe.experts, (1, -1, 1, -1), strict=True)]
+    layers[1] = replace(moe, experts=tuple(experts), softmax=Scale(0, 0))  # equal weights
+    mixed = replace(graph, layers=tuple(layers))
+    layers[1] = replace(layers[1], experts=tuple(experts[::-1]), gate=flipped(moe.gate))
+    reverse = replace(graph, layers=tuple(layers))
+    x = random_patches(graph, 3, seed=1)
+    got = Executor(mixed).run(x)
+    assert (got == alone(mixed, x)).all()
+    assert (got != Executor(reverse).run(x)).any(), "the order of the experts does not matter here"
+
+
+def flipped(gate: IntLinear) -> IntLinear:
+    """The gate of the same experts, numbered the other way round."""
+    return IntLinear(gate.weight[::-1], gate.bias[::-1], gate.multiplier[::-1], gate.shift[::-1])
 
 
 def test_chunks_do_not_influence_each_other() -> None:
