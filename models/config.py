@@ -9,6 +9,7 @@ from typing import Any
 MOE_LAYERS = ("alternate", "all", "none")
 GATE_MODES = ("softmax_topk", "softmax_topk_renorm")
 ATTENTIONS = ("matmul", "sdpa")
+HEADS = ("patch", "upsample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,11 @@ class M3ViTConfig:
     attention
         How attention is written, which decides the exported graph: 'matmul' spells it out,
         'sdpa' calls scaled_dot_product_attention. The function is the same.
+    head
+        'patch': LayerNorm and one linear layer per patch; 'upsample': M3ViT's own decoder of
+        convolutions at growing resolution, for which `patch` is a power of two.
+    head_width
+        Channels of an up-sampling head's convolutions; M3ViT has 256.
     """
 
     height: int = 64
@@ -60,9 +66,12 @@ class M3ViTConfig:
     class_token: bool = True
     tasks: tuple[tuple[str, int], ...] = (("seg", 7), ("depth", 1))
     attention: str = "matmul"
+    head: str = "patch"
+    head_width: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "patch", "dim", "depth", "heads", "experts", "top_k"):
+        counts = ("height", "width", "patch", "dim", "depth", "heads", "experts", "top_k")
+        for name in (*counts, "head_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
         for name in ("height", "width"):
@@ -86,9 +95,15 @@ class M3ViTConfig:
             ("moe_layers", MOE_LAYERS),
             ("gate_mode", GATE_MODES),
             ("attention", ATTENTIONS),
+            ("head", HEADS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
+        if self.head == "upsample" and self.patch & (self.patch - 1):
+            raise ValueError(
+                "patch must be a power of two for up-sampling heads, which double the resolution "
+                f"in every stage, not {self.patch!r}"
+            )
         if not self.tasks:
             raise ValueError("tasks must name at least one task, not ()")
 

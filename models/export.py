@@ -13,8 +13,14 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from moesaic.models.config import PRESETS, preset
-from moesaic.models.m3vit import CHECKPOINTS, M3ViT, load_checkpoint, random_model
+from moesaic.models.config import HEADS, PRESETS, preset
+from moesaic.models.m3vit import (
+    CHECKPOINTS,
+    M3ViT,
+    load_checkpoint,
+    random_model,
+    with_upsample_heads,
+)
 from moesaic.models.scenes import HELDOUT_SEED, make_batch
 from moesaic.models.steering import ROUTINGS, steer_routing
 
@@ -155,6 +161,15 @@ def main() -> None:
     parser.add_argument(
         "--routing", choices=ROUTINGS, help="steer random gates: experts in turn, or few of them"
     )
+    parser.add_argument(
+        "--head",
+        choices=HEADS,
+        default=HEADS[0],
+        help="upsample: M3ViT's convolutional decoder, random weights on the backbone",
+    )
+    parser.add_argument(
+        "--head-width", type=int, default=256, help="channels of the decoder's convolutions"
+    )
     options = parser.parse_args()
 
     if options.routing and options.random is None:
@@ -178,6 +193,11 @@ def main() -> None:
                 f"checkpoint {checkpoint} must hold the preset {options.preset!r}: "
                 "name the preset it was trained with"
             )
+    if options.head == "upsample":
+        try:
+            model = with_upsample_heads(model, options.head_width, options.random or 0)
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
     options.out.mkdir(parents=True, exist_ok=True)
     for task in config.task_names:
         path = options.out / f"{task}.onnx"

@@ -1,7 +1,8 @@
-"""M3ViT: a vision transformer with task-gated experts and a per-patch head for each task."""
+"""M3ViT: a vision transformer with task-gated experts and a head for each task."""
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,36 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from moesaic.models.config import M3ViTConfig, preset
-from moesaic.models.layers import LAYER_NORM_EPS, Block, Mlp, MoE
+from moesaic.models.heads import HEADS
+from moesaic.models.layers import Block, Mlp, MoE
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-
-
-class PatchHead(nn.Module):
-    """LayerNorm and one linear layer per patch, laid out as pixels.
-
-    M3ViT's own decoder (four convolutions at growing resolution) costs eight backbones;
-    this head costs one linear layer.
-    """
-
-    def __init__(self, config: M3ViTConfig, channels: int) -> None:
-        super().__init__()
-        self.grid = config.grid
-        self.patch = config.patch
-        self.channels = channels
-        self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
-        self.linear = nn.Linear(config.dim, config.patch * config.patch * channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, patches, dim) to (N, channels, H, W).
-
-        A patch's linear outputs are ordered (row, column, channel).
-        """
-        rows, columns = self.grid
-        pixels = self.linear(self.norm(x))
-        pixels = pixels.reshape(-1, rows, columns, self.patch, self.patch, self.channels)
-        pixels = pixels.permute(0, 5, 1, 3, 2, 4)
-        return pixels.reshape(-1, self.channels, rows * self.patch, columns * self.patch)
 
 
 class M3ViT(nn.Module):
@@ -57,7 +32,8 @@ class M3ViT(nn.Module):
             self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.position = nn.Parameter(torch.zeros(1, config.tokens, config.dim))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
-        self.heads = nn.ModuleDict({task: PatchHead(config, c) for task, c in config.tasks})
+        head = HEADS[config.head]
+        self.heads = nn.ModuleDict({task: head(config, c) for task, c in config.tasks})
 
     def forward(self, image: Tensor, task: str) -> Tensor:
         """Run one task.
@@ -110,21 +86,9 @@ def random_model(config: M3ViTConfig, seed: int) -> M3ViT:
     """
     generator = torch.Generator().manual_seed(seed)
     model = M3ViT(config).eval()
-
-    def draw(parameter: Tensor, std: float, mean: float = 0.0) -> None:
-        nn.init.trunc_normal_(parameter, mean, std, mean - 2 * std, mean + 2 * std, generator)
-
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            fan_in = module.weight[0].numel()
-            draw(module.weight, fan_in**-0.5)
-            if module.bias is not None:
-                draw(module.bias, 0.1)
-        elif isinstance(module, nn.LayerNorm):
-            draw(module.weight, 0.2, mean=1.0)
-            draw(module.bias, 0.1)
+    _randomise(model, generator)
     for parameter in (model.position, *([model.class_token] if config.class_token else [])):
-        draw(parameter, 0.5)
+        _draw(parameter, 0.5, 0.0, generator)
     for block in model.blocks:
         # Queries and keys: scores of standard deviation about 2 instead of 1.
         block.attention.qkv.weight[: 2 * config.dim] *= 1.5
@@ -133,6 +97,49 @@ def random_model(config: M3ViTConfig, seed: int) -> M3ViT:
         for gate in block.mlp.gates.values():
             gate.weight *= 1.5
     return model
+
+
+def _draw(parameter: Tensor, std: float, mean: float, generator: torch.Generator) -> None:
+    nn.init.trunc_normal_(parameter, mean, std, mean - 2 * std, mean + 2 * std, generator)
+
+
+def _randomise(part: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights of all linear layers, convolutions and norms in a part of a model."""
+    for module in part.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            _draw(module.weight, fan_in**-0.5, 0.0, generator)
+            if module.bias is not None:
+                _draw(module.bias, 0.1, 0.0, generator)
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
+            _draw(module.weight, 0.2, 1.0, generator)
+            _draw(module.bias, 0.1, 0.0, generator)
+            if isinstance(module, nn.BatchNorm2d):
+                _draw(module.running_mean, 0.1, 0.0, generator)
+                _draw(module.running_var, 0.1, 0.5, generator)
+
+
+@torch.no_grad()
+def with_upsample_heads(model: M3ViT, width: int, seed: int) -> M3ViT:
+    """Return the backbone of `model` with random up-sampling heads, in evaluation mode.
+
+    Parameters
+    ----------
+    model
+        Any; it is left as it is.
+    width
+        Channels of the heads' convolutions; M3ViT has 256.
+    seed
+        Equal seeds give equal heads.
+    """
+    config = dataclasses.replace(model.config, head="upsample", head_width=width)
+    result = M3ViT(config).eval()
+    weights = result.state_dict()
+    own = {name for name in weights if name.startswith("heads.")}
+    weights |= {k: v for k, v in model.state_dict().items() if k in weights and k not in own}
+    result.load_state_dict(weights)
+    _randomise(result.heads, torch.Generator().manual_seed(seed))
+    return result
 
 
 def save_checkpoint(model: M3ViT, path: Path) -> None:
