@@ -131,6 +131,29 @@ class Head:
     name: str
 
 
+@dataclass(frozen=True)
+class HostNode:
+    """A node that runs on the host, and why it is not on the accelerator."""
+
+    name: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class HostPart:
+    """What follows the accelerator's output, run by ONNX Runtime."""
+
+    model: bytes
+    """ONNX: one input, the accelerator's output; one output, the task's."""
+    nodes: list[HostNode]
+    """All that depend on the input, in order."""
+    macs: int | None
+    """Multiply-accumulates of one frame, if they can be counted."""
+    nodes_before: int
+    """Nodes in front that depend on the input: the accelerator's."""
+
+
 @dataclass
 class Graph:
     """One task of the model, batch size 1."""
@@ -146,6 +169,8 @@ class Graph:
     head: Head
     notes: list[str] = field(default_factory=list)
     """What the reader of a report should know (an approximation taken, for example)."""
+    host: HostPart | None = None
+    """What the host computes from this graph's output; None if that is the task's output."""
 
     @property
     def tokens(self) -> int:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.load import read_model
+from moesaic.compiler.frontend.cut import UNREADABLE, Backbone, find_cut
+from moesaic.compiler.frontend.head import read_head
+from moesaic.compiler.frontend.host_part import extract_host_part
+from moesaic.compiler.frontend.load import describe, node_name, read_model
 from moesaic.compiler.frontend.operators import Note
-from moesaic.compiler.frontend.recognise import read_embedding, read_head, read_layers
-from moesaic.compiler.frontend.trace import trace
-from moesaic.compiler.frontend.views import NotRecognised
+from moesaic.compiler.frontend.recognise import read_embedding, read_layers
+from moesaic.compiler.frontend.trace import Trace, trace
+from moesaic.compiler.frontend.views import NotRecognised, View
 from moesaic.spec.errors import UserError
 
 
-def load_graph(path: str | Path, task: str = "default") -> ir.Graph:
+def load_graph(path: str | Path, task: str = "default", partition: bool = False) -> ir.Graph:
     """Read a vision transformer from an ONNX file.
 
     What is recognised depends on what the graph computes, not on names or on how an exporter
@@ -26,39 +29,77 @@ def load_graph(path: str | Path, task: str = "default") -> ir.Graph:
         ONNX file of opset 17 to 23; external data beside it.
     task
         Name of the task, for messages.
+    partition
+        Leave what follows the transformer layers to the host (``Graph.host``) where the
+        accelerator does not take it. A model that it takes whole stays whole.
 
     Raises
     ------
     UserError
         The file is no such model; the message names the node, input or initializer.
     """
-    graph = read_model(path)
-    arena, source, output, notes = trace(graph)
-    where = f"task {task!r}, {path}: head"
+    traced = trace(read_model(path))
+    try:
+        return _graph(traced, _read_whole(traced, f"task {task!r}, {path}"), None)
+    except UserError as error:
+        refusal = error
+    try:
+        backbone = find_cut(traced)
+        host = extract_host_part(traced, backbone.tensor)
+    except NotRecognised as error:
+        if partition:
+            raise UserError(f"task {task!r}, {path}: --partition finds no cut: {error}") from error
+        raise refusal from None
+    if not partition:
+        raise UserError(
+            f"{refusal}; compile with --partition to leave all nodes from "
+            f"{host.nodes[0].name!r} on to the host"
+        ) from refusal
+    return _graph(traced, backbone, host)
+
+
+def _read_whole(traced: Trace, task: str) -> Backbone:
+    """Read a graph that the accelerator computes up to the output."""
+    arena, notes = traced.arena, list[Note]()
+    output = traced.output()
+    where = f"{task}: head"
     try:
         head, state = read_head(arena, output)
-        where = f"task {task!r}, {path}"
+        where = task
         layers, state = read_layers(arena, state, notes)
-        where = f"task {task!r}, {path}: patch embedding"
-        embed = read_embedding(arena, state, source)
+        where = f"{task}: patch embedding"
+        embed = read_embedding(arena, state, traced.source)
     except NotRecognised as error:
         raise UserError(f"{where}: {error}") from error
-    except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         # Recognition met something nobody thought of: still no traceback for the user.
         raise UserError(
             f"{where}: the graph is no vision transformer that is supported ({error!r}): "
             "compare it with the reference model's export"
         ) from error
+    return Backbone(traced.graph.output_name, embed, layers, head, notes)
+
+
+def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Graph:
+    output = traced.values[backbone.tensor]
+    assert isinstance(output, View)
+    elsewhere = {node.name for node in host.nodes} if host else set()
+    hosted = {describe(node) for node in traced.graph.nodes if node_name(node) in elsewhere}
+    notes = [note for note in traced.notes + backbone.notes if note[1] not in hosted]
+    shape = output.shape
+    if host is not None and shape[:1] != (1,):
+        shape = (1, *shape)  # an inner tensor need have no batch axis, a frame has
     return ir.Graph(
-        source=str(path),
-        input_name=graph.input_name,
-        input_shape=graph.input_shape,
-        output_name=graph.output_name,
-        output_shape=output.shape,
-        embed=embed,
-        layers=layers,
-        head=head,
+        source=traced.graph.path,
+        input_name=traced.graph.input_name,
+        input_shape=traced.graph.input_shape,
+        output_name=backbone.tensor,
+        output_shape=shape,
+        embed=backbone.embed,
+        layers=backbone.layers,
+        head=backbone.head,
         notes=_summarise(notes),
+        host=host,
     )
 
 

@@ -26,6 +26,8 @@ class OnnxGraph:
     """A checked graph: nodes in order, constants, and its one input and output."""
 
     path: str
+    model: onnx.ModelProto
+    """The file's contents, local functions inlined."""
     opsets: dict[str, int]
     nodes: list[onnx.NodeProto]
     constants: dict[str, NDArray[np.generic]]
@@ -42,6 +44,24 @@ def describe(node: onnx.NodeProto) -> str:
 def node_name(node: onnx.NodeProto) -> str:
     """Return a node's name, or that of its first output where it has none."""
     return str(node.name or next(iter(node.output), "?"))
+
+
+def first_output(node: onnx.NodeProto) -> str:
+    """Return the first output that a node has: unlike its name, no other node's."""
+    return next(name for name in node.output if name)
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Return the names of the values that a node reads, also from within its subgraphs."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            own = {value.name for value in graph.input}
+            own |= {tensor.name for tensor in graph.initializer}
+            own |= {name for inner in graph.node for name in inner.output}
+            inside = [name for inner in graph.node for name in reads(inner)]
+            names += [name for name in inside if name not in own]
+    return names
 
 
 def read_model(path: str | Path) -> OnnxGraph:
@@ -90,6 +110,7 @@ def read_model(path: str | Path) -> OnnxGraph:
         raise UserError(f"output {output!r} of {path} must be computed by a node, but none does")
     return OnnxGraph(
         path=str(path),
+        model=model,
         opsets=opsets,
         nodes=_needed(list(graph.node), output, path, {*produced, *constants, inputs[0].name}),
         constants=constants,
@@ -190,11 +211,11 @@ def _needed(
         if wanted.isdisjoint(node.output):
             continue
         kept.append(node)
-        for name in node.input:
-            if name and name not in known:
+        for name in reads(node):
+            if name not in known:
                 raise UserError(
                     f"{describe(node)} of {path} reads {name!r}, which nothing produces: "
                     "the file is damaged, export it again"
                 )
-        wanted.update(name for name in node.input if name)
+        wanted.update(reads(node))
     return kept[::-1]

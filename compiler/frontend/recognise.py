@@ -1,4 +1,4 @@
-"""From a traced graph to `ir.Graph`: walking the residual stream from the head to the patches."""
+"""Walking the residual stream of a traced graph from the head back to the patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from moesaic.compiler.frontend.read import (
     State,
     per_column,
     read_linear,
-    read_normalised,
     rows_and_columns,
     share_norm,
 )
@@ -33,68 +32,6 @@ from moesaic.compiler.frontend.views import (
     View,
 )
 from moesaic.compiler.ir import FloatArray, IndexArray
-
-
-def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
-    """Read the head; returns it and the residual stream behind the last layer."""
-    flat = output.reshape(-1)
-    source = arena.source_of(flat)
-    if not isinstance(source, Product):
-        raise NotRecognised(
-            f"the output must be that of a linear layer, perhaps laid out anew, but {source.node} "
-            "makes it: cut the graph behind the last linear layer and compute the rest on the host"
-        )
-    width = source.weight.shape[0]
-    element = flat.ids - source.start
-    rows, columns = element // width, element % width
-    scale, offset = np.ones(width), np.zeros(width)
-    scale[columns], offset[columns] = flat.scale, flat.offset
-    if (scale[columns] != flat.scale).any() or (offset[columns] != flat.offset).any():
-        raise NotRecognised(
-            f"the output is scaled or shifted by position behind {source.node}: do it on the host"
-        )
-    used = np.unique(rows)
-    everything = arena.view(source, (source.rows.shape[0], width))[used].affine(scale, offset)
-    linear = read_linear(arena, everything)
-    norm = _head_norm(arena, source, linear.inputs)
-    state = _last_state(arena, norm)
-    reading = read_normalised(arena, state, linear)
-    tokens = np.zeros(used.max() + 1, np.int64)
-    tokens[used] = reading.tokens
-    first, last = int(reading.tokens.min()), int(reading.tokens.max())
-    head_norm, (head_linear,) = share_norm([reading])
-    head = ir.Head(
-        norm=head_norm,
-        linear=head_linear,
-        first_row=first,
-        rows=last - first + 1,
-        permutation=(tokens[rows] - first) * width + columns,
-        name=source.name,
-    )
-    return head, state
-
-
-def _head_norm(arena: Arena, head: Product, inputs: View) -> Norm:
-    sources = arena.sources_of(inputs)
-    if len(sources) == 1 and isinstance(sources[0], Norm):
-        return sources[0]
-    names = " and ".join(source.node for source in sources[:2]) or "constants"
-    what = "pooled tokens" if any(isinstance(s, RowSum) for s in sources) else names
-    raise NotRecognised(
-        f"the head's linear layer {head.node} must read a LayerNorm of the tokens, but it reads "
-        f"{what}: put a LayerNorm right before it, and pool on the host"
-    )
-
-
-def _last_state(arena: Arena, norm: Norm) -> State:
-    """Return the whole residual stream that a norm reads, perhaps without some tokens."""
-    sources = arena.sources_of(norm.rows)
-    channels = norm.rows.shape[1]
-    if len(sources) == 1 and isinstance(sources[0], Sum):
-        stream = arena.view(sources[0], (sources[0].size // channels, channels))
-        # A constant that is added behind the last layer belongs to that layer's bias.
-        return State(stream.affine(1.0, per_column(norm.rows.offset, "offset")))
-    return State(norm.rows)
 
 
 def _is_embedding(arena: Arena, view: View) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -9,7 +11,14 @@ from onnx import helper
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.algebra import Algebra, Value
 from moesaic.compiler.frontend.composite import COMPOSITES
-from moesaic.compiler.frontend.load import OnnxGraph, attribute_constant, describe, node_name
+from moesaic.compiler.frontend.load import (
+    OnnxGraph,
+    attribute_constant,
+    describe,
+    first_output,
+    node_name,
+    reads,
+)
 from moesaic.compiler.frontend.operators import OPERATORS, Call, Note
 from moesaic.compiler.frontend.views import Arena, Input, NotRecognised, View
 from moesaic.spec.errors import UserError
@@ -36,49 +45,122 @@ ADVICE = {
     "Upsample": HOST,
 }
 """What to do about an operator that nothing here supports."""
-RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform")
+RANDOM = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
 
 
-def trace(graph: OnnxGraph) -> tuple[Arena, Input, View, list[Note]]:
-    """Run a graph; returns the arena, the input, the output and notes for reports.
+@dataclass
+class Trace:
+    """What became of every value of a graph.
+
+    Attributes
+    ----------
+    values
+        Constants and views by name; what no unit can compute is missing.
+    refused
+        Nodes that cannot be traced, by their first output, in the file's order, and why. Nodes
+        that read what those make are not among them.
+    notes
+        For reports.
+    """
+
+    graph: OnnxGraph
+    arena: Arena
+    source: Input
+    values: dict[str, Value]
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+
+    def output(self) -> View:
+        """Return the graph's output.
+
+        Raises
+        ------
+        UserError
+            A node cannot be traced, or the output does not depend on the input.
+        """
+        graph = self.graph
+        for refusal in self.refused.values():
+            raise UserError(refusal.sentence)
+        output = self.values[graph.output_name]
+        if not isinstance(output, View):
+            raise UserError(
+                f"output {graph.output_name!r} of {graph.path} must depend on input "
+                f"{graph.input_name!r}, but it is constant"
+            )
+        return output
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A node that the accelerator has no place for.
+
+    ``reason`` alone is for tables, ``sentence`` also names the node and says what to do.
+    """
+
+    node: str
+    reason: str
+    sentence: str
+
+
+class _NoUnit(NotRecognised):
+    """No unit for an operator; ``advice`` says what to do."""
+
+    def __init__(self, operator: str, advice: str) -> None:
+        super().__init__(f"there is no unit for {operator}")
+        self.advice = advice
+
+
+def trace(graph: OnnxGraph) -> Trace:
+    """Run a graph on views as far as possible.
 
     Raises
     ------
     UserError
-        An operator that is not supported, or one whose inputs make no sense.
+        A constant is not finite.
     """
     arena = Arena()
     algebra = Algebra(arena)
     size = int(np.prod(graph.input_shape))
     source = Input(f"input {graph.input_name!r}", graph.input_name, size)
     arena.add(source)
-    values: dict[str, Value] = dict(graph.constants)
-    values[graph.input_name] = arena.view(source, graph.input_shape)
-    notes: list[Note] = []
+    traced = Trace(graph, arena, source, dict(graph.constants))
+    traced.values[graph.input_name] = arena.view(source, graph.input_shape)
+    untraced: set[str] = set()
     for node in graph.nodes:
+        if not untraced.isdisjoint(reads(node)):
+            untraced.update(node.output)
+            continue
         algebra.node, algebra.name = describe(node), node_name(node)
         try:
-            inputs = [values[name] if name else None for name in node.input]
-            results = _run(algebra, node, inputs, graph, notes)
+            inputs = [traced.values[name] if name else None for name in node.input]
+            results = _run(algebra, node, inputs, graph, traced.notes)
         except UserError:
             raise
-        except NotRecognised as error:
-            raise UserError(
-                f"{describe(node)} of {graph.path} is not supported: {error}"
-            ) from error
         except Exception as error:  # a malformed node can fail anywhere; the user needs its name
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{describe(node)} of {graph.path} is not valid ({reason}): check the export"
-            ) from error
-        values.update(zip(node.output, results, strict=False))
-    output = values.get(graph.output_name)
-    if not isinstance(output, View):
-        raise UserError(
-            f"output {graph.output_name!r} of {graph.path} must depend on input "
-            f"{graph.input_name!r}, but it is constant"
-        )
-    return arena, source, output, notes
+            traced.refused[first_output(node)] = _refusal(node, error, graph.path)
+            untraced.update(node.output)
+        else:
+            traced.values.update(zip(node.output, results, strict=False))
+    return traced
+
+
+def _refusal(node: onnx.NodeProto, error: Exception, path: str) -> Refusal:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    what = f"{describe(node)} of {path}"
+    if isinstance(error, _NoUnit):
+        sentence = f"{what} is not supported on the accelerator: {reason}; {error.advice}"
+    elif isinstance(error, NotRecognised):
+        sentence = f"{what} is not supported: {reason}"
+    else:
+        sentence = f"{what} is not valid ({reason}): check the export"
+    return Refusal(describe(node), reason, sentence)
 
 
 def _run(
@@ -108,10 +190,7 @@ def _run(
     if handler is None:
         advice = ADVICE.get(node.op_type, HOST)
         operator = f"{domain}.{node.op_type}" if domain else node.op_type
-        raise UserError(
-            f"{describe(node)} of {graph.path} is not supported on the accelerator: "
-            f"there is no unit for {operator}; {advice}"
-        )
+        raise _NoUnit(operator, advice)
     if domain == "":
         _check_signature(node, graph.opsets[""])
     attributes = {a.name: _decode(helper.get_attribute_value(a)) for a in node.attribute}

@@ -1,0 +1,148 @@
+"""The part of a model that the host runs: extracted as ONNX, and every node accounted for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir
+from onnx import checker, helper, numpy_helper, shape_inference
+
+from moesaic.compiler import ir
+from moesaic.compiler.frontend import layout
+from moesaic.compiler.frontend.composite import COMPOSITES
+from moesaic.compiler.frontend.host_macs import count_macs
+from moesaic.compiler.frontend.load import describe, first_output, node_name, reads
+from moesaic.compiler.frontend.operators import OPERATORS
+from moesaic.compiler.frontend.trace import RANDOM, Trace
+from moesaic.compiler.frontend.views import NotRecognised, View
+
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+LATE = "only a LayerNorm and one linear layer can follow the last transformer layer"
+
+
+def extract_host_part(traced: Trace, tensor: str) -> ir.HostPart:
+    """Return everything between `tensor` and the output as a model of its own.
+
+    Parameters
+    ----------
+    traced
+        The whole model.
+    tensor
+        Computed by the accelerator; all paths from the input to the output pass through it.
+
+    Raises
+    ------
+    NotRecognised
+        The part draws random numbers, is no valid ONNX, or its input or output is not float.
+    """
+    nodes = _following(traced, tensor)
+    makers = {name: node_name(node) for node in nodes for name in node.output}
+    try:
+        proto = _extract(traced, tensor)
+        checker.check_model(proto, full_check=True)
+    except Exception as error:  # whatever onnx finds wrong with a model that a user hands in
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NotRecognised(f"what follows {tensor!r} is no valid ONNX ({reason})") from error
+    for node in proto.graph.node:
+        if node.op_type in RANDOM:
+            raise NotRecognised(
+                f"{describe(node)} draws random numbers: export the model for inference"
+            )
+    for end in (*proto.graph.input, *proto.graph.output):
+        kind = end.type.tensor_type.elem_type
+        if kind not in FLOATS:
+            known = onnx.TensorProto.DataType.Name(kind).lower()
+            raise NotRecognised(f"{end.name!r} must be float, not {known}: end the model before it")
+    return ir.HostPart(
+        model=proto.SerializeToString(deterministic=True),
+        nodes=[_place(traced, node, makers) for node in nodes],
+        macs=count_macs(proto),
+        nodes_before=len(_following(traced, traced.graph.input_name)) - len(nodes),
+    )
+
+
+def _extract(traced: Trace, tensor: str) -> onnx.ModelProto:
+    model = onnx_ir.from_proto(_with_constants(traced))
+    graph = onnx_ir.convenience.extract(model.graph, [tensor], [traced.graph.output_name])
+    (value,) = graph.inputs
+    view = traced.values[tensor]
+    assert isinstance(view, View)
+    value.shape = onnx_ir.Shape(view.shape)
+    for node in graph.all_nodes():
+        # Exporters leave stack traces here: paths on the machine of whoever exported the model.
+        node.metadata_props.clear()
+        node.doc_string = None
+    graph.metadata_props.clear()
+    graph.doc_string = None
+    return onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=model.ir_version))
+
+
+def _following(traced: Trace, tensor: str) -> list[onnx.NodeProto]:
+    """Return the nodes that depend on a tensor, constants apart, in the file's order."""
+    computed = {tensor}
+    result = []
+    for node in traced.graph.nodes:
+        if computed.isdisjoint(reads(node)):
+            continue
+        outputs = {name for name in node.output if not _is_constant(traced, name)}
+        if outputs:
+            computed |= outputs
+            result.append(node)
+    return result
+
+
+def _is_constant(traced: Trace, name: str) -> bool:
+    value = traced.values.get(name)
+    return value is not None and not isinstance(value, View)
+
+
+def _with_constants(traced: Trace) -> onnx.ModelProto:
+    """Return the model with inferred types, and with what tracing found to be constant stored.
+
+    The Shape of a tensor, for example, depends on the input as far as ONNX knows; left as it is,
+    it would pull the backbone into the host's part.
+    """
+    source = traced.graph
+    model = shape_inference.infer_shapes(source.model)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    computed = {source.input_name}
+    kept = []
+    for node in model.graph.node:
+        if not computed.isdisjoint(reads(node)):
+            computed.update(node.output)
+            constant = [name for name in node.output if _is_constant(traced, name)]
+            for name in constant:
+                array = np.asarray(traced.values[name])
+                if name in types:
+                    array = array.astype(helper.tensor_dtype_to_np_dtype(types[name]))
+                model.graph.initializer.append(numpy_helper.from_array(array, name))
+            if len(constant) == len(node.output):
+                continue
+            names = [f"{name}/unused" if name in constant else name for name in node.output]
+            node.output[:] = names
+        kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
+
+
+def _place(traced: Trace, node: onnx.NodeProto, makers: dict[str, str]) -> ir.HostNode:
+    """Say why a node runs on the host; `makers` are the names of the nodes that make its inputs."""
+    refusal = traced.refused.get(first_output(node))
+    before = [makers[name] for name in reads(node) if name not in traced.values]
+    if refusal is not None:
+        reason = refusal.reason
+    elif not _has_unit(node):
+        reason = f"there is no unit for {node.op_type}"
+    elif before:
+        reason = f"it follows {before[0]!r} on the host"
+    else:
+        reason = LATE
+    return ir.HostNode(node_name(node), node.op_type, reason)
+
+
+def _has_unit(node: onnx.NodeProto) -> bool:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return (domain, node.op_type) in COMPOSITES or (
+        not domain and (node.op_type in OPERATORS or node.op_type in layout.DATA_INPUTS)
+    )
