@@ -17,12 +17,14 @@ from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.ir import Graph
 from moesaic.compiler.oracle import run_onnx
 from moesaic.compiler.package import bundle_files, write_directory
+from moesaic.compiler.partition import open_host_part, report_host_part
 from moesaic.compiler.quant import quantise_tasks
 from moesaic.compiler.routing import run_and_watch_routing
 from moesaic.compiler.tuning import choose_schedule
 from moesaic.spec.arch import ArchConfig, load_arch
 from moesaic.spec.errors import UserError
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostpart import task_outputs
+from moesaic.spec.hostside import quantise_input
 from moesaic.spec.metrics import sqnr_db
 
 SAMPLES_KEPT = 8
@@ -80,6 +82,8 @@ def compile(
     calibrate: str | Path | Mapping[str, NDArray[Any]],
     output: str | Path,
     progress: Progress | None = None,
+    *,
+    partition: bool = False,
 ) -> dict[str, Any]:
     """Compile one ONNX model per task into the bundle directory ``output``.
 
@@ -95,6 +99,9 @@ def compile(
         Bundle directory; written beside and renamed.
     progress
         Told what is being done.
+    partition
+        Let the host compute what follows the transformer layers where the accelerator does not
+        take it.
 
     Returns
     -------
@@ -116,8 +123,9 @@ def compile(
     graphs, samples = {}, {}
     for name, path in tasks.items():
         say(f"reading {path}")
-        graphs[name] = load_graph(path, task=name)
+        graphs[name] = load_graph(path, name, partition)
         samples[name] = select_samples(graphs[name], given)
+    host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
     say("calibrating and quantising")
     quantised, reports = quantise_tasks(graphs, samples)
     image, codes, schedules = WeightImage(arch), {}, {}
@@ -135,10 +143,13 @@ def compile(
         output_codes, routing = run_and_watch_routing(graph, quantise_input(graph, rows))
         kept[f"{name}.input"], kept[f"{name}.float"] = rows, reference
         kept[f"{name}.codes"] = output_codes
+        outputs = task_outputs(graph, output_codes, host_parts[name])
+        (integer,) = outputs.values()
         report["tasks"][name] = {
             "source": Path(path).name,
-            "sqnr_db": sqnr_db(reference, dequantise_output(graph, output_codes)),
+            "sqnr_db": sqnr_db(reference, integer),
             "macs": graph.macs,
+            "layers": len(graph.layers),
             "tokens": graph.tokens,
             "instructions": len(codes[name].program) // 32,
             "activation_bytes": codes[name].activation_words * arch.depth,
@@ -147,7 +158,10 @@ def compile(
             "routing": routing,
             "schedule": dataclasses.asdict(schedules[name]),
             "quantisation": reports[name].to_dict(),
+            "host": report_host_part(graphs[name], graph, rows, output_codes, outputs),
         }
     say("writing the bundle")
-    write_directory(Path(output), bundle_files(arch, quantised, codes, image, kept, report))
+    models = {name: graph.host.model for name, graph in graphs.items() if graph.host}
+    files = bundle_files(arch, quantised, codes, image, kept, report, models)
+    write_directory(Path(output), files)
     return report

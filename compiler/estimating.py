@@ -81,15 +81,18 @@ def estimate_onnx(
     path: str | Path,
     arch: ArchConfig,
     *,
+    partition: bool = False,
     routing: Routing | None = None,
     memory: Memory | None = None,
 ) -> dict[str, Estimate]:
     """Estimate the model of an ONNX file as the task ``default``, without calibration.
+
+    With ``partition``, the accelerator's part of it where it does not take the whole.
 
     Raises
     ------
     UserError
         The file holds no supported model, or as :func:`estimate_graphs`.
     """
-    graphs = {"default": shape_graph(load_graph(path))}
+    graphs = {"default": shape_graph(load_graph(path, partition=partition))}
     return estimate_graphs(graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch))

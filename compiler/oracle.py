@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from moesaic.spec.errors import UserError
+from moesaic.spec.hostpart import without_batch
 
 
 def run_onnx(path: Path, name: str, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -25,7 +26,7 @@ def run_onnx(path: Path, name: str, samples: NDArray[np.float32]) -> NDArray[np.
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-        outputs = [session.run(None, {name: sample[None]})[0][0] for sample in samples]
+        outputs = [without_batch(session.run(None, {name: sample[None]})[0]) for sample in samples]
     except Exception as error:  # its exceptions share no base class
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"ONNX Runtime cannot run {path}: {reason}") from error

@@ -43,10 +43,16 @@ def bundle_files(
     image: WeightImage,
     samples: dict[str, NDArray[Any]],
     report: dict[str, Any],
+    host_parts: dict[str, bytes],
 ) -> dict[str, bytes]:
     """Contents of all files of a bundle, the manifest included."""
     entries = {
-        name: bundle.TaskEntry(code.weight_words, code.activation_words, _labels(code))
+        name: bundle.TaskEntry(
+            code.weight_words,
+            code.activation_words,
+            _labels(code),
+            f"{name}.host.onnx" if name in host_parts else None,
+        )
         for name, code in codes.items()
     }
     parts = {
@@ -60,6 +66,7 @@ def bundle_files(
         bundle.GRAPHS: json.dumps(packed).encode(),
         bundle.ARRAYS: _npz(arrays),
         bundle.SAMPLES: _npz(samples),
+        **{f"{name}.host.onnx": model for name, model in host_parts.items()},
     }
     manifest: dict[str, Any] = {
         "format": bundle.FORMAT,

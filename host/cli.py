@@ -29,6 +29,10 @@ console = Console(stderr=True)
 out = Console()
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="bundle directory")]
+PartitionOption = Annotated[
+    bool,
+    typer.Option("--partition", help="leave to the host what comes behind the layers and must"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 LatencyOption = Annotated[int, typer.Option(help="DRAM first-word latency, cycles")]
 BandwidthOption = Annotated[float, typer.Option(help="sustained share of the DRAM's peak")]
@@ -106,9 +110,11 @@ def compile(
     target: Annotated[str, typer.Option(help="preset or .json file, see `moesaic targets`")],
     calibrate: Annotated[Path, typer.Option(help=".npz: input names to sample arrays")],
     output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
+    partition: PartitionOption = False,
 ) -> None:
     """Compile one ONNX model per task into a bundle."""
     from moesaic.compiler.driver import compile as run
+    from moesaic.host.placement_view import placement_table
 
     tasks: dict[str, str | Path] = {}
     for model in models:
@@ -118,7 +124,7 @@ def compile(
             raise UserError(f"task {name!r} is given twice; write TASK=FILE.onnx with other names")
         tasks[name] = path
     with console.status("compiling") as status:
-        report = run(tasks, target, calibrate, output, status.update)
+        report = run(tasks, target, calibrate, output, status.update, partition=partition)
     for name, task in report["tasks"].items():
         console.print(
             f"{name}: {task['macs'] / 1e6:.1f} M MAC, SQNR {task['sqnr_db']:.1f} dB"
@@ -126,12 +132,16 @@ def compile(
         )
         for note in task["notes"]:
             console.print(f"  note: {note}")
+        if task["host"]:
+            console.print(placement_table(name, task))
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
 
 
 @app.command()
 def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     """Show what a bundle holds."""
+    from moesaic.host.placement_view import placement_table
+
     loaded = _load(bundle)
     if as_json:
         value = {"arch": loaded.arch.to_dict(), "arch_hash": loaded.arch.hash, **loaded.report}
@@ -144,10 +154,11 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         table.add_column(column)
     for name, task in loaded.report["tasks"].items():
         graph = loaded.graphs[name]
+        ends = task["host"]["outputs"] if task["host"] else {graph.output_name: graph.output_shape}
         table.add_row(
             name,
             f"{graph.input_name} {'x'.join(map(str, graph.input_shape))}",
-            f"{graph.output_name} {'x'.join(map(str, graph.output_shape))}",
+            ", ".join(f"{end} {'x'.join(map(str, shape))}" for end, shape in ends.items()),
             str(task["tokens"]),
             f"{task['macs'] / 1e6:.2f}",
             str(task["instructions"]),
@@ -155,6 +166,9 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
             f"{task['sqnr_db']:.1f}",
         )
     out.print(table)
+    for name, task in loaded.report["tasks"].items():
+        if task["host"]:
+            out.print(placement_table(name, task))
 
 
 @app.command()
@@ -288,6 +302,7 @@ def estimate(
     ] = None,
     latency: LatencyOption = 60,
     bandwidth: BandwidthOption = 0.9,
+    partition: PartitionOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the cycles of a frame from a model of the units, without simulating it."""
@@ -325,7 +340,9 @@ def estimate(
             raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
         else:
             arch = load_arch(target)
-            results = estimate_onnx(source, arch, routing=counts, memory=memory)
+            results = estimate_onnx(
+                source, arch, partition=partition, routing=counts, memory=memory
+            )
     tasks = {name: result.to_dict() for name, result in results.items()}
     if as_json:
         print(json.dumps({"target": arch.name, "tasks": tasks}, indent=1))

@@ -18,7 +18,8 @@ from moesaic.host.driver import DeviceError
 from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostpart import task_outputs
+from moesaic.spec.hostside import quantise_input
 
 Inputs = Mapping[str, NDArray[Any]]
 """Input name to array, the batch axis first."""
@@ -105,6 +106,7 @@ class Session:
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         names = list(devices[:1] if strict else devices)
+        self._host_parts = {task: self.bundle.host_part(task) for task in self.bundle.tasks}
         self._pool = DevicePool(self.bundle, names, options or {}, pause_seconds)
         self._free = threading.BoundedSemaphore(queue_frames)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="moesaic")
@@ -173,7 +175,8 @@ class Session:
         Raises
         ------
         UserError
-            Unknown task or output, wrong input name or shape, or values that are not finite.
+            Unknown task or output, wrong input name or shape, values that are not finite, or a
+            part on the host that cannot run.
         DeviceError
             Every device failed.
         """
@@ -183,15 +186,19 @@ class Session:
         if not isinstance(inputs, Mapping):
             raise UserError("Session.run needs the inputs: a mapping of input names to arrays")
         name = self.bundle.task(task)
-        known = self.bundle.graphs[name].output_name
+        host_part = self._host_parts[name]
+        known = host_part.outputs if host_part else [self.bundle.graphs[name].output_name]
         for wanted in outputs or ():
-            if wanted != known:
-                raise UserError(f"task {name} has no output {wanted!r}, only {known!r}")
+            if wanted not in known:
+                only = ", ".join(repr(output) for output in known)
+                raise UserError(f"task {name} has no output {wanted!r}, only {only}")
         return self._run(inputs, name)
 
     def _run(self, inputs: Inputs, task: str | None) -> Outputs:
         name = self.bundle.task(task)
-        graph = self.bundle.graphs[name]
+        graph, host_part = self.bundle.graphs[name], self._host_parts[name]
+        if host_part is not None:
+            host_part.open()  # whatever is wrong with it shows before a device runs
         patches = quantise_input(graph, check_input(self.bundle, name, inputs))
         started = time.perf_counter()
         for slot in self._pool.slots:
@@ -205,7 +212,7 @@ class Session:
                     self._pool.fail(slot, str(error))
                     continue
                 self._pool.worked(slot)
-            arrays = {graph.output_name: dequantise_output(graph, result.codes)}
+            arrays = task_outputs(graph, result.codes, host_part)
             return Outputs(arrays, slot.name, time.perf_counter() - started, result)
         raise DeviceError(f"no device could run task {name}: {self._reasons()}")
 

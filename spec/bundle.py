@@ -2,6 +2,7 @@
 
     manifest.json   format version, architecture, hashes of the other files, tasks
     device.bin      weights, programs and constants as the device's memory takes them: `spec.image`
+    TASK.host.onnx  of a partitioned task: what the host computes from the accelerator's output
     graphs.json     the integer graphs; arrays by name
     graphs.npz      their arrays, equal arrays stored once
     samples.npz     a few inputs (``TASK.input``), ONNX Runtime's float outputs (``TASK.float``)
@@ -16,7 +17,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from moesaic.spec import image, intgraph
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.hostpart import HostPart
 
 FORMAT = 3
 IMAGE, GRAPHS, ARRAYS, SAMPLES = (
@@ -50,6 +52,8 @@ class TaskEntry:
     activation_words: int
     labels: list[str]
     """Layer names by the ``layer`` field of instructions."""
+    host_part: str | None = None
+    """File name of what the host computes behind the accelerator."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,14 @@ class Bundle:
     samples: dict[str, NDArray[Any]]
     report: dict[str, Any]
     """What the compiler measured: calibration, sizes, notes."""
+    host_parts: dict[str, bytes] = field(default_factory=dict)
+    """ONNX models of the partitioned tasks."""
+
+    def host_part(self, task: str) -> HostPart | None:
+        """Return what the host computes behind the accelerator, if there is anything."""
+        if task not in self.host_parts:
+            return None
+        return HostPart(self.host_parts[task], f"the host's part of task {task} of {self.path}")
 
     @property
     def image(self) -> bytes:
@@ -191,6 +203,7 @@ def load_bundle(location: str | Path) -> Bundle:
             {name: parts[name].constants for name in tasks},
             _arrays(path, SAMPLES),
             manifest["report"],
+            {name: files[entry.host_part] for name, entry in tasks.items() if entry.host_part},
         )
     except (
         KeyError,

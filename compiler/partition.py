@@ -1,0 +1,67 @@
+"""What the report says of a task that is divided between accelerator and host."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.compiler.frontend.float_reference import run_float
+from moesaic.compiler.ir import Graph
+from moesaic.spec.hostpart import HostPart
+from moesaic.spec.hostside import dequantise_output
+from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.metrics import sqnr_db
+
+
+def open_host_part(graph: Graph) -> HostPart | None:
+    """Return what the host runs of a graph, ready to run.
+
+    Raises
+    ------
+    UserError
+        ONNX Runtime refuses it.
+    """
+    if graph.host is None:
+        return None
+    part = HostPart(graph.host.model, f"the host's part of {graph.source}")
+    part.open()
+    return part
+
+
+def report_host_part(
+    graph: Graph,
+    integer: IntGraph,
+    rows: NDArray[np.float32],
+    codes: NDArray[np.int16],
+    outputs: dict[str, NDArray[np.float32]],
+) -> dict[str, Any] | None:
+    """The placement of every node, and how close the integers are where the host takes over.
+
+    Parameters
+    ----------
+    graph, integer
+        The accelerator's part in float and in integers.
+    rows
+        Samples [n, ...].
+    codes
+        The integer graph's for the samples.
+    outputs
+        The host's for the codes.
+    """
+    if graph.host is None:
+        return None
+    exact = run_float(graph, rows).astype(np.float32)
+    return {
+        "cut": {
+            "tensor": graph.output_name,
+            "shape": list(graph.output_shape),
+            "sqnr_db": sqnr_db(exact, dequantise_output(integer, codes)),
+        },
+        "outputs": {name: [1, *array.shape[1:]] for name, array in outputs.items()},
+        "accelerator_nodes": graph.host.nodes_before,
+        "nodes": [asdict(node) for node in graph.host.nodes],
+        "macs": graph.host.macs,
+    }

@@ -1,0 +1,126 @@
+"""The part of a partitioned model that the host computes behind the accelerator.
+
+ONNX Runtime runs it, frame by frame, from the accelerator's dequantised output: the compiler
+measures with exactly what a session runs. Importing this module needs numpy only.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.spec.errors import UserError
+from moesaic.spec.hostside import dequantise_output
+from moesaic.spec.intgraph import IntGraph
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+
+
+class HostPart:
+    """One task's part; opened when it is first needed. May be used by several threads.
+
+    One thread computes and the order of its sums is fixed: equal inputs give equal bits, whatever
+    device they come from and whatever else the host does.
+
+    Parameters
+    ----------
+    model
+        ONNX with one input, the accelerator's output tensor.
+    name
+        How messages name it.
+    """
+
+    def __init__(self, model: bytes, name: str) -> None:
+        self._model, self._name = model, name
+        self._lock = threading.Lock()
+        self._session: Any = None
+
+    def open(self) -> None:
+        """Load the model.
+
+        Raises
+        ------
+        UserError
+            ONNX Runtime is not installed, or refuses the model.
+        """
+        with self._lock:
+            if self._session is None:
+                self._session = self._load()
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the task's outputs; opens the model as :meth:`open`."""
+        self.open()
+        return [output.name for output in self._session.get_outputs()]
+
+    def _load(self) -> Any:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(
+                f"{self._name} runs in ONNX Runtime, which is not installed here: "
+                "pip install onnxruntime"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        try:
+            return onnxruntime.InferenceSession(
+                self._model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base class
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> UserError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return UserError(f"ONNX Runtime cannot run {self._name} ({reason}): compile it again")
+
+    def run(self, frames: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Return all outputs by name, [frames, ...], for the accelerator's output [frames, ...].
+
+        Raises
+        ------
+        UserError
+            As :meth:`open`, or ONNX Runtime fails.
+        """
+        self.open()
+        (source,) = self._session.get_inputs()
+        inputs = frames.astype(_TYPES[source.type]).reshape(len(frames), *source.shape)
+        names = self.outputs
+        try:
+            results = [self._session.run(names, {source.name: frame}) for frame in inputs]
+        except Exception as error:
+            raise self._refusal(error) from error
+        return {
+            name: np.stack([without_batch(arrays[index]) for arrays in results]).astype(np.float32)
+            for index, name in enumerate(names)
+        }
+
+
+def without_batch(array: NDArray[Any]) -> NDArray[Any]:
+    """Return one frame of an ONNX model's output: without the batch axis of 1, if it has one."""
+    return array[0] if array.shape[:1] == (1,) else array
+
+
+def task_outputs(
+    graph: IntGraph, codes: NDArray[np.int16], host_part: HostPart | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return a task's outputs by name, [frames, ...], from output codes [frames, rows, outputs].
+
+    Raises
+    ------
+    UserError
+        The host's part cannot run.
+    """
+    delivered = dequantise_output(graph, codes)
+    if host_part is None:
+        return {graph.output_name: delivered}
+    return host_part.run(delivered)
