@@ -16,7 +16,7 @@ def placement_table(task: str, report: dict[str, Any]) -> Table:
     host = report["host"]
     table = Table(title=f"{task}: where it runs")
     for column in ("where", "node", "operator", "why"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     shape = "x".join(map(str, host["cut"]["shape"]))
     # Text: names of nodes and tensors may hold brackets, which are no markup.
     table.add_row(

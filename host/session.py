@@ -33,7 +33,7 @@ class Outputs(dict[str, NDArray[np.float32]]):
     device
         Name of the device that ran the frames.
     latency_seconds
-        From the first attempt to the answer, other devices' failures included.
+        From the first attempt to the answer, other devices' failures and the host's part included.
     result
         The integer codes and the counters behind the outputs.
     """

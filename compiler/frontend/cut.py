@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.head import read_head
 from moesaic.compiler.frontend.load import describe, reads
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import State
-from moesaic.compiler.frontend.recognise import read_embedding, read_layers
+from moesaic.compiler.frontend.recognise import is_embedding, read_embedding, read_layers
 from moesaic.compiler.frontend.trace import Trace
-from moesaic.compiler.frontend.views import Norm, NotRecognised, Source, Sum, View
+from moesaic.compiler.frontend.views import Norm, NotRecognised, Sum, View
 
 UNREADABLE = (
     NotRecognised,
@@ -38,6 +39,11 @@ class Backbone:
     layers: list[ir.Layer]
     head: ir.Head
     notes: list[Note]
+
+
+def is_data(traced: Trace, name: str) -> bool:
+    """Say whether a tensor depends on the input's values, and not on its shape alone."""
+    return name not in traced.values or isinstance(traced.values[name], View)
 
 
 def common_tensors(traced: Trace) -> list[str]:
@@ -64,7 +70,7 @@ def common_tensors(traced: Trace) -> list[str]:
             continue
         meeting = reduce(common, data)
         for name in node.output:
-            if isinstance(traced.values.get(name), View) or name not in traced.values:
+            if is_data(traced, name):
                 parent[name], depth[name] = meeting, depth[meeting] + 1
     name = graph.output_name
     result = []
@@ -111,55 +117,50 @@ def find_cut(traced: Trace) -> Backbone:
 
 def _obstacle(traced: Trace) -> str:
     """Say what is in the way of every cut."""
-    if not traced.refused:
-        try:
-            read_head(traced.arena, traced.output())
-        except UNREADABLE as error:
-            return str(error)
-    first = next(iter(traced.refused.values()))
-    if not any(isinstance(source, Norm) for source in traced.arena.sources):
+    refused = next(iter(traced.refused.values()), None)
+    if refused is not None and not any(isinstance(s, Norm) for s in traced.arena.sources):
         return (
-            f"no transformer layer lies in front of {first.node}, which the accelerator does not "
-            f"take ({first.reason}): only what follows the last layer can run on the host"
+            f"no transformer layer lies in front of {refused.node}, which the accelerator does "
+            f"not take ({refused.reason}): only what follows the last layer can run on the host"
         )
-    built: dict[str, dict[int, Source]] = {}
-    for node in traced.graph.nodes:
-        used: dict[int, Source] = {}
-        for name in reads(node):
-            view = traced.values.get(name)
-            if isinstance(view, View):
-                used |= {source.start: source for source in traced.arena.sources_of(view)}
-            used |= built.get(name, {})
-        if any(name in traced.values for name in node.output):
+    makers = {name: node for node in traced.graph.nodes for name in node.output}
+
+    def label(name: str) -> str:
+        return describe(makers[name]) if name in makers else traced.source.node
+
+    for behind, before in pairwise(common_tensors(traced)):
+        view = traced.values.get(before)
+        stream = isinstance(view, View) and _is_stream(traced, view)
+        if not stream and before != traced.graph.input_name:
             continue
-        if len(used) > 1:
-            names = " and ".join(source.node for source in list(used.values())[:2])
+        joined = dict.fromkeys(n for n in reads(makers[behind]) if is_data(traced, n))
+        if len(joined) > 1:
+            names = " and ".join(label(name) for name in list(joined)[:2])
             return (
-                f"{describe(node)} joins the results of {names}: a head on features of several "
-                "layers cannot be divided off; let it read one LayerNorm behind the last layer"
+                f"{label(behind)} joins the results of {names}, but the accelerator delivers one "
+                "tensor: let the head read one LayerNorm behind the last layer"
             )
-        built.update(dict.fromkeys(node.output, used))
-    (source,) = next(used for used in built.values() if used).values()
-    if isinstance(source, Sum) and _is_stream(traced, source):
-        return (
-            f"{first.node} reads the residual stream as {source.node} leaves it, but the "
-            "accelerator delivers tokens behind a LayerNorm only: end the backbone with one"
-        )
-    return (
-        f"{source.node}, which {first.node} builds on, is neither a LayerNorm of the tokens nor "
-        "one linear layer behind it"
-    )
+        if isinstance(view, View) and stream:
+            last = next((s.node for s in traced.arena.sources_of(view)), label(before))
+            return (
+                f"{label(behind)} reads the residual stream as {last} leaves it, but the "
+                "accelerator delivers tokens behind a LayerNorm only: end the backbone with one"
+            )
+    return f"no LayerNorm of tokens lies in front of output {traced.graph.output_name!r}"
 
 
-def _is_stream(traced: Trace, source: Sum) -> bool:
-    """Say whether transformer layers can be read in front of a sum."""
-    norms = [norm for norm in traced.arena.sources if isinstance(norm, Norm)]
-    channels = norms[-1].rows.shape[1]
-    if source.size % channels:
+def _is_stream(traced: Trace, view: View) -> bool:
+    """Say whether a value is the residual stream behind some layer, or the first one."""
+    arena = traced.arena
+    if is_embedding(arena, view):
+        return True
+    sources = arena.sources_of(view)
+    channels = [norm.rows.shape[1] for norm in arena.sources if isinstance(norm, Norm)][-1]
+    if len(sources) != 1 or not isinstance(sources[0], Sum) or sources[0].size % channels:
         return False
-    stream = traced.arena.view(source, (source.size // channels, channels))
     try:
-        layers, _ = read_layers(traced.arena, State(stream), [])
+        stream = arena.view(sources[0], (sources[0].size // channels, channels))
+        layers, _ = read_layers(arena, State(stream), [])
     except UNREADABLE:
         return False
     return bool(layers)

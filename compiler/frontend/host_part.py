@@ -10,6 +10,7 @@ from onnx import checker, helper, numpy_helper, shape_inference
 from moesaic.compiler import ir
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.composite import COMPOSITES
+from moesaic.compiler.frontend.cut import is_data
 from moesaic.compiler.frontend.host_macs import count_macs
 from moesaic.compiler.frontend.load import describe, first_output, node_name, reads
 from moesaic.compiler.frontend.operators import OPERATORS
@@ -84,16 +85,11 @@ def _following(traced: Trace, tensor: str) -> list[onnx.NodeProto]:
     for node in traced.graph.nodes:
         if computed.isdisjoint(reads(node)):
             continue
-        outputs = {name for name in node.output if not _is_constant(traced, name)}
+        outputs = {name for name in node.output if is_data(traced, name)}
         if outputs:
             computed |= outputs
             result.append(node)
     return result
-
-
-def _is_constant(traced: Trace, name: str) -> bool:
-    value = traced.values.get(name)
-    return value is not None and not isinstance(value, View)
 
 
 def _with_constants(traced: Trace) -> onnx.ModelProto:
@@ -110,7 +106,7 @@ def _with_constants(traced: Trace) -> onnx.ModelProto:
     for node in model.graph.node:
         if not computed.isdisjoint(reads(node)):
             computed.update(node.output)
-            constant = [name for name in node.output if _is_constant(traced, name)]
+            constant = [name for name in node.output if not is_data(traced, name)]
             for name in constant:
                 array = np.asarray(traced.values[name])
                 if name in types:

@@ -34,7 +34,7 @@ from moesaic.compiler.frontend.views import (
 from moesaic.compiler.ir import FloatArray, IndexArray
 
 
-def _is_embedding(arena: Arena, view: View) -> bool:
+def is_embedding(arena: Arena, view: View) -> bool:
     """Say whether a view holds constants and products of the input only."""
     return all(
         isinstance(source, Product)
@@ -64,7 +64,7 @@ class _Update:
             rows = source.rows[view.ids.reshape(-1) - source.start]
             columns = [rows[:, c].reshape(*view.shape) for c in range(rows.shape[1])]
             self._split(view, [c.affine(view.scale, 0.0) for c in columns])
-        elif isinstance(source, Sum) or _is_embedding(self._arena, view):
+        elif isinstance(source, Sum) or is_embedding(self._arena, view):
             self.before.append(view)
         else:
             self.terms.append(view)
@@ -140,7 +140,7 @@ def read_layers(arena: Arena, state: State, notes: list[Note]) -> tuple[list[ir.
         for source in arena.sources_of(norm.rows)
     }
     layers: list[ir.Layer] = []
-    while not _is_embedding(arena, state.view):
+    while not is_embedding(arena, state.view):
         source = arena.source_of(state.view)
         if not isinstance(source, Sum):
             raise NotRecognised(_not_a_stream(source))

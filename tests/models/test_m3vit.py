@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from moesaic.models.config import PRESETS, M3ViTConfig, preset
 from moesaic.models.layers import MoE
-from moesaic.models.m3vit import M3ViT, load_checkpoint, random_model, save_checkpoint
+from moesaic.models.m3vit import (
+    M3ViT,
+    load_checkpoint,
+    random_model,
+    save_checkpoint,
+    with_upsample_heads,
+)
 
 ODD = [
     M3ViTConfig(
@@ -187,3 +193,25 @@ def test_unknown_names_are_refused() -> None:
         preset("huge")
     with pytest.raises(ValueError, match="task must be one of .*, not 'flow'"):
         preset("nano").channels("flow")
+
+
+@torch.no_grad()
+def test_up_sampling_heads_on_another_backbone() -> None:
+    backbone = random_model(ODD[3], 3)
+    model = with_upsample_heads(backbone, width=6, seed=1)
+    assert (model.config.head, model.config.head_width) == ("upsample", 6)
+    image = image_of(model.config)
+    output = model(image, "normals")
+    assert output.shape == (2, 3, 16, 64) and output.isfinite().all()
+    assert (output[0] - output[1]).abs().max() > 0.05
+    for name, value in backbone.state_dict().items():
+        if not name.startswith("heads."):
+            assert torch.equal(model.state_dict()[name], value)
+    again, other = (with_upsample_heads(backbone, width=6, seed=seed) for seed in (1, 2))
+    assert torch.equal(again(image, "normals"), output)
+    assert not torch.equal(other(image, "normals"), output)
+
+
+def test_up_sampling_needs_a_power_of_two() -> None:
+    with pytest.raises(ValueError, match="patch must be a power of two .* not 12"):
+        M3ViTConfig(height=24, width=24, patch=12, head="upsample")

@@ -1,0 +1,238 @@
+"""Where models are divided, what becomes of the host's part, and what cannot be divided."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from moesaic.compiler import ir
+from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.frontend.float_reference import run_float
+from moesaic.models.config import M3ViTConfig
+from moesaic.models.export import SingleTask, export_onnx
+from moesaic.models.m3vit import random_model, with_upsample_heads
+from moesaic.spec.errors import UserError
+from moesaic.spec.hostpart import HostPart, without_batch
+from tests.compiler.onnx_heads import HeadedVit, convolutional_stem
+from tests.compiler.onnx_vit import CHANNELS, PATCHES, Vit
+
+HEADS: dict[str, tuple[tuple[int, ...], list[str]]] = {
+    "convolutions": ((1, CHANNELS, 2, 3), ["Conv", "Relu", "Resize", "Conv"]),
+    "projection first": ((1, 5, 2, 3), ["BatchNormalization", "Relu", "Resize"]),
+    "probabilities": ((1, 7, 5), ["Softmax"]),
+    "pooled": ((1, 7, CHANNELS), ["ReduceMean", "MatMul", "Add"]),
+    "perceptron": ((1, 7, 9), ["Gelu", "MatMul", "Add"]),
+    "without batch": ((1, PATCHES, CHANNELS), ["HardSwish"]),
+    "class and patches": (
+        (1, 7, CHANNELS),
+        ["Slice", "Sigmoid", "Mul", "Slice", "Transpose", "Reshape", "Conv"],
+    ),
+    "computed shape": ((1, CHANNELS, 2, 3), ["Conv", "Reshape"]),
+    "branch": ((1, CHANNELS, 2, 3), ["ReduceSum", "Greater", "If"]),
+}
+"""Shape of the cut, and operators on the host."""
+
+
+def compare(path: Path, samples: int = 3) -> tuple[ir.Graph, float]:
+    """Both parts in float against ONNX Runtime on the whole; relative to the peak."""
+    graph = load_graph(path, partition=True)
+    assert graph.host is not None
+    x = np.random.default_rng(1).standard_normal((samples, *graph.input_shape[1:]))
+    x = x.astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    expected = np.stack(
+        [without_batch(session.run(None, {graph.input_name: x[i : i + 1]})[0]) for i in range(3)]
+    )
+    cut = run_float(graph, x).astype(np.float32)
+    (result,) = HostPart(graph.host.model, "the host's part").run(cut).values()
+    assert result.shape == expected.shape
+    return graph, float(np.abs(result - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_head_is_left_to_the_host(tmp_path: Path, head: str) -> None:
+    path = HeadedVit(head=head, mlp="loop").save(tmp_path)
+    graph, error = compare(path)
+    assert error < 1e-5
+    shape, operators = HEADS[head]
+    assert graph.output_shape == shape and graph.host is not None
+    assert [node.operator for node in graph.host.nodes] == operators
+    assert len(graph.layers) == 2 and not graph.notes
+    with pytest.raises(UserError, match="--partition") as caught:
+        load_graph(path, "seg")
+    assert f"all nodes from {graph.host.nodes[0].name!r} on" in str(caught.value)
+
+
+def test_normalised_tokens_lose_nothing_to_the_diagonal_layer(tmp_path: Path) -> None:
+    graph = load_graph(HeadedVit(head="convolutions").save(tmp_path), partition=True)
+    weight, head = graph.head.linear.weight, graph.head
+    assert np.count_nonzero(weight) == CHANNELS and np.array_equal(
+        weight, np.diag(weight.diagonal())
+    )
+    assert (head.norm.gamma == 1).all() and not head.norm.beta.any()
+    assert (head.first_row, head.rows) == (1, PATCHES)  # the class token is not delivered
+
+
+def test_reasons_and_products_of_the_host(tmp_path: Path) -> None:
+    host = load_graph(HeadedVit(head="convolutions").save(tmp_path), partition=True).host
+    assert host is not None
+    first, second, third, last = host.nodes
+    assert first.reason == "padding must be 0"
+    assert second.reason == f"it follows {first.name!r} on the host"
+    assert third.reason == "there is no unit for Resize"
+    assert last.reason == f"it follows {third.name!r} on the host"
+    assert host.macs == 2 * 3 * 5 * CHANNELS * 9 + 4 * 6 * 3 * 5
+    pooled = load_graph(HeadedVit(head="pooled").save(tmp_path), partition=True).host
+    assert pooled is not None and "LayerNorm and one linear layer" in pooled.nodes[0].reason
+    branch = load_graph(HeadedVit(head="branch").save(tmp_path), partition=True).host
+    assert branch is not None and branch.macs is None
+
+
+def test_sizes_of_the_backbone_do_not_pull_it_along(tmp_path: Path) -> None:
+    graph = load_graph(HeadedVit(head="computed shape").save(tmp_path), partition=True)
+    assert graph.host is not None
+    model = onnx.load_from_string(graph.host.model)
+    assert [value.name for value in model.graph.input] == [graph.output_name]
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Reshape"]
+
+
+def test_model_that_fits_stays_whole(tmp_path: Path) -> None:
+    vit = Vit(mlp="loop")
+    graph = load_graph(vit.save(tmp_path), partition=True)
+    assert graph.host is None and graph.output_name == vit.nodes[-1].output[0]
+
+
+def test_tokens_themselves_are_an_output(tmp_path: Path) -> None:
+    vit = HeadedVit(head="pooled")
+    proto = vit.proto()
+    tokens = next(
+        node.output[0] for node in vit.nodes[::-1] if node.op_type == "LayerNormalization"
+    )
+    proto.graph.output[0].name = tokens
+    onnx.save(proto, tmp_path / "tokens.onnx")
+    graph = load_graph(tmp_path / "tokens.onnx")
+    assert graph.host is None and graph.output_shape == (1, 7, CHANNELS)
+
+
+# -- the reference model by both exporters ------------------------------------------------------
+
+CONFIG = M3ViTConfig(
+    height=16, width=24, patch=8, dim=20, depth=2, heads=2, experts=4, expert_hidden=12,
+    tasks=(("seg", 3), ("depth", 1)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "dynamo, opset 18", "TorchScript, opset 17"])
+def test_up_sampling_head_by_every_exporter(tmp_path: Path, exporter: str) -> None:
+    model = with_upsample_heads(random_model(CONFIG, 3), width=6, seed=4)
+    path = tmp_path / "seg.onnx"
+    if exporter == "dynamo":
+        export_onnx(model, "seg", path)
+    elif exporter == "dynamo, opset 18":
+        export_onnx(model, "seg", path, 18)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                SingleTask(model, "seg").eval(), (torch.zeros(1, 3, 16, 24),), str(path),
+                dynamo=False, opset_version=17, input_names=["image"], output_names=["seg"],
+                dynamic_axes={"image": {0: "batch"}},
+            )  # fmt: skip
+    graph, error = compare(path)
+    assert error < 1e-5
+    assert graph.host is not None and graph.output_shape == (1, 20, 2, 3)
+    heavy = ("Conv", "Relu", "Resize", "BatchNormalization")
+    operators = [node.operator for node in graph.host.nodes if node.operator in heavy]
+    plain = [kind for kind in operators if kind != "BatchNormalization"]
+    assert plain == ["Conv", "Relu", "Resize"] * 3 + ["Conv"]
+    assert all(node.operator != "MatMul" for node in graph.host.nodes)
+    assert b"models/" not in graph.host.model  # no stack traces of the export
+
+
+# -- what cannot be divided ---------------------------------------------------------------------
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_graph(path, "seg", partition=True)
+    text = str(caught.value)
+    assert "\n" not in text and "task 'seg'" in text and "--partition finds no cut" in text
+    # Where the option does not help, the refusal without it does not mention it.
+    with pytest.raises(UserError) as caught:
+        load_graph(path, "seg")
+    assert "--partition" not in str(caught.value)
+    return text
+
+
+def test_features_of_several_layers(tmp_path: Path) -> None:
+    vit = HeadedVit(head="several layers")
+    text = refusal(vit.save(tmp_path))
+    concat = next(n.output[0] for n in vit.nodes[::-1] if n.op_type == "Concat")
+    assert f"node '{concat}' (Concat) joins the results of" in text
+    assert text.count("(Conv)") == 2 and "one LayerNorm behind the last layer" in text
+
+
+@pytest.mark.parametrize("head", ["tokens and image", "tokens and residual", "two norms"])
+def test_tokens_and_something_else(tmp_path: Path, head: str) -> None:
+    vit = HeadedVit(head=head)
+    text = refusal(vit.save(tmp_path))
+    assert f"node '{vit.nodes[-1].output[0]}' (Add) joins the results of" in text
+
+
+def test_head_on_the_residual_stream(tmp_path: Path) -> None:
+    vit = HeadedVit(head="residual")
+    text = refusal(vit.save(tmp_path))
+    convolution = next(node for node in vit.nodes[::-1] if node.op_type == "Conv")
+    assert f"node '{convolution.output[0]}' (Conv) reads the residual stream" in text
+    assert "(Add) leaves it" in text and "end the backbone with one" in text
+
+
+def test_convolutional_stem(tmp_path: Path) -> None:
+    vit = HeadedVit(head="convolutions")
+    onnx.save(convolutional_stem(vit), tmp_path / "stem.onnx")
+    text = refusal(tmp_path / "stem.onnx")
+    assert f"in front of node '{vit.nodes[0].output[0]}' (Conv)" in text
+    assert "padding must be 0" in text
+
+
+def test_attention_without_a_norm(tmp_path: Path) -> None:
+    vit = HeadedVit(head="convolutions")
+    mix = vit.mix
+    stream, count = vit.tokens("x")
+    vit.tokens = lambda _: (stream, count)  # type: ignore[method-assign]
+    vit.mix = lambda normal, count: mix(stream, count)  # type: ignore[method-assign]
+    text = refusal(vit.save(tmp_path))
+    assert "the layer added by node" in text and "the query of attention" in text
+
+
+def test_layers_that_are_not_supported(tmp_path: Path) -> None:
+    text = refusal(HeadedVit(head="convolutions", gelu="relu").save(tmp_path))
+    assert "must be GELU" in text and "(Relu)" in text
+
+
+def test_random_numbers(tmp_path: Path) -> None:
+    assert "(RandomNormal) draws random numbers" in refusal(HeadedVit(head="random").save(tmp_path))
+
+
+def test_output_of_integers(tmp_path: Path) -> None:
+    proto = HeadedVit(head="classes").proto()
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(proto, tmp_path / "classes.onnx")
+    text = refusal(tmp_path / "classes.onnx")
+    assert f"'{proto.graph.output[0].name}' must be float, not int64" in text
+
+
+def test_two_outputs(tmp_path: Path) -> None:
+    proto = HeadedVit(head="convolutions").proto()
+    inner = proto.graph.node[-2].output[0]
+    proto.graph.output.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, None))
+    onnx.save(proto, tmp_path / "two.onnx")
+    with pytest.raises(UserError, match="one output, not 2"):
+        load_graph(tmp_path / "two.onnx", partition=True)
