@@ -177,7 +177,10 @@ def test_mixed_bundle(mixed: Path) -> None:
     assert bundle.report["tasks"]["seg"]["host"] is None
     rows = bundle.samples["seg.input"]
     with Session(bundle) as session:
-        outputs = {task: session.run({"image": rows}, task) for task in ("seg", "depth")}
+        outputs = {task: session.run([task], {"image": rows}, task) for task in ("seg", "depth")}
+        cut = bundle.graphs["depth"].output_name
+        with pytest.raises(UserError, match=f"no output '{cut}', only 'depth'"):
+            session.run([cut], {"image": rows}, "depth")
     for task, channels in (("seg", 3), ("depth", 1)):
         assert outputs[task][task].shape == (4, channels, 32, 32)
         exact = bundle.samples[f"{task}.float"]
