@@ -154,7 +154,7 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         table.add_column(column)
     for name, task in loaded.report["tasks"].items():
         graph = loaded.graphs[name]
-        ends = task["host"]["outputs"] if task["host"] else {graph.output_name: graph.output_shape}
+        ends = loaded.outputs(name)
         table.add_row(
             name,
             f"{graph.input_name} {'x'.join(map(str, graph.input_shape))}",

@@ -186,8 +186,7 @@ class Session:
         if not isinstance(inputs, Mapping):
             raise UserError("Session.run needs the inputs: a mapping of input names to arrays")
         name = self.bundle.task(task)
-        host_part = self._host_parts[name]
-        known = host_part.outputs if host_part else [self.bundle.graphs[name].output_name]
+        known = self.bundle.outputs(name)
         for wanted in outputs or ():
             if wanted not in known:
                 only = ", ".join(repr(output) for output in known)

@@ -82,6 +82,14 @@ class Bundle:
             return None
         return HostPart(self.host_parts[task], f"the host's part of task {task} of {self.path}")
 
+    def outputs(self, task: str) -> dict[str, tuple[int, ...]]:
+        """Return the outputs that a user of a task sees: name to shape, the first axis a frame."""
+        graph = self.graphs[task]
+        if task not in self.host_parts:
+            return {graph.output_name: tuple(graph.output_shape)}
+        shapes = self.report["tasks"][task]["host"]["outputs"]
+        return {name: tuple(shape) for name, shape in shapes.items()}
+
     @property
     def image(self) -> bytes:
         """The device image, see :mod:`moesaic.spec.image`."""

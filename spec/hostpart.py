@@ -54,12 +54,6 @@ class HostPart:
             if self._session is None:
                 self._session = self._load()
 
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the task's outputs; opens the model as :meth:`open`."""
-        self.open()
-        return [output.name for output in self._session.get_outputs()]
-
     def _load(self) -> Any:
         try:
             import onnxruntime
@@ -94,7 +88,7 @@ class HostPart:
         self.open()
         (source,) = self._session.get_inputs()
         inputs = frames.astype(_TYPES[source.type]).reshape(len(frames), *source.shape)
-        names = self.outputs
+        names = [output.name for output in self._session.get_outputs()]
         try:
             results = [self._session.run(names, {source.name: frame}) for frame in inputs]
         except Exception as error:

@@ -52,8 +52,10 @@ class Models:
         self.by_name: dict[str, Model] = {}
         for task, graph in bundle.graphs.items():
             read = TensorInfo(graph.input_name, tuple(graph.input_shape[1:]))
-            written = TensorInfo(graph.output_name, tuple(graph.output_shape[1:]))
-            self.by_name[task] = Model(task, {read.name: read}, {written.name: written})
+            written = {
+                name: TensorInfo(name, shape[1:]) for name, shape in bundle.outputs(task).items()
+            }
+            self.by_name[task] = Model(task, {read.name: read}, written)
 
     def find(self, model: str, version: str = VERSION) -> Model:
         """The model of a task.
