@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,17 @@ class Slot:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
+def open_device(
+    name: str, kind: Callable[..., Device], bundle: Bundle, options: Mapping[str, Any]
+) -> Device:
+    """Make a device; options that it does not have are the user's error."""
+    try:
+        inspect.signature(kind).bind(bundle, **options)
+    except TypeError as error:
+        raise UserError(f"device {name} cannot be opened with these options: {error}") from error
+    return kind(bundle, **options)
+
+
 class DevicePool:
     """The devices of a session, the preferred one first.
 
@@ -114,7 +126,7 @@ class DevicePool:
                 raise UserError(f"unknown device {name!r}; devices are {', '.join(sorted(known))}")
 
         def opener(name: str) -> Callable[[], Device]:
-            return lambda: known[name].load()(bundle, **options.get(name, {}))
+            return lambda: open_device(name, known[name].load(), bundle, options.get(name, {}))
 
         self.slots = [Slot(name, opener(name)) for name in names]
         self._bundle, self._pause, self._clock = bundle, pause_seconds, clock

@@ -181,17 +181,23 @@ class Session:
             Every device failed.
         """
         if isinstance(outputs, Mapping):
-            assert inputs is None or isinstance(inputs, str)
+            if inputs is not None and not isinstance(inputs, str):
+                raise UserError("Session.run takes output names or None before the inputs")
             return self._run(outputs, inputs if task is None else task)
         if not isinstance(inputs, Mapping):
             raise UserError("Session.run needs the inputs: a mapping of input names to arrays")
+        if isinstance(outputs, str):
+            raise UserError(f"Session.run takes a list of output names, not {outputs!r}")
         name = self.bundle.task(task)
         known = self.bundle.outputs(name)
         for wanted in outputs or ():
             if wanted not in known:
                 only = ", ".join(repr(output) for output in known)
                 raise UserError(f"task {name} has no output {wanted!r}, only {only}")
-        return self._run(inputs, name)
+        answer = self._run(inputs, name)
+        for output in set(answer).difference(outputs or answer):
+            del answer[output]
+        return answer
 
     def _run(self, inputs: Inputs, task: str | None) -> Outputs:
         name = self.bundle.task(task)

@@ -43,4 +43,4 @@ run ssh "$host" 'rm -rf moesaic && mkdir moesaic'
 run scp -qr "$stage/." "$host:moesaic/"
 echo "# then, on $host:"
 echo "cd moesaic && sudo ./load.sh moesaic.bin"
-echo "sudo python3 run.py bundle --task TASK --input in.npz --output out.npz --option clock_hz=300000000"
+echo "sudo python3 run.py bundle --task TASK --input in.npz --output out.npz --option fpga.clock_hz=300000000"

@@ -16,6 +16,7 @@ import numpy as np  # noqa: E402
 
 from moesaic.host import Session  # noqa: E402
 from moesaic.host.driver import DeviceError  # noqa: E402
+from moesaic.host.options import parse_options  # noqa: E402
 from moesaic.spec.errors import UserError  # noqa: E402
 
 
@@ -31,16 +32,14 @@ def main() -> None:
         "--option",
         action="append",
         default=[],
-        metavar="NAME=VALUE",
-        help="an option of the first device, such as clock_hz=300000000",
+        metavar="DEVICE.NAME=VALUE",
+        help="an option of a device, such as fpga.clock_hz=300000000",
     )
     words = parser.parse_args()
-    devices = words.device.split(",")
-    pairs = [word.partition("=") for word in words.option]
-    options = {name: int(value) if value.isdigit() else value for name, _, value in pairs}
+    options = parse_options(words.option)
     with np.load(words.input) as file:
         arrays = dict(file)
-    with Session(words.bundle, devices=devices, options={devices[0]: options}) as session:
+    with Session(words.bundle, words.device.split(","), options) as session:
         outputs = session.run(arrays, task=words.task)
         np.savez(words.output, **outputs)
         print(f"{outputs.device}: {outputs.latency_seconds * 1000:.3f} ms")

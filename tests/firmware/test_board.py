@@ -158,7 +158,7 @@ print(sorted(point.name for point in found.entry_points))
     assert done.returncode == 0, done.stderr
     assert "'fpga'" in done.stdout and "'sim'" not in done.stdout
     shown = command(sys.executable, stage / "run.py", "--help")
-    assert shown.returncode == 0 and "--option NAME=VALUE" in shown.stdout
+    assert shown.returncode == 0 and "--option DEVICE.NAME=VALUE" in shown.stdout
     gone = command(
         sys.executable, stage / "run.py", "none", "--input", "none.npz", "--output", "o.npz"
     )

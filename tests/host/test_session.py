@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from moesaic.host import DeviceError, Session, pool
+from moesaic.host.options import parse_options
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
@@ -153,3 +154,32 @@ def test_failing_torch_is_a_device_failure(
 def test_wrong_inputs_are_refused(bundle: Bundle, inputs: dict[str, Any], message: str) -> None:
     with Session(bundle, ["cpu"]) as opened, pytest.raises(UserError, match=message):
         opened.run(inputs)
+
+
+def test_options_of_devices_are_read_and_checked(bundle: Bundle) -> None:
+    texts = ["fpga.clock_hz=300000000", "fpga.mode=cached", "sim.watchdog_cycles=0x10"]
+    assert parse_options(texts) == {
+        "fpga": {"clock_hz": 300_000_000, "mode": "cached"},
+        "sim": {"watchdog_cycles": 16},
+    }
+    for text in ("clock_hz=3", "fpga.clock_hz", "fpga.=3", ".clock_hz=3", "fpga.a b=3"):
+        with pytest.raises(UserError, match="DEVICE.NAME=VALUE"):
+            parse_options([text])
+    with pytest.raises(UserError, match="cpu cannot be opened with these options.*colour"):
+        Session(bundle, ["cpu"], {"cpu": {"colour": "red"}})
+
+
+def test_outputs_are_chosen_by_name(bundle: Bundle) -> None:
+    graph = bundle.graphs["task"]
+    inputs = {"x": np.zeros((1, *graph.input_shape[1:]), np.float32)}
+    with Session(bundle) as session:
+        everything = session.run(inputs)
+        np.testing.assert_array_equal(session.run(None, inputs)["y"], everything["y"])
+        np.testing.assert_array_equal(session.run(["y"], inputs, task="task")["y"], everything["y"])
+        for wrong in (["z"], "y"):
+            with pytest.raises(UserError, match="output"):
+                session.run(wrong, inputs)
+        with pytest.raises(UserError, match="needs the inputs"):
+            session.run(["y"])  # type: ignore[call-overload]
+        with pytest.raises(UserError, match="before the inputs"):
+            session.run(inputs, inputs)  # type: ignore[call-overload]

@@ -1,0 +1,112 @@
+"""`moesaic compile`, `inspect`, `targets`: from models to bundles, and what they hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from moesaic.host.cli.console import (
+    BundleArgument,
+    JsonOption,
+    PartitionOption,
+    app,
+    console,
+    load,
+    out,
+)
+from moesaic.spec.errors import UserError
+
+
+@app.command()
+def compile(
+    models: Annotated[list[str], typer.Argument(metavar="[TASK=]MODEL.onnx...")],
+    target: Annotated[str, typer.Option(help="preset or .json file, see `moesaic targets`")],
+    calibrate: Annotated[Path, typer.Option(help=".npz: input names to sample arrays")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
+    partition: PartitionOption = False,
+) -> None:
+    """Compile one ONNX model per task into a bundle."""
+    from moesaic.compiler.driver import compile as run
+    from moesaic.host.cli.placement_view import placement_table
+
+    tasks: dict[str, str | Path] = {}
+    for model in models:
+        name, separator, path = model.partition("=")
+        name, path = (name, path) if separator else ("default", model)
+        if name in tasks:
+            raise UserError(f"task {name!r} is given twice; write TASK=FILE.onnx with other names")
+        tasks[name] = path
+    with console.status("compiling") as status:
+        report = run(tasks, target, calibrate, output, status.update, partition=partition)
+    for name, task in report["tasks"].items():
+        console.print(
+            f"{name}: {task['macs'] / 1e6:.1f} M MAC, SQNR {task['sqnr_db']:.1f} dB"
+            f" on the calibration samples"
+        )
+        for note in task["notes"]:
+            console.print(f"  note: {note}")
+        if task["host"]:
+            console.print(placement_table(name, task))
+    console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
+
+
+@app.command()
+def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """Show what a bundle holds."""
+    from moesaic.host.cli.placement_view import placement_table
+
+    loaded = load(bundle)
+    if as_json:
+        value = {"arch": loaded.arch.to_dict(), "arch_hash": loaded.arch.hash, **loaded.report}
+        print(json.dumps(value, indent=1))
+        return
+    arch = loaded.arch
+    table = Table(title=f"{bundle}: {arch.name}, {arch.depth}x{arch.width}, 0x{arch.hash:08x}")
+    columns = ("task", "input", "output", "tokens", "M MAC", "instructions", "stream MB", "SQNR dB")
+    for column in columns:
+        table.add_column(column)
+    for name, task in loaded.report["tasks"].items():
+        graph = loaded.graphs[name]
+        ends = loaded.outputs(name)
+        table.add_row(
+            name,
+            f"{graph.input_name} {'x'.join(map(str, graph.input_shape))}",
+            ", ".join(f"{end} {'x'.join(map(str, shape))}" for end, shape in ends.items()),
+            str(task["tokens"]),
+            f"{task['macs'] / 1e6:.2f}",
+            str(task["instructions"]),
+            f"{task['weight_stream_bytes'] / 1e6:.2f}",
+            f"{task['sqnr_db']:.1f}",
+        )
+    out.print(table)
+    for name, task in loaded.report["tasks"].items():
+        if task["host"]:
+            out.print(placement_table(name, task))
+
+
+@app.command()
+def targets(as_json: JsonOption = False) -> None:
+    """List the architecture presets."""
+    from moesaic.spec.arch import PRESETS
+
+    if as_json:
+        print(json.dumps({name: arch.to_dict() for name, arch in PRESETS.items()}, indent=1))
+        return
+    table = Table(title="targets")
+    for column in ("name", "array", "lanes", "weight ports", "ring", "activations", "for"):
+        table.add_column(column)
+    for name, arch in PRESETS.items():
+        table.add_row(
+            name,
+            f"{arch.depth}x{arch.width}{' packed' if arch.packed else ''}",
+            str(arch.lanes),
+            f"{arch.weight_ports} x {8 * arch.weight_port_bytes} bit",
+            f"{arch.ring_bytes >> 10} KiB",
+            f"{arch.activation_bytes >> 10} KiB",
+            arch.device,
+        )
+    out.print(table)

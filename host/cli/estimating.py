@@ -1,0 +1,86 @@
+"""`moesaic estimate`: cycles without simulating."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesaic.host.cli.console import (
+    BandwidthOption,
+    JsonOption,
+    LatencyOption,
+    PartitionOption,
+    app,
+    check_memory,
+    console,
+    load,
+    out,
+)
+from moesaic.spec.errors import UserError
+
+
+@app.command()
+def estimate(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE|MODEL.onnx")],
+    target: Annotated[
+        str | None, typer.Option(help="preset or .json file; by default the bundle's own")
+    ] = None,
+    routing: Annotated[
+        str | None,
+        typer.Option(
+            help="'equal', or .json: layer or task/layer to token counts of the experts; by default"
+            " equal for a model, and for a bundle as measured on its first calibration sample"
+        ),
+    ] = None,
+    latency: LatencyOption = 60,
+    bandwidth: BandwidthOption = 0.9,
+    partition: PartitionOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate the cycles of a frame from a model of the units, without simulating it."""
+    from moesaic.compiler.estimating import estimate_graphs, estimate_onnx
+    from moesaic.compiler.schedule.cycles.timing import Memory
+    from moesaic.compiler.schedule.options import Schedule
+    from moesaic.host.cli.estimate_view import estimate_tables, read_routing
+    from moesaic.spec.arch import load_arch
+
+    check_memory(latency, bandwidth)
+    memory = Memory(latency=latency, share=bandwidth)
+    counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
+    with console.status("estimating"):
+        if source.is_dir():
+            bundle = load(source)
+            arch = load_arch(target) if target is not None else bundle.arch
+            if routing is None:
+                counts = {
+                    f"{task}/{layer}": tokens
+                    for task, report in bundle.report["tasks"].items()
+                    for layer, tokens in report["routing"].items()
+                }
+            schedules = {
+                task: Schedule(**report["schedule"])
+                for task, report in bundle.report["tasks"].items()
+            }
+            results = estimate_graphs(
+                bundle.graphs,
+                arch,
+                routing=counts,
+                memory=memory,
+                schedules=schedules if arch == bundle.arch else None,
+            )
+        elif target is None:
+            raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
+        else:
+            arch = load_arch(target)
+            results = estimate_onnx(
+                source, arch, partition=partition, routing=counts, memory=memory
+            )
+    tasks = {name: result.to_dict() for name, result in results.items()}
+    if as_json:
+        print(json.dumps({"target": arch.name, "tasks": tasks}, indent=1))
+        return
+    for table in estimate_tables(arch.name, tasks):
+        out.print(table)

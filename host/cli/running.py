@@ -1,0 +1,79 @@
+"""`moesaic run`, `serve`: bundles on devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesaic.host.cli.console import BundleArgument, app, console, load
+from moesaic.host.cli.files import read_arrays, write_arrays
+from moesaic.spec.errors import UserError
+
+OptionsOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="DEVICE.NAME=VALUE", help="e.g. fpga.clock_hz=300000000"),
+]
+
+
+@app.command()
+def run(
+    bundle: BundleArgument,
+    input: Annotated[Path, typer.Option(help=".npz with the model's inputs")],
+    output: Annotated[Path, typer.Option(help=".npz to write")],
+    task: Annotated[str | None, typer.Option(help="which task")] = None,
+    device: Annotated[str, typer.Option(help="devices by preference")] = "cpu",
+    option: OptionsOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="no other than the first one")] = False,
+) -> None:
+    """Run a task on the first device that works."""
+    from moesaic.host.options import parse_options
+    from moesaic.host.session import Session
+
+    arrays = read_arrays(input)
+    names = [name.strip() for name in device.split(",")]
+    options = parse_options(option or ())
+    with Session(load(bundle), names, options, strict=strict) as session:
+        with console.status(f"running on {session.device.name}"):
+            outputs = session.run(arrays, task)
+        write_arrays(output, outputs)
+        for place in session.placement():
+            if place.reason:
+                console.print(f"{place.device} passed over: {place.reason}", markup=False)
+        console.print(f"ran on {outputs.device}, {outputs.latency_seconds:.3f} s")
+
+
+@app.command()
+def serve(
+    bundle: BundleArgument,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
+    device: Annotated[str, typer.Option(help="devices by preference")] = "cpu",
+    option: OptionsOption = None,
+    queue: Annotated[int, typer.Option(help="most requests accepted at a time")] = 16,
+    max_body: Annotated[float, typer.Option(help="longest request body, MiB")] = 16.0,
+) -> None:
+    """Answer inference requests over HTTP (Open Inference Protocol) until SIGTERM."""
+    from moesaic.host.options import parse_options
+    from moesaic.host.serving.limits import Limits
+    from moesaic.host.serving.server import Server, address_of, bind
+    from moesaic.host.session import Session
+
+    if queue < 1 or not 0 < max_body <= 1024:
+        raise UserError("--queue must be at least 1 and --max-body above 0 and at most 1024")
+    limits = Limits(queue=queue, body_bytes=int(max_body * (1 << 20)))
+    names = [name.strip() for name in device.split(",")]
+    loaded = load(bundle)
+    # The port first, for opening a device can take minutes.
+    with bind(host, port) as listener:
+        with console.status("opening devices"):
+            session = Session(loaded, names, parse_options(option or ()), queue_frames=queue)
+        with session:
+            tasks, url = ", ".join(loaded.tasks), address_of(listener)
+            line = f"serving {tasks} on {url}, device {session.device.name}"
+            server = Server(
+                session, limits, lambda: console.print(line, soft_wrap=True, markup=False)
+            )
+            server.run(sockets=[listener])
+    console.print("all accepted requests are answered")

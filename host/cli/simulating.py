@@ -1,0 +1,141 @@
+"""`moesaic simulate`, `verify`: the RTL, cycle by cycle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from moesaic.host.cli.console import (
+    BandwidthOption,
+    BundleArgument,
+    JsonOption,
+    LatencyOption,
+    app,
+    console,
+    dram_config,
+    load,
+    out,
+    show_cycles,
+)
+from moesaic.host.cli.files import read_arrays, write_arrays, write_json
+from moesaic.spec.errors import UserError
+
+
+@app.command()
+def simulate(
+    bundle: BundleArgument,
+    input: Annotated[Path, typer.Option(help=".npz with the model's inputs")],
+    output: Annotated[Path, typer.Option(help=".npz to write")],
+    task: Annotated[str | None, typer.Option(help="which task")] = None,
+    stats: Annotated[Path | None, typer.Option(help="write statistics as JSON")] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="write what the units do when: .json for Perfetto")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="write waves: .fst or .vcd")] = None,
+    latency: LatencyOption = 60,
+    bandwidth: BandwidthOption = 0.9,
+) -> None:
+    """Run the RTL cycle by cycle."""
+    from moesaic.host.session import Session
+    from moesaic.sim.statistics import frame_statistics
+    from moesaic.sim.timeline import chrome_trace
+
+    loaded = load(bundle)
+    name = loaded.task(task)
+    dram = dram_config(latency, bandwidth)
+    if trace is not None and trace.suffix not in (".fst", ".vcd"):
+        raise UserError(f"--trace must end in .fst or .vcd, not {trace.name!r}")
+    if timeline is not None and timeline.suffix != ".json":
+        raise UserError(f"--timeline must end in .json, not {timeline.name!r}")
+    arrays = read_arrays(input)
+    with console.status(f"simulating {name}") as status:
+        profile = stats is not None or timeline is not None
+        options = {"dram": dram, "trace": trace, "profile": profile}
+        options["progress"] = show_cycles(status, f"simulating {name}")
+        with Session(loaded, ["sim"], {"sim": options}) as session:
+            device: Any = session.device
+            outputs = session.run(arrays, name)
+            statistics = frame_statistics(
+                loaded, name, outputs.result.counters, device.dram, device.profiles, device.seconds
+            )
+    write_arrays(output, outputs)
+    if stats is not None:
+        write_json(stats, statistics)
+    if timeline is not None:
+        title = f"{name} on {loaded.arch.name}"
+        write_json(timeline, chrome_trace(device.profiles, title), indent=None)
+    mean = sum(statistics["cycles"]) / statistics["frames"]
+    console.print(
+        f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, "
+        f"utilisation {statistics['utilisation']:.2f}"
+    )
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument,
+    samples: Annotated[int | None, typer.Option(min=1, help="at most so many samples")] = None,
+    task: Annotated[str | None, typer.Option(help="only this task")] = None,
+    stats: Annotated[
+        Path | None, typer.Option(help="write statistics of every task as JSON")
+    ] = None,
+    switch: Annotated[
+        bool, typer.Option("--switch", help="also time the changes from task to task")
+    ] = False,
+    latency: LatencyOption = 60,
+    bandwidth: BandwidthOption = 0.9,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the RTL with the integer reference, bit for bit, on every task."""
+    from moesaic.sim.provider import SimulatedAccelerator
+    from moesaic.sim.switching import measure_switches, switches_to_list
+    from moesaic.sim.verify import verdicts_to_dict
+    from moesaic.sim.verify import verify as run
+
+    loaded = load(bundle)
+    tasks = [loaded.task(task)] if task is not None else list(loaded.tasks)
+    dram = dram_config(latency, bandwidth)
+    with console.status("building the simulator") as status:
+        progress = show_cycles(status, "simulating")
+        device = SimulatedAccelerator(
+            loaded, dram=dram, profile=stats is not None, progress=progress
+        )
+        try:
+            verdicts = run(loaded, device, samples, tasks)
+            switches = measure_switches(device, [*tasks, tasks[0]]) if switch else []
+        finally:
+            device.close()
+    result = verdicts_to_dict(verdicts)
+    if switch:
+        result["switches"] = switches_to_list(switches)
+    if stats is not None:
+        write_json(stats, {verdict.task: verdict.statistics for verdict in verdicts})
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        table = Table(title="RTL against integer reference")
+        for column in ("task", "frames", "codes", "differ", "verdict", "SQNR dB", "cycles"):
+            table.add_column(column)
+        for v in verdicts:
+            verdict = "bit-exact" if v.bit_exact else f"DIFFERENT {v.first_difference}"
+            table.add_row(
+                v.task,
+                str(v.frames),
+                str(v.codes),
+                str(v.differing_codes + v.stale_codes),
+                verdict,
+                f"{v.sqnr_db:.1f}",
+                f"{sum(v.cycles) / max(len(v.cycles), 1):.0f}",
+            )
+        out.print(table)
+        for change in switches:
+            out.print(
+                f"{change.before} to {change.after}: {change.weights} cycles from the interrupt"
+                " to the first weights"
+            )
+    if not result["bit_exact"]:
+        raise typer.Exit(1)
