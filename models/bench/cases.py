@@ -38,8 +38,8 @@ class Model:
 class Case:
     """One model on one target with one memory.
 
-    ``samples`` frames of every task run in turns, or of ``task`` alone. Latency in cycles,
-    bandwidth as a share of the peak.
+    ``samples`` frames of every task run in turns, or of ``task`` alone; with ``switch`` the changes
+    between tasks are timed, too. Latency in cycles, bandwidth as a share of the peak.
     """
 
     model: Model
@@ -48,6 +48,7 @@ class Case:
     task: str | None = None
     latency: int = 60
     bandwidth: float = 0.9
+    switch: bool = False
 
 
 NANO = Model("nano")
@@ -55,9 +56,9 @@ TINY = Model("tiny", random_seed=1, routing="balanced")
 """The headline model: every expert has tokens, so all weights are read; nothing is skipped."""
 
 HEADLINES = (
-    Case(NANO, "nano", samples=2),
-    Case(TINY, "zcu102-lite", samples=2),
-    Case(TINY, "zcu102", samples=2),
+    Case(NANO, "nano", samples=2, switch=True),
+    Case(TINY, "zcu102-lite", samples=2, switch=True),
+    Case(TINY, "zcu102", samples=2, switch=True),
 )
 SMALL = (Case(NANO, "zcu102-lite"), Case(NANO, "zcu102"))
 """A model far too small for the array: utilisation is poor, estimates must hold all the same."""

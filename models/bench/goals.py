@@ -10,6 +10,7 @@ from moesaic.models.bench.measure import Row
 CLOCK_MHZ = 300
 """Assumed for Xilinx parts: no vendor tool has placed the design."""
 MOST_CYCLES = {"zcu102": 345_000, "zcu102-lite": 900_000}
+MOST_SWITCH_CYCLES = 200
 LEAST_UTILISATION = {"zcu102": 0.80, "zcu102-lite": 0.85}
 MOST_RESOURCES = {"dsp": 2_400, "bram36": 880, "lut": 240_000}
 """Inside the XCZU9EG, with room for a shell."""
@@ -60,6 +61,9 @@ def judge(
             goals.append(at_most(f"{name}: cycles, worst frame", max(row["frame_cycles"]), limit))
             least = LEAST_UTILISATION[row["target"]]
             goals.append(at_least(f"{name}: utilisation", row["utilisation"], least))
+        if row["switch_cycles"] is not None:
+            what = f"{name}: cycles to another task's first weights"
+            goals.append(at_most(what, row["switch_cycles"], MOST_SWITCH_CYCLES))
     total = max(abs(row["estimated_cycles"] / row["cycles"] - 1) for row in rows)
     goals.append(at_most("estimate, worst error of a frame", total, ESTIMATE_TOTAL))
     kinds = max(

@@ -71,7 +71,8 @@ class Bench:
         """Verify, profile and estimate; one row per task.
 
         The row's figures are those of the first frame, which is the one that is estimated;
-        ``frame_cycles`` has the cycles of all of them.
+        ``frame_cycles`` has the cycles of all of them, ``switch_cycles`` those from the end of the
+        task's frame to the first weights of another task.
         """
         bundle = self._compile(case.model, case.target)
         memory = ["--latency", str(case.latency), "--bandwidth", str(case.bandwidth)]
@@ -79,6 +80,7 @@ class Bench:
         file = self.folder / "stats.json"
         command = moesaic("verify", bundle, "--samples", str(case.samples), "--stats", file)
         command += [*memory, "--json", *(["--task", case.task] if case.task else [])]
+        command += ["--switch"] if case.switch else []
         title = f"simulate {name}, latency {case.latency}, bandwidth {case.bandwidth}"
         verdict = json.loads(run_step(self.console, title, command, allowed=(1,)))
         statistics = json.loads(file.read_text())
@@ -87,10 +89,14 @@ class Bench:
                 self.console, f"estimate {name}", moesaic("estimate", bundle, *memory, "--json")
             )
         )["tasks"]
-        return [
+        rows = [
             _row(case, task, found, statistics[task], estimates[task])
             for task, found in verdict["tasks"].items()
         ]
+        for row in rows:
+            changes = [s for s in verdict.get("switches", []) if s["before"] == row["task"]]
+            row["switch_cycles"] = max((change["weights"] for change in changes), default=None)
+        return rows
 
     def resources(self, target: str, family: str) -> dict[str, Any]:
         """Synthesise a target; the report of ``moesaic.hw.resources`` for one family."""
