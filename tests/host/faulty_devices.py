@@ -9,6 +9,7 @@ import numpy as np
 from moesaic.host.pool import DeviceResult
 from moesaic.sim.device import Fault
 from moesaic.sim.provider import SimulatedAccelerator
+from moesaic.spec import registers
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import quantise_input
@@ -36,6 +37,9 @@ class FaultySimulation(SimulatedAccelerator):
         elif fault == "watchdog":
             short = dataclasses.replace(self.driver.bundle)
             self.driver = type(self.driver)(self.driver.platform, short, watchdog_cycles=500)
+        elif fault == "other bitstream":
+            read, place = device.read_register, registers.offset("ARCH_HASH")
+            device.read_register = lambda at: read(at) ^ (at == place)  # type: ignore[method-assign]
         elif fault in ("lost interrupt", "all ones", "vanished"):
             self._wrap(fault)
         try:

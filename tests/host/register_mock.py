@@ -17,8 +17,16 @@ from moesaic.spec.execute import Executor
 from moesaic.spec.registers import ErrorCode, bit, offset
 
 DONE, ERROR = bit("IRQ_STATUS", "DONE"), bit("IRQ_STATUS", "ERROR")
-FAULTS = ("bus error", "watchdog", "hang", "lost interrupt", "all ones", "vanished")
-"""What the next frame can meet. After the last two the device is gone for good."""
+FAULTS = (
+    "bus error",
+    "watchdog",
+    "hang",
+    "lost interrupt",
+    "all ones",
+    "vanished",
+    "other bitstream",
+)
+"""What the next frame can meet. After the last three the device is gone for good."""
 
 
 class RegisterMock:
@@ -45,6 +53,8 @@ class RegisterMock:
     def read_register(self, place: int) -> int:
         if self._gone == "vanished":
             raise OSError("the device vanished")
+        if self.fault == "other bitstream" and place == offset("ARCH_HASH"):
+            return self._registers[place] ^ 1
         return 0xFFFFFFFF if self._gone else self._registers[place]
 
     def write_register(self, place: int, value: int) -> None:

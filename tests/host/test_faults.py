@@ -26,6 +26,7 @@ REASONS = {
     "hang": "did not end in time|WATCHDOG|stays busy",
     "all ones": "is gone",
     "vanished": "vanished",
+    "other bitstream": "is gone",
 }
 
 

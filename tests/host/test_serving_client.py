@@ -152,3 +152,15 @@ def test_example_runs(bundle: Bundle, running: Running, task: str) -> None:
     assert done.returncode == 0, done.stderr
     shape = (1, *bundle.graphs[task].output_shape[1:])
     assert f"y: shape {shape}, float32" in done.stdout and "on cpu" in done.stdout
+
+
+def test_answers_come_from_the_gateware(bundle: Bundle) -> None:
+    """Client, protocol, session, C driver and RTL in one piece."""
+    session = Session(bundle, ["sim", "cpu"])
+    with serving(session, Limits()) as running:
+        with triton.InferenceServerClient(running.address) as opened:
+            for task in ("seg", "depth", "seg"):
+                x = frames(bundle, task, count=2)
+                result = opened.infer(task, given(x, binary=True))
+                np.testing.assert_array_equal(result.as_numpy("y"), expected(bundle, task, x))
+                assert result.get_response()["parameters"]["device"] == "sim"
