@@ -1,7 +1,8 @@
-"""How the host reaches an accelerator: registers, memory and an interrupt.
+"""How Python reaches an accelerator: registers, memory and an interrupt.
 
-Host code is written against :class:`Transport`. The simulator implements it and so does a board;
-neither knows what the registers mean.
+The simulator implements :class:`Transport`, and so may anything else that is written in Python; it
+need not know what the registers mean. :mod:`moesaic.host.platform` makes it a platform of the C
+driver. A board's platform is in C itself.
 """
 
 from __future__ import annotations
