@@ -89,7 +89,6 @@ moesaic_result moesaic_wait(moesaic_device *device, uint64_t timeout_cycles) {
         TRY(moesaic_get(device, MOESAIC_ERROR_INFO, &device->fault.info));
         return give_up(device, MOESAIC_FRAME_ERROR);
     }
-    TRY(moesaic_alive(device));
     return give_up(device, MOESAIC_TIMEOUT);
 }
 

@@ -88,6 +88,7 @@ static void frame_runs_and_its_codes_come_back(void) {
     CHECK(moesaic_find_task(&device, "depth", &task) == MOESAIC_OK && task == 1);
     CHECK(moesaic_find_task(&device, "se", &task) == MOESAIC_NO_TASK);
     CHECK(moesaic_find_task(&device, "segment", &task) == MOESAIC_NO_TASK);
+    memset(device.buffer, 0x5A, sizeof(device.buffer)); /* as outputs leave it */
     for (unsigned i = 0; i < sizeof(input); ++i) input[i] = (int8_t)(i * 7);
     CHECK(moesaic_run(&device, 0, input, sizeof(input), output, 7 * 35) == MOESAIC_OK);
     for (uint32_t row = 0; row < 7; ++row)
@@ -187,6 +188,14 @@ static void image_that_does_not_fit_is_refused_before_it_is_copied(void) {
     CHECK(moesaic_load(&device, image, SAMPLE_BYTES) == MOESAIC_NO_MEMORY);
     CHECK(mock.memory_writes == 0 && mock.writes == 0);
     CHECK(moesaic_submit(&device, 0) == MOESAIC_BAD_STATE);
+    open_and_load(); /* and now to the byte */
+    small.memory_bytes = device.task[SAMPLE_TASKS - 1].output[SAMPLE_OUTPUT_PORTS - 1].address +
+                         device.task[SAMPLE_TASKS - 1].output[SAMPLE_OUTPUT_PORTS - 1].bytes - BASE;
+    CHECK(moesaic_open(&device, &platform, small) == MOESAIC_OK);
+    CHECK(moesaic_load(&device, image, SAMPLE_BYTES) == MOESAIC_OK);
+    small.memory_bytes -= 1;
+    CHECK(moesaic_open(&device, &platform, small) == MOESAIC_OK);
+    CHECK(moesaic_load(&device, image, SAMPLE_BYTES) == MOESAIC_NO_MEMORY);
 }
 
 static void results_have_texts(void) {

@@ -102,6 +102,10 @@ static void counters_of_a_lost_device_are_not_believed(void) {
     CHECK(run() == MOESAIC_OK);
     mock.fault = MOCK_ALL_ONES;
     CHECK(moesaic_read_counters(&device, counters, MOESAIC_COUNTER_COUNT) == MOESAIC_DEVICE_LOST);
+    load_it();
+    CHECK(run() == MOESAIC_OK);
+    mock.fault = MOCK_OTHER_HASH;
+    CHECK(moesaic_read_counters(&device, counters, MOESAIC_COUNTER_COUNT) == MOESAIC_DEVICE_LOST);
 }
 
 static void any_failing_access_is_told_and_leaves_a_driver_that_can_be_loaded(void) {

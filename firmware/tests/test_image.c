@@ -98,6 +98,34 @@ static void lying_tables_are_refused_though_their_checksums_match(void) {
     CHECK(with(MOESAIC_HEADER_DEPTH, SAMPLE_DEPTH) == MOESAIC_OK); /* the control */
 }
 
+/* Put right checksums over tables that have been changed, and over nothing else. */
+static void seal_tables(void) {
+    put32(copy + MOESAIC_HEADER_TABLE_CRC, 0);
+    put32(copy + MOESAIC_HEADER_TABLE_CRC, moesaic_crc32(0, copy, SAMPLE_TABLES));
+}
+
+static void every_checksum_counts(void) {
+    const size_t section = MOESAIC_HEADER_SIZE + 3 * MOESAIC_SECTION_SIZE;
+    memcpy(copy, image, SAMPLE_BYTES);
+    copy[section + MOESAIC_SECTION_CRC] ^= 1;
+    seal_tables();
+    CHECK(moesaic_check_image(copy, SAMPLE_BYTES, NULL) == MOESAIC_CORRUPT_IMAGE);
+    memcpy(copy, image, SAMPLE_BYTES);
+    copy[MOESAIC_HEADER_SHA256 + 31] ^= 1;
+    seal_tables();
+    CHECK(moesaic_check_image(copy, SAMPLE_BYTES, NULL) == MOESAIC_CORRUPT_IMAGE);
+}
+
+static void section_that_wraps_around_is_refused(void) {
+    uint8_t *section = copy + MOESAIC_HEADER_SIZE + 3 * MOESAIC_SECTION_SIZE;
+    memcpy(copy, image, SAMPLE_BYTES);
+    put32(section + MOESAIC_SECTION_OFFSET, UINT32_MAX - (SAMPLE_ALIGN - 1));
+    put32(section + MOESAIC_SECTION_OFFSET + 4, UINT32_MAX);
+    put32(section + MOESAIC_SECTION_BYTES, SAMPLE_ALIGN); /* ends at address 0 */
+    seal_tables();
+    CHECK(moesaic_check_image(copy, SAMPLE_BYTES, NULL) == MOESAIC_BAD_IMAGE);
+}
+
 static void names_must_end_and_differ(void) {
     const size_t task = MOESAIC_HEADER_SIZE + SAMPLE_SECTIONS * MOESAIC_SECTION_SIZE;
     memcpy(copy, image, SAMPLE_BYTES);
@@ -117,6 +145,8 @@ int main(void) {
     RUN(truncated_image_is_refused_at_every_length);
     RUN(any_flipped_bit_is_refused);
     RUN(lying_tables_are_refused_though_their_checksums_match);
+    RUN(every_checksum_counts);
+    RUN(section_that_wraps_around_is_refused);
     RUN(names_must_end_and_differ);
     return check_result();
 }
