@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import quantise_input
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; boards have 3.10
 
 Inputs = Mapping[str, NDArray[Any]]
 """Input name to array, the batch axis first."""

@@ -8,7 +8,10 @@ driver. A board's platform is in C itself.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; boards have 3.10
 
 
 class TransportError(Exception):

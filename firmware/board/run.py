@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-if sys.version_info < (3, 11):  # noqa: UP036 - nothing has checked it on a board
-    sys.exit("run.py needs Python 3.11 or newer; the C driver needs no Python at all")
+if sys.version_info < (3, 10):  # noqa: UP036 - nothing has checked it on a board
+    sys.exit("run.py needs Python 3.10 or newer; the C driver needs no Python at all")
 
 import numpy as np  # noqa: E402
 

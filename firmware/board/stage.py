@@ -1,6 +1,6 @@
 """``stage.py OUT LIBRARY``: the part of Moesaic that a board needs, ready to be copied.
 
-It needs Python 3.11 and numpy there, neither pip nor torch: `host` and `spec`, the driver's library
+It needs Python 3.10 and numpy there, neither pip nor torch: `host` and `spec`, the driver's library
 beside them, and a .dist-info folder, by which sessions find their devices.
 """
 

@@ -1,5 +1,6 @@
 """Scripts for a board, as far as they go without one: what they would do, and would copy."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -129,6 +130,19 @@ def test_overlay_compiles_and_names_what_the_driver_looks_for(
     assert "moesaic@a0000000 {" in back  # the UIO device is called "moesaic"
     assert 'device-name = "udmabuf0";' in back
     assert 'firmware-name = "moesaic.bin";' in back
+
+
+@pytest.mark.parametrize("folder", ["host", "spec"])
+def test_staged_runtime_is_python_3_10(folder: str) -> None:
+    """Syntax, and names that `typing` and `enum` have had since 3.11 only."""
+    newer = {"Self", "StrEnum", "assert_never", "LiteralString", "Never", "Unpack", "override"}
+    for path in (ROOT / folder).rglob("*.py"):
+        tree = ast.parse(path.read_text(), feature_version=(3, 10))
+        for node in tree.body:  # what is under `if TYPE_CHECKING` is never imported
+            if isinstance(node, ast.ImportFrom):
+                assert not newer.intersection(name.name for name in node.names), path
+            if isinstance(node, ast.Import):
+                assert "tomllib" not in [name.name for name in node.names], path
 
 
 def test_staged_runtime_needs_numpy_only(tmp_path: Path) -> None:
