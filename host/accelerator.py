@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.driver import Driver
+from moesaic.host.driver import Driver, FrameResult
 from moesaic.host.pool import DeviceResult
 
 
@@ -25,10 +25,14 @@ class Accelerator:
         DeviceError
             A frame ended in an error, or not at all, or the accelerator is gone.
         """
-        results = [self.driver.run(task, frame) for frame in patches]
+        results = [self.run_frame(task, frame) for frame in patches]
         return DeviceResult(
             np.stack([result.codes for result in results]), [result.counters for result in results]
         )
+
+    def run_frame(self, task: str, patches: NDArray[np.int8]) -> FrameResult:
+        """Run one frame [patches, inputs]; raises as :meth:`run`."""
+        return self.driver.run(task, patches)
 
     def close(self) -> None:
         """Stop what runs and give the device back."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.driver import Driver
+from moesaic.host.accelerator import Accelerator
+from moesaic.host.driver import Driver, FrameResult
 from moesaic.host.platform import TransportPlatform
 from moesaic.host.pool import DeviceResult
 from moesaic.sim.build import accelerator_verilog
@@ -19,7 +20,7 @@ from moesaic.sim.profile import Profile, interpret
 from moesaic.spec.bundle import Bundle
 
 
-class SimulatedAccelerator:
+class SimulatedAccelerator(Accelerator):
     """The bundle's architecture as RTL in this process, with a DRAM behind it.
 
     Parameters
@@ -59,7 +60,7 @@ class SimulatedAccelerator:
     ) -> None:
         text = verilog if verilog is not None else accelerator_verilog(bundle.arch)
         self.transport = SimDevice.from_verilog(text, trace=trace, dram=dram)
-        self.driver = Driver(TransportPlatform(self.transport), bundle, watchdog_cycles)
+        super().__init__(Driver(TransportPlatform(self.transport), bundle, watchdog_cycles))
         self.dram: list[dict[str, PortStatistics]] = []
         self.seconds: list[float] = []
         self.profiles: list[Profile] = []
@@ -67,22 +68,22 @@ class SimulatedAccelerator:
         self._profile = profile
 
     def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
-        """Run frames one after another."""
-        codes, counters = [], []
+        """Run frames [frames, patches, inputs] of one task one after another."""
         self.dram, self.seconds, self.profiles = [], [], []
-        for frame in patches:
-            self.transport.clear_dram_statistics()
-            if self._profile:
-                self.transport.start_profile()
-            started = time.perf_counter()
-            result = self.driver.run(task, frame)
-            self.seconds.append(time.perf_counter() - started)
-            codes.append(result.codes)
-            counters.append(result.counters)
-            self.dram.append(self.transport.dram_statistics())
-            if self._profile:
-                self.profiles.append(self._interpret(task))
-        return DeviceResult(np.stack(codes), counters)
+        return super().run(task, patches)
+
+    def run_frame(self, task: str, patches: NDArray[np.int8]) -> FrameResult:
+        """Run one frame [patches, inputs] and gather what is known of it."""
+        self.transport.clear_dram_statistics()
+        if self._profile:
+            self.transport.start_profile()
+        started = time.perf_counter()
+        result = super().run_frame(task, patches)
+        self.seconds.append(time.perf_counter() - started)
+        self.dram.append(self.transport.dram_statistics())
+        if self._profile:
+            self.profiles.append(self._interpret(task))
+        return result
 
     def _interpret(self, task: str) -> Profile:
         bundle = self.driver.bundle

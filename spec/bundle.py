@@ -18,6 +18,7 @@ import hashlib
 import json
 import zipfile
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Bundle:
         shapes = self.report["tasks"][task]["host"]["outputs"]
         return {name: tuple(shape) for name, shape in shapes.items()}
 
-    @property
+    @cached_property
     def image(self) -> bytes:
         """The device image, see :mod:`moesaic.spec.image`."""
         tasks = {

@@ -79,7 +79,7 @@ moesaic_result moesaic_uio_find(const char *class_folder, const char *name, unsi
  * moesaic_uio_open; clock, mode and interrupt are left as they are. */
 moesaic_result moesaic_uio_fill(moesaic_uio_paths *paths, moesaic_uio_config *config,
                                 unsigned number, const char *buffer);
-/* Take the accelerator. MOESAIC_IN_USE: another process, or another handle of this one, has it.
+/* Take the accelerator; `self` is not open, or has been closed. MOESAIC_IN_USE: another process, or another handle of this one, has it.
  * MOESAIC_NO_DEVICE: a file does not exist. MOESAIC_PLATFORM_ERROR: see `failed` and `error`.
  * After a failure nothing is open. */
 moesaic_result moesaic_uio_open(moesaic_uio *self, const moesaic_uio_config *config,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections import Counter
+from typing import Any
 
 import numpy as np
+import pytest
 
+from moesaic.host.driver import Driver
 from moesaic.host.pool import DeviceResult
 from moesaic.sim.device import Fault
 from moesaic.sim.provider import SimulatedAccelerator
@@ -13,7 +16,7 @@ from moesaic.spec import registers
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import quantise_input
-from tests.host.register_mock import MockAccelerator
+from tests.host.register_mock import FAULTS, MockAccelerator
 
 Case = tuple[dict[str, np.ndarray], np.ndarray]
 
@@ -28,6 +31,10 @@ class FaultySimulation(SimulatedAccelerator):
         self.fault: str | None = None
         FaultySimulation.opened.append(self)
 
+    def meet(self, fault: str) -> None:
+        """Let the next frame meet a fault."""
+        self.fault = fault
+
     def run(self, task: str, patches: np.ndarray) -> DeviceResult:
         fault, self.fault = self.fault, None
         device = self.transport
@@ -35,8 +42,8 @@ class FaultySimulation(SimulatedAccelerator):
             kind = Fault.ERROR if fault == "bus error" else Fault.HANG
             device.inject_fault(kind, *self.driver.windows(task)["weight1"])
         elif fault == "watchdog":
-            short = dataclasses.replace(self.driver.bundle)
-            self.driver = type(self.driver)(self.driver.platform, short, watchdog_cycles=500)
+            driver = self.driver
+            self.driver = Driver(driver.platform, driver.bundle, watchdog_cycles=500)
         elif fault == "other bitstream":
             read, place = device.read_register, registers.offset("ARCH_HASH")
             device.read_register = lambda at: read(at) ^ (at == place)  # type: ignore[method-assign]
@@ -71,9 +78,30 @@ def draw(bundle: Bundle, task: str, seed: int) -> Case:
     return {"x": x}, Executor(graph).run(quantise_input(graph, x))
 
 
+KINDS: dict[str, type[MockAccelerator] | type[FaultySimulation]] = {
+    "mock": MockAccelerator,
+    "sim": FaultySimulation,
+}
+
+
 def inject(kind: str, fault: str) -> None:
     """Let the next frame of the device that was opened last meet the fault."""
-    if kind == "mock":
-        MockAccelerator.opened[-1].transport.fault = fault
-    else:
-        FaultySimulation.opened[-1].fault = fault
+    KINDS[kind].opened[-1].meet(fault)
+
+
+def make_unreliable(
+    monkeypatch: pytest.MonkeyPatch, kind: str, share: float, seed: int
+) -> Counter[str]:
+    """Let a ``share`` of the frames meet faults; returns the count of each, which grows."""
+    rng, met = np.random.default_rng(seed), Counter[str]()
+    run = KINDS[kind].run
+
+    def unreliable(self: Any, task: str, patches: np.ndarray) -> DeviceResult:
+        if rng.random() < share:
+            fault = str(rng.choice([*FAULTS]))
+            met[fault] += 1
+            self.meet(fault)
+        return run(self, task, patches)
+
+    monkeypatch.setattr(KINDS[kind], "run", unreliable)
+    return met

@@ -147,6 +147,10 @@ class MockAccelerator(Accelerator):
         super().__init__(Driver(TransportPlatform(self.transport), bundle, watchdog_cycles))
         MockAccelerator.opened.append(self)
 
+    def meet(self, fault: str) -> None:
+        """Let the next frame meet a fault."""
+        self.transport.fault = fault
+
     def close(self) -> None:
         super().close()
         self.transport.close()

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.package import bundle_files, write_directory
-from moesaic.host import Session, pool
+from moesaic.host import Session
 from moesaic.host.pool import DeviceResult
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.server import Server, bind
@@ -30,6 +29,7 @@ from moesaic.spec.bundle import Bundle
 from moesaic.spec.execute import Executor
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
+from tests.host.known_devices import know_devices
 
 WAIT_SECONDS = 30.0
 """Longer than anything takes on a busy machine."""
@@ -74,13 +74,7 @@ def install_puppet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make ``puppet`` a device beside ``cpu``, and forget its earlier uses."""
     Puppet.plan, Puppet.rest, Puppet.calls, Puppet.refuse = [], None, [], []
     Puppet.began = threading.Semaphore(0)
-    points = [
-        EntryPoint("puppet", f"{__name__}:Puppet", pool.DEVICE_GROUP),
-        EntryPoint("cpu", "moesaic.host.torch_devices:CpuDevice", pool.DEVICE_GROUP),
-    ]
-    load = EntryPoint.load
-    monkeypatch.setattr(EntryPoint, "load", lambda p: Puppet if p.name == "puppet" else load(p))
-    monkeypatch.setattr(pool, "entry_points", lambda group: points)
+    know_devices(monkeypatch, puppet=Puppet)
 
 
 def two_tasks() -> Bundle:

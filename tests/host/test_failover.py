@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
 import pytest
 
-from moesaic.host import DeviceError, QueueFull, Session, pool
+from moesaic.host import DeviceError, QueueFull, Session
 from moesaic.host.pool import DevicePool, DeviceResult, DeviceUnavailable
 from moesaic.host.transport import TransportError
 from moesaic.spec.arch import PRESETS
@@ -19,6 +18,7 @@ from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
+from tests.host.known_devices import know_devices
 
 
 class Flaky:
@@ -71,13 +71,7 @@ def bundle() -> Bundle:
 def devices(monkeypatch: pytest.MonkeyPatch) -> None:
     Flaky.opened = Flaky.closed = Flaky.active = 0
     Flaky.plan, Flaky.refuse = [], []
-    points = [
-        EntryPoint("flaky", f"{__name__}:Flaky", pool.DEVICE_GROUP),
-        EntryPoint("cpu", "moesaic.host.torch_devices:CpuDevice", pool.DEVICE_GROUP),
-    ]
-    load = EntryPoint.load
-    monkeypatch.setattr(EntryPoint, "load", lambda p: Flaky if p.name == "flaky" else load(p))
-    monkeypatch.setattr(pool, "entry_points", lambda group: points)
+    know_devices(monkeypatch, flaky=Flaky)
 
 
 def sample(bundle: Bundle, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -107,6 +107,10 @@ def test_twice_the_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
 
         accepted = [sample.seconds for sample in samples if sample.status == 200]
         rejected = [sample for sample in samples if sample.status == 503]
+        print(
+            f"{len(samples)} requests, {len(accepted)} answered in at most {max(accepted):.2f} s,"
+            f" {len(rejected)} refused, memory +{growth / 1e6:.1f} MB"
+        )
         assert len(accepted) + len(rejected) == len(samples)
         assert all(sample.retry_after >= 1 for sample in rejected)
         # The device never idles: it does most of what it could, and the rest is refused.

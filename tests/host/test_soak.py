@@ -17,7 +17,7 @@ from moesaic.host.session import Outputs
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostside import dequantise_output
-from tests.host.faulty_devices import FaultySimulation, draw
+from tests.host.faulty_devices import FaultySimulation, draw, make_unreliable
 from tests.host.register_mock import FAULTS, MockAccelerator
 
 pytestmark = pytest.mark.usefixtures("faulty_devices")
@@ -120,18 +120,7 @@ def test_a_thousand_requests_on_a_register_level_mock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A tenth of the frames meets a fault of the hardware, beneath the C driver."""
-    rng = np.random.default_rng(1)
-    run = MockAccelerator.run
-    met: Counter[str] = Counter()
-
-    def unreliable(self: MockAccelerator, task: str, patches: np.ndarray) -> Any:
-        if rng.random() < 0.1:
-            fault = str(rng.choice([*FAULTS]))
-            met[fault] += 1
-            self.transport.fault = fault
-        return run(self, task, patches)
-
-    monkeypatch.setattr(MockAccelerator, "run", unreliable)
+    met = make_unreliable(monkeypatch, "mock", 0.1, seed=1)
     with Session(two_tasks, ["mock", "cpu"], queue_frames=8, pause_seconds=0.0) as session:
         outcomes = Clients(session, two_tasks, 1000).run()
     judge(outcomes, 1000, "mock")
@@ -146,17 +135,7 @@ def test_a_hundred_requests_on_the_rtl(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At least fifty of them are answered by the gateware, while its memory and bus fail."""
-    rng = np.random.default_rng(2)
-    run = FaultySimulation.run
-    met: Counter[str] = Counter()
-
-    def unreliable(self: FaultySimulation, task: str, patches: np.ndarray) -> Any:
-        if rng.random() < 0.08:
-            self.fault = str(rng.choice([*FAULTS]))
-            met[self.fault] += 1
-        return run(self, task, patches)
-
-    monkeypatch.setattr(FaultySimulation, "run", unreliable)
+    met = make_unreliable(monkeypatch, "sim", 0.08, seed=2)
     with Session(two_tasks, ["sim", "cpu"], queue_frames=16, pause_seconds=0.0) as session:
         outcomes = Clients(session, two_tasks, 120).run()
     judge(outcomes, 120, "sim")
