@@ -1,8 +1,8 @@
 # What differs between the targets: CC, AR, SIZE, CFLAGS, LDFLAGS, SOURCES, TESTS.
 # CC_NATIVE, CC_AARCH64 and CC_RISCV may name other compilers.
 TARGETS := native sanitize aarch64-linux aarch64-none rv32imac-none
-ifeq ($(filter $(TARGET),$(TARGETS)),)
-$(error TARGET must be one of $(TARGETS), not "$(TARGET)")
+ifeq ($(filter $(DRIVER_FOR),$(TARGETS)),)
+$(error DRIVER_FOR must be one of $(TARGETS), not "$(DRIVER_FOR)")
 endif
 
 CROSS := $(ROOT)/build/cross/bin
@@ -20,16 +20,16 @@ BARE := $(ALL) $(wildcard freestanding/*.c) $(filter-out platforms/linux_%,$(wil
 FREESTANDING = -ffreestanding -nostdinc -isystem $$($(CC) -print-file-name=include) -Ifreestanding
 ALL_TESTS := $(basename $(notdir $(wildcard tests/test_*.c)))
 
-ifneq ($(filter native sanitize,$(TARGET)),)
+ifneq ($(filter native sanitize,$(DRIVER_FOR)),)
   CC := $(CC_NATIVE)
   SOURCES := $(HOSTED)
   TESTS := $(ALL_TESTS)
   CFLAGS := -O2 -fPIC
-  ifeq ($(TARGET),sanitize)
+  ifeq ($(DRIVER_FOR),sanitize)
     CFLAGS := -O1 -fPIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
   endif
 endif
-ifeq ($(TARGET),aarch64-linux)
+ifeq ($(DRIVER_FOR),aarch64-linux)
   CC := $(CC_AARCH64)
   # The simulator stays at home: it loads libraries, which would bind a board's to a new C library.
   SOURCES := $(filter-out platforms/linux_sim.c,$(HOSTED))
@@ -37,14 +37,14 @@ ifeq ($(TARGET),aarch64-linux)
   CFLAGS := -O2 -fPIC
   LDFLAGS := -static
 endif
-ifeq ($(TARGET),aarch64-none)
+ifeq ($(DRIVER_FOR),aarch64-none)
   CC := $(CC_AARCH64)
   SOURCES := $(BARE)
   # Without an operating system, memory may be strongly ordered and floating point switched off.
   CFLAGS = -O2 $(FREESTANDING) -fno-pic -mstrict-align -mgeneral-regs-only
   LDFLAGS := -static -no-pie -nostdlib -Wl,--build-id=none -T freestanding/link.ld
 endif
-ifeq ($(TARGET),rv32imac-none)
+ifeq ($(DRIVER_FOR),rv32imac-none)
   CC := $(CC_RISCV)
   SOURCES := $(BARE)
   TESTS := $(filter-out test_linux_%,$(ALL_TESTS))

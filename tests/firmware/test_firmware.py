@@ -60,7 +60,7 @@ def test_unit_test_passes(target: str, name: str) -> None:
         need(COMPILERS[target], emulator, emulator.removesuffix("-static"))
         fetched = command(".ci/cross", "qemu")
         assert fetched.returncode == 0, fetched.stderr
-    make("-C", "firmware", f"TARGET={target}", "tests")
+    make("-C", "firmware", f"DRIVER_FOR={target}", "tests")
     runner = [TOOLS / emulator] if emulator else []
     done = command(*runner, BUILD / target / "tests" / name, timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -110,7 +110,7 @@ def test_library_has_every_function_of_the_header() -> None:
 
 def test_library_for_a_board_needs_no_new_c_library() -> None:
     need("aarch64-linux-gnu-gcc")
-    make("-C", "firmware", "TARGET=aarch64-linux", "library")
+    make("-C", "firmware", "DRIVER_FOR=aarch64-linux", "library")
     path = BUILD / "aarch64-linux" / "libmoesaic.so"
     done = command(TOOLS / "aarch64-linux-gnu-readelf", "-V", path)
     versions = {tuple(map(int, v.split("."))) for v in re.findall(r"GLIBC_([\d.]+)", done.stdout)}
