@@ -7,7 +7,7 @@ PYTHON ?= python3
 TARGET ?= nano
 PYTEST_ARGS ?=
 BIN := .venv/bin
-PACKAGES := compiler host hw models sim spec
+PACKAGES := cli compiler host hw models sim spec
 STAMP := .venv/.setup-done
 
 help:  ## list the targets

@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-FOLDERS = ["compiler", "host", "hw", "models", "sim", "spec"]
+FOLDERS = ["cli", "compiler", "host", "hw", "models", "sim", "spec"]
 DATA = ["*.json", "*.pt", "*.npz", "*.h", "*.cpp", "*/*.json", "*/*.pt", "*/*.h", "*/*.cpp"]
 packages = [f"moesaic.{p}" for f in FOLDERS for p in find_packages(include=[f, f"{f}.*"])]
 setup(

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.ir import Graph
-from moesaic.compiler.oracle import run_onnx
 from moesaic.compiler.package import bundle_files, write_directory
-from moesaic.compiler.partition import open_host_part, report_host_part
 from moesaic.compiler.quant import quantise_tasks
-from moesaic.compiler.routing import run_and_watch_routing
-from moesaic.compiler.tuning import choose_schedule
+from moesaic.compiler.report.oracle import run_onnx
+from moesaic.compiler.report.partition import open_host_part, report_host_part
+from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.spec.arch import ArchConfig, load_arch
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs

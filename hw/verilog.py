@@ -7,7 +7,7 @@ import re
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
-from moesaic.hw.ram import RAM_VERILOG
+from moesaic.hw.memory.ram import RAM_VERILOG
 
 _LINT = """\
 // Operands of unequal width and cases without a default are how the Verilog writer expresses what

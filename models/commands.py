@@ -12,7 +12,7 @@ from rich.console import Console
 
 def moesaic(*arguments: str | Path) -> list[str]:
     """Command line of the ``moesaic`` command in this environment."""
-    return [sys.executable, "-m", "moesaic.host.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "moesaic.cli", *map(str, arguments)]
 
 
 def module(name: str, *arguments: str | Path) -> list[str]:

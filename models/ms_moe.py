@@ -13,9 +13,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from moesaic.models.export import DEFAULT_OPSET, check_experts, trace
 from moesaic.models.layers import MoE
 from moesaic.models.m3vit import M3ViT
+from moesaic.models.tracing import DEFAULT_OPSET, check_experts, trace
 
 
 class MsMoE(nn.Module):

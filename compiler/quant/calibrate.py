@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.float_reference import run_float
+from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.quant.points import Site, sites
 from moesaic.compiler.quant.ranges import Range
 from moesaic.compiler.quant.share import Key, SharedPoints

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.float_reference import fold_norm
+from moesaic.compiler.float_reference import fold_norm
 from moesaic.spec.errors import UserError
 
 

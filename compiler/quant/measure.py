@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.float_reference import choose_experts, run_float
+from moesaic.compiler.float_reference import choose_experts, run_float
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
 from moesaic.compiler.quant.points import mlp_hidden, sites
 from moesaic.compiler.quant.report import PointReport, QuantReport

@@ -16,8 +16,8 @@ from moesaic.hw.axi.burst import (
     check_sizes,
     command_layout,
 )
-from moesaic.hw.axi.skid import SkidBuffer
 from moesaic.hw.interfaces import AxiRead, FaultPort, WindowSettings
+from moesaic.hw.memory.skid import SkidBuffer
 
 
 def beat_layout(data_bytes: int) -> data.StructLayout:

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from moesaic.hw.axi.read import ReadEngine
 from moesaic.hw.interfaces import AxiRead, FaultPort, RawInstruction, WindowSettings
 from moesaic.hw.memory.fifo import RamFifo
-from moesaic.hw.transfer.resize import Widen
+from moesaic.hw.memory.resize import Widen
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 

@@ -6,7 +6,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.ram import Ram
+from moesaic.hw.memory.ram import Ram
 
 
 class BankedRows(wiring.Component):

@@ -6,9 +6,9 @@ from amaranth import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.tree import add_tree, tree_stages
 from moesaic.hw.matrix.packed import packed_stages, packed_sums
 from moesaic.hw.matrix.stationary import PAIR, high_bits, rows_at_once
-from moesaic.hw.matrix.tree import add_tree, tree_stages
 from moesaic.spec.arch import ArchConfig
 
 STREAMED_BITS = 9

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from amaranth import Cat, Module, Signal, Value, signed
 
-from moesaic.hw.matrix.tree import add_stage, tree_stages
+from moesaic.hw.arithmetic.tree import add_stage, tree_stages
 
 FIELD_BITS = 18
 SEGMENT_ROWS = 4

@@ -6,7 +6,7 @@ from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.ram import Ram
+from moesaic.hw.memory.ram import Ram
 
 
 class RamFifo(wiring.Component):

@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from moesaic.hw.interfaces import ACTIVATION_READ_LATENCY, ActivationRead, ActivationWrite
-from moesaic.hw.ram import Ram
+from moesaic.hw.memory.ram import Ram
 from moesaic.spec.arch import ArchConfig
 
 

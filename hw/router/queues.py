@@ -7,7 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import QueueRead
-from moesaic.hw.ram import Ram
+from moesaic.hw.memory.ram import Ram
 from moesaic.hw.router.weights import entry_layout
 from moesaic.spec.arch import ArchConfig
 

@@ -6,10 +6,10 @@ from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import add_tree, delay, look_up, round_half, tree_latency
+from moesaic.hw.arithmetic.reciprocal import Reciprocal
+from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.router.selector import EXP_LANES, choice_layout, group_layout
-from moesaic.hw.vector.pipeline import add_tree, delay, look_up, round_half, tree_latency
-from moesaic.hw.vector.reciprocal import Reciprocal
-from moesaic.hw.vector.requantise import Requantise
 from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
 

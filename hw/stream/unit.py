@@ -7,9 +7,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.axi.read import ReadEngine
-from moesaic.hw.axi.skid import SkidBuffer
 from moesaic.hw.interfaces import AxiRead, FaultPort, InstructionPort, RouterState, WindowSettings
 from moesaic.hw.memory.fifo import RamFifo
+from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.hw.stream.lines import LineAssembler
 from moesaic.hw.stream.sequencer import StreamSequencer, stream_command
 from moesaic.spec.arch import ArchConfig

@@ -16,8 +16,8 @@ from moesaic.hw.interfaces import (
     ResidualWrite,
     WindowSettings,
 )
+from moesaic.hw.memory.resize import Widen
 from moesaic.hw.transfer.frontend import TransferFrontend
-from moesaic.hw.transfer.resize import Widen
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 

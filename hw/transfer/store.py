@@ -11,8 +11,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.axi.write import WriteEngine
 from moesaic.hw.interfaces import AxiWrite, FaultPort, InstructionPort, WindowSettings
+from moesaic.hw.memory.resize import Narrow
 from moesaic.hw.transfer.frontend import TransferFrontend
-from moesaic.hw.transfer.resize import Narrow
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 

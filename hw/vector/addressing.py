@@ -6,8 +6,8 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
-from moesaic.hw.vector.pipeline import delay
 from moesaic.spec.arch import ArchConfig
 
 ONE_Q15 = 1 << 15

@@ -6,7 +6,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.vector.pipeline import delay, look_up
+from moesaic.hw.arithmetic.pipeline import delay, look_up
 from moesaic.spec import tables
 
 INDEX_SHIFT = tables.GELU_INPUT_FRACTION_BITS - tables.GELU_STEP_LOG2

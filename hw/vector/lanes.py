@@ -6,13 +6,13 @@ from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.vector.exp2 import Exp2
+from moesaic.hw.arithmetic.exp2 import Exp2
+from moesaic.hw.arithmetic.pipeline import clamp, delay, round_half, taps
+from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.vector.gelu import Gelu
 from moesaic.hw.vector.operands import OPERAND_BITS, Operands
 from moesaic.hw.vector.operation import LIMITS, NORM, issue_layout
 from moesaic.hw.vector.output import CHUNK_BITS
-from moesaic.hw.vector.pipeline import clamp, delay, round_half, taps
-from moesaic.hw.vector.requantise import Requantise
 from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Drain

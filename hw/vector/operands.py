@@ -6,6 +6,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.vector.operation import (
     LIMIT_BITS,
     LIMITS,
@@ -14,7 +15,6 @@ from moesaic.hw.vector.operation import (
     statistics_layout,
 )
 from moesaic.hw.vector.parameters import parameter_layout
-from moesaic.hw.vector.pipeline import delay
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Drain
 

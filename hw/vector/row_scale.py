@@ -6,9 +6,9 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.ram import Ram
-from moesaic.hw.vector.pipeline import add_tree, delay, tree_latency
-from moesaic.hw.vector.reciprocal import Reciprocal
+from moesaic.hw.arithmetic.pipeline import add_tree, delay, tree_latency
+from moesaic.hw.arithmetic.reciprocal import Reciprocal
+from moesaic.hw.memory.ram import Ram
 from moesaic.spec.arch import ArchConfig
 
 SUM_BITS = 24

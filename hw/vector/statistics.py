@@ -7,9 +7,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import add_tree, delay, tree_latency
+from moesaic.hw.arithmetic.reciprocal_sqrt import ReciprocalSqrt
 from moesaic.hw.vector.operation import TOTAL_BITS, VARIANCE_BITS, statistics_layout
-from moesaic.hw.vector.pipeline import add_tree, delay, tree_latency
-from moesaic.hw.vector.reciprocal_sqrt import ReciprocalSqrt
 from moesaic.spec.arch import ArchConfig
 
 _SQUARE_BITS = 44

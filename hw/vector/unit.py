@@ -6,6 +6,7 @@ from amaranth import Array, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.interfaces import (
     AccumulatorRead,
     ActivationWrite,
@@ -14,7 +15,7 @@ from moesaic.hw.interfaces import (
     ResidualWrite,
     logit_layout,
 )
-from moesaic.hw.ram import Ram
+from moesaic.hw.memory.ram import Ram
 from moesaic.hw.vector.addressing import Addressing
 from moesaic.hw.vector.events import STALLS, VectorEvents
 from moesaic.hw.vector.lanes import Lanes
@@ -22,7 +23,6 @@ from moesaic.hw.vector.operands import Operands
 from moesaic.hw.vector.operation import DESTINATION, NORM, Destination, output_layout
 from moesaic.hw.vector.output import OutputStage
 from moesaic.hw.vector.parameters import ParameterBuffer
-from moesaic.hw.vector.pipeline import delay
 from moesaic.hw.vector.row_scale import RowScale
 from moesaic.hw.vector.sequencer import Sequencer, view
 from moesaic.hw.vector.statistics import Statistics

@@ -7,12 +7,12 @@ import pytest
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import TaskCode, compile_task
-from moesaic.sim.functional import FunctionalModel
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import PRESETS, ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
 from moesaic.spec.intgraph import IntGraph
+from tests.functional import FunctionalModel
 
 from .random_intgraph import Shape, random_intgraph, random_patches
 

@@ -6,9 +6,9 @@ import pytest
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
-from moesaic.compiler.estimating import estimate_graphs
-from moesaic.compiler.schedule.cycles.timing import Memory, Timing
-from moesaic.compiler.schedule.estimate import Estimate, estimate
+from moesaic.compiler.estimate.cycles.timing import Memory, Timing
+from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.estimate.task import Estimate, estimate
 from moesaic.hw.axi.burst import MAX_BURST_BEATS, OUTSTANDING_BURSTS
 from moesaic.hw.control.fetch import BLOCK_INSTRUCTIONS, BUFFER_INSTRUCTIONS
 from moesaic.hw.control.frame import QUIET_CYCLES

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.frontend.float_reference import run_float
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_vit import Vit
 from tests.compiler.test_frontend_forms import FORMS

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from moesaic.compiler import ir
+from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.frontend.float_reference import run_float
 from tests.compiler.onnx_vit import CHANNELS, HEADS, PATCHES, Vit
 
 FORMS: dict[str, list[str]] = {

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from moesaic.compiler import ir
+from moesaic.compiler.float_reference import choose_experts, run_float
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.frontend.float_reference import choose_experts, run_float
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.export import export_onnx
 from moesaic.models.m3vit import random_model

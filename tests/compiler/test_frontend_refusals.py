@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
+from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.frontend.float_reference import run_float
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_vit import Vit
 

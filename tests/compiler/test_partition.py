@@ -13,11 +13,12 @@ import torch
 from onnx import TensorProto, helper
 
 from moesaic.compiler import ir
+from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.frontend.float_reference import run_float
 from moesaic.models.config import M3ViTConfig
-from moesaic.models.export import SingleTask, export_onnx
+from moesaic.models.export import export_onnx
 from moesaic.models.m3vit import random_model, with_upsample_heads
+from moesaic.models.tracing import SingleTask
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import HostPart, without_batch
 from tests.compiler.onnx_heads import HeadedVit, convolutional_stem

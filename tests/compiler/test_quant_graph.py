@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.float_reference import run_float
+from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.quant import quantise, quantise_tasks
 from moesaic.compiler.quant.build import prove_attention
 from moesaic.compiler.quant.fold import fold_norms

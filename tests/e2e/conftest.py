@@ -26,7 +26,7 @@ class Done:
 
 def moesaic(*arguments: str | Path) -> Done:
     """Run the ``moesaic`` command as a user would."""
-    command = [sys.executable, "-m", "moesaic.host.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "moesaic.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.compiler.estimating import estimate_graphs
-from moesaic.compiler.routing import run_and_watch_routing
+from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.schedule.options import first_schedule
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec.arch import PRESETS, ArchConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesaic.compiler.routing import run_and_watch_routing
+from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.sim.probes import STALL_REASONS
 from moesaic.sim.profile import BIN_CYCLES, Profile, interpret, read_program
 from moesaic.sim.provider import SimulatedAccelerator

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moesaic.compiler.estimating import estimate_graphs
-from moesaic.compiler.schedule.cycles.timing import Memory
+from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.sim.dram import DramConfig
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec import layout

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moesaic.compiler.estimating import estimate_graphs
-from moesaic.compiler.routing import run_and_watch_routing
+from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.estimate.tuning import choose_schedule
+from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
-from moesaic.compiler.shapes import ShapeImage
-from moesaic.compiler.tuning import choose_schedule
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec.arch import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches

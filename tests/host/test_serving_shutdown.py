@@ -99,7 +99,7 @@ class Command:
         self.gate = gate
         path = os.pathsep.join([str(folder / "plugin"), str(ROOT)])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moesaic.host.cli", "serve", str(folder / "bundle")]
+            [sys.executable, "-m", "moesaic.cli", "serve", str(folder / "bundle")]
             + ["--port", "0", "--device", "gated", "--queue", "2"],
             env={**os.environ, "PYTHONPATH": path, gated_device.FOLDER: str(gate)},
             stderr=subprocess.PIPE,
@@ -206,7 +206,7 @@ def test_wrong_options_are_one_sentence(folder: Path, arguments: list[str], word
         port = str(taken.getsockname()[1])
         given = [argument.format(taken=port) for argument in arguments]
         done = subprocess.run(
-            [sys.executable, "-m", "moesaic.host.cli", "serve", str(folder / "bundle"), *given],
+            [sys.executable, "-m", "moesaic.cli", "serve", str(folder / "bundle"), *given],
             capture_output=True,
             text=True,
             timeout=WAIT_SECONDS,

@@ -12,7 +12,6 @@ import pytest
 
 from moesaic.hw import generate
 from moesaic.sim.bench_runner import run_cocotb
-from moesaic.sim.benches.top_program import Frame, two_layers
 from moesaic.sim.build import accelerator_verilog, simulator_library
 from moesaic.sim.device import Fault, SimDevice
 from moesaic.sim.dram import DramConfig
@@ -22,6 +21,7 @@ from moesaic.spec import isa, registers
 from moesaic.spec.arch import PRESETS, ArchConfig
 from moesaic.spec.isa import Opcode, Unit
 from moesaic.spec.registers import ABORT_LIMIT_CYCLES, ErrorCode
+from tests.hw.top_program import Frame, two_layers
 
 NANO = PRESETS["nano"]
 SIZES = (19, 40, 24, 21)
@@ -40,7 +40,7 @@ def test_preset_is_accepted_by_verilator(target: str, tmp_path: Path) -> None:
 def test_top_over_axi(pause: float) -> None:
     verilog, toplevel = add_id_wires(accelerator_verilog(NANO))
     settings = {"TARGET": "nano", "PAUSE": pause}
-    assert run_cocotb(verilog, toplevel, "moesaic.sim.benches.top", parameters=settings) == 2
+    assert run_cocotb(verilog, toplevel, "tests.hw.bench_top", parameters=settings) == 2
 
 
 def test_generate_writes_top_and_configuration(

@@ -13,7 +13,7 @@ from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import BenchFailure, run_cocotb
 from moesaic.spec.arch import PRESETS, ArchConfig
 
-BENCH = "moesaic.sim.benches.vector"
+BENCH = "tests.hw.bench_vector"
 NANO = PRESETS["nano"]
 # Lanes below depth below width, ring words smaller than one chunk's parameters.
 SMALL = dataclasses.replace(

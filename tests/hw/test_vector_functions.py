@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from moesaic.hw.vector.reciprocal import Reciprocal
-from moesaic.hw.vector.reciprocal_sqrt import ReciprocalSqrt
-from moesaic.hw.vector.requantise import Requantise
+from moesaic.hw.arithmetic.reciprocal import Reciprocal
+from moesaic.hw.arithmetic.reciprocal_sqrt import ReciprocalSqrt
+from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import BenchFailure, run_cocotb
 from tests.hw.vector_functions import LANES, LIMITS, VectorFunctions
 
-BENCH = "moesaic.sim.benches.vector_functions"
+BENCH = "tests.hw.bench_vector_functions"
 PARAMETERS = {"LANES": LANES, "LIMITS": ",".join(map(str, LIMITS))}
 
 

@@ -6,11 +6,11 @@ from amaranth import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.vector.exp2 import Exp2
+from moesaic.hw.arithmetic.exp2 import Exp2
+from moesaic.hw.arithmetic.reciprocal import Reciprocal
+from moesaic.hw.arithmetic.reciprocal_sqrt import ReciprocalSqrt
+from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.vector.gelu import GELU_OUTPUT_BITS, Gelu
-from moesaic.hw.vector.reciprocal import Reciprocal
-from moesaic.hw.vector.reciprocal_sqrt import ReciprocalSqrt
-from moesaic.hw.vector.requantise import Requantise
 from moesaic.spec import tables
 
 LANES = 16

@@ -14,9 +14,10 @@ from onnx import numpy_helper
 from torch.nn import functional as F
 
 from moesaic.models.config import M3ViTConfig, preset
-from moesaic.models.export import check_experts, export_onnx, write_calibration, write_samples
+from moesaic.models.export import export_onnx, write_calibration, write_samples
 from moesaic.models.m3vit import M3ViT, random_model
 from moesaic.models.ms_moe import export_ms_moe
+from moesaic.models.tracing import check_experts
 
 ODD = M3ViTConfig(
     height=16, width=80, dim=40, heads=5, depth=2, moe_layers="all", experts=5, top_k=3,

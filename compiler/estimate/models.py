@@ -7,12 +7,12 @@ from pathlib import Path
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.shapes import ShapeImage, shape_graph
+from moesaic.compiler.estimate.task import Estimate, check_routing, estimate
+from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.schedule.cycles.timing import Memory
-from moesaic.compiler.schedule.estimate import Estimate, check_routing, estimate
 from moesaic.compiler.schedule.options import Schedule
-from moesaic.compiler.shapes import ShapeImage, shape_graph
-from moesaic.compiler.tuning import choose_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntGraph, IntMoe
 

@@ -6,7 +6,7 @@ from amaranth import Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.vector.pipeline import delay, look_up
+from moesaic.hw.arithmetic.pipeline import delay, look_up
 from moesaic.spec import tables
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moesaic.compiler.codegen.task import compile_task
-from moesaic.compiler.schedule.estimate import estimate
+from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
-from moesaic.compiler.shapes import ShapeImage
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph

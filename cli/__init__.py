@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from moesaic.host.cli import compiling, estimating, running, simulating  # noqa: F401
-from moesaic.host.cli.console import app, console
+from moesaic.cli import compiling, estimating, running, simulating  # noqa: F401
+from moesaic.cli.console import app, console
 from moesaic.spec.errors import UserError
 
 

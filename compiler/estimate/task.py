@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from moesaic.compiler.schedule.cycles import transfer
-from moesaic.compiler.schedule.cycles.frame import Frame
-from moesaic.compiler.schedule.cycles.frame import field as value_of
-from moesaic.compiler.schedule.cycles.matrix import Matrix
-from moesaic.compiler.schedule.cycles.stream import Stream, check_segments
-from moesaic.compiler.schedule.cycles.timing import Memory
-from moesaic.compiler.schedule.cycles.vector import Vector
+from moesaic.compiler.estimate.cycles import transfer
+from moesaic.compiler.estimate.cycles.frame import Frame
+from moesaic.compiler.estimate.cycles.frame import field as value_of
+from moesaic.compiler.estimate.cycles.matrix import Matrix
+from moesaic.compiler.estimate.cycles.stream import Stream, check_segments
+from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.cycles.vector import Vector
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError

@@ -13,10 +13,10 @@ import random
 import cocotb
 import torch
 
-from moesaic.sim.benches.vector_bench import VectorBench, sometimes
-from moesaic.sim.benches.vector_program import Program, empty_program, random_program
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Drain
+from tests.hw.vector_bench import VectorBench, sometimes
+from tests.hw.vector_program import Program, empty_program, random_program
 
 ARCH = ArchConfig.from_dict(json.loads(os.environ["ARCH"]))
 INSTRUCTIONS = int(os.environ.get("INSTRUCTIONS", "60"))

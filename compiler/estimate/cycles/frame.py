@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
-from moesaic.compiler.schedule.cycles.timing import Memory, Timing
+from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.schedule.steps import Address, Step
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig

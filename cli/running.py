@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moesaic.host.cli.console import BundleArgument, app, console, load
-from moesaic.host.cli.files import read_arrays, write_arrays
+from moesaic.cli.console import BundleArgument, app, console, load
+from moesaic.cli.files import read_arrays, write_arrays
 from moesaic.spec.errors import UserError
 
 OptionsOption = Annotated[

@@ -11,8 +11,8 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, RisingEdge
 from torch import Tensor
 
-from moesaic.sim.benches.vector_program import Program
 from moesaic.spec.arch import ArchConfig
+from tests.hw.vector_program import Program
 
 
 def pack(values: list[int], bits: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from moesaic.compiler.schedule.cycles.frame import Frame, Process, Time, field
+from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec import layout
 from moesaic.spec.isa import Drain, Opcode, Unit

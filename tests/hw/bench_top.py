@@ -11,9 +11,9 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam, AxiRamRead, AxiReadBus
 
-from moesaic.sim.benches.top_program import PAGE, Frame, two_layers
 from moesaic.spec import isa, registers
 from moesaic.spec.arch import ArchConfig, load_arch
+from tests.hw.top_program import PAGE, Frame, two_layers
 
 MEMORY_BYTES = 1 << 20
 

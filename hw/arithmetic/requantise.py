@@ -8,7 +8,7 @@ from amaranth import Cat, Const, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.vector.pipeline import clamp, delay, round_half
+from moesaic.hw.arithmetic.pipeline import clamp, delay, round_half
 
 
 class Requantise(wiring.Component):

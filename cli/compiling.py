@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from moesaic.host.cli.console import (
+from moesaic.cli.console import (
     BundleArgument,
     JsonOption,
     PartitionOption,
@@ -30,8 +30,8 @@ def compile(
     partition: PartitionOption = False,
 ) -> None:
     """Compile one ONNX model per task into a bundle."""
+    from moesaic.cli.placement_view import placement_table
     from moesaic.compiler.driver import compile as run
-    from moesaic.host.cli.placement_view import placement_table
 
     tasks: dict[str, str | Path] = {}
     for model in models:
@@ -57,7 +57,7 @@ def compile(
 @app.command()
 def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     """Show what a bundle holds."""
-    from moesaic.host.cli.placement_view import placement_table
+    from moesaic.cli.placement_view import placement_table
 
     loaded = load(bundle)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.compiler.frontend.float_reference import run_float
+from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.ir import Graph
 from moesaic.spec.hostpart import HostPart
 from moesaic.spec.hostside import dequantise_output

@@ -6,8 +6,8 @@ from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.vector.pipeline import delay, look_up
-from moesaic.hw.vector.reciprocal import highest_bit
+from moesaic.hw.arithmetic.pipeline import delay, look_up
+from moesaic.hw.arithmetic.reciprocal import highest_bit
 from moesaic.spec import tables
 
 _F_BITS = 18

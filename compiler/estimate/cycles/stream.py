@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moesaic.compiler.schedule.cycles.frame import Flow, Frame, Process, field
+from moesaic.compiler.estimate.cycles.frame import Flow, Frame, Process, field
 from moesaic.spec.isa import Opcode, Unit
 
 

@@ -12,7 +12,7 @@ def _log2(value: int) -> int:
 
 
 def _tree(terms: int) -> int:
-    """Registers of an adder tree with two levels per stage (``hw/vector/pipeline.py``)."""
+    """Registers of an adder tree with two levels per stage (``hw/arithmetic/pipeline.py``)."""
     return -(-_log2(terms) // 2)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moesaic.host.cli.console import (
+from moesaic.cli.console import (
     BandwidthOption,
     JsonOption,
     LatencyOption,
@@ -41,10 +41,10 @@ def estimate(
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the cycles of a frame from a model of the units, without simulating it."""
-    from moesaic.compiler.estimating import estimate_graphs, estimate_onnx
-    from moesaic.compiler.schedule.cycles.timing import Memory
+    from moesaic.cli.estimate_view import estimate_tables, read_routing
+    from moesaic.compiler.estimate.cycles.timing import Memory
+    from moesaic.compiler.estimate.models import estimate_graphs, estimate_onnx
     from moesaic.compiler.schedule.options import Schedule
-    from moesaic.host.cli.estimate_view import estimate_tables, read_routing
     from moesaic.spec.arch import load_arch
 
     check_memory(latency, bandwidth)

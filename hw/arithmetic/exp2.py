@@ -6,7 +6,7 @@ from amaranth import Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.vector.pipeline import delay, look_up, round_half
+from moesaic.hw.arithmetic.pipeline import delay, look_up, round_half
 from moesaic.spec import tables
 
 _POINT = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moesaic.compiler.schedule.cycles.frame import Frame, Process, field
+from moesaic.compiler.estimate.cycles.frame import Frame, Process, field
 from moesaic.spec import isa
 from moesaic.spec.isa import Space, Unit
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from moesaic.host.cli.console import (
+from moesaic.cli.console import (
     BandwidthOption,
     BundleArgument,
     JsonOption,
@@ -21,7 +21,7 @@ from moesaic.host.cli.console import (
     out,
     show_cycles,
 )
-from moesaic.host.cli.files import read_arrays, write_arrays, write_json
+from moesaic.cli.files import read_arrays, write_arrays, write_json
 from moesaic.spec.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""How long a model takes: a model of the units, run on lowered tasks."""
