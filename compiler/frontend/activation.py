@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from moesaic.compiler.frontend.composite import TANH_NOTE
 from moesaic.compiler.frontend.operators import Note
+from moesaic.compiler.frontend.operators.composite import TANH_NOTE
 from moesaic.compiler.frontend.read import LinearReading, per_column, read_linear
 from moesaic.compiler.frontend.views import (
     Arena,

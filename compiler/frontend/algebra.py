@@ -22,6 +22,7 @@ from moesaic.compiler.frontend.views import (
     Times,
     Unary,
     View,
+    check_elements,
     constant_view,
     finite,
 )
@@ -60,7 +61,12 @@ class Algebra:
         if not isinstance(left, View):
             return right.affine(1.0, finite(left))
         shape = np.broadcast_shapes(left.shape, right.shape)
+        check_elements(int(np.prod(shape)), "its result")
         terms = (left.broadcast(shape), right.broadcast(shape))
+        if np.array_equal(terms[0].ids, terms[1].ids):
+            # The same elements twice: without this, a chain of x + x has 2^n terms.
+            (first, second) = terms
+            return View(first.ids, first.scale + second.scale, first.offset + second.offset)
         source = Sum(self.node, self.name, int(np.prod(shape)), terms=terms)
         return self._new(source, shape, "sum", *(term.digest() for term in terms))
 
@@ -79,6 +85,7 @@ class Algebra:
         if not isinstance(left, View):
             return right.affine(finite(left), 0.0)
         shape = np.broadcast_shapes(left.shape, right.shape)
+        check_elements(int(np.prod(shape)), "its result")
         left, right = left.broadcast(shape), right.broadcast(shape)
         for centred, inverse in ((left, right), (right, left)):
             try:
@@ -126,6 +133,7 @@ class Algebra:
                 f"its weight of shape {matrix.shape} does not fit {flat.shape[1]} inputs"
             )
         size = flat.shape[0] * matrix.shape[0]
+        check_elements(size, "its result")
         source = Product(self.node, self.name, size, rows=flat, weight=matrix)
         return self._new(source, (*rows.shape[:-1], matrix.shape[0]))
 
@@ -150,6 +158,7 @@ class Algebra:
             if left.shape[2] != right.shape[1]:
                 raise NotRecognised(f"shapes {shapes} and {others} do not fit")
             size = int(np.prod(shape))
+            check_elements(size, "its result")
             source = BatchProduct(self.node, self.name, size, left=left, right=right)
             return self._new(source, shape)
         if int(np.prod(others[:-2])) == 1:

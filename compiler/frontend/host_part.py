@@ -9,10 +9,15 @@ from onnx import checker, helper, numpy_helper, shape_inference
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend import layout
-from moesaic.compiler.frontend.composite import COMPOSITES
 from moesaic.compiler.frontend.cut import is_data
 from moesaic.compiler.frontend.host_macs import count_macs
-from moesaic.compiler.frontend.load import describe, first_output, node_name, reads
+from moesaic.compiler.frontend.load import (
+    describe,
+    first_output,
+    node_name,
+    reads,
+    standard_domain,
+)
 from moesaic.compiler.frontend.operators import OPERATORS
 from moesaic.compiler.frontend.trace import RANDOM, Trace
 from moesaic.compiler.frontend.views import NotRecognised, View
@@ -138,7 +143,6 @@ def _place(traced: Trace, node: onnx.NodeProto, makers: dict[str, str]) -> ir.Ho
 
 
 def _has_unit(node: onnx.NodeProto) -> bool:
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    return (domain, node.op_type) in COMPOSITES or (
-        not domain and (node.op_type in OPERATORS or node.op_type in layout.DATA_INPUTS)
-    )
+    domain = standard_domain(node)
+    known = (domain, node.op_type) in OPERATORS
+    return known or (not domain and node.op_type in layout.DATA_INPUTS)

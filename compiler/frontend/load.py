@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,8 @@ from onnx import external_data_helper, inliner, numpy_helper
 from moesaic.spec.errors import UserError
 
 OPSETS = range(17, 24)
-FLOAT_TYPES = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-)
+MOST_INPUTS = 1 << 24
+"""Elements of the input: an image of 2,364 x 2,364 pixels of three channels."""
 
 
 @dataclass
@@ -49,6 +46,11 @@ def node_name(node: onnx.NodeProto) -> str:
 def first_output(node: onnx.NodeProto) -> str:
     """Return the first output that a node has: unlike its name, no other node's."""
     return next(name for name in node.output if name)
+
+
+def standard_domain(node: onnx.NodeProto) -> str:
+    """Return a node's domain, "" being ONNX's own under either of its names."""
+    return "" if node.domain == "ai.onnx" else str(node.domain)
 
 
 def reads(node: onnx.NodeProto) -> list[str]:
@@ -193,6 +195,12 @@ def _static_shape(value: onnx.ValueInfoProto, path: str | Path) -> tuple[int, ..
                 f"dimension {index} ({label!r}) of input {value.name!r} of {path} must be a "
                 "number: export the model with a static shape"
             )
+    elements = math.prod(shape)
+    if elements > MOST_INPUTS:
+        raise UserError(
+            f"input {value.name!r} of {path} must have at most {MOST_INPUTS:,} elements, not "
+            f"{elements:,}: no target takes more"
+        )
     if len(shape) > 2 and shape[0] != 1:
         raise UserError(
             f"dimension 0 of input {value.name!r} of {path} must be a batch of 1, not {shape[0]}: "

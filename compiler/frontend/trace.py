@@ -10,7 +10,6 @@ from onnx import helper
 
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.algebra import Algebra, Value
-from moesaic.compiler.frontend.composite import COMPOSITES
 from moesaic.compiler.frontend.load import (
     OnnxGraph,
     attribute_constant,
@@ -18,8 +17,10 @@ from moesaic.compiler.frontend.load import (
     first_output,
     node_name,
     reads,
+    standard_domain,
 )
 from moesaic.compiler.frontend.operators import OPERATORS, Call, Note
+from moesaic.compiler.frontend.types import Types
 from moesaic.compiler.frontend.views import Arena, Input, NotRecognised, View
 from moesaic.spec.errors import UserError
 
@@ -128,10 +129,12 @@ def trace(graph: OnnxGraph) -> Trace:
     arena = Arena()
     algebra = Algebra(arena)
     size = int(np.prod(graph.input_shape))
+    read = {graph.output_name, *(name for node in graph.nodes for name in reads(node))}
     source = Input(f"input {graph.input_name!r}", graph.input_name, size)
     arena.add(source)
     traced = Trace(graph, arena, source, dict(graph.constants))
     traced.values[graph.input_name] = arena.view(source, graph.input_shape)
+    types = Types(graph)
     untraced: set[str] = set()
     for node in graph.nodes:
         if not untraced.isdisjoint(reads(node)):
@@ -140,7 +143,10 @@ def trace(graph: OnnxGraph) -> Trace:
         algebra.node, algebra.name = describe(node), node_name(node)
         try:
             inputs = [traced.values[name] if name else None for name in node.input]
-            results = _run(algebra, node, inputs, graph, traced.notes)
+            results = _run(algebra, node, inputs, types, graph, traced.notes)
+            surplus = {name for name in node.output[len(results) :] if name} & read
+            if surplus:
+                raise NotRecognised(f"its output {min(surplus)!r} is not supported")
         except UserError:
             raise
         except Exception as error:  # a malformed node can fail anywhere; the user needs its name
@@ -167,41 +173,48 @@ def _run(
     algebra: Algebra,
     node: onnx.NodeProto,
     inputs: list[Value | None],
+    types: Types,
     graph: OnnxGraph,
     notes: list[Note],
 ) -> list[Value]:
-    domain = "" if node.domain == "ai.onnx" else node.domain
+    domain = standard_domain(node)
+
+    def check() -> None:
+        if domain == "":
+            _check_signature(node, graph.opsets[""])
+        types.infer(node, inputs)
+
     has_subgraph = any(attribute.HasField("g") for attribute in node.attribute)
     arrays = [value for value in inputs if not isinstance(value, View)]
     if domain == "" and not has_subgraph and node.op_type not in RANDOM:
         if node.op_type == "Constant":
             stored = attribute_constant(node, graph.path)
             if stored is not None:
+                check()
                 return [stored]
         if len(arrays) == len(inputs):
-            _check_signature(node, graph.opsets[""])
+            check()
             return list(layout.evaluate(node, arrays, graph.opsets))
         if layout.is_layout(node, inputs):
-            _check_signature(node, graph.opsets[""])
+            check()
             return layout.move(node, inputs, graph.opsets)
-    handler = COMPOSITES.get((domain, node.op_type))
-    if handler is None and domain == "":
-        handler = OPERATORS.get(node.op_type)
-    if handler is None:
+    operator = OPERATORS.get((domain, node.op_type))
+    if operator is None:
         advice = ADVICE.get(node.op_type, HOST)
-        operator = f"{domain}.{node.op_type}" if domain else node.op_type
-        raise _NoUnit(operator, advice)
-    if domain == "":
-        _check_signature(node, graph.opsets[""])
+        name = f"{domain}.{node.op_type}" if domain else node.op_type
+        raise _NoUnit(name, advice)
+    check()
     attributes = {a.name: _decode(helper.get_attribute_value(a)) for a in node.attribute}
-    return handler(Call(algebra, node, inputs, attributes, graph.opsets[""], notes))
+    kinds = [types.of(name) for name in node.input]
+    return operator(Call(algebra, node, inputs, attributes, graph.opsets[""], kinds, notes))
 
 
 def _check_signature(node: onnx.NodeProto, opset: int) -> None:
     """Refuse a standard operator with too few or too many inputs, or with foreign attributes."""
-    if not onnx.defs.has(node.op_type, opset):
-        return
-    schema = onnx.defs.get_schema(node.op_type, opset)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        raise NotRecognised(f"opset {opset} has no operator {node.op_type}") from None
     if not schema.min_input <= len(node.input) <= schema.max_input:
         raise NotRecognised(
             f"it must have {schema.min_input} to {schema.max_input} inputs, not {len(node.input)}"

@@ -22,8 +22,26 @@ NONE = -1
 """Element number of a constant."""
 
 
+MOST_ELEMENTS = 1 << 26
+"""Elements of one value: the scores of 16 heads among 2,048 tokens."""
+
+
 class NotRecognised(Exception):
     """A pattern does not match; the message says what is in the way."""
+
+
+def check_elements(count: int, what: str) -> None:
+    """Refuse a value before memory for it is asked for.
+
+    Raises
+    ------
+    NotRecognised
+        It has more than `MOST_ELEMENTS` elements.
+    """
+    if count > MOST_ELEMENTS:
+        raise NotRecognised(
+            f"{what} has {count:,} elements, at most {MOST_ELEMENTS:,} are supported"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +62,11 @@ class View:
     @property
     def is_constant(self) -> bool:
         return bool((self.ids == NONE).all())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether these are elements as they are, neither scaled nor shifted."""
+        return bool((self.scale == 1).all() and not self.offset.any())
 
     def each(self, move: Callable[[NDArray[Any]], NDArray[Any]]) -> View:
         """Apply a function that only moves elements to all three arrays."""

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler.frontend.algebra import Value, as_view
-from moesaic.compiler.frontend.operators import Call, Handler, softmax
+from moesaic.compiler.frontend.operators.call import ANY, Call, Operator
+from moesaic.compiler.frontend.operators.reductions import softmax
 from moesaic.compiler.frontend.views import Experts, NotRecognised, View
 from moesaic.compiler.ir import FloatArray
 
@@ -36,8 +37,8 @@ def _attention(call: Call) -> list[Value]:
     attributes = call.attributes
     if any(value is not None for value in call.inputs[3:]):
         raise NotRecognised("a mask or a key-value cache is not supported")
-    if attributes.get("is_causal", 0) or attributes.get("softcap", 0.0):
-        raise NotRecognised("is_causal and softcap must be 0")
+    if attributes.get("scale") == 0:
+        raise NotRecognised("attribute 'scale' must not be 0")
     flat = len(call.view(0).shape) == 3
     counts = attributes.get("q_num_heads", 0), attributes.get("kv_num_heads", 0)
     query = _heads(call.view(0), counts[0])
@@ -82,8 +83,8 @@ def _microsoft_moe(call: Call) -> list[Value]:
     activation = attributes.get("activation_type", "relu")
     if activation != "gelu":
         raise NotRecognised(f"activation_type must be 'gelu', not {activation!r}")
-    if any(value is not None for value in call.inputs[6:]) or attributes.get("use_sparse_mixer", 0):
-        raise NotRecognised("fc3 and use_sparse_mixer are not supported")
+    if any(value is not None for value in call.inputs[6:]):
+        raise NotRecognised("fc3 is not supported")
     up = _matrices(call, 2, channels, None)
     down = _matrices(call, 4, up[0][0].shape[0], channels)
     router = logits.shape[1]
@@ -143,8 +144,31 @@ def _einsum(call: Call) -> list[Value]:
     return [_transpose(shaped, [order.index(c) for c in result])]
 
 
-COMPOSITES: dict[tuple[str, str], Handler] = {
-    ("", "Attention"): _attention,
-    ("", "Einsum"): _einsum,
-    ("com.microsoft", "MoE"): _microsoft_moe,
+COMPOSITES = {
+    ("", "Attention"): Operator(
+        _attention,
+        None,
+        ("q_num_heads", "kv_num_heads", "scale"),
+        # What the fourth output holds, and how exact the softmax at least is.
+        {
+            "is_causal": (0,),
+            "softcap": (0.0,),
+            "qk_matmul_output_mode": ANY,
+            "softmax_precision": ANY,
+        },
+    ),
+    ("", "Einsum"): Operator(_einsum, 2, ("equation",)),
+    ("com.microsoft", "MoE"): Operator(
+        _microsoft_moe,
+        None,
+        ("activation_type", "k", "normalize_routing_weights"),
+        # Alpha, beta and limit are of SwiGLU, which is refused.
+        {
+            "use_sparse_mixer": (0,),
+            "swiglu_fusion": (0,),
+            "activation_alpha": ANY,
+            "activation_beta": ANY,
+            "swiglu_limit": ANY,
+        },
+    ),
 }

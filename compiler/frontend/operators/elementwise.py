@@ -1,0 +1,181 @@
+"""Elementwise arithmetic, casts, and what asks for shapes only."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from moesaic.compiler.frontend.algebra import Value, as_view
+from moesaic.compiler.frontend.operators.call import (
+    ANY,
+    FLOATS,
+    ROUNDED,
+    Call,
+    Handler,
+    Operator,
+)
+from moesaic.compiler.frontend.views import (
+    Equal,
+    Input,
+    Norm,
+    NotRecognised,
+    Product,
+    Softmax,
+    TopKIndices,
+    TopKValues,
+    View,
+)
+
+
+def _add(call: Call) -> list[Value]:
+    total = call.value(0)
+    for index in range(1, len(call.inputs)):
+        total = call.algebra.add(total, call.value(index))
+    return [total]
+
+
+def _subtract(call: Call) -> list[Value]:
+    return [call.algebra.add(call.value(0), call.algebra.scale(call.value(1), -1.0))]
+
+
+def _multiply(call: Call) -> list[Value]:
+    return [call.algebra.times(call.value(0), call.value(1))]
+
+
+def _divide(call: Call) -> list[Value]:
+    if call.element_type(0) not in (*FLOATS, onnx.TensorProto.UNDEFINED):
+        raise NotRecognised("a division of integers drops the remainder")
+    return [call.algebra.times(call.value(0), call.algebra.reciprocal(call.value(1)))]
+
+
+def _negate(call: Call) -> list[Value]:
+    return [call.algebra.scale(call.value(0), -1.0)]
+
+
+def _dropout(call: Call) -> list[Value]:
+    """In inference the data as they are, and a mask that keeps everything."""
+    training = call.optional(2)
+    if training is not None and (isinstance(training, View) or np.any(training)):
+        raise NotRecognised("training_mode must be false: export the model for inference")
+    value = call.value(0)
+    return [value, np.ones(np.shape(value) if not isinstance(value, View) else value.shape, bool)]
+
+
+def _cast(call: Call) -> list[Value]:
+    return [_converted(call, call.attributes.get("to", onnx.TensorProto.UNDEFINED))]
+
+
+def _cast_like(call: Call) -> list[Value]:
+    return [_converted(call, call.element_type(1))]
+
+
+def _converted(call: Call, target: int) -> Value:
+    """Return an input as it is where a cast to the element type `target` changes no value."""
+    view = call.view(0)
+    if target in FLOATS:
+        if target in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
+            call.notes.append((ROUNDED, call.algebra.node))
+        return view
+    kind = onnx.TensorProto.DataType.Name(target).lower()
+    sources = call.algebra.arena.sources_of(view)
+    choices = all(isinstance(source, TopKIndices | Equal) for source in sources)
+    whole = (view.scale == np.rint(view.scale)).all() and (
+        view.offset == np.rint(view.offset)
+    ).all()
+    if target in INTEGERS and choices and whole:
+        return view
+    if target == onnx.TensorProto.BOOL and all(isinstance(source, Equal) for source in sources):
+        if np.isin(view.offset, (0, 1)).all() and np.isin(view.scale + view.offset, (0, 1)).all():
+            return view
+    raise NotRecognised(f"it casts computed values to {kind}, which changes them")
+
+
+def _unary(function: str) -> Handler:
+    return lambda call: [call.algebra.unary(function, call.view(0))]
+
+
+def _reciprocal(call: Call) -> list[Value]:
+    return [call.algebra.reciprocal(call.value(0))]
+
+
+def _gelu(call: Call) -> list[Value]:
+    form = call.attributes.get("approximate", "none")
+    if form not in ("none", "tanh"):
+        raise NotRecognised(f"attribute 'approximate' must be 'none' or 'tanh', not {form!r}")
+    return [call.algebra.unary("gelu_tanh" if form == "tanh" else "gelu", call.view(0))]
+
+
+def _power(call: Call) -> list[Value]:
+    exponents = np.unique(call.constant(1, "exponent"))
+    if exponents.size != 1:
+        raise NotRecognised("its exponent must be one number")
+    base, exponent = call.value(0), float(exponents[0])
+    if exponent in (1.0, 2.0, 3.0):
+        result = base
+        for _ in range(int(exponent) - 1):
+            result = call.algebra.times(result, base)
+        return [result]
+    if exponent in (0.5, -0.5):
+        root = call.algebra.unary("sqrt", as_view(base))
+        return [root if exponent > 0 else call.algebra.reciprocal(root)]
+    if exponent == -1.0:
+        return [call.algebra.reciprocal(base)]
+    raise NotRecognised(f"exponent {exponent:g} is not supported")
+
+
+def _is_nan(call: Call) -> list[Value]:
+    """Zeros: weights and inputs are finite, and so is all that these sources make of them."""
+    view = call.view(0)
+    for source in call.algebra.arena.sources_of(view):
+        if not isinstance(source, Input | Norm | Product | Softmax | TopKValues):
+            raise NotRecognised(f"whether {source.node} gives NaN or infinity is not known")
+    return [np.zeros(view.shape, np.bool_)]
+
+
+def _shape(call: Call) -> list[Value]:
+    shape = call.view(0).shape
+    start, end = call.attributes.get("start", 0), call.attributes.get("end", len(shape))
+    return [np.array(shape[start:end], np.int64)]
+
+
+def _size(call: Call) -> list[Value]:
+    return [np.array(call.view(0).ids.size, np.int64)]
+
+
+INTEGERS = (
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.INT16,
+    onnx.TensorProto.INT32,
+    onnx.TensorProto.INT64,
+    onnx.TensorProto.UINT8,
+    onnx.TensorProto.UINT16,
+    onnx.TensorProto.UINT32,
+    onnx.TensorProto.UINT64,
+)
+"""Element types that hold the number of every expert there can be."""
+
+ELEMENTWISE = {
+    "Add": Operator(_add, 2),
+    # Rounding modes are of casts to 8 bit floats, which are refused.
+    "Cast": Operator(_cast, 1, ("to",), {"saturate": ANY, "round_mode": ANY}),
+    "CastLike": Operator(_cast_like, 2, (), {"saturate": ANY, "round_mode": ANY}),
+    "Div": Operator(_divide, 2),
+    "Dropout": Operator(_dropout, 3, (), {"seed": ANY}),  # the ratio is for training
+    "Erf": Operator(_unary("erf"), 1),
+    "Exp": Operator(_unary("exp"), 1),
+    "Gelu": Operator(_gelu, 1, ("approximate",)),
+    "IsInf": Operator(_is_nan, 1, (), {"detect_negative": ANY, "detect_positive": ANY}),
+    "IsNaN": Operator(_is_nan, 1),
+    "Mul": Operator(_multiply, 2),
+    "Neg": Operator(_negate, 1),
+    "Pow": Operator(_power, 2),
+    "Reciprocal": Operator(_reciprocal, 1),
+    "Relu": Operator(_unary("relu"), 1),
+    "Shape": Operator(_shape, 1, ("start", "end")),
+    "Sigmoid": Operator(_unary("sigmoid"), 1),
+    "Size": Operator(_size, 1),
+    "Sqrt": Operator(_unary("sqrt"), 1),
+    "Sub": Operator(_subtract, 2),
+    "Sum": Operator(_add, None),
+    "Tanh": Operator(_unary("tanh"), 1),
+}

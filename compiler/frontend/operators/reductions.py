@@ -1,0 +1,77 @@
+"""Operators over whole rows: sums, means, LayerNorm, softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesaic.compiler.frontend.algebra import Algebra, Value
+from moesaic.compiler.frontend.operators.call import Call, Operator
+from moesaic.compiler.frontend.views import NotRecognised, Softmax, View
+
+
+def _axes(call: Call, rank: int) -> tuple[int, ...]:
+    """Return the axes of a reduction, from the attribute or the second input."""
+    axes = call.attributes.get("axes")
+    if axes is None and call.optional(1) is not None:
+        axes = [int(axis) for axis in np.ravel(call.constant(1, "axes"))]
+    if not axes:
+        if call.attributes.get("noop_with_empty_axes", 0):
+            raise NotRecognised("a reduction over no axes is not supported")
+        axes = range(rank)
+    return tuple(axis % rank for axis in axes)
+
+
+def _reduce_sum(call: Call) -> list[Value]:
+    view = call.view(0)
+    axes = _axes(call, len(view.shape))
+    rows = view.move_last(axes)
+    kept = rows.shape[: len(view.shape) - len(axes)]
+    total = call.algebra.row_sum(rows.reshape(*kept, -1))
+    if call.attributes.get("keepdims", 1):
+        shape = tuple(1 if axis in axes else n for axis, n in enumerate(view.shape))
+        total = total.reshape(*shape)
+    return [total]
+
+
+def _reduce_mean(call: Call) -> list[Value]:
+    view = call.view(0)
+    count = int(np.prod([view.shape[axis] for axis in _axes(call, len(view.shape))]))
+    return [call.algebra.scale(_reduce_sum(call)[0], 1.0 / count)]
+
+
+def _layer_norm(call: Call) -> list[Value]:
+    view = call.view(0)
+    axis = call.attributes.get("axis", -1) % len(view.shape)
+    columns = int(np.prod(view.shape[axis:]))
+    normal: Value = call.algebra.norm(
+        view.reshape(-1, columns), float(call.attributes.get("epsilon", 1e-5))
+    ).reshape(*view.shape)
+    normal = call.algebra.times(normal, call.constant(1, "scale"))
+    if call.optional(2) is not None:
+        normal = call.algebra.add(normal, call.constant(2, "bias"))
+    return [normal]
+
+
+def softmax(algebra: Algebra, view: View, axis: int) -> View:
+    """Return the softmax along an axis."""
+    rows = view.move_last((axis,))
+    source = Softmax(
+        algebra.node, algebra.name, rows.ids.size, rows=rows.reshape(-1, rows.shape[-1])
+    )
+    result = algebra.arena.view(algebra.arena.add(source, ("softmax", rows.digest())), rows.shape)
+    return result.move_back(axis)
+
+
+def _softmax(call: Call) -> list[Value]:
+    view = call.view(0)
+    return [softmax(call.algebra, view, call.attributes.get("axis", -1) % len(view.shape))]
+
+
+_REDUCTION = ("axes", "keepdims", "noop_with_empty_axes")
+REDUCTIONS = {
+    # stash_type 1: statistics in float32.
+    "LayerNormalization": Operator(_layer_norm, 3, ("axis", "epsilon"), {"stash_type": (1,)}),
+    "ReduceMean": Operator(_reduce_mean, 2, _REDUCTION),
+    "ReduceSum": Operator(_reduce_sum, 2, _REDUCTION),
+    "Softmax": Operator(_softmax, 1, ("axis",)),
+}
