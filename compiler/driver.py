@@ -18,9 +18,9 @@ from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.ir import Graph
 from moesaic.compiler.package import bundle_files, write_directory
 from moesaic.compiler.quant import quantise_tasks
-from moesaic.compiler.report.oracle import run_onnx
 from moesaic.compiler.report.partition import open_host_part, report_host_part
 from moesaic.compiler.report.routing import run_and_watch_routing
+from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.spec.arch import ArchConfig, load_arch
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
@@ -126,6 +126,11 @@ def compile(
         graphs[name] = load_graph(path, name, partition)
         samples[name] = select_samples(graphs[name], given)
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
+    oracles, validations = {}, {}
+    for name, path in tasks.items():
+        say(f"comparing {name} with ONNX Runtime")
+        oracles[name] = open_oracle(path, graphs[name])
+        validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     say("calibrating and quantising")
     quantised, reports = quantise_tasks(graphs, samples)
     image, codes, schedules = WeightImage(arch), {}, {}
@@ -139,7 +144,7 @@ def compile(
         say(f"running {name} in float and in integers")
         graph = quantised[name]
         rows = samples[name][:SAMPLES_KEPT]
-        reference = run_onnx(Path(path), graph.input_name, rows)
+        reference = oracles[name].run(rows)[oracles[name].outputs[0]]
         output_codes, routing = run_and_watch_routing(graph, quantise_input(graph, rows))
         kept[f"{name}.input"], kept[f"{name}.float"] = rows, reference
         kept[f"{name}.codes"] = output_codes
@@ -155,6 +160,7 @@ def compile(
             "activation_bytes": codes[name].activation_words * arch.depth,
             "weight_stream_bytes": codes[name].weight_words * arch.ring_read_bytes,
             "notes": graphs[name].notes,
+            "validation": dataclasses.asdict(validations[name]),
             "routing": routing,
             "schedule": dataclasses.asdict(schedules[name]),
             "quantisation": reports[name].to_dict(),

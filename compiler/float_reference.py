@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ def fold_norm(norm: ir.Norm, linear: ir.Linear) -> tuple[Tensor, Tensor]:
     return weight * _real(norm.gamma), bias
 
 
+def embed_patches(graph: ir.Graph, samples: Tensor, observe: Observe) -> Tensor:
+    """Return the first residual stream [samples, tokens, channels] of flat inputs."""
+    embed = graph.embed
+    patches = samples[:, torch.from_numpy(embed.gather)]
+    observe("input", patches)
+    state = _real(embed.initial).to(samples.dtype).repeat(len(samples), 1, 1)
+    rows = slice(embed.first_row, embed.first_row + embed.gather.shape[0])
+    state[:, rows] += _linear(embed.linear, patches)
+    return state
+
+
 def _normalise(norm: ir.Norm, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
     return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + norm.epsilon)
@@ -33,20 +45,23 @@ def _normalise(norm: ir.Norm, x: Tensor) -> Tensor:
 
 def _folded(norm: ir.Norm, linear: ir.Linear, y: Tensor) -> Tensor:
     weight, bias = fold_norm(norm, linear)
-    return y @ weight.T + bias
+    return y @ weight.to(y.dtype).T + bias.to(y.dtype)
 
 
 def _linear(linear: ir.Linear, x: Tensor) -> Tensor:
-    return x @ _real(linear.weight).T + _real(linear.bias)
+    return x @ _real(linear.weight).to(x.dtype).T + _real(linear.bias).to(x.dtype)
 
 
 def choose_experts(moe: ir.Moe, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return gate weights and expert numbers [..., top_k], largest first, ties to the lower."""
     ordered, index = torch.sort(logits, dim=-1, descending=True, stable=True)
     ordered, index = ordered[..., : moe.top_k], index[..., : moe.top_k]
-    if moe.renormalise:
+    if moe.renormalise and not moe.sum_epsilon:
         return ordered.softmax(-1), index
-    return torch.exp(ordered - torch.logsumexp(logits, -1, keepdim=True)), index
+    weights = torch.exp(ordered - torch.logsumexp(logits, -1, keepdim=True))
+    if moe.renormalise:
+        weights = weights / (weights.sum(-1, keepdim=True) + moe.sum_epsilon)
+    return weights, index
 
 
 def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe) -> Tensor:
@@ -66,7 +81,8 @@ def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe) -> 
 
 
 def _mlp(layer: ir.Mlp, y: Tensor, point: str, observe: Observe) -> Tensor:
-    hidden = F.gelu(_folded(layer.norm, layer.up, y))
+    approximate = "tanh" if layer.tanh else "none"
+    hidden = F.gelu(_folded(layer.norm, layer.up, y), approximate=approximate)
     observe(f"{point}.hidden", hidden)
     return _linear(layer.down, hidden)
 
@@ -82,6 +98,34 @@ def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe) -> Tensor:
             result = _mlp(expert, y[sample, token], f"{point}.expert{e}", observe)
             total[sample, token] += weights[sample, token, slot, None] * result
     return total
+
+
+def run_layer(layer: ir.Layer, state: Tensor, point: str, observe: Observe) -> Tensor:
+    """Return the residual stream [samples, tokens, channels] behind a layer, in its own dtype.
+
+    ``observe`` as in :func:`run_float`, ``point`` being the layer's number.
+    """
+    y = _normalise(layer.norm, state)
+    observe(f"{point}.norm", y)
+    match layer:
+        case ir.Attention():
+            return state + _attention(layer, y, point, observe)
+        case ir.Mlp():
+            return state + _mlp(layer, y, point, observe)
+        case ir.Moe():
+            return state + _moe(layer, y, point, observe)
+        case _:
+            assert_never(layer)
+
+
+def run_head(graph: ir.Graph, state: Tensor, observe: Observe) -> Tensor:
+    """Return the output [samples, elements], laid out as the file has it, in the state's dtype."""
+    head = graph.head
+    y = _normalise(head.norm, state[:, head.first_row : head.first_row + head.rows])
+    observe("head.norm", y)
+    result = _folded(head.norm, head.linear, y)
+    observe("output", result)
+    return result.flatten(1)[:, torch.from_numpy(head.permutation)]
 
 
 def run_float(
@@ -111,28 +155,12 @@ def run_float(
     """
     note: Observe = observe or (lambda point, tensor: None)
     samples = np.asarray(x, np.float64).reshape(-1, int(np.prod(graph.input_shape)))
-    embed, head = graph.embed, graph.head
     with torch.no_grad():
-        patches = torch.from_numpy(samples[:, embed.gather])
-        note("input", patches)
-        state = _real(embed.initial).repeat(len(samples), 1, 1)
-        rows = slice(embed.first_row, embed.first_row + embed.gather.shape[0])
-        state[:, rows] += _linear(embed.linear, patches)
+        state = embed_patches(graph, torch.from_numpy(samples), note)
         note("residual", state)
         for i, layer in enumerate(graph.layers):
-            y = _normalise(layer.norm, state)
-            note(f"{i}.norm", y)
-            if isinstance(layer, ir.Attention):
-                state = state + _attention(layer, y, str(i), note)
-            elif isinstance(layer, ir.Mlp):
-                state = state + _mlp(layer, y, str(i), note)
-            else:
-                state = state + _moe(layer, y, str(i), note)
+            state = run_layer(layer, state, str(i), note)
             note("residual", state)
-        y = _normalise(head.norm, state[:, head.first_row : head.first_row + head.rows])
-        note("head.norm", y)
-        result = _folded(head.norm, head.linear, y)
-        note("output", result)
-        laid_out = result.flatten(1)[:, torch.from_numpy(head.permutation)].numpy()
+        laid_out = run_head(graph, state, note).numpy()
     shape = graph.output_shape[1:] if graph.output_shape[:1] == (1,) else graph.output_shape
     return laid_out.reshape(len(samples), *shape)

@@ -73,6 +73,8 @@ class Mlp:
     up: Linear
     down: Linear
     name: str
+    tanh: bool = False
+    """Whether the file has GELU in its tanh approximation; integers have the erf form."""
 
 
 @dataclass
@@ -89,6 +91,8 @@ class Moe:
     experts: list[Mlp]
     """Their ``norm`` is this node's own."""
     name: str
+    sum_epsilon: float = 0.0
+    """With ``renormalise``: what the file adds to the sum of the chosen; integers do not."""
 
 
 Layer = Attention | Mlp | Moe
@@ -154,6 +158,16 @@ class HostPart:
     """Nodes in front that depend on the input: the accelerator's."""
 
 
+@dataclass(frozen=True)
+class Stream:
+    """A tensor of the file that holds the residual stream at some place between two layers."""
+
+    tensor: str
+    """Name in the file, local functions inlined; in any shape, its elements are the stream's."""
+    offset: NDArray[np.float64] | None
+    """[tokens, channels], what the tensor has more than the stream; None for nothing."""
+
+
 @dataclass
 class Graph:
     """One task of the model, batch size 1."""
@@ -167,6 +181,10 @@ class Graph:
     embed: Embed
     layers: list[Layer]
     head: Head
+    streams: list[Stream | None]
+    """Where the file has the stream before the first layer and behind each, if it does."""
+    rounding_bits: int = 24
+    """Significant bits of the shortest float that the file computes in."""
     notes: list[str] = field(default_factory=list)
     """What the reader of a report should know (an approximation taken, for example)."""
     host: HostPart | None = None

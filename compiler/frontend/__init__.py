@@ -11,6 +11,7 @@ from moesaic.compiler.frontend.host_part import extract_host_part
 from moesaic.compiler.frontend.load import describe, node_name, read_model
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.recognise import read_embedding, read_layers
+from moesaic.compiler.frontend.streams import find_streams
 from moesaic.compiler.frontend.trace import Trace, trace
 from moesaic.compiler.frontend.views import NotRecognised, View
 from moesaic.spec.errors import UserError
@@ -66,9 +67,9 @@ def _read_whole(traced: Trace, task: str) -> Backbone:
     try:
         head, state = read_head(arena, output)
         where = task
-        layers, state = read_layers(arena, state, notes)
+        layers, states = read_layers(arena, state, notes)
         where = f"{task}: patch embedding"
-        embed = read_embedding(arena, state, traced.source)
+        embed = read_embedding(arena, states[0], traced.source)
     except NotRecognised as error:
         raise UserError(f"{where}: {error}") from error
     except UNREADABLE as error:
@@ -77,7 +78,7 @@ def _read_whole(traced: Trace, task: str) -> Backbone:
             f"{where}: the graph is no vision transformer that is supported ({error!r}): "
             "compare it with the reference model's export"
         ) from error
-    return Backbone(traced.graph.output_name, embed, layers, head, notes)
+    return Backbone(traced.graph.output_name, embed, layers, head, states, notes)
 
 
 def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Graph:
@@ -98,6 +99,8 @@ def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Gr
         embed=backbone.embed,
         layers=backbone.layers,
         head=backbone.head,
+        streams=find_streams(traced, backbone.states),
+        rounding_bits=traced.rounding_bits,
         notes=_summarise(notes),
         host=host,
     )

@@ -1,95 +1,32 @@
-"""Recognising GELU by what it computes, however it is written."""
+"""Recognising GELU by its formula, however it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
 
+from moesaic.compiler.frontend.formula import CLOSE, Formula, Monomial, Reader, gelu, gelu_tanh
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.operators.composite import TANH_NOTE
-from moesaic.compiler.frontend.read import LinearReading, per_column, read_linear
-from moesaic.compiler.frontend.views import (
-    Arena,
-    NotRecognised,
-    Product,
-    RealArray,
-    Sum,
-    Times,
-    Unary,
-    View,
-)
+from moesaic.compiler.frontend.read import LinearReading, read_linear
+from moesaic.compiler.frontend.views import Arena, NotRecognised, RealArray, View
 
-SAMPLES = np.linspace(-7.0, 7.0, 113)
-TOLERANCE = 2e-6
-"""Largest difference from GELU; constants of exported graphs are rounded to float32."""
+SAMPLES = np.linspace(-32.0, 32.0, 513)
+"""For messages only: every pre-activation that the integers hold (18 bits, 12 of them fraction)."""
+ROOT_HALF = 0.5**0.5
+TANH_SLOPE, TANH_CUBIC = (2 / np.pi) ** 0.5, 0.044715
+"""tanh form: ``x / 2 * (1 + tanh(TANH_SLOPE * (x + TANH_CUBIC * x**3)))``."""
 
-
-def _torch(function: Callable[..., torch.Tensor]) -> Callable[[RealArray], RealArray]:
-    return lambda x: function(torch.from_numpy(np.array(x, np.float64))).numpy()
-
-
-gelu = _torch(torch.nn.functional.gelu)
-gelu_tanh = _torch(lambda x: torch.nn.functional.gelu(x, approximate="tanh"))
-
-FUNCTIONS: dict[str, Callable[[RealArray], RealArray]] = {
-    "erf": _torch(torch.erf),
-    "exp": np.exp,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "reciprocal": lambda x: 1.0 / x,
-    "relu": lambda x: np.maximum(x, 0.0),
-    "sigmoid": _torch(torch.sigmoid),
-    "sqrt": np.sqrt,
-    "tanh": np.tanh,
-}
-
-
-def _operands(arena: Arena, view: View) -> list[View]:
-    """Return what an elementwise source works on, at the elements of `view` (none: a product)."""
-    source = arena.source_of(view)
-    plain = view.plain
-    if isinstance(source, Unary):
-        return [arena.inside(plain, source.argument)]
-    if isinstance(source, Times):
-        return [arena.inside(plain, source.left), arena.inside(plain, source.right)]
-    if isinstance(source, Sum):
-        return [arena.inside(plain, term) for term in source.terms]
-    if isinstance(source, Product):
-        return []
-    raise NotRecognised(f"{source.node} is not an activation of a linear layer")
-
-
-def _leaves(arena: Arena, view: View) -> list[View]:
-    """Return the views of products that elementwise arithmetic on `view` starts from."""
-    per_column(view.scale, "scale")
-    per_column(view.offset, "offset")
-    operands = _operands(arena, view)
-    return [leaf for operand in operands for leaf in _leaves(arena, operand)] or [view]
-
-
-def _compute(arena: Arena, view: View, product: RealArray) -> RealArray:
-    """Evaluate [1, C] elements for [samples, C] values of the products under them."""
-    source = arena.source_of(view)
-    operands = [_compute(arena, operand, product) for operand in _operands(arena, view)]
-    if isinstance(source, Unary):
-        with np.errstate(all="ignore"):
-            value = FUNCTIONS[source.function](operands[0])
-    elif isinstance(source, Times):
-        value = operands[0] * operands[1]
-    elif isinstance(source, Sum):
-        value = np.sum(operands, axis=0)
-    else:
-        value = product
-    return view.scale * value + view.offset
+_T: Monomial = ((0, 1),)
+_CUBE: Monomial = ((0, 3),)
 
 
 def read_activation(arena: Arena, view: View) -> tuple[LinearReading, Note | None]:
     """Read [R, C] values as GELU of a linear layer.
 
-    Returns the linear layer and a note if GELU is written in its tanh approximation. The
-    arithmetic between both is sampled over -7 to 7 in every column and compared.
+    Returns the linear layer and a note if GELU is written in its tanh approximation. The formula
+    is compared, not samples: it equals GELU for every x. Its coefficients may differ by `CLOSE`,
+    because files round them to float32. In the result that makes at most 2 * CLOSE * abs(x): below
+    7e-5 for the largest pre-activation that the integers hold, 32, whose step is 2.4e-4.
 
     Raises
     ------
@@ -97,29 +34,84 @@ def read_activation(arena: Arena, view: View) -> tuple[LinearReading, Note | Non
         It is not elementwise arithmetic on one linear layer, or not GELU.
     """
     node = arena.source_of(view).node
-    leaves = _leaves(arena, view)
-    if len(leaves) == 1 and leaves[0] is view:
+    reader = Reader(arena)
+    formula = reader.read(view)
+    if set(formula.terms) <= {(), _T}:
         raise NotRecognised(
             f"{node} follows a linear layer without an activation between them; merge the two"
         )
-    if any(not np.array_equal(leaf.ids, leaves[0].ids) for leaf in leaves):
-        raise NotRecognised(f"{node} combines several values, which GELU does not")
-    row = view[:1]
-    deviation = np.inf
-    for leaf in leaves:
-        scale, offset = leaf.scale[:1], leaf.offset[:1]
-        # The pre-activation may itself be what is scaled, or the scale belongs to the formula.
-        for factor in (1.0, 1.0 / np.where(scale == 0, 1.0, scale), 2.0):
-            product = (SAMPLES[:, None] - offset * factor) / (scale * factor)
-            computed = _compute(arena, row, product)
-            for form in (gelu, gelu_tanh):
-                difference = np.abs(computed - form(SAMPLES)[:, None]).max()
-                if difference < TOLERANCE:
-                    before = leaf.affine(np.broadcast_to(factor, scale.shape), 0.0)
-                    note = (TANH_NOTE, node) if form is gelu_tanh else None
-                    return read_linear(arena, before), note
-                deviation = min(deviation, float(difference))
+    for number in {atom for monomial in formula.terms for atom, _ in monomial} - {0}:
+        function, argument = reader.atoms[number]
+        slope = _slope(function, argument)
+        if slope is not None and _is_gelu(function, number, formula, argument, slope):
+            note = (TANH_NOTE, node) if function in ("tanh", "gelu_tanh") else None
+            return read_linear(arena, _argument(reader, slope)), note
     raise NotRecognised(
-        f"the activation at {node} must be GELU, but differs from it by up to {deviation:.2g}: "
-        "train the model with GELU"
+        f"the activation at {node} must be GELU, but differs from it by up to "
+        f"{_deviation(reader, formula):.2g}: train the model with GELU"
     )
+
+
+def _slope(function: str, argument: Formula) -> RealArray | None:
+    """Return a [C] such that x = a * t, if `function` of `argument` is what GELU has of x."""
+    slope = argument.coefficient(_T)
+    if not np.all(slope) or not set(argument.terms) <= {(), _T, _CUBE}:
+        return None
+    cube = argument.coefficient(_CUBE)
+    if function == "tanh":
+        slope = slope / TANH_SLOPE
+        if not np.allclose(cube, TANH_SLOPE * TANH_CUBIC * slope**3, rtol=CLOSE * 3, atol=0.0):
+            return None
+    elif cube.any():
+        return None
+    elif function == "erf":
+        slope = slope / ROOT_HALF
+    elif function not in ("gelu", "gelu_tanh"):
+        return None
+    return np.asarray(slope)
+
+
+def _is_gelu(
+    function: str, number: int, formula: Formula, argument: Formula, slope: RealArray
+) -> bool:
+    """Say whether a formula is GELU of ``slope * t``, `function` being its only atom."""
+    atom: Monomial = ((number, 1),)
+    if function in ("gelu", "gelu_tanh"):
+        wanted: dict[Monomial, RealArray] = {atom: np.ones(())}
+    else:
+        wanted = {_T: slope / 2, ((0, 1), (number, 1)): slope / 2}
+    # Rounded biases leave constants where there should be none: in the argument and beside.
+    spare = [formula.coefficient(()), argument.coefficient(())]
+    if function not in ("gelu", "gelu_tanh"):
+        spare.append(formula.coefficient(atom))
+    return (
+        set(formula.terms) <= {*wanted, (), atom}
+        and all(
+            np.allclose(formula.coefficient(monomial), value, rtol=CLOSE, atol=0.0)
+            for monomial, value in wanted.items()
+        )
+        and all((np.abs(value) <= CLOSE).all() for value in spare)
+    )
+
+
+def _argument(reader: Reader, slope: RealArray) -> View:
+    """Return x as a view: one that the file has, so that its weights stay as they are, if any."""
+    for leaf in reader.leaves:
+        for factor in (1.0, 1.0 / leaf.scale[:1], 2.0):
+            if np.allclose(leaf.scale[:1] * factor, slope, rtol=4 * CLOSE, atol=0.0):
+                return leaf.affine(np.broadcast_to(factor, leaf.scale[:1].shape), 0.0)
+    return reader.leaves[0].plain.affine(slope, slope * reader.centre)
+
+
+def _deviation(reader: Reader, formula: Formula) -> float:
+    """Return the least of the largest differences from GELU, x being any of the leaves."""
+    found = [np.inf]
+    for leaf in reader.leaves:
+        for factor in (1.0, 1.0 / leaf.scale[:1], 2.0):
+            t = SAMPLES[:, None] / (leaf.scale[:1] * factor)
+            computed = reader.evaluate(formula, t)
+            for form in (gelu, gelu_tanh):
+                difference = np.abs(computed - form(SAMPLES)[:, None])
+                if np.isfinite(difference).all():
+                    found.append(float(difference.max()))
+    return min(found)

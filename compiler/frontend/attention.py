@@ -20,6 +20,7 @@ from moesaic.compiler.frontend.read import (
     share_norm,
 )
 from moesaic.compiler.frontend.views import (
+    NONE,
     Arena,
     BatchProduct,
     NotRecognised,
@@ -80,7 +81,8 @@ def _projection(arena: Arena, state: State, view: View, what: str) -> Normalised
 def _read_head(arena: Arena, state: State, view: View, output: RealArray) -> Head:
     """Read one head from its [tokens, value_dim] context."""
     context = arena.source_of(view)
-    assert isinstance(context, BatchProduct)
+    if not isinstance(context, BatchProduct):
+        raise NotRecognised(f"{context.node} must multiply values by a Softmax of scores")
     weights, values = _vectors(view, context)
     normalised = arena.source_of(weights)
     if not isinstance(normalised, Softmax):
@@ -121,24 +123,32 @@ def _read_head(arena: Arena, state: State, view: View, output: RealArray) -> Hea
     return Head(query, key, value, scale * query_scale * key_scale, output)
 
 
-def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Attention:
-    """Read a branch whose output linear's inputs [tokens, heads * value_dim] are a context."""
-    context = arena.source_of(output.inputs)
+def _head_number(arena: Arena, element: View) -> tuple[int, int]:
+    """Return which product, and which of its batch, an element belongs to."""
+    context = arena.source_of(element)
     assert isinstance(context, BatchProduct)
+    block = context.left.shape[1] * context.right.shape[2]
+    return context.start, int(element.ids[0] - context.start) // block
+
+
+def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Attention:
+    """Read a branch whose output linear's inputs [tokens, heads * value_dim] are contexts."""
     view = output.inputs
+    if (view.ids == NONE).any():
+        raise NotRecognised(f"{output.node} mixes heads of attention and constants")
+    names = [source.name for source in arena.sources_of(view)]
     scale = per_column(view.scale, "scale")
     bias = output.bias + output.weight @ per_column(view.offset, "offset")
     weight = output.weight * scale
     plain = view.plain
-    block = context.left.shape[1] * context.right.shape[2]
-    of_column = (view.ids[0] - context.start) // block
-    heads = [
-        _read_head(arena, state, plain[:, of_column == head], weight[:, of_column == head])
-        for head in dict.fromkeys(of_column.tolist())
-    ]
+    of_column = [_head_number(arena, plain[:1, column]) for column in range(view.shape[1])]
+    heads = []
+    for number in dict.fromkeys(of_column):
+        mine = [column for column, other in enumerate(of_column) if other == number]
+        heads.append(_read_head(arena, state, plain[:, mine], weight[:, mine]))
     value_dim = heads[0].output.shape[1]
     if any(head.output.shape[1] != value_dim for head in heads):
-        raise NotRecognised(f"all heads of {context.node} must have equally many value columns")
+        raise NotRecognised(f"all heads in front of {output.node} must have equally many columns")
     for head in heads[1:]:  # a scale per head becomes part of its query weights
         if head.scale != heads[0].scale:
             head.query.weight = head.query.weight * (head.scale / heads[0].scale)
@@ -159,7 +169,7 @@ def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Atte
         head_dim=query.outputs // count,
         value_dim=value_dim,
         scale=heads[0].scale,
-        name=context.name,
+        name=names[0],
     )
 
 

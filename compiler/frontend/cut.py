@@ -24,6 +24,7 @@ UNREADABLE = (
     AssertionError,
     ArithmeticError,
     LookupError,
+    RecursionError,
     TypeError,
     ValueError,
 )
@@ -38,6 +39,8 @@ class Backbone:
     embed: ir.Embed
     layers: list[ir.Layer]
     head: ir.Head
+    states: list[State]
+    """The residual stream before the first layer and behind each."""
     notes: list[Note]
 
 
@@ -102,14 +105,14 @@ def find_cut(traced: Trace) -> Backbone:
             continue
         notes: list[Note] = []
         try:
-            layers, state = read_layers(arena, state, notes)
+            layers, states = read_layers(arena, state, notes)
             if not layers:
                 raise NotRecognised(f"no transformer layer lies in front of {head.norm.name!r}")
-            embed = read_embedding(arena, state, traced.source)
+            embed = read_embedding(arena, states[0], traced.source)
         except UNREADABLE as error:
             first = first or error
             continue
-        return Backbone(name, embed, layers, head, notes)
+        return Backbone(name, embed, layers, head, states, notes)
     if first is not None:
         raise NotRecognised(str(first)) from first
     raise NotRecognised(_obstacle(traced))
@@ -155,7 +158,10 @@ def _is_stream(traced: Trace, view: View) -> bool:
     if is_embedding(arena, view):
         return True
     sources = arena.sources_of(view)
-    channels = [norm.rows.shape[1] for norm in arena.sources if isinstance(norm, Norm)][-1]
+    norms = [source for source in arena.sources if isinstance(source, Norm)]
+    if not norms:
+        return False
+    channels = norms[-1].rows.shape[1]
     if len(sources) != 1 or not isinstance(sources[0], Sum) or sources[0].size % channels:
         return False
     try:

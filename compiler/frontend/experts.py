@@ -51,6 +51,8 @@ class Gate:
     renormalise: bool
     factor: float = 1.0
     """The weight is this times the softmax; it goes into the expert."""
+    sum_epsilon: float = 0.0
+    """Added to the sum by which the chosen values are divided."""
 
 
 def _column(view: View) -> View:
@@ -62,71 +64,107 @@ def _column(view: View) -> View:
     return view[:, 0].plain
 
 
+def _factor(arena: Arena, view: View) -> tuple[float, View]:
+    """Take the one factor off a view that is scaled by nothing else and not shifted."""
+    factor = float(view.scale.flat[0])
+    if view.offset.any() or not is_uniform(view.scale, factor):
+        node = arena.source_of(view).node
+        raise NotRecognised(
+            f"something is added to the result of {node}, or it is scaled by token or expert: only "
+            "a choice of experts by a softmax, times one number, is supported"
+        )
+    return factor, view.plain
+
+
 def _slots(arena: Arena, indices: View) -> tuple[TopKValues, IndexArray, IndexArray]:
     """Read [R, k] expert numbers; returns the choice, its row for each row, slot per column."""
     source = arena.source_of(indices)
     if not isinstance(source, TopKIndices):
         raise NotRecognised(f"experts must be chosen by TopK, not by {source.node}")
     matrix = as_matrix(indices, source, source.values.k)
-    every = np.array_equal(np.sort(matrix.columns), np.arange(source.values.k))
-    if not matrix.is_plain or not every:
+    if not matrix.is_plain or not _is_order(matrix.columns, source.values.k):
         raise NotRecognised(f"all indices of {source.node} must be used as they are")
     return source.values, matrix.rows, matrix.columns
 
 
-def _renormalised(arena: Arena, weights: View, choice: TopKValues) -> tuple[bool, float]:
-    """Say how [R, k] gate weights follow from a choice: renormalised or not, and the factor."""
-    factor = float(weights.scale.flat[0])
-    if weights.offset.any() or not is_uniform(weights.scale, factor):
-        raise NotRecognised("gate weights are shifted or scaled by expert")
-    source = arena.source_of(weights)
+def _is_order(columns: IndexArray, count: int) -> bool:
+    """Say whether `columns` are 0 .. count - 1 in some order."""
+    return np.array_equal(np.sort(columns), np.arange(count))
+
+
+@dataclass
+class _Weights:
+    """How [R, k] gate weights follow from a choice."""
+
+    factor: float
+    chosen: View
+    """[R, k] plain values of the choice, in the order of the weights."""
+    renormalise: bool = False
+    sum_epsilon: float = 0.0
+
+
+def _read_weights(arena: Arena, weights: View, choice: TopKValues) -> _Weights:
+    factor, plain = _factor(arena, weights)
+    source = arena.source_of(plain)
     if source is choice:
-        return False, factor
+        return _Weights(factor, plain)
     if isinstance(source, Softmax):  # of the chosen logits
-        inner = source.rows[as_matrix(weights, source, choice.k).rows]
-        if arena.source_of(inner) is choice and as_matrix(inner, choice, choice.k).is_plain:
-            if not isinstance(arena.source_of(choice.rows), Softmax):
-                return True, factor
-            raise NotRecognised(f"{source.node} is a softmax of a softmax")
+        matrix = as_matrix(plain, source, source.rows.shape[1])
+        inner = source.rows[matrix.rows]
+        if arena.source_of(inner) is choice and source.rows.shape[1] == choice.k:
+            if isinstance(arena.source_of(choice.rows), Softmax):
+                raise NotRecognised(f"{source.node} is a softmax of a softmax")
+            chosen = as_matrix(inner, choice, choice.k)
+            if chosen.is_plain and _is_order(chosen.columns, choice.k):
+                return _Weights(factor, inner[:, matrix.columns], renormalise=True)
     if isinstance(source, Times):
-        operands = [arena.inside(weights, part) for part in (source.left, source.right)]
+        operands = [arena.inside(plain, part) for part in (source.left, source.right)]
         for value, inverse in (operands, operands[::-1]):
-            division = arena.source_of(inverse)
-            if arena.source_of(value) is not choice or not isinstance(division, Unary):
-                continue
-            total = arena.inside(inverse, division.argument)
-            row_sum = arena.source_of(total)
-            if division.function != "reciprocal" or not isinstance(row_sum, RowSum):
-                continue
-            summed = row_sum.rows[(total.ids - row_sum.start)[:, 0]]
-            if (
-                arena.source_of(summed) is choice
-                and np.array_equal(np.sort(summed.ids, 1), np.sort(value.ids, 1))
-                and (total.ids == total.ids[:, :1]).all()
-                and np.abs(total.offset).max() <= TINY
-                and as_matrix(summed, choice, choice.k).is_plain
-                and is_uniform(total.scale, 1.0)
-            ):
-                return True, factor
+            if (read := _read_division(arena, value, inverse, choice)) is not None:
+                read.factor *= factor
+                return read
     raise NotRecognised(f"{source.node}: gate weights do not follow from {choice.node}")
+
+
+def _read_division(arena: Arena, value: View, inverse: View, choice: TopKValues) -> _Weights | None:
+    """Read chosen softmax values, each divided by their sum."""
+    division = arena.source_of(inverse)
+    if arena.source_of(value) is not choice or not isinstance(division, Unary):
+        return None
+    if division.function != "reciprocal":
+        return None
+    if not isinstance(arena.source_of(choice.rows), Softmax):
+        raise NotRecognised(
+            f"{choice.node} must choose from a softmax where what it chose is divided by its sum"
+        )
+    (numerator, plain), (denominator, inverted) = (_factor(arena, v) for v in (value, inverse))
+    total = arena.inside(inverted, division.argument)
+    row_sum = arena.source_of(total)
+    if not isinstance(row_sum, RowSum):
+        return None
+    summed = row_sum.rows[(total.ids - row_sum.start)[:, 0]]
+    epsilon = float(total.offset.flat[0])
+    if (
+        arena.source_of(summed) is choice
+        and np.array_equal(np.sort(summed.ids, 1), np.sort(plain.ids, 1))
+        and (total.ids == total.ids[:, :1]).all()
+        and 0 <= epsilon <= TINY
+        and (total.offset == epsilon).all()
+        and as_matrix(summed, choice, choice.k).is_plain
+        and is_uniform(total.scale, 1.0)
+    ):
+        return _Weights(numerator * denominator, plain, renormalise=True, sum_epsilon=epsilon)
+    return None
 
 
 def _weighted(
     arena: Arena, expert: int, weights: View, slots: tuple[TopKValues, IndexArray, IndexArray]
 ) -> Gate:
     choice, rows, columns = slots
-    renormalise, factor = _renormalised(arena, weights, choice)
-    innermost = weights
-    source = arena.source_of(weights)
-    if isinstance(source, Times):
-        operands = [arena.inside(weights, part) for part in (source.left, source.right)]
-        innermost = next(v for v in operands if arena.source_of(v) is choice)
-    elif isinstance(source, Softmax):
-        matrix = as_matrix(weights, source, choice.k)
-        innermost = source.rows[matrix.rows][:, matrix.columns]
-    if not np.array_equal(innermost.ids, choice.start + rows[:, None] * choice.k + columns):
+    read = _read_weights(arena, weights, choice)
+    if not np.array_equal(read.chosen.ids, choice.start + rows[:, None] * choice.k + columns):
         raise NotRecognised(f"weights and indices of {choice.node} are paired in another order")
-    return Gate(expert, choice, rows, renormalise, factor)
+    return Gate(expert, choice, rows, read.renormalise, read.factor, read.sum_epsilon)
 
 
 def _one_number(array: np.ndarray) -> int:
@@ -135,22 +173,37 @@ def _one_number(array: np.ndarray) -> int:
     return int(array.flat[0])
 
 
-def _read_mask(arena: Arena, mask: View) -> tuple[int, tuple[TopKValues, IndexArray, IndexArray]]:
-    """Read [R] values that are 1 where an expert is chosen; returns expert and `_slots`."""
-    source = arena.source_of(mask)
-    local = mask.ids - source.start
+def _read_hits(
+    arena: Arena, hits: View
+) -> tuple[float, int, tuple[TopKValues, IndexArray, IndexArray]]:
+    """Read [R, k] values that are a factor where a slot holds an expert, else 0.
+
+    Returns the factor, the expert and `_slots`.
+    """
+    factor, plain = _factor(arena, hits)
+    equal = arena.source_of(plain)
+    if not isinstance(equal, Equal):
+        raise NotRecognised(f"{equal.node} does not compare the numbers of chosen experts")
+    expert = _one_number(equal.constant.reshape(-1)[plain.ids - equal.start])
+    return factor, expert, _slots(arena, arena.inside(plain, equal.argument))
+
+
+def _read_mask(
+    arena: Arena, mask: View
+) -> tuple[float, int, tuple[TopKValues, IndexArray, IndexArray]]:
+    """Read [R] values that are a factor where an expert is chosen, else 0; as `_read_hits`."""
+    factor, plain = _factor(arena, mask)
+    source = arena.source_of(plain)
+    local = plain.ids - source.start
     if isinstance(source, Scatter):
         ones = source.updates
         if not ones.is_constant or not (ones.offset == 1).all():
             raise NotRecognised(f"{source.node} must scatter ones")
         expert = _one_number(local % source.width)
-        return expert, _slots(arena, source.indices[local // source.width])
+        return factor, expert, _slots(arena, source.indices[local // source.width])
     if isinstance(source, RowSum):
-        hits = source.rows[local]
-        equal = arena.source_of(hits)
-        if isinstance(equal, Equal):
-            expert = _one_number(equal.constant.reshape(-1)[hits.ids - equal.start])
-            return expert, _slots(arena, arena.inside(hits, equal.argument))
+        inner, expert, slots = _read_hits(arena, source.rows[local])
+        return factor * inner, expert, slots
     raise NotRecognised(f"{source.node} is not a table of chosen experts")
 
 
@@ -163,39 +216,34 @@ def read_gate(arena: Arena, view: View) -> Gate:
         expert = _one_number(local % source.width)
         rows = local // source.width
         slots = _slots(arena, source.indices[rows])
-        gate = _weighted(arena, expert, source.updates[rows], slots)
-    elif isinstance(source, RowSum):
-        products = source.rows[local]
+        return _weighted(arena, expert, source.updates[rows], slots)
+    if isinstance(source, RowSum):
+        outer, products = _factor(arena, source.rows[local])
         times = arena.source_of(products)
         if not isinstance(times, Times):
             raise NotRecognised(f"{source.node} does not sum gate weights of chosen experts")
         operands = [arena.inside(products, part) for part in (times.left, times.right)]
         weights, hits = sorted(operands, key=lambda v: isinstance(arena.source_of(v), Equal))
-        equal = arena.source_of(hits)
-        if not isinstance(equal, Equal):
-            raise NotRecognised(f"{times.node} does not select the weight of a chosen expert")
-        expert = _one_number(equal.constant.reshape(-1)[hits.ids - equal.start])
-        slots = _slots(arena, arena.inside(hits, equal.argument))
+        factor, expert, slots = _read_hits(arena, hits)
         gate = _weighted(arena, expert, weights, slots)
-    elif isinstance(source, Times):
-        gate = _masked(arena, [arena.inside(column, part) for part in (source.left, source.right)])
-    else:
-        raise NotRecognised(f"{source.node} is not a table of gate weights")
-    return gate
+        gate.factor *= outer * factor
+        return gate
+    if isinstance(source, Times):
+        return _masked(arena, [arena.inside(column, part) for part in (source.left, source.right)])
+    raise NotRecognised(f"{source.node} is not a table of gate weights")
 
 
 def _masked(arena: Arena, operands: list[View]) -> Gate:
     """Read ``softmax[:, e] * mask[:, e]``."""
     scores, mask = sorted(operands, key=lambda v: not isinstance(arena.source_of(v), Softmax))
     softmax = arena.source_of(scores)
-    expert, slots = _read_mask(arena, mask)
-    choice, rows, _ = slots
     if not isinstance(softmax, Softmax):
         raise NotRecognised(f"{softmax.node}: a mask of experts must weight the router's softmax")
-    router = choice.rows[rows]
-    if not np.array_equal(scores.ids, router.ids[:, expert]) or (scores.scale != 1).any():
+    of_mask, expert, (choice, rows, _) = _read_mask(arena, mask)
+    of_scores, plain = _factor(arena, scores)
+    if not np.array_equal(plain.ids, choice.rows[rows].ids[:, expert]):
         raise NotRecognised(f"{softmax.node} and {choice.node} must see the same scores")
-    return Gate(expert, choice, rows, False)
+    return Gate(expert, choice, rows, False, of_mask * of_scores)
 
 
 def read_router(arena: Arena, state: State, gate: Gate) -> NormalisedLinear:
@@ -233,6 +281,8 @@ class ExpertReading:
 
     up: NormalisedLinear
     down: ir.Linear
+    tanh: bool
+    """Whether the file has GELU in its tanh approximation."""
 
 
 def read_expert(
@@ -246,6 +296,7 @@ def read_expert(
     return ExpertReading(
         _in_order(read_normalised(arena, state, up), state),
         make_linear(down.weight * factor, down.bias * factor, down.name),
+        tanh=note is not None,
     )
 
 
@@ -262,6 +313,7 @@ def read_loop(
         if (
             gate.choice is not first.choice
             or gate.renormalise != first.renormalise
+            or gate.sum_epsilon != first.sum_epsilon
             or not np.array_equal(gate.rows, first.rows)
         ):
             raise NotRecognised(f"{gate.choice.node} and {first.choice.node} must be one router")
@@ -280,25 +332,31 @@ def read_loop(
             f"{len(experts)} (expert {missing} is missing): export the model with all experts, "
             "tracing may drop those that the sample did not use"
         )
-    ordered = [experts[e] for e in range(count)]
-    return _moe(router, ordered, first.choice.k, first.renormalise, first.choice.name)
+    ordered = {e: experts[e] for e in range(count)}
+    moe = _moe(router, ordered, first.choice.k, first.renormalise, first.choice.name)
+    moe.sum_epsilon = first.sum_epsilon
+    return moe
 
 
 def read_node(arena: Arena, state: State, view: View) -> ir.Moe:
-    """Read the result of a com.microsoft.MoE node."""
+    """Read the result of a com.microsoft.MoE node.
+
+    Among equal scores ONNX Runtime chooses the highest number, the hardware the lowest: experts
+    are taken from the last to the first, so that both choose the same ones.
+    """
     source = arena.source_of(view)
     assert isinstance(source, Experts)
     channels = source.rows.shape[1]
     matrix = as_matrix(view, source, channels)
     inputs = source.rows[matrix.rows]
-    router = _router(arena, state, source.logits[matrix.rows])
+    router = _router(arena, state, source.logits[matrix.rows][:, ::-1])
     norm = router.norm
     columns = as_matrix(inputs, norm, channels)
     if arena.source_of(inputs) is not norm or (columns.columns != np.arange(channels)).any():
         raise NotRecognised(f"{source.node} and its router must read the same LayerNorm")
     tokens = state.locate(norm.rows[columns.rows])
-    experts = []
-    for e, (up, down) in enumerate(zip(source.up, source.down, strict=True)):
+    experts = {}
+    for e, (up, down) in reversed(list(enumerate(zip(source.up, source.down, strict=True)))):
         name = f"{source.name}.expert{e}"
         reading = NormalisedLinear(
             norm,
@@ -313,22 +371,23 @@ def read_node(arena: Arena, state: State, view: View) -> ir.Moe:
         bias = down[1][matrix.columns] * matrix.scale
         if matrix.offset.any():
             raise NotRecognised(f"a constant is added to the result of {source.node}")
-        experts.append(
-            ExpertReading(_in_order(reading, state), make_linear(weight, bias, f"{name}.fc2"))
+        experts[e] = ExpertReading(
+            _in_order(reading, state), make_linear(weight, bias, f"{name}.fc2"), tanh=True
         )
     return _moe(router, experts, source.top_k, source.renormalise, source.name)
 
 
 def _moe(
     router: NormalisedLinear,
-    experts: list[ExpertReading],
+    experts: dict[int, ExpertReading],
     top_k: int,
     renormalise: bool,
     name: str,
 ) -> ir.Moe:
-    norm, linears = share_norm([router, *(expert.up for expert in experts)])
+    """``experts`` by their numbers in the file, in the order of the router's scores."""
+    norm, linears = share_norm([router, *(expert.up for expert in experts.values())])
     mlps = [
-        ir.Mlp(norm, up, expert.down, f"{name}.expert{e}")
-        for e, (up, expert) in enumerate(zip(linears[1:], experts, strict=True))
+        ir.Mlp(norm, up, expert.down, f"{name}.expert{e}", expert.tanh)
+        for up, (e, expert) in zip(linears[1:], experts.items(), strict=True)
     ]
     return ir.Moe(norm, linears[0], top_k, renormalise, mlps, name)

@@ -93,7 +93,7 @@ def read_model(path: str | Path) -> OnnxGraph:
             "store it as a plain tensor"
         )
     constants = {
-        tensor.name: _finite(numpy_helper.to_array(tensor), f"initializer {tensor.name!r}", path)
+        tensor.name: _array(tensor, f"initializer {tensor.name!r}", path)
         for tensor in graph.initializer
     }
     inputs = [value for value in graph.input if value.name not in constants]
@@ -155,8 +155,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _finite(array: NDArray[np.generic], what: str, path: str | Path) -> NDArray[np.generic]:
-    """Return a constant as numpy's own type, refusing NaN and infinity."""
+def _array(tensor: onnx.TensorProto, what: str, path: str | Path) -> NDArray[np.generic]:
+    """Return a constant in a type of numpy's own, refusing NaN and infinity."""
+    try:
+        array = numpy_helper.to_array(tensor)
+    except Exception as error:  # sizes that do not fit, unknown types, data that is not there
+        raise UserError(
+            f"{what} of {path} cannot be read, the file is damaged: {_first_line(error)}"
+        ) from error
     if array.dtype.kind not in "biufOSU":  # bfloat16 and other types numpy does not know itself
         array = array.astype(np.float32)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -171,7 +177,7 @@ def attribute_constant(node: onnx.NodeProto, path: str) -> NDArray[np.generic] |
     """Return the value of a Constant node that holds a tensor, else None."""
     for attribute in node.attribute:
         if attribute.name == "value":
-            return _finite(numpy_helper.to_array(attribute.t), describe(node), path)
+            return _array(attribute.t, describe(node), path)
     return None
 
 
@@ -201,7 +207,7 @@ def _static_shape(value: onnx.ValueInfoProto, path: str | Path) -> tuple[int, ..
             f"input {value.name!r} of {path} must have at most {MOST_INPUTS:,} elements, not "
             f"{elements:,}: no target takes more"
         )
-    if len(shape) > 2 and shape[0] != 1:
+    if shape[0] != 1:
         raise UserError(
             f"dimension 0 of input {value.name!r} of {path} must be a batch of 1, not {shape[0]}: "
             "the runtime runs the samples of a batch one after another"

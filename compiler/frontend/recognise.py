@@ -43,6 +43,10 @@ def is_embedding(arena: Arena, view: View) -> bool:
     )
 
 
+MOST_TERMS = 1 << 12
+"""Terms of one residual sum: 64 experts of 64 tokens each are a quarter of it."""
+
+
 class _Update:
     """A residual sum taken apart: the stream before it, what is added, a constant beside both."""
 
@@ -50,11 +54,14 @@ class _Update:
         self.constant: RealArray = np.zeros(total.shape)
         self.terms: list[View] = []
         self.before: list[View] = []
-        self._arena, self._streams = arena, streams
+        self._arena, self._streams, self._visits = arena, streams, 0
         self._take_apart(total, top=True)
 
     def _take_apart(self, view: View, top: bool = False) -> None:
         """Collect the terms of nested sums; a sum that is normalised somewhere is a stream."""
+        self._visits += 1
+        if self._visits > MOST_TERMS:
+            raise NotRecognised(f"a sum has more than {MOST_TERMS} terms")
         sources = self._arena.sources_of(view)
         whole = len(sources) == 1 and not (view.ids == NONE).any()
         source = sources[0] if whole else None
@@ -124,15 +131,21 @@ def _read_layer(arena: Arena, update: _Update, state: State, notes: list[Note]) 
             "mixtures of experts behind a LayerNorm can be"
         )
     linear = read_linear(arena, term)
-    if isinstance(arena.source_of(linear.inputs), BatchProduct):
+    inner = arena.sources_of(linear.inputs)
+    if inner and all(isinstance(part, BatchProduct) for part in inner):
         return read_attention(arena, state, linear)
     expert = read_expert(arena, state, term, 1.0, notes)
     norm, (up,) = share_norm([expert.up])
-    return ir.Mlp(norm, up, expert.down, linear.name)
+    return ir.Mlp(norm, up, expert.down, linear.name, expert.tanh)
 
 
-def read_layers(arena: Arena, state: State, notes: list[Note]) -> tuple[list[ir.Layer], State]:
-    """Walk back to the embedding; returns the layers in order and the first residual stream."""
+def read_layers(
+    arena: Arena, state: State, notes: list[Note]
+) -> tuple[list[ir.Layer], list[State]]:
+    """Walk back to the embedding.
+
+    Returns the layers in order, and the residual stream before the first and behind each.
+    """
     streams = {
         source.start
         for norm in arena.sources
@@ -140,6 +153,7 @@ def read_layers(arena: Arena, state: State, notes: list[Note]) -> tuple[list[ir.
         for source in arena.sources_of(norm.rows)
     }
     layers: list[ir.Layer] = []
+    states = [state]
     while not is_embedding(arena, state.view):
         source = arena.source_of(state.view)
         if not isinstance(source, Sum):
@@ -151,14 +165,17 @@ def read_layers(arena: Arena, state: State, notes: list[Note]) -> tuple[list[ir.
                 "blocks, x + f(LayerNorm(x)), are supported"
             )
         (before,) = update.before
-        if (before.scale[before.ids != NONE] != 1).any():
+        # Patch embeddings may be scaled: their weights take it.
+        scaled = (before.scale[before.ids != NONE] != 1).any()
+        if scaled and not is_embedding(arena, before):
             raise NotRecognised(f"the residual stream is scaled before {source.node}")
         state = State(before)
+        states.append(state)
         try:
             layers.append(_read_layer(arena, update, state, notes))
         except NotRecognised as error:
             raise NotRecognised(f"the layer added by {source.node}: {error}") from error
-    return layers[::-1], state
+    return layers[::-1], states[::-1]
 
 
 def _not_a_stream(source: Source) -> str:

@@ -46,6 +46,8 @@ ADVICE = {
     "Upsample": HOST,
 }
 """What to do about an operator that nothing here supports."""
+SIGNIFICANT_BITS = {onnx.TensorProto.FLOAT16: 11, onnx.TensorProto.BFLOAT16: 8}
+"""Of floats that are shorter than float32."""
 RANDOM = (
     "Bernoulli",
     "Multinomial",
@@ -69,6 +71,8 @@ class Trace:
         that read what those make are not among them.
     notes
         For reports.
+    rounding_bits
+        Significant bits of the shortest float that values are computed in.
     """
 
     graph: OnnxGraph
@@ -77,6 +81,7 @@ class Trace:
     values: dict[str, Value]
     refused: dict[str, Refusal] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    rounding_bits: int = 24
 
     def output(self) -> View:
         """Return the graph's output.
@@ -154,6 +159,10 @@ def trace(graph: OnnxGraph) -> Trace:
             untraced.update(node.output)
         else:
             traced.values.update(zip(node.output, results, strict=False))
+            for name, value in zip(node.output, results, strict=False):
+                if isinstance(value, View):
+                    bits = SIGNIFICANT_BITS.get(types.of(name), 24)
+                    traced.rounding_bits = min(traced.rounding_bits, bits)
     return traced
 
 

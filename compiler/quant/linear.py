@@ -67,7 +67,8 @@ def quantise_linear(
     alone = np.abs(bias) / (source_scale * (1 << BIAS_BITS_ALONE))
     scale = best_scales(weight, importance)
     empty = np.abs(weight).max(1) == 0
-    scale = np.where(empty, np.where(alone > 0, alone, 1.0), scale)
+    # A channel of zeros alone (a dead one) is zero at every scale: one that gives a plain factor.
+    scale = np.where(empty, np.where(alone > 0, alone, target_scale / source_scale), scale)
 
     def codes(scale: Array) -> tuple[Array, Array, Array]:
         whole = np.clip(round_half_up(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)

@@ -39,6 +39,8 @@ class Vit:
     seed: int = 0
     experts: int = EXPERTS
     batch: int | str = 1
+    half: bool = False
+    """Activations are rounded to float16 in front of every activation function."""
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
@@ -130,6 +132,8 @@ class Vit:
 
     def activation(self, x: str) -> str:
         root, half, one = self.const(2**0.5), self.const(0.5), self.const(1.0)
+        if self.half:
+            x = self.op("Cast", self.op("Cast", x, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
         if self.gelu in ("node", "tanh node"):
             return self.op("Gelu", x, approximate="none" if self.gelu == "node" else "tanh")
         if self.gelu == "torch":  # x * 0.5 * (1 + erf(x / sqrt 2))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesaic.compiler.report.oracle import run_onnx
+from moesaic.compiler.validate.oracle import run_onnx
 from moesaic.host import Session
 from moesaic.host.serving.models import Models
 from moesaic.models.export import export_onnx, write_samples

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from moesaic.compiler.report.oracle import run_onnx
+from moesaic.compiler.validate.oracle import run_onnx
 from moesaic.models.export import export_onnx, write_samples
 from moesaic.models.m3vit import trained_model
 from moesaic.models.metrics import depth_rmse, mean_iou

@@ -1,0 +1,203 @@
+"""Translation validation: the recognised float graph beside ONNX Runtime, layer by layer.
+
+Every layer is run on the stream that the file itself computes in front of it, so that errors do not
+add up and a difference is found where it begins. What float32 may differ is measured, not guessed:
+the same layer is run in float64 and in float32, and their difference, with a margin, is the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moesaic.compiler import ir
+from moesaic.compiler.float_reference import Observe, embed_patches, run_head, run_layer
+from moesaic.compiler.frontend.probe import expose_tensors
+from moesaic.compiler.validate.oracle import Oracle
+from moesaic.compiler.validate.perturb import MOST_SAMPLES, perturbed
+from moesaic.compiler.validate.routing import NearTies
+from moesaic.spec.errors import UserError
+
+SAFETY = 64.0
+"""Times the measured error of float32: sums in another order and other functions' errors."""
+
+
+@dataclass
+class Validation:
+    """What was compared, and how far it came from the bound.
+
+    Attributes
+    ----------
+    samples
+        Inputs: calibration samples and perturbed ones.
+    points
+        Tensors that were compared for each: layers, and the output.
+    worst
+        Largest difference as a share of its bound.
+    near_ties
+        Tokens that went to other experts because their scores are equal but for rounding.
+    """
+
+    samples: int
+    points: int = 0
+    worst: float = 0.0
+    near_ties: int = 0
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tensor that both compute: the stream in front of layer ``number``, or the output."""
+
+    number: int
+    tensor: str
+    name: str
+    """Of the layer or part that ends here."""
+
+
+def open_oracle(path: str | Path, graph: ir.Graph) -> Oracle:
+    """Open the file that a graph was read from, with all tensors that can be compared as outputs.
+
+    Raises
+    ------
+    UserError
+        ONNX Runtime refuses it.
+    """
+    inner = [stream.tensor for stream in graph.streams if stream is not None]
+    model = expose_tensors(path, [*inner, graph.output_name])
+    return Oracle(model, str(path), graph.input_name)
+
+
+def validate(
+    graph: ir.Graph, oracle: Oracle, samples: NDArray[np.float32], task: str = "default"
+) -> Validation:
+    """Compare a graph with the file that it was read from.
+
+    Parameters
+    ----------
+    oracle
+        Of :func:`open_oracle`.
+    samples
+        [n, ...]; the first few and inputs perturbed from them are run.
+
+    Raises
+    ------
+    UserError
+        They differ by more than float rounding: the first layer, the tensor, both values.
+    """
+    own = samples[:MOST_SAMPLES]
+    rows = np.concatenate([own, perturbed(samples)])
+    measured = [oracle.run(own), oracle.run(rows[len(own) :], finite=False)]
+    exact = {name: np.concatenate([run[name] for run in measured]) for name in measured[0]}
+    flat = {name: value.reshape(len(rows), -1) for name, value in exact.items()}
+    finite = np.all([np.isfinite(value).all(1) for value in flat.values()], axis=0)
+    return _Comparison(graph, task, rows[finite], {k: v[finite] for k, v in flat.items()}).run()
+
+
+class _Comparison:
+    def __init__(
+        self,
+        graph: ir.Graph,
+        task: str,
+        rows: NDArray[np.float32],
+        file: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        self.graph, self.task, self.rows, self.file = graph, task, rows, file
+        self.result = Validation(samples=len(rows))
+        self.unit = 2.0**-graph.rounding_bits
+
+    def run(self) -> Validation:
+        graph, known = self.graph, -1
+        with torch.no_grad():
+            for number, stream in enumerate(graph.streams):
+                if stream is not None:
+                    name = graph.layers[number - 1].name if number else graph.embed.name
+                    self._segment(known, number, _Place(number, stream.tensor, name))
+                    known = number
+            last = _Place(len(graph.layers) + 1, graph.output_name, graph.head.name)
+            self._segment(known, len(graph.layers), last)
+        return self.result
+
+    def _stream(self, number: int) -> Tensor:
+        """Return the file's stream in front of a layer, float64 [samples, tokens, channels]."""
+        stream, graph = self.graph.streams[number], self.graph
+        assert stream is not None
+        value = self.file[stream.tensor].astype(np.float64)
+        value = value.reshape(len(value), graph.tokens, graph.channels)
+        return torch.from_numpy(value if stream.offset is None else value - stream.offset)
+
+    def _segment(self, start: int, end: int, place: _Place) -> None:
+        """Run from the stream in front of layer ``start`` (-1: the input) to a place."""
+        graph = self.graph
+        layers = graph.layers[max(start, 0) : end]
+        ties = NearTies(layers, max(start, 0), SAFETY, self.unit)
+
+        def compute(dtype: torch.dtype, observe: Observe) -> Tensor:
+            if start < 0:
+                flat = torch.from_numpy(self.rows.reshape(len(self.rows), -1)).to(dtype)
+                state = embed_patches(graph, flat, observe)
+            else:
+                state = self._stream(start).to(dtype)
+            for number, layer in enumerate(layers, max(start, 0)):
+                state = run_layer(layer, state, str(number), observe)
+            if place.number > len(graph.layers):
+                return run_head(graph, state, observe)[:, None]
+            return state
+
+        exact = compute(torch.float64, ties.observe)
+        short = compute(torch.float32, ties.observe_short).double()
+        if place.number > len(graph.layers):
+            value = torch.from_numpy(self.file[place.tensor].astype(np.float64))[:, None]
+        else:
+            value = self._stream(place.number)
+        self._compare(place, len(layers), exact, short, value, ties.tokens)
+
+    def _compare(
+        self,
+        place: _Place,
+        depth: int,
+        exact: Tensor,
+        short: Tensor,
+        value: Tensor,
+        near: Tensor | None,
+    ) -> None:
+        """Compare [samples, rows, columns]; the bound is relative to a row's largest value."""
+        peak = exact.abs().amax(-1, keepdim=True)
+        share = ((short - exact).abs() / peak.clamp_min(1e-300)).amax((1, 2), keepdim=True)
+        share = torch.maximum(share, torch.tensor(2.0**-24)) * (self.unit * 2.0**24)
+        bound = (SAFETY * share * peak).clamp_min(1e-30)
+        ratio = (value - exact).abs() / bound
+        wrong = (ratio > 1).any(-1)
+        if near is not None:
+            # Behind the layer itself a token stands alone; further on it has reached the others.
+            excused = near if depth == 1 and near.shape == wrong.shape else near.any(1, True)
+            missed = wrong & excused
+            if depth == 1 and int(missed.sum()) == int(excused.sum()) >= 8:
+                missed = torch.zeros_like(missed)  # not rounding: ties are settled in another way
+            self.result.near_ties += int(missed.sum())
+            wrong &= ~missed
+        self.result.points += 1
+        kept = ratio.amax(-1)[~wrong if near is None else ~(wrong | missed)]
+        self.result.worst = max(self.result.worst, float(kept.max()) if kept.numel() else 0.0)
+        if wrong.any():
+            self._refuse(place, ratio * wrong[..., None], exact, value)
+
+    def _refuse(self, place: _Place, ratio: Tensor, exact: Tensor, value: Tensor) -> None:
+        where = np.unravel_index(int(ratio.argmax()), ratio.shape)
+        sample, row, column = (int(index) for index in where)
+        if place.number > len(self.graph.layers):
+            what, spot = f"the head at {place.name!r}", f"element {column}"
+        else:
+            part = f"layer {place.number - 1}" if place.number else "the patch embedding"
+            what, spot = f"{part} at {place.name!r}", f"token {row}, channel {column}"
+        raise UserError(
+            f"task {self.task!r}, {self.graph.source}: {what} was not recognised for what it is: in"
+            f" tensor {place.tensor!r} ({spot}, sample {sample}) the file computes"
+            f" {float(value[where]):.6g}, what was recognised {float(exact[where]):.6g}; export"
+            " this part in a plainer form"
+        )

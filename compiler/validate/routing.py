@@ -1,0 +1,45 @@
+"""Tokens whose choice of experts no float can settle: scores that are equal but for rounding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from moesaic.compiler import ir
+
+
+class NearTies:
+    """Watches the logits of one or several layers, in float64 and in float32.
+
+    Pass :meth:`observe` to the run in float64 and :meth:`observe_short` to that in float32.
+    """
+
+    def __init__(self, layers: list[ir.Layer], first: int, safety: float, unit: float) -> None:
+        self._layers, self._first = layers, first
+        self._safety, self._unit = safety, unit
+        self._exact: dict[str, Tensor] = {}
+        self._near: Tensor | None = None
+
+    def observe(self, point: str, value: Tensor) -> None:
+        if point.endswith(".logits"):
+            self._exact[point] = value
+
+    def observe_short(self, point: str, value: Tensor) -> None:
+        if not point.endswith(".logits"):
+            return
+        layer = self._layers[int(point.partition(".")[0]) - self._first]
+        assert isinstance(layer, ir.Moe)
+        exact = self._exact[point]
+        if layer.top_k == exact.shape[-1]:
+            return
+        ordered = exact.sort(-1, descending=True).values
+        margin = ordered[..., layer.top_k - 1] - ordered[..., layer.top_k]
+        error = (value.double() - exact).abs().amax()
+        error = torch.maximum(error, self._unit * exact.abs().amax())
+        near = margin <= self._safety * error
+        self._near = near if self._near is None else self._near | near
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """Which tokens [samples, tokens] are near a tie in some layer; None without a choice."""
+        return self._near
