@@ -26,6 +26,10 @@ from moesaic.spec.errors import UserError
 
 SAFETY = 64.0
 """Times the measured error of float32: sums in another order and other functions' errors."""
+UNMEASURED = 2.0**-20
+"""Share of a row's peak that float32 may be wrong by where every choice is a tie."""
+LEAST_TIES = 8
+"""If rounding settled so many ties, some of them would go as they do here."""
 
 
 @dataclass
@@ -166,26 +170,35 @@ class _Comparison:
         value: Tensor,
         near: Tensor | None,
     ) -> None:
-        """Compare [samples, rows, columns]; the bound is relative to a row's largest value."""
-        peak = exact.abs().amax(-1, keepdim=True)
-        share = ((short - exact).abs() / peak.clamp_min(1e-300)).amax((1, 2), keepdim=True)
-        share = torch.maximum(share, torch.tensor(2.0**-24)) * (self.unit * 2.0**24)
-        bound = (SAFETY * share * peak).clamp_min(1e-30)
-        ratio = (value - exact).abs() / bound
-        wrong = (ratio > 1).any(-1)
+        """Compare [samples, rows, columns]; the bound is relative to a row's largest value.
+
+        ``near`` are tokens near a tie: behind the layer itself each stands alone; ``depth`` layers
+        further on it has reached all others of its sample.
+        """
+        rows = torch.zeros(exact.shape[:2], dtype=torch.bool)
         if near is not None:
-            # Behind the layer itself a token stands alone; further on it has reached the others.
-            excused = near if depth == 1 and near.shape == wrong.shape else near.any(1, True)
-            missed = wrong & excused
-            if depth == 1 and int(missed.sum()) == int(excused.sum()) >= 8:
-                missed = torch.zeros_like(missed)  # not rounding: ties are settled in another way
-            self.result.near_ties += int(missed.sum())
-            wrong &= ~missed
-        self.result.points += 1
-        kept = ratio.amax(-1)[~wrong if near is None else ~(wrong | missed)]
-        self.result.worst = max(self.result.worst, float(kept.max()) if kept.numel() else 0.0)
+            rows |= near if depth == 1 and near.shape == rows.shape else near.any(1, True)
+        peak = exact.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+        ratio = (value - exact).abs() / (
+            SAFETY * self._float_error(exact, short, peak, rows) * peak
+        )
+        wrong = (ratio > 1).any(-1)
+        missed = wrong & rows
+        if depth == 1 and int(missed.sum()) == int(rows.sum()) >= LEAST_TIES:
+            missed[:] = False  # no rounding: the file settles ties in another way
+        wrong &= ~missed
         if wrong.any():
             self._refuse(place, ratio * wrong[..., None], exact, value)
+        self.result.points += 1
+        self.result.near_ties += int(missed.sum())
+        self.result.worst = max(self.result.worst, _largest(ratio.amax(-1)[~missed]))
+
+    def _float_error(self, exact: Tensor, short: Tensor, peak: Tensor, near: Tensor) -> float:
+        """Return the error of the file's floats as a share of a row's peak: measured in float32
+        where both made the same choices, at least one unit in the last place."""
+        settled = ((short - exact).abs() / peak).amax(-1)[~near]
+        share = _largest(settled) if settled.numel() else UNMEASURED
+        return max(share, 2.0**-24) * self.unit * 2.0**24
 
     def _refuse(self, place: _Place, ratio: Tensor, exact: Tensor, value: Tensor) -> None:
         where = np.unravel_index(int(ratio.argmax()), ratio.shape)
@@ -201,3 +214,7 @@ class _Comparison:
             f" {float(value[where]):.6g}, what was recognised {float(exact[where]):.6g}; export"
             " this part in a plainer form"
         )
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.max()) if values.numel() else 0.0
