@@ -26,7 +26,8 @@ from moesaic.compiler.frontend.views import (
 
 MOST_TERMS = 64
 MOST_POWER = 12
-"""What GELU needs in any form stays far below both; chains of squares do not."""
+MOST_DEPTH = 100
+"""What GELU needs in any form stays far below; chains of squares do not."""
 CLOSE = 1e-6
 """Relative difference of equal coefficients: constants of files are rounded to float32."""
 
@@ -123,6 +124,7 @@ class Reader:
         self.atoms: list[tuple[str, Formula]] = [("t", constant(0.0))]
         self.centre: RealArray = np.zeros(())
         self._known: dict[bytes, Formula] = {}
+        self._depth = 0
 
     def read(self, view: View) -> Formula:
         """Return the formula of a view.
@@ -134,12 +136,16 @@ class Reader:
         """
         key = view.digest()
         if key not in self._known:
+            self._depth += 1
+            if self._depth > MOST_DEPTH:
+                raise NotRecognised("it is no activation: its formula is nested too deep")
             scale, offset = per_column(view.scale, "scale"), per_column(view.offset, "offset")
             source = self.arena.source_of(view)
             if isinstance(source, Product):
                 self._known[key] = self._leaf(view, scale, offset)
             else:
                 self._known[key] = self._source(view).affine(scale, offset)
+            self._depth -= 1
         return self._known[key]
 
     def _leaf(self, view: View, scale: RealArray, offset: RealArray) -> Formula:

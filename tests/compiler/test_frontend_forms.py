@@ -142,3 +142,46 @@ def test_weights_are_unchanged(tmp_path: Path) -> None:
 def test_symbolic_batch_is_one(tmp_path: Path) -> None:
     graph = load_graph(Vit(batch="N").save(tmp_path))
     assert graph.input_shape == (1, 3, 8, 12)
+
+
+class HeadByHead(Vit):
+    """Attention written head by head, joined by a Concat."""
+
+    def mix(self, x: str, count: int) -> str:
+        depth = CHANNELS // HEADS
+        contexts = []
+        for _ in range(HEADS):
+            query, key, value = (self.dense(x, CHANNELS, depth, std=0.6) for _ in range(3))
+            turned = self.op("Mul", self.transpose(key, 0, 2, 1), self.const(0.5))
+            weights = self.op("Softmax", self.op("MatMul", query, turned), axis=-1)
+            contexts.append(self.op("MatMul", weights, value))
+        return self.dense(self.op("Concat", *contexts, axis=2), CHANNELS, CHANNELS)
+
+
+class ScaledEmbedding(Vit):
+    """Patches times the root of the channels, as language models have it."""
+
+    def tokens(self, x: str) -> tuple[str, int]:
+        tokens, count = super().tokens(x)
+        return self.op("Mul", tokens, self.const(CHANNELS**0.5)), count
+
+
+class GemmEmbedding(Vit):
+    """Patches embedded by a Gemm with alpha."""
+
+    def tokens(self, x: str) -> tuple[str, int]:
+        rows = self.reshape(x, PATCHES, -1)
+        weight, bias = self.draw(48, CHANNELS, std=0.2), self.draw(CHANNELS)
+        tokens = self.op("Gemm", rows, self.const(weight), self.const(bias), alpha=3.5, beta=0.5)
+        return self.reshape(tokens, 1, PATCHES, CHANNELS), PATCHES
+
+
+@pytest.mark.parametrize("form", [HeadByHead, ScaledEmbedding, GemmEmbedding])
+@pytest.mark.parametrize("mlp", ["dense", "loop"])
+def test_other_forms(tmp_path: Path, form: type[Vit], mlp: str) -> None:
+    graph, error = compare(
+        form(mlp=mlp, class_token="none" if form is GemmEmbedding else "first").save(tmp_path)
+    )
+    assert error < 2e-6
+    attention = graph.layers[0]
+    assert isinstance(attention, ir.Attention) and attention.heads == HEADS
