@@ -1,4 +1,4 @@
-"""Graphs that are no transformer, or endless, or huge: refused in a sentence, at once and cheaply."""
+"""Graphs that are no transformer, endless, or huge: refused in a sentence, soon and cheaply."""
 
 from __future__ import annotations
 

@@ -179,9 +179,8 @@ class GemmEmbedding(Vit):
 @pytest.mark.parametrize("form", [HeadByHead, ScaledEmbedding, GemmEmbedding])
 @pytest.mark.parametrize("mlp", ["dense", "loop"])
 def test_other_forms(tmp_path: Path, form: type[Vit], mlp: str) -> None:
-    graph, error = compare(
-        form(mlp=mlp, class_token="none" if form is GemmEmbedding else "first").save(tmp_path)
-    )
+    class_token = "none" if form is GemmEmbedding else "first"
+    graph, error = compare(form(mlp=mlp, class_token=class_token).save(tmp_path))
     assert error < 2e-6
     attention = graph.layers[0]
     assert isinstance(attention, ir.Attention) and attention.heads == HEADS

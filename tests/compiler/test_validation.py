@@ -1,4 +1,4 @@
-"""What is recognised is what the file says: deviations are refused or right, misreadings are seen."""
+"""What is recognised is what the file says: deviations refused or right, misreadings seen."""
 
 from __future__ import annotations
 
