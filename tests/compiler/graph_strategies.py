@@ -92,6 +92,8 @@ def apply(graph: onnx.GraphProto, edit: Edit, name: str) -> None:
     """Change a graph in place."""
     node = graph.node[edit.node % len(graph.node)]
     constants = graph.initializer
+    if not node.input:
+        return
     match edit.kind:
         case "rewire":
             names = [output for other in graph.node for output in other.output]
