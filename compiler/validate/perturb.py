@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_SAMPLES = 4
+MOST_SAMPLES = 2
 """Calibration samples that are compared as they are."""
 
 
