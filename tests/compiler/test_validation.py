@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from moesaic.compiler import ir
+from moesaic.compiler.driver import compile
 from moesaic.compiler.frontend import load_graph
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_odd import ACTIVATIONS, GATES, OPERATORS, RIGHT, OddVit
 from tests.compiler.onnx_vit import Vit
-from tests.compiler.validated import compare, read_validated
+from tests.compiler.validated import compare, read_validated, samples_for
 
 MARGIN = 0.25
 """Largest share of the bound that right graphs come to here: it is not tight by luck."""
@@ -175,3 +176,27 @@ def test_shorter_floats_have_a_wider_bound(tmp_path: Path) -> None:
     """A file that computes in float16 is compared with what float16 can hold."""
     graph, _ = read_validated(Vit(half=True, mlp="loop").save(tmp_path))
     assert graph.rounding_bits == 11 and graph.notes
+
+
+def test_compile_compares_and_reports(tmp_path: Path) -> None:
+    path = Vit(mlp="loop").save(tmp_path)
+    samples = {"x": samples_for(load_graph(path))}
+    report = compile({"default": path}, "nano", samples, tmp_path / "bundle")
+    found = report["tasks"]["default"]["validation"]
+    assert found["points"] == 4 and found["samples"] == 7 and 0 < found["worst"] < MARGIN
+
+
+def test_compile_refuses_what_it_misreads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever recognition may get wrong, the comparison stands between it and a bundle."""
+    path = Vit(mlp="loop").save(tmp_path)
+
+    def misread(*arguments: object) -> ir.Graph:
+        graph = load_graph(path)
+        _attention(graph).scale *= 1.01
+        return graph
+
+    samples = {"x": samples_for(load_graph(path))}
+    monkeypatch.setattr("moesaic.compiler.driver.load_graph", misread)
+    with pytest.raises(UserError, match="layer 0 at"):
+        compile({"default": path}, "nano", samples, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
