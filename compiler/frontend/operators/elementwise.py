@@ -156,9 +156,9 @@ INTEGERS = (
 
 ELEMENTWISE = {
     "Add": Operator(_add, 2),
-    # Rounding modes are of casts to 8 bit floats, which are refused.
-    "Cast": Operator(_cast, 1, ("to",), {"saturate": ANY, "round_mode": ANY}),
-    "CastLike": Operator(_cast_like, 2, (), {"saturate": ANY, "round_mode": ANY}),
+    # Saturation is of casts to 8 bit floats, which are refused.
+    "Cast": Operator(_cast, 1, ("to",), {"saturate": ANY}),
+    "CastLike": Operator(_cast_like, 2, (), {"saturate": ANY}),
     "Div": Operator(_divide, 2),
     "Dropout": Operator(_dropout, 3, (), {"seed": ANY}),  # the ratio is for training
     "Erf": Operator(_unary("erf"), 1),
