@@ -21,6 +21,15 @@ class Limits:
         Longest time that a body may take to arrive.
     close_seconds
         Longest time that answers may take to leave when the server stops.
+    connections
+        Most connections; fewer, if there are not enough file descriptors.
+    head_seconds
+        Longest time that the head of a request may take to arrive: from the connection on or,
+        behind an answer, from its first byte on.
+    idle_seconds
+        Longest time that a connection stays open behind an answer with nothing said.
+    answer_seconds
+        Longest time that a client may take to read an answer.
     """
 
     queue: int = 16
@@ -28,8 +37,17 @@ class Limits:
     json_bytes: int = 4 << 20
     body_seconds: float = 30.0
     close_seconds: float = 10.0
+    connections: int = 512
+    head_seconds: float = 10.0
+    idle_seconds: float = 5.0
+    answer_seconds: float = 30.0
 
     @property
     def bodies(self) -> int:
         """Most bodies in memory: those accepted, and as many that arrive meanwhile."""
         return 2 * self.queue
+
+    @property
+    def answers_bytes(self) -> int:
+        """Most bytes of answers that clients have not taken yet."""
+        return self.bodies * self.body_bytes

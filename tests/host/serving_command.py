@@ -66,7 +66,13 @@ class Command:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "moesaic.host.cli", "serve", str(folder / "bundle")]
                 + ["--port", "0", "--device", device, *options],
-                env={**os.environ, "PYTHONPATH": path, gated_device.FOLDER: str(scratch)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": path,
+                    gated_device.FOLDER: str(scratch),
+                    # On a busy machine, threads of torch wait for each other most of the time.
+                    "OMP_NUM_THREADS": "1",
+                },
                 stderr=log,
                 preexec_fn=limit,
             )
