@@ -55,6 +55,11 @@ class Connections:
         """Whether those at work leave no more than a quarter of the places to those that wait."""
         return len(self._working) > self.limit - self.limit // 4
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Size of the answers that clients have not taken yet."""
+        return sum(self._unsent.values())
+
     def add(self, connection: Connection) -> None:
         """Take a new one in; another one may have to leave."""
         if len(self._open) >= self.limit and not self.make_room():
@@ -130,7 +135,7 @@ class Connections:
     def sending(self, connection: Connection, size_bytes: int) -> Iterator[None]:
         """An answer is in memory as long as it is sent; the oldest ones go if it is too much."""
         self._unsent[connection] = size_bytes
-        while sum(self._unsent.values()) > self._limits.answers_bytes and len(self._unsent) > 1:
+        while self.unsent_bytes > self._limits.answers_bytes and len(self._unsent) > 1:
             oldest = next(iter(self._unsent))
             del self._unsent[oldest]
             self.closed("answers")

@@ -30,6 +30,8 @@ class Limits:
         Longest time that a connection stays open behind an answer with nothing said.
     answer_seconds
         Longest time that a client may take to read an answer.
+    answers_bytes
+        Most bytes of answers that clients have not read; beyond, the oldest ones are dropped.
     """
 
     queue: int = 16
@@ -41,13 +43,9 @@ class Limits:
     head_seconds: float = 10.0
     idle_seconds: float = 5.0
     answer_seconds: float = 30.0
+    answers_bytes: int = 256 << 20
 
     @property
     def bodies(self) -> int:
         """Most bodies in memory: those accepted, and as many that arrive meanwhile."""
         return 2 * self.queue
-
-    @property
-    def answers_bytes(self) -> int:
-        """Most bytes of answers that clients have not taken yet."""
-        return self.bodies * self.body_bytes

@@ -13,8 +13,8 @@ import pytest
 from moesaic.host import DeviceError, Outputs, Placement, Session
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.host.serving.admission import Admission
-from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.connections import Connections
+from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
 from moesaic.spec.bundle import Bundle

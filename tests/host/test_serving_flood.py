@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import os
 import signal
 import socket
 import threading
@@ -10,11 +12,25 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from moesaic.host import Session
-from tests.host.serving import Reply, binary_request, frames, two_tasks, write_bundle
+from moesaic.host.serving.limits import Limits
+from moesaic.host.serving.server import bind
+from tests.host import serving as helpers
+from tests.host.serving import (
+    WAIT_SECONDS,
+    Puppet,
+    Reply,
+    binary_request,
+    frames,
+    install_puppet,
+    serving,
+    two_tasks,
+    write_bundle,
+)
 from tests.host.serving_command import Command, command, write_plugin
 
 HALF_A_HEAD = b"POST /v2/models/seg/infer HTTP/1.1\r\nHost: x\r\nContent-Le"
@@ -100,17 +116,145 @@ def test_good_client_is_answered_within_a_second_throughout(
                 for _ in range(CONNECTIONS):
                     stack.enter_context(half_open(server, said))
                 time.sleep(0.4)
-        text = server.said
-        print(
-            f"{WAVES * CONNECTIONS} connections, {len(good.seconds)} good requests, the slowest"
-            f" took {max(good.seconds):.3f} s; promised: {PROMISED_SECONDS:g} s;"
-            f" {text.count(chr(10))} lines of log, {text.count('Traceback')} tracebacks"
-        )
-        assert good.faults == []
-        assert len(good.seconds) >= WAVES
-        assert max(good.seconds) < GUARD_SECONDS
-        assert "Traceback" not in text
-        assert text.count("\n") <= 10, text
+        check(server, good)
         server.process.send_signal(signal.SIGTERM)
-        code, _ = server.end()
-        assert code == 0
+        assert server.end()[0] == 0
+
+
+def check(server: Command, good: GoodClient) -> None:
+    """The good client had its answers in time, and the log is short."""
+    text = server.said
+    print(
+        f"{WAVES * CONNECTIONS} connections, {len(good.seconds)} good requests, the slowest"
+        f" took {max(good.seconds):.3f} s; promised: {PROMISED_SECONDS:g} s;"
+        f" {text.count(chr(10))} lines of log, {text.count('Traceback')} tracebacks"
+    )
+    assert good.faults == []
+    assert len(good.seconds) >= WAVES
+    assert max(good.seconds) < GUARD_SECONDS
+    assert "Traceback" not in text
+    assert text.count("\n") <= 10, text
+
+
+def test_server_among_half_a_bodies_still_answers(folder: Path, tmp_path: Path) -> None:
+    """They take the room for bodies until their time is over: it is said so, at once."""
+    few = ["--queue", "4", "--body-timeout", "2"]
+    with command(folder, tmp_path, "cpu", few, DESCRIPTORS) as server, ExitStack() as stack:
+        good = GoodClient(server.port)
+        slowest = 0.0
+        for _ in range(CONNECTIONS):
+            stack.enter_context(half_open(server, HALF_A_BODY))
+        for _ in range(10):
+            started = time.perf_counter()
+            reply = good.ask()
+            slowest = max(slowest, time.perf_counter() - started)
+            assert reply.status == 503 and "8 requests are in memory" in reply.error
+            assert server.ask("GET", "/v2/health/live").status == 200
+        print(f"{CONNECTIONS} halves of bodies; the slowest refusal took {slowest:.3f} s")
+        assert slowest < GUARD_SECONDS
+        deadline = time.monotonic() + WAIT_SECONDS
+        while good.ask().status != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "Traceback" not in server.said and server.said.count("\n") <= 10, server.said
+
+
+def test_sigterm_among_half_open_connections_answers_what_was_accepted(
+    folder: Path, tmp_path: Path
+) -> None:
+    body, headers = binary_request(frames(two_tasks(), "depth"))
+    with command(folder, tmp_path, descriptors=DESCRIPTORS) as server, ExitStack() as stack:
+        replies: list[Reply] = []
+        client = threading.Thread(
+            target=lambda: replies.append(
+                server.ask("POST", "/v2/models/depth/infer", body, **headers)
+            )
+        )
+        client.start()
+        assert (tmp_path / "began").read_text() == "depth"
+        for _ in range(CONNECTIONS):
+            stack.enter_context(half_open(server, HALF_A_HEAD))
+        server.process.send_signal(signal.SIGTERM)
+        server.await_draining()
+        for _ in range(CONNECTIONS):
+            stack.enter_context(half_open(server, HALF_A_HEAD))
+        (tmp_path / "go").write_text("on")
+        client.join(WAIT_SECONDS)
+        assert [reply.status for reply in replies] == [200]
+        code, said = server.end()
+        assert code == 0 and said.endswith("all accepted requests are answered\n")
+        assert "Traceback" not in said and said.count("\n") <= 10, said
+
+
+def test_too_few_descriptors_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="file descriptors are too few for a server") as said:
+        Command(folder, tmp_path, "cpu", descriptors=32)
+    assert "raise the limit with ulimit -n" in str(said.value)
+    assert "Traceback" not in str(said.value)
+
+
+class Exhausted(socket.socket):
+    """A listener for whose connections there are no descriptors at first."""
+
+    failures = 3
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if Exhausted.failures:
+            Exhausted.failures -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+def test_accept_without_descriptors_makes_room_and_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bind_exhausted(host: str, port: int) -> socket.socket:
+        return Exhausted(fileno=bind(host, port).detach())
+
+    monkeypatch.setattr(helpers, "bind", bind_exhausted)
+    monkeypatch.setattr(Exhausted, "failures", 0)
+    with serving(Session(two_tasks(), ["cpu"]), Limits()) as running:
+        with ExitStack() as stack:
+            for _ in range(5):
+                opened = stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+                opened.sendall(HALF_A_HEAD)
+            running.await_metric(6, "moesaic_connections")
+            Exhausted.failures = 3
+            assert running.ask("GET", "/v2/health/live").status == 200
+            assert running.metric("moesaic_connections_closed_total", reason="room") == 3
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:2] == [
+        "a connection could not be accepted: Too many open files",
+        "a connection that waited was closed: there are as many as there may be",
+    ]
+    assert len(lines) == 4 and all(line.endswith("more times in 1 s)") for line in lines[2:])
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_requests_leave_places_for_connections_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else connections at work would keep out who asks for the server's health."""
+    install_puppet(monkeypatch)
+    gate, bundle = threading.Event(), two_tasks()
+    Puppet.plan = [gate]
+    body, headers = binary_request(frames(bundle, "seg"))
+    session, limits = Session(bundle, ["puppet"], queue_frames=16), Limits(connections=8)
+    with serving(session, limits) as running, ExitStack() as stack:
+        asking = []
+        for count in range(1, 7):
+            connection = running.connect()
+            stack.callback(connection.close)
+            connection.request("POST", "/v2/models/seg/infer", body, headers)
+            asking.append(connection)
+            running.await_metric(count, "moesaic_queue_depth")
+        for _ in range(20):
+            opened = socket.create_connection(("127.0.0.1", running.port))
+            stack.enter_context(opened).sendall(HALF_A_HEAD)
+        late = running.ask("POST", "/v2/models/seg/infer", body, headers)
+        assert late.status == 503 and "too many connections are at work" in late.error
+        assert int(late.headers["Retry-After"]) >= 1
+        assert running.metric("moesaic_rejected_total", reason="connections") == 1
+        assert running.metric("moesaic_connections") == 8
+        gate.set()
+        for connection in asking:
+            assert connection.getresponse().status == 200
+        assert running.ask("POST", "/v2/models/seg/infer", body, headers).status == 200
