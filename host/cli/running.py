@@ -82,20 +82,26 @@ def serve(
 
     if queue < 1 or not 0 < max_body <= 1024:
         raise UserError("--queue must be at least 1 and --max-body above 0 and at most 1024")
-    timeouts = {
-        "head_seconds": head_timeout,
-        "body_seconds": body_timeout,
-        "answer_seconds": answer_timeout,
-        "idle_seconds": idle_timeout,
-    }
-    for field, seconds in timeouts.items():
+    for name, seconds in (
+        ("head", head_timeout),
+        ("body", body_timeout),
+        ("answer", answer_timeout),
+        ("idle", idle_timeout),
+    ):
         if not 0 < seconds <= _LONGEST_SECONDS:
-            option = f"--{field.removesuffix('_seconds')}-timeout"
-            raise UserError(f"{option} must be above 0 and at most {_LONGEST_SECONDS} seconds")
+            raise UserError(
+                f"--{name}-timeout must be above 0 and at most {_LONGEST_SECONDS} seconds"
+            )
     if not 1 <= connections <= _MOST_CONNECTIONS:
         raise UserError(f"--connections must be at least 1 and at most {_MOST_CONNECTIONS}")
     limits = Limits(
-        queue=queue, body_bytes=int(max_body * (1 << 20)), connections=connections, **timeouts
+        queue=queue,
+        body_bytes=int(max_body * (1 << 20)),
+        connections=connections,
+        head_seconds=head_timeout,
+        body_seconds=body_timeout,
+        answer_seconds=answer_timeout,
+        idle_seconds=idle_timeout,
     )
     names = [name.strip() for name in device.split(",")]
     loaded = load(bundle)
