@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import h11
 import numpy as np
@@ -25,12 +26,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from moesaic.host import Session
 from moesaic.host.serving.limits import Limits
-from tests.host.http_requests import BODY_LIMIT_BYTES, LENGTH, Sent, Verdict, requests
+from tests.host.http_requests import BODY_LIMIT_BYTES, KINDS, LENGTH, Sent, Verdict, requests
 from tests.host.serving import WAIT_SECONDS, Running, frames, serving, two_tasks
 
-EXAMPLES = 700
-"""Half a minute."""
-ROUND = 250
 REFUSALS = {400, 404, 405, 408, 413, 415}
 PATIENCE_SECONDS = 0.5
 
@@ -98,6 +96,10 @@ class Fuzzed:
             assert sent.closes or sent.verdict is not Verdict.RIGHT
             assert sent.closes or sent.wire == b"" or reset(sent), "no answer"
             self.counts["closed without an answer"] += 1
+        elif reply.status == 307:
+            assert sent.verdict is not Verdict.RIGHT and reply.content == b""
+            assert not reply.headers["Location"].endswith("/")
+            self.counts["refused"] += 1
         elif reply.status in REFUSALS:
             assert sent.verdict is not Verdict.RIGHT, reply.content
             if sent.wire.partition(b" ")[0] != b"HEAD":
@@ -128,7 +130,7 @@ class Fuzzed:
 
 
 def reset(sent: Sent) -> bool:
-    """Whether it may be that an answer was lost: the server does not read all of what it refuses."""
+    """Whether an answer may be lost: the server does not read all of what it refuses."""
     return len(sent.wire) > 10_000 or sent.verdict is Verdict.EITHER
 
 
@@ -151,7 +153,7 @@ def understood(wire: bytes) -> tuple[str, dict[str, Any], np.ndarray]:
     (tensor,) = message["inputs"]
     data = tensor["data"] if "data" in tensor else np.frombuffer(body[length:], "<f4")
     x = np.array(data, np.float64).astype(np.float32).reshape(tensor["shape"])
-    task = request.target.decode().split("?")[0].split("/")[3]
+    task = unquote(request.target.decode().partition("?")[0]).split("/")[3]
     return task, message, x
 
 
@@ -172,16 +174,18 @@ def fuzzed() -> Iterator[Fuzzed]:
     torch.set_num_threads(threads)
 
 
-def fuzz(fuzzed: Fuzzed, examples: int, number: int | None) -> None:
+def fuzz(fuzzed: Fuzzed, kind: str, number: int | None) -> None:
+    """A round of requests of a kind; without a number, always the same ones."""
+
     @settings(
-        max_examples=examples,
+        max_examples=KINDS[kind],
         deadline=None,
         database=None,
         derandomize=number is None,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    @given(sent=requests(SHAPES))
+    @given(sent=requests(SHAPES, kind))
     def each(sent: Sent) -> None:
         try:
             fuzzed.check(sent)
@@ -195,12 +199,12 @@ def fuzz(fuzzed: Fuzzed, examples: int, number: int | None) -> None:
 def test_every_request_is_answered_as_it_should_be(fuzzed: Fuzzed) -> None:
     started = time.monotonic()
     seconds = float(os.environ.get("FUZZ_SECONDS", 0))
+    number: int | None = None
     try:
-        fuzz(fuzzed, EXAMPLES, None)
-        number = 0
-        while time.monotonic() - started < seconds:
-            fuzz(fuzzed, ROUND, number)
-            number += 1
+        while number is None or time.monotonic() - started < seconds:
+            for kind in KINDS:
+                fuzz(fuzzed, kind, number)
+            number = 0 if number is None else number + 1
     finally:
         counts = fuzzed.counts
         print(
