@@ -9,13 +9,11 @@ import typer
 
 from moesaic.host.cli.console import BundleArgument, app, console, load
 from moesaic.host.cli.files import read_arrays, write_arrays
-from moesaic.host.serving.limits import Limits
+from moesaic.host.serving.limits import FEWEST_CONNECTIONS, MOST_CONNECTIONS, Limits
 from moesaic.spec.errors import UserError
 
 _MAX_BODY_MIB = Limits.body_bytes / (1 << 20)
 _LONGEST_SECONDS = 3600
-_MOST_CONNECTIONS = 10_000
-"""Looking at all of them takes the server some 3 % of its time."""
 
 OptionsOption = Annotated[
     list[str] | None,
@@ -92,8 +90,8 @@ def serve(
             raise UserError(
                 f"--{name}-timeout must be above 0 and at most {_LONGEST_SECONDS} seconds"
             )
-    if not 1 <= connections <= _MOST_CONNECTIONS:
-        raise UserError(f"--connections must be at least 1 and at most {_MOST_CONNECTIONS}")
+    if not FEWEST_CONNECTIONS <= connections <= MOST_CONNECTIONS:
+        raise UserError(f"--connections must be {FEWEST_CONNECTIONS} to {MOST_CONNECTIONS}")
     limits = Limits(
         queue=queue,
         body_bytes=int(max_body * (1 << 20)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
+from moesaic.host.serving.limits import FEWEST_CONNECTIONS
 from moesaic.spec.errors import UserError
 
 ACCEPT_BURST = 4
@@ -12,8 +13,6 @@ ACCEPT_BURST = 4
 _RESERVE = 3 * ACCEPT_BURST + 12
 """Descriptors that connections leave free. A burst is accepted while another one is not counted yet
 and a third one, closed in its favour, is not gone yet; twelve are for the devices and Python."""
-_FEWEST = 8
-"""Connections that a server must be able to hold."""
 
 
 def connections_that_fit(wanted: int) -> int:
@@ -30,9 +29,9 @@ def connections_that_fit(wanted: int) -> int:
     folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
     taken = len(os.listdir(folder)) - 1  # one is the listing's own
     room = limit - taken - _RESERVE
-    if room < min(wanted, _FEWEST):
+    if room < FEWEST_CONNECTIONS:
         raise UserError(
             f"{limit} file descriptors are too few for a server, which needs"
-            f" {taken + _RESERVE + _FEWEST}; raise the limit with ulimit -n"
+            f" {taken + _RESERVE + FEWEST_CONNECTIONS}; raise the limit with ulimit -n"
         )
     return min(wanted, room)

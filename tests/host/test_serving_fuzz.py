@@ -15,6 +15,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
@@ -55,6 +56,8 @@ class Fuzzed:
     def __init__(self, running: Running, faults: Faults, session: Session) -> None:
         self.running, self.faults, self.session = running, faults, session
         self.counts: Counter[str] = Counter()
+        # Deep JSON can be read where the stack is as empty as the server's.
+        self.reader = ThreadPoolExecutor(1)
         self.references: dict[tuple[str, bytes], np.ndarray] = {}
 
     def reference(self, task: str, x: np.ndarray) -> np.ndarray:
@@ -114,7 +117,7 @@ class Fuzzed:
 
     def right(self, sent: Sent, reply: http.client.HTTPResponse) -> None:
         """The answer has the bits of what was asked, as another reader of it understands it."""
-        task, message, x = understood(sent.wire)
+        task, message, x = self.reader.submit(understood, sent.wire).result()
         want = self.reference(task, x)
         text, binary = reply.content, b""
         if LENGTH in reply.headers:

@@ -138,7 +138,7 @@ def test_sigint_ends_an_idle_server(folder: Path, tmp_path: Path) -> None:
         (["--host", "no-such-host.invalid"], "cannot listen on no-such-host.invalid, port 8000"),
         (["--queue", "0"], "--queue must be at least 1"),
         (["--max-body", "nan"], "--max-body above 0"),
-        (["--connections", "0"], "--connections must be at least 1 and at most 10000"),
+        (["--connections", "7"], "--connections must be 8 to 10000"),
         (["--head-timeout", "0"], "--head-timeout must be above 0 and at most 3600 seconds"),
         (["--body-timeout", "nan"], "--body-timeout must be above 0"),
         (["--answer-timeout", "-1"], "--answer-timeout must be above 0"),
