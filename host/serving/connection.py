@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from moesaic.host.serving.connections import Connections
 
 
+_HEAD_BYTES = 16 << 10
+"""What is kept of a head until its end has come."""
+_RECEIVE_BYTES = 64 << 10
+"""What is taken from a connection in one turn of the event loop, and parsed in one go."""
+_FREE_CHUNKS, _CHUNK_BYTES = 1000, 256
+"""Chunks of a body that may be of any size; the mean size of all others must be at least this. h11
+takes some 20 us for one, however short."""
+
+
 class Stage(Enum):
     """What a connection is at."""
 
@@ -31,6 +40,24 @@ class Stage(Enum):
 
 WORKING = frozenset({Stage.WORK, Stage.ANSWER})
 """Stages in which a connection is not closed to make room for another."""
+
+
+class _Parser(h11.Connection):
+    """h11 with a bound on the work that a few bytes can make: chunks must not be tiny."""
+
+    _chunks = _bytes = 0
+
+    def next_event(self) -> Any:
+        """The next part of a request."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > _FREE_CHUNKS + self._bytes // _CHUNK_BYTES:
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+        return event
 
 
 class Connection(H11Protocol):
@@ -54,6 +81,7 @@ class Connection(H11Protocol):
 
     def __init__(self, table: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.conn = _Parser(h11.SERVER, _HEAD_BYTES)
         # Requests find their connection in their state.
         self.app_state = {**self.app_state, "connection": self}
         self._table = table
@@ -95,6 +123,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         # With anything unsent, writing is paused: so it is known when an answer has left.
         transport.set_write_buffer_limits(high=0)
+        transport.max_size = _RECEIVE_BYTES  # type: ignore[attr-defined]  # asyncio's: 256 KiB
         self._table.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -132,7 +161,7 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, unless an answer is on its way already."""
         self._table.closed("malformed")
-        self.refuse(400, "the request is not valid HTTP/1.1")
+        self.refuse(400, "the request is not valid HTTP/1.1, or its chunks are tiny")
 
     def shutdown(self) -> None:
         """Close it if nothing is being done for it, else behind the answer."""

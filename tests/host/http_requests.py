@@ -230,6 +230,10 @@ REFUSED: dict[str, tuple[st.SearchStrategy[Any], Change]] = {
         _one_of("z%x", "-%x", "%x0123456789abcdef0123456789", " %x", "%x\n"),
         lambda p, v: (_set("chunks")(p, [512]), _set("chunk_head")(p, v))[0],
     ),
+    "tiny chunks": (
+        st.integers(1, 9),
+        lambda p, v: (_set("chunks")(p, [v]), _set("text")(p, bytes(20_000)))[0],
+    ),
     "host": (_one_of([], [("Host", "x"), ("Host", "y")]), _set("headers")),
     "header": (
         _one_of(

@@ -261,3 +261,23 @@ def test_requests_leave_places_for_connections_that_wait(monkeypatch: pytest.Mon
         for connection in asking:
             assert connection.getresponse().status == 200
         assert running.ask("POST", "/v2/models/seg/infer", body, headers).status == 200
+
+
+def test_tiny_chunks_do_not_occupy_the_server() -> None:
+    """A hundred thousand of them are 0.6 MB, and would take the parser seconds."""
+    chunks = b"1\r\n \r\n" * 100_000
+    head = b"POST /v2/models/seg/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving(Session(two_tasks(), ["cpu"]), Limits()) as running:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=WAIT_SECONDS) as opened:
+            answer = b""
+            try:
+                opened.sendall(head + chunks)
+            except ConnectionError:
+                pass  # it is not read to its end
+            try:
+                answer = opened.recv(1 << 16)
+            except ConnectionError:
+                pass
+            assert answer[:12] in (b"", b"HTTP/1.1 400")
+        assert running.metric("moesaic_connections_closed_total", reason="malformed") == 1
+        assert running.metric("moesaic_requests_total", outcome="cancelled") == 1
