@@ -103,11 +103,8 @@ class Connection(H11Protocol):
         """Find out the stage; whatever may have changed it calls this."""
         stage = self._stage()
         if stage is not self.stage:
-            self._enter(stage)
-
-    def _enter(self, stage: Stage) -> None:
-        self.stage, self.since = stage, self.loop.time()
-        self._table.moved(self)
+            self.stage, self.since = stage, self.loop.time()
+            self._table.moved(self)
 
     def refused(self) -> None:
         """What follows of the request is only read so that the client gets its answer."""
@@ -140,7 +137,7 @@ class Connection(H11Protocol):
         """An answer has been given; the next request may be there already."""
         self._refused = False
         super().on_response_complete()
-        self._enter(self._stage())  # a new one, even if it is like the last one seen
+        self.look()
 
     def pause_writing(self) -> None:
         """Something of an answer has not left."""
