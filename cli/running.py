@@ -9,7 +9,11 @@ import typer
 
 from moesaic.cli.console import BundleArgument, app, console, load
 from moesaic.cli.files import read_arrays, write_arrays
+from moesaic.host.serving.limits import FEWEST_CONNECTIONS, MOST_CONNECTIONS, Limits
 from moesaic.spec.errors import UserError
+
+_MAX_BODY_MIB = Limits.body_bytes / (1 << 20)
+_LONGEST_SECONDS = 3600
 
 OptionsOption = Annotated[
     list[str] | None,
@@ -51,18 +55,52 @@ def serve(
     port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
     device: Annotated[str, typer.Option(help="devices by preference")] = "cpu",
     option: OptionsOption = None,
-    queue: Annotated[int, typer.Option(help="most requests accepted at a time")] = 16,
-    max_body: Annotated[float, typer.Option(help="longest request body, MiB")] = 16.0,
+    queue: Annotated[int, typer.Option(help="most requests accepted at a time")] = Limits.queue,
+    max_body: Annotated[float, typer.Option(help="longest request body, MiB")] = _MAX_BODY_MIB,
+    connections: Annotated[
+        int, typer.Option(help="most connections; fewer, if file descriptors are short")
+    ] = Limits.connections,
+    head_timeout: Annotated[
+        float, typer.Option(help="seconds for the head of a request to arrive")
+    ] = Limits.head_seconds,
+    body_timeout: Annotated[
+        float, typer.Option(help="seconds for a body to arrive")
+    ] = Limits.body_seconds,
+    answer_timeout: Annotated[
+        float, typer.Option(help="seconds for a client to read an answer")
+    ] = Limits.answer_seconds,
+    idle_timeout: Annotated[
+        float, typer.Option(help="seconds that a connection may say nothing between requests")
+    ] = Limits.idle_seconds,
 ) -> None:
     """Answer inference requests over HTTP (Open Inference Protocol) until SIGTERM."""
     from moesaic.host.options import parse_options
-    from moesaic.host.serving.limits import Limits
     from moesaic.host.serving.server import Server, address_of, bind
     from moesaic.host.session import Session
 
     if queue < 1 or not 0 < max_body <= 1024:
         raise UserError("--queue must be at least 1 and --max-body above 0 and at most 1024")
-    limits = Limits(queue=queue, body_bytes=int(max_body * (1 << 20)))
+    for name, seconds in (
+        ("head", head_timeout),
+        ("body", body_timeout),
+        ("answer", answer_timeout),
+        ("idle", idle_timeout),
+    ):
+        if not 0 < seconds <= _LONGEST_SECONDS:
+            raise UserError(
+                f"--{name}-timeout must be above 0 and at most {_LONGEST_SECONDS} seconds"
+            )
+    if not FEWEST_CONNECTIONS <= connections <= MOST_CONNECTIONS:
+        raise UserError(f"--connections must be {FEWEST_CONNECTIONS} to {MOST_CONNECTIONS}")
+    limits = Limits(
+        queue=queue,
+        body_bytes=int(max_body * (1 << 20)),
+        connections=connections,
+        head_seconds=head_timeout,
+        body_seconds=body_timeout,
+        answer_seconds=answer_timeout,
+        idle_seconds=idle_timeout,
+    )
     names = [name.strip() for name in device.split(",")]
     loaded = load(bundle)
     # The port first, for opening a device can take minutes.

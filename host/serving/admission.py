@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
@@ -32,6 +33,8 @@ class Admission:
         Made with ``queue_frames=limits.queue``.
     limits
         What it takes.
+    connections
+        What requests come through.
     metrics
         Where it counts.
 
@@ -41,8 +44,11 @@ class Admission:
         Whether the server stops: what is accepted is finished, nothing else gets in.
     """
 
-    def __init__(self, session: Session, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, session: Session, limits: Limits, connections: Connections, metrics: Metrics
+    ) -> None:
         self._session, self._limits, self._metrics = session, limits, metrics
+        self._connections = connections
         self.draining = False
         self._bodies = 0
         self._accepted = 0
@@ -94,8 +100,11 @@ class Admission:
         Raises
         ------
         RequestError
-            503: too many bodies are in memory.
+            503: too many bodies are in memory, or too many connections are at work.
         """
+        if self._connections.crowded:
+            message = "too many connections are at work; try again after Retry-After"
+            raise self._reject("connections", message)
         if self._bodies >= self._limits.bodies:
             message = f"{self._bodies} requests are in memory already; try again after Retry-After"
             raise self._reject("bodies", message)

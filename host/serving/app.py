@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from moesaic.host.serving.admission import Admission
+from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.health import Health
 from moesaic.host.serving.inference import Inference
@@ -38,12 +39,15 @@ class Api:
         The ASGI application.
     admission
         Who gets in, and how many are in.
+    connections
+        What they come through; the server puts them in.
     """
 
     def __init__(self, session: Session, limits: Limits) -> None:
         self._session, self._models = session, Models(session.bundle)
         self._metrics = Metrics(list(self._models.by_name), session.placement)
-        self.admission = Admission(session, limits, self._metrics)
+        self.connections = Connections(limits, self._metrics)
+        self.admission = Admission(session, limits, self.connections, self._metrics)
         self._health = Health(session, self.admission)
         inference = Inference(self._models, self.admission, self._metrics, limits)
         model, of_version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"

@@ -8,10 +8,12 @@ from typing import Any
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from moesaic.host.driver import DeviceError
 from moesaic.host.serving.admission import Admission
 from moesaic.host.serving.bodies import discard_body, read_body
+from moesaic.host.serving.connection import Connection
 from moesaic.host.serving.errors import ClientGone, RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import UNKNOWN, Metrics
@@ -25,6 +27,22 @@ async def _left(request: Request) -> None:
     """Returns when the client has closed the connection; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+class _Answer(Response):
+    """Tensors, which count as memory until the client has taken them."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection: Connection = scope["state"]["connection"]
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        with connection.sending(len(self.body)):
+            try:
+                await send({"type": "http.response.start", **start})
+                await send({"type": "http.response.body", "body": self.body, "more_body": True})
+                # The connection lets this wait until everything before it has left.
+                await send({"type": "http.response.body"})
+            except asyncio.CancelledError:
+                connection.abort()  # the server stops, and waits no longer for a slow reader
 
 
 class Inference:
@@ -53,6 +71,7 @@ class Inference:
             return response
         except RequestError as error:
             outcome = error.outcome
+            request.state.connection.refused()
             await discard_body(request, self._limits.body_bytes, self._limits.body_seconds)
             raise
         except ClientGone as error:
@@ -92,7 +111,7 @@ class Inference:
                 content, headers = write_response(wanted, outputs, ran)
             else:  # JSON of many frames takes seconds: other requests must not wait for it
                 content, headers = await asyncio.to_thread(write_response, wanted, outputs, ran)
-        return Response(content, headers=headers)
+        return _Answer(content, headers=headers)
 
     async def _run(self, request: Request, task: str, inputs: dict[str, NDArray[Any]]) -> Outputs:
         """Wait for a device's answer as long as the client does."""

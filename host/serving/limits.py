@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FEWEST_CONNECTIONS, MOST_CONNECTIONS = 8, 10_000
+"""With fewer, none of them are left for those who only ask how the server is; to look at more takes
+it over 3 % of its time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -21,6 +25,17 @@ class Limits:
         Longest time that a body may take to arrive.
     close_seconds
         Longest time that answers may take to leave when the server stops.
+    connections
+        Most connections, 8 to 10,000; fewer, if there are not enough file descriptors.
+    head_seconds
+        Longest time that the head of a request may take to arrive: from the connection on or,
+        behind an answer, from its first byte on.
+    idle_seconds
+        Longest time that a connection stays open behind an answer with nothing said.
+    answer_seconds
+        Longest time that a client may take to read an answer.
+    answers_bytes
+        Most bytes of answers that clients have not read; beyond, the oldest ones are dropped.
     """
 
     queue: int = 16
@@ -28,6 +43,11 @@ class Limits:
     json_bytes: int = 4 << 20
     body_seconds: float = 30.0
     close_seconds: float = 10.0
+    connections: int = 512
+    head_seconds: float = 10.0
+    idle_seconds: float = 5.0
+    answer_seconds: float = 30.0
+    answers_bytes: int = 256 << 20
 
     @property
     def bodies(self) -> int:

@@ -14,8 +14,13 @@ OUTCOMES = ("ok", "invalid", "rejected", "failed", "cancelled", "abandoned", "er
 """How a request ends: answered; wrong (4xx); refused for want of room (503); no device could run it
 (503); its client left before a device began with it; left while one ran it; a fault of the server
 (500)."""
-REASONS = ("queue", "bodies", "draining")
-"""Why requests are rejected: the queue is full; too many bodies are in memory; the server stops."""
+REASONS = ("queue", "bodies", "connections", "draining")
+"""Why requests are rejected: the queue is full; too many bodies are in memory; too many connections
+are at work; the server stops."""
+CLOSED = ("head", "body", "answer", "idle", "malformed", "room", "answers")
+"""Why connections are closed: the head of a request took too long; so did a body that was refused;
+so did the client with its answer; nothing was said behind an answer; what was said is no HTTP;
+another one needed the place; other answers needed the memory."""
 UNKNOWN = "unknown"
 """Label of requests whose task the bundle does not have: their names must not become labels."""
 _STATES = ("first choice", "stand-in", "unopened", "passed over")
@@ -79,6 +84,16 @@ class Metrics:
         self.queue_limit = Gauge(
             "moesaic_queue_limit", "Most accepted requests", registry=self.registry
         )
+        self.connections = Gauge("moesaic_connections", "Open connections", registry=self.registry)
+        self.connections_limit = Gauge(
+            "moesaic_connections_limit", "Most open connections", registry=self.registry
+        )
+        self.connections_closed = Counter(
+            "moesaic_connections_closed",
+            "Connections that the server closed, by the reason",
+            ("reason",),
+            registry=self.registry,
+        )
         self.request_seconds = Histogram(
             "moesaic_request_seconds",
             "From acceptance to the device's answer, waiting included",
@@ -105,6 +120,8 @@ class Metrics:
                 self.requests.labels(task, outcome)
         for reason in REASONS:
             self.rejected.labels(reason)
+        for reason in CLOSED:
+            self.connections_closed.labels(reason)
         places = placement()
         self._rank = {place.device: rank for rank, place in enumerate(places)}
         self._last = next((r for r, p in enumerate(places) if p.state != "passed over"), 0)

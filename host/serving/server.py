@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
 from moesaic.host.serving.app import Api
+from moesaic.host.serving.connection import Connection
+from moesaic.host.serving.descriptors import ACCEPT_BURST, connections_that_fit
 from moesaic.host.serving.limits import Limits
+from moesaic.host.serving.logs import folded, logger
 from moesaic.host.session import Session
 from moesaic.spec.errors import UserError
+
+_BACKLOG = 2048
+"""Connections that the system keeps until they are accepted, as far as it is allowed to."""
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -45,6 +57,18 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _say_first(listener: socket.socket, seconds: float) -> None:
+    """Accept connections when their clients have said something, or after this time.
+
+    The head of a request is there then, as a rule: who sends one at once does not lose the
+    connection to a crowd that connects faster than it can speak. Linux only.
+    """
+    option = getattr(socket, "TCP_DEFER_ACCEPT", None)
+    if option is not None:
+        with suppress(OSError):
+            listener.setsockopt(socket.IPPROTO_TCP, option, max(1, round(seconds)))
+
+
 class Server(uvicorn.Server):
     """A server that finishes what it accepted before it goes.
 
@@ -66,11 +90,13 @@ class Server(uvicorn.Server):
         self, session: Session, limits: Limits, started: Callable[[], None] = lambda: None
     ) -> None:
         self._on_start = started
-        self.admission = (api := Api(session, limits)).admission
+        self._head_seconds = limits.head_seconds
+        api = Api(session, limits)
+        self.admission, self.connections = api.admission, api.connections
         super().__init__(
             uvicorn.Config(
                 api.app,
-                http="h11",
+                http=cast(type[asyncio.Protocol], partial(Connection, self.connections)),
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
@@ -78,14 +104,37 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 log_config=None,
                 server_header=False,
+                # asyncio accepts as many in one go as may wait; see startup().
+                backlog=ACCEPT_BURST,
+                timeout_keep_alive=cast(int, limits.idle_seconds),
                 timeout_graceful_shutdown=max(1, round(limits.close_seconds)),
             )
         )
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run until it is told to stop."""
+        with folded() as self._folding:
+            await super().serve(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
+        self.connections.limit = connections_that_fit(self.connections.limit)
+        asyncio.get_running_loop().set_exception_handler(self._on_fault)
         await super().startup(sockets)
+        for listener in sockets or []:
+            _say_first(listener, self._head_seconds)
+            listener.listen(_BACKLOG)
         self._on_start()
+
+    def _on_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio cannot raise anywhere."""
+        fault = context.get("exception")
+        if isinstance(fault, OSError) and fault.errno in _OUT_OF_RESOURCES:
+            # asyncio tries again in a second.
+            logger.warning("a connection could not be accepted: %s", fault.strerror)
+            self.connections.make_room()
+        else:
+            loop.default_exception_handler(context)
 
     def drain(self) -> None:
         """Finish what was accepted, then stop; may be called from any thread."""
@@ -103,6 +152,8 @@ class Server(uvicorn.Server):
         """uvicorn asks ten times a second whether to stop."""
         if self.admission.draining and not self.admission.accepted:
             self.should_exit = True
+        self.connections.sweep(asyncio.get_running_loop().time())
+        self._folding.flush()
         return await super().on_tick(counter)
 
 

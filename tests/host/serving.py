@@ -130,11 +130,17 @@ class Running:
     session: Session
     server: Server
     port: int
+    thread: threading.Thread
 
     @property
     def address(self) -> str:
         """As clients want it."""
         return f"127.0.0.1:{self.port}"
+
+    def stopped(self) -> None:
+        """Wait until it has come to its end."""
+        self.thread.join(WAIT_SECONDS)
+        assert not self.thread.is_alive(), "the server does not stop"
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection of its own."""
@@ -205,10 +211,10 @@ def serving(session: Session, limits: Limits) -> Iterator[Running]:
         port = listener.getsockname()[1]
         listener.listen()  # who connects before the loop runs waits in the backlog
         thread.start()
+        running = Running(session, server, port, thread)
         try:
-            yield Running(session, server, port)
+            yield running
         finally:
             server.drain()
-            thread.join(WAIT_SECONDS)
-            assert not thread.is_alive(), "the server does not stop"
+            running.stopped()
     session.close()

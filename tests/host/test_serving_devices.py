@@ -13,6 +13,7 @@ import pytest
 from moesaic.host import DeviceError, Outputs, Placement, Session
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.host.serving.admission import Admission
+from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
@@ -136,7 +137,9 @@ class Stuck:
 def test_retry_after_is_the_time_that_the_queue_takes() -> None:
     metrics = Metrics(["seg"], lambda: [Placement("board", "first choice", "")])
     session = Stuck()
-    door = Admission(session, Limits(queue=4), metrics)  # type: ignore[arg-type]
+    limits = Limits(queue=4)
+    connections = Connections(limits, metrics)
+    door = Admission(session, limits, connections, metrics)  # type: ignore[arg-type]
     for _ in range(4):
         door.submit("seg", {})
     assert door.retry_after() == 1  # nothing is known yet

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import http.client
-import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +16,6 @@ import pytest
 
 from moesaic.host import Session
 from moesaic.host.serving.limits import Limits
-from tests.host import gated_device
 from tests.host.serving import (
     WAIT_SECONDS,
     Puppet,
@@ -32,8 +28,9 @@ from tests.host.serving import (
     two_tasks,
     write_bundle,
 )
+from tests.host.serving_command import Command, command, write_plugin
 
-ROOT = Path(__file__).parents[2]
+QUEUE = ["--queue", "2"]
 
 
 def test_draining_finishes_what_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,65 +78,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle, and a plug-in that brings the device ``gated``."""
     made = tmp_path_factory.mktemp("serve")
     write_bundle(made / "bundle")
-    plugin = made / "plugin" / "gated-0.dist-info"
-    plugin.mkdir(parents=True)
-    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: gated\nVersion: 0\n")
-    (plugin / "entry_points.txt").write_text(
-        f"[moesaic.devices]\ngated = {gated_device.__name__}:GatedDevice\n"
-    )
+    write_plugin(made)
     return made
-
-
-class Command:
-    """A ``moesaic serve`` of its own process, on the gated device."""
-
-    def __init__(self, folder: Path, gate: Path) -> None:
-        for name in ("began", "go"):
-            os.mkfifo(gate / name)
-        self.gate = gate
-        path = os.pathsep.join([str(folder / "plugin"), str(ROOT)])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "moesaic.cli", "serve", str(folder / "bundle")]
-            + ["--port", "0", "--device", "gated", "--queue", "2"],
-            env={**os.environ, "PYTHONPATH": path, gated_device.FOLDER: str(gate)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        found = re.fullmatch(r"serving seg, depth on http://127.0.0.1:(\d+), device gated\n", line)
-        assert found, line
-        self.port = int(found[1])
-
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_SECONDS)
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return Reply(response.status, response.headers, response.read())
-        finally:
-            connection.close()
-
-    def await_draining(self) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while self.ask("GET", "/v2/health/ready").status != 503:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-
-    def end(self) -> tuple[int, str]:
-        """Exit code, and what it said after its first line."""
-        _, said = self.process.communicate(timeout=WAIT_SECONDS)
-        return self.process.returncode, said
-
-
-@contextmanager
-def command(folder: Path, gate: Path) -> Iterator[Command]:
-    started = Command(folder, gate)
-    try:
-        yield started
-    finally:
-        started.process.kill()
-        started.process.wait()
 
 
 @contextmanager
@@ -162,7 +102,7 @@ def asked(server: Command) -> Iterator[list[Reply]]:
 
 
 def test_sigterm_answers_what_was_accepted(folder: Path, tmp_path: Path) -> None:
-    with command(folder, tmp_path) as server, asked(server) as replies:
+    with command(folder, tmp_path, options=QUEUE) as server, asked(server) as replies:
         server.process.send_signal(signal.SIGTERM)
         server.await_draining()
         late = server.ask("POST", "/v2/models/seg/infer", b"{}")
@@ -174,7 +114,7 @@ def test_sigterm_answers_what_was_accepted(folder: Path, tmp_path: Path) -> None
 
 
 def test_second_signal_stops_at_once(folder: Path, tmp_path: Path) -> None:
-    with command(folder, tmp_path) as server, asked(server) as replies:
+    with command(folder, tmp_path, options=QUEUE) as server, asked(server) as replies:
         server.process.send_signal(signal.SIGTERM)
         server.await_draining()
         server.process.send_signal(signal.SIGINT)
@@ -183,7 +123,7 @@ def test_second_signal_stops_at_once(folder: Path, tmp_path: Path) -> None:
 
 
 def test_sigint_ends_an_idle_server(folder: Path, tmp_path: Path) -> None:
-    with command(folder, tmp_path) as server:
+    with command(folder, tmp_path, options=QUEUE) as server:
         assert server.ask("GET", "/v2/health/ready").status == 200
         server.process.send_signal(signal.SIGINT)
         assert server.end()[0] == 0
@@ -198,6 +138,11 @@ def test_sigint_ends_an_idle_server(folder: Path, tmp_path: Path) -> None:
         (["--host", "no-such-host.invalid"], "cannot listen on no-such-host.invalid, port 8000"),
         (["--queue", "0"], "--queue must be at least 1"),
         (["--max-body", "nan"], "--max-body above 0"),
+        (["--connections", "7"], "--connections must be 8 to 10000"),
+        (["--head-timeout", "0"], "--head-timeout must be above 0 and at most 3600 seconds"),
+        (["--body-timeout", "nan"], "--body-timeout must be above 0"),
+        (["--answer-timeout", "-1"], "--answer-timeout must be above 0"),
+        (["--idle-timeout", "inf"], "--idle-timeout must be above 0"),
         (["--port", "0", "--device", "abacus"], "unknown device 'abacus'"),
     ],
 )

@@ -67,11 +67,11 @@ def _softmax(call: Call) -> list[Value]:
     return [softmax(call.algebra, view, call.attributes.get("axis", -1) % len(view.shape))]
 
 
-_REDUCTION = ("axes", "keepdims", "noop_with_empty_axes")
+_REDUCTION = ("keepdims", "noop_with_empty_axes")
 REDUCTIONS = {
     # stash_type 1: statistics in float32.
     "LayerNormalization": Operator(_layer_norm, 3, ("axis", "epsilon"), {"stash_type": (1,)}),
-    "ReduceMean": Operator(_reduce_mean, 2, _REDUCTION),
+    "ReduceMean": Operator(_reduce_mean, 2, ("axes", *_REDUCTION)),  # axes: opset 17
     "ReduceSum": Operator(_reduce_sum, 2, _REDUCTION),
     "Softmax": Operator(_softmax, 1, ("axis",)),
 }
