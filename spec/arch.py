@@ -24,12 +24,14 @@ MAX_EXPERTS = 1 << isa.width(Opcode.ROUTE, "experts") - 1
 """The largest power of two that ROUTE can count; ``expert`` fields number them from 0."""
 MAX_MEMORY_BYTES = 1 << 26
 """64 MiB: more memory than any FPGA has on its chip."""
+MAX_PRODUCTS = 1 << 15
+"""Products per cycle. The largest parts have 12,288 multipliers, which take two int8 each."""
 
 # What bounds each size by itself: the instruction set, the register map, or good sense. A file
 # that asks for more is refused here, before anything is allocated or generated for it.
 _LIMITS: dict[str, tuple[int, int]] = {
     "depth": (8, 128),
-    "width": (8, 1024),  # with the deepest array 131,072 products: no part has as many multipliers
+    "width": (8, 1024),
     "lanes": (4, 128),
     "accumulator_rows": (1, 1 << 14),  # four n-tiles of MAX_TOKENS
     "activation_bytes": (8, MAX_MEMORY_BYTES),
@@ -37,7 +39,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "residual_bytes": (8, MAX_MEMORY_BYTES),
     "weight_ports": (1, MAX_WEIGHT_PORTS),
     "weight_port_bytes": (4, 64),
-    "ring_read_bytes": (8, 1 << 17),  # one tile of the largest array
+    "ring_read_bytes": (8, MAX_PRODUCTS),  # one tile of the largest array
     "ring_bytes": (128, MAX_MEMORY_BYTES),
     "data_port_bytes": (4, isa.INSTRUCTION_BYTES),  # an instruction has no less than a beat
     "output_ports": (1, MAX_OUTPUT_PORTS),
@@ -61,47 +63,51 @@ def _shown(value: object) -> str:
 class ArchConfig:
     """Sizes of one accelerator. Everything derived (widths, depths, file formats) comes from here.
 
+    All sizes are powers of two, and no memory is larger than ``MAX_MEMORY_BYTES``.
+
     Attributes
     ----------
     name
         Label for file names and messages; not part of the hash.
     depth
         Rows of the array: int8 products summed per column and cycle. Also the bytes of one
-        activation word. Power of two, 8 to 128.
+        activation word. 8 to 128.
     width
-        Columns of the array: outputs accumulated per cycle. ``depth`` times a power of two.
+        Columns of the array: outputs accumulated per cycle. At least ``depth``, at most 1024, and
+        at most ``MAX_PRODUCTS`` products in all.
     packed
         Two products in one DSP48E2: ``((w1 << 18) + w2) * x`` with borrow correction.
     lanes
-        Accumulators the vector unit drains per cycle. Power of two, at most ``depth``.
+        Accumulators the vector unit drains per cycle. 4 to ``depth``.
     accumulator_rows
-        Rows of ``width`` int32 accumulators in each of the two banks. Power of two.
+        Rows of ``width`` int32 accumulators in each of the two banks. Up to 16384.
     activation_bytes
-        int8 activation scratchpad, bytes; split into ``activation_banks``.
+        int8 activation scratchpad, bytes; split into ``activation_banks``. At most ``2**20`` words.
     activation_banks
-        Separately ported banks of the activation scratchpad. Power of two.
+        Separately ported banks of the activation scratchpad. Up to 16.
     residual_bytes
-        int16 residual-stream scratchpad, bytes.
+        int16 residual-stream scratchpad, bytes. At most ``2**20`` words.
     weight_ports
-        AXI4 read masters of the weight stream. Power of two.
+        AXI4 read masters of the weight stream. Up to ``registers.MAX_WEIGHT_PORTS``.
     weight_port_bytes
-        Data bytes per beat of each weight port. Power of two, 4 to 64.
+        Data bytes per beat of each weight port. 4 to 64.
     ring_read_bytes
         Bytes per word of the weight ring: read per cycle. At least ``width`` and at least one
         line (``weight_ports * weight_port_bytes``).
     ring_bytes
-        Capacity of the weight ring: how far weights can be prefetched.
+        Capacity of the weight ring: how far weights can be prefetched. At least 16 words.
     data_port_bytes
-        Data bytes per beat of the data master (program, inputs, outputs). 16 by default.
+        Data bytes per beat of the data master (program, inputs, outputs). 4 to 32, and at most
+        a word of either scratchpad.
     output_ports
         Ports that share the outputs, each an equal part of every chunk: the data master, and the
-        write channels of weight ports 1, 2, ... Power of two, at most ``weight_ports``.
+        write channels of weight ports 1, 2, ... At most ``weight_ports``.
     max_tokens
-        Rows the router's expert queues hold for each expert. Power of two.
+        Rows the router's expert queues hold for each expert. Up to ``MAX_TOKENS``.
     max_experts
-        Experts the router can index. Power of two, at most 64.
+        Experts the router can index. Up to ``MAX_EXPERTS``.
     queue_depth
-        Instructions waiting in front of each unit. Power of two.
+        Instructions waiting in front of each unit. Up to 1024.
     device
         FPGA part the preset is meant for (documentation and reports only).
     """
@@ -141,8 +147,11 @@ class ArchConfig:
             if not power or value & value - 1:
                 raise UserError(f"ArchConfig {field} must be a power of two, not {_shown(value)}")
             self._require(low <= value <= high, f"{field} must be {low} to {high}", value)
+        most = MAX_PRODUCTS // self.depth
         self._require(
-            self.width >= self.depth, f"width must be at least depth {self.depth}", self.width
+            self.depth <= self.width <= most,
+            f"width must be {self.depth} to {most} with depth {self.depth}",
+            self.width,
         )
         self._require(
             self.lanes <= self.depth, f"lanes must be at most depth {self.depth}", self.lanes

@@ -123,10 +123,14 @@ class StoreUnit(wiring.Component):
         arch = self.arch
         beat_bytes = arch.data_port_bytes
         part_bits = RESIDUAL_BITS * arch.lanes // arch.output_ports
-        word_bits = isa.positions(isa.Opcode.STORE)["words"][1]
+        beats_per_word = 2 * arch.lanes // arch.output_line_bytes
         engines, narrows = [], []
         for port in range(arch.output_ports):
-            engine = WriteEngine(beat_bytes, beats_bits=word_bits + 7)
+            engine = WriteEngine(
+                beat_bytes,
+                offset_bits=isa.width(isa.Opcode.STORE, "offset"),
+                beats_bits=isa.width(isa.Opcode.STORE, "words") + beats_per_word.bit_length() - 1,
+            )
             narrow = Narrow(part_bits, 8 * beat_bytes)
             m.submodules[f"engine{port}"] = engine
             m.submodules[f"narrow{port}"] = narrow

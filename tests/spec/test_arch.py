@@ -36,7 +36,7 @@ SMALL = dict(
 LARGE = dict(
     name="large",
     depth=128,
-    width=1024,
+    width=256,
     lanes=128,
     accumulator_rows=1 << 14,
     activation_bytes=1 << 26,
@@ -44,7 +44,7 @@ LARGE = dict(
     residual_bytes=1 << 26,
     weight_ports=8,
     weight_port_bytes=64,
-    ring_read_bytes=1 << 17,
+    ring_read_bytes=1 << 15,
     ring_bytes=1 << 26,
     data_port_bytes=32,
     max_tokens=4096,
@@ -65,13 +65,11 @@ def refusal(**fields: Any) -> str:
 
 def test_the_smallest_and_the_largest_architecture_are_taken() -> None:
     assert ArchConfig(**SMALL).activation_words == 2
-    assert ArchConfig(**LARGE).macs_per_cycle == 1 << 17
+    assert ArchConfig(**LARGE).macs_per_cycle == 1 << 15
 
 
 # Beyond some limits another field is in the way first: what must change along with it.
 ALONG: dict[str, dict[str, Any]] = {
-    "width": {"ring_read_bytes": 1 << 17},
-    "depth": {"width": 1024},
     "output_ports": {"weight_port_bytes": 16, "data_port_bytes": 16, "output_ports": 8},
 }
 
@@ -109,7 +107,11 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     # accepted, change that is refused, what the refusal says
     ({"lanes": 8, "residual_bytes": 32}, {"lanes": 16}, "lanes must be at most depth 8, not 16"),
     ({"depth": 16, "width": 16, "activation_bytes": 32, "ring_read_bytes": 16, "ring_bytes": 256},
-     {"width": 8}, "width must be at least depth 16, not 8"),
+     {"width": 8}, "width must be 16 to 2048 with depth 16, not 8"),
+    ({"depth": 32, "width": 1024, "activation_bytes": 64, "ring_read_bytes": 1024,
+      "ring_bytes": 1 << 14}, {"width": 2048}, "width must be 8 to 1024, not 2048"),
+    ({"depth": 64, "width": 512, "activation_bytes": 128, "ring_read_bytes": 1024,
+      "ring_bytes": 1 << 14}, {"width": 1024}, "width must be 64 to 512 with depth 64, not 1024"),
     ({"width": 16, "ring_read_bytes": 16, "ring_bytes": 256},
      {"ring_read_bytes": 8}, r"ring_read_bytes must be 16 to 128: .* not 8"),
     ({"weight_ports": 4, "ring_read_bytes": 16, "ring_bytes": 256},
@@ -223,7 +225,7 @@ def test_hash_covers_every_field_but_the_labels() -> None:
     )
     assert dataclasses.replace(base, name="other", device="other").hash == base.hash
     halved = {n: getattr(base, n) // 2 for n in NUMBERS}
-    halved |= {"depth": 64, "width": 512, "packed": True, "lanes": 64, "data_port_bytes": 16}
+    halved |= {"depth": 64, "width": 128, "packed": True, "lanes": 64, "data_port_bytes": 16}
     seen = {base.hash}
     for name, value in halved.items():
         change = {name: value}
