@@ -227,6 +227,7 @@ def test_hash_covers_every_field_but_the_labels() -> None:
     halved = {n: getattr(base, n) // 2 for n in NUMBERS}
     halved |= {"depth": 64, "width": 128, "packed": True, "lanes": 64, "data_port_bytes": 16}
     seen = {base.hash}
+    assert all(0 < arch.hash < 1 << 32 for arch in (base, *PRESETS.values()))
     for name, value in halved.items():
         change = {name: value}
         if name in ("depth", "data_port_bytes", "weight_port_bytes"):  # they go together
