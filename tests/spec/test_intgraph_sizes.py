@@ -19,14 +19,18 @@ def test_macs_of_every_layer(top_k: int) -> None:
         head_rows=6,
     )  # fmt: skip
     graph = random_intgraph(shape, seed=4)
-    attention = sum(
-        9 * 24 * 3 * 7 * 2 + 9 * 24 * 3 * 5 + 9 * 3 * 5 * 24 + head * 0 for head in range(1)
-    )
-    attention += sum(9 * 9 * (7 + 5) for _ in range(3))
+    projections = 9 * 24 * (2 * 3 * 7 + 3 * 5) + 9 * 3 * 5 * 24
+    attention = projections + 3 * 9 * 9 * (7 + 5)
     dense, moe = 2 * 9 * 24 * 40, 9 * 24 * 5 + top_k * 2 * 9 * 24 * 20
     expected = [8 * 20 * 24, attention, dense, attention, moe, 6 * 24 * 30]
     assert layer_macs(graph.embed, graph.layers, graph.head, 8) == expected
     assert count_macs(graph.embed, graph.layers, graph.head, 8) == sum(expected) == graph.macs
+
+
+def test_macs_of_a_single_expert() -> None:
+    graph = random_intgraph(Shape(tokens=9, experts=1, top_k=1, moe=(True,)), seed=4)
+    macs = layer_macs(graph.embed, graph.layers, graph.head, 8)
+    assert macs[2] == 9 * 24 * 1 + 2 * 9 * 24 * 20
 
 
 def test_sizes_are_those_of_the_arrays() -> None:
