@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 TARGET ?= nano
+TARGET_NAME = $(basename $(notdir $(TARGET)))
 PYTEST_ARGS ?=
 BIN := .venv/bin
 PACKAGES := cli compiler host hw models sim spec
@@ -27,10 +28,10 @@ test: setup  ## all tests, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 verilog: setup  ## build/rtl/TARGET/top.v
-	$(BIN)/python -m moesaic.hw.generate --target $(TARGET) -o build/rtl/$(TARGET)
+	$(BIN)/python -m moesaic.hw.generate --target '$(TARGET)' -o 'build/rtl/$(TARGET_NAME)'
 
 sim: setup  ## the cycle-accurate simulator of TARGET
-	$(BIN)/python -m moesaic.sim.build --target $(TARGET)
+	$(BIN)/python -m moesaic.sim.build --target '$(TARGET)'
 
 firmware:  ## the C driver for every processor, with code sizes; fetches cross compilers
 	@$(MAKE) -s -j 2 -C firmware all
@@ -39,7 +40,7 @@ bench: setup  ## measure all targets: cycles, estimates, resources, goals; half 
 	$(BIN)/python -m moesaic.models.bench --out build/bench
 
 resources: setup  ## LUT, FF, DSP and block RAM of TARGET by yosys, block by block
-	$(BIN)/python -m moesaic.hw.resources --target $(TARGET)
+	$(BIN)/python -m moesaic.hw.resources --target '$(TARGET)'
 
 # Type checkers see the folders under their import names through links.
 build/types/moesaic: $(MAKEFILE_LIST)

@@ -6,8 +6,11 @@ from amaranth import unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.spec import isa
+from moesaic.spec import isa, registers
 from moesaic.spec.arch import ADDRESS_BITS, ArchConfig
+from moesaic.spec.formats import ACCUMULATOR_BITS, GATE_BITS, LOGIT_BITS, RESIDUAL_BITS
+
+REGISTER_BITS = 8 * registers.REGISTER_BYTES
 
 
 def instruction_layout(opcode: isa.Opcode) -> data.StructLayout:
@@ -92,7 +95,7 @@ class ResidualWrite(wiring.Signature):
         super().__init__(
             {
                 "address": Out(range(arch.residual_words)),
-                "data": Out(16 * arch.lanes),
+                "data": Out(RESIDUAL_BITS * arch.lanes),
                 "valid": Out(1),
                 "ready": In(1),
             }
@@ -117,11 +120,15 @@ class AccumulatorRead(wiring.Signature):
                 "full": In(1),
                 "release": Out(1),
                 "address": Out(range(arch.accumulator_rows)),
-                "data": In(32 * arch.width),
+                "data": In(ACCUMULATOR_BITS * arch.width),
                 "maximum_address": Out(range(arch.accumulator_rows)),
-                "maximum": In(32),
+                "maximum": In(ACCUMULATOR_BITS),
             }
         )
+
+
+EXPERT_BITS = isa.width(isa.Opcode.MATMUL, "expert")
+"""An expert's number, as instructions name it."""
 
 
 class QueueRead(wiring.Signature):
@@ -135,11 +142,11 @@ class QueueRead(wiring.Signature):
     def __init__(self, arch: ArchConfig) -> None:
         super().__init__(
             {
-                "expert": Out(6),
+                "expert": Out(EXPERT_BITS),
                 "index": Out(range(arch.max_tokens)),
                 "count": In(range(arch.max_tokens + 1)),
                 "token": In(range(arch.max_tokens)),
-                "weight": In(16),
+                "weight": In(GATE_BITS),
             }
         )
 
@@ -152,13 +159,14 @@ class RouterState(wiring.Signature):
     """
 
     def __init__(self, arch: ArchConfig) -> None:
-        super().__init__({"sequence": Out(8), "hit": Out(arch.max_experts)})
+        sequence = isa.width(isa.Opcode.ROUTE, "sequence")
+        super().__init__({"sequence": Out(sequence), "hit": Out(arch.max_experts)})
 
 
 def logit_layout(arch: ArchConfig) -> data.StructLayout:
     """One chunk of a token's logits on its way to the router; chunks come in column order."""
     return data.StructLayout(
-        {"logits": data.ArrayLayout(24, arch.lanes), "last": 1}  # last chunk of the token
+        {"logits": data.ArrayLayout(LOGIT_BITS, arch.lanes), "last": 1}  # last chunk of the token
     )
 
 
@@ -166,7 +174,7 @@ class WindowSettings(wiring.Signature):
     """An address window, from the registers' side; stable while a frame runs."""
 
     def __init__(self) -> None:
-        super().__init__({"base": Out(ADDRESS_BITS), "size": Out(32)})
+        super().__init__({"base": Out(ADDRESS_BITS), "size": Out(REGISTER_BITS)})
 
 
 class FaultPort(wiring.Signature):
@@ -226,27 +234,27 @@ class AxiWrite(wiring.Signature):
 
 
 class AxiLite(wiring.Signature):
-    """AXI4-Lite, 32 bits, 12-bit addresses, from the master's side (the block is a subordinate)."""
+    """AXI4-Lite of the register map, from the master's side (the block is a subordinate)."""
 
     def __init__(self) -> None:
         super().__init__(
             {
-                "awaddr": Out(12),
+                "awaddr": Out(registers.OFFSET_BITS),
                 "awprot": Out(3),
                 "awvalid": Out(1),
                 "awready": In(1),
-                "wdata": Out(32),
-                "wstrb": Out(4),
+                "wdata": Out(REGISTER_BITS),
+                "wstrb": Out(registers.REGISTER_BYTES),
                 "wvalid": Out(1),
                 "wready": In(1),
                 "bresp": In(2),
                 "bvalid": In(1),
                 "bready": Out(1),
-                "araddr": Out(12),
+                "araddr": Out(registers.OFFSET_BITS),
                 "arprot": Out(3),
                 "arvalid": Out(1),
                 "arready": In(1),
-                "rdata": In(32),
+                "rdata": In(REGISTER_BITS),
                 "rresp": In(2),
                 "rvalid": In(1),
                 "rready": Out(1),

@@ -5,21 +5,65 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
+import reprlib
 from dataclasses import dataclass
+from pathlib import Path
 
+from moesaic.spec import isa
 from moesaic.spec.errors import UserError
+from moesaic.spec.formats import PARAMETER_BYTES
+from moesaic.spec.isa import Opcode
+from moesaic.spec.registers import MAX_OUTPUT_PORTS, MAX_WEIGHT_PORTS
 
 ADDRESS_BITS = 40
 """Byte address width of every AXI4 master (the Zynq UltraScale+ physical address space)."""
 
+MAX_TOKENS = 1 << isa.width(Opcode.ROUTE, "rows")
+MAX_EXPERTS = 1 << isa.width(Opcode.ROUTE, "experts") - 1
+"""The largest power of two that ROUTE can count; ``expert`` fields number them from 0."""
+MAX_MEMORY_BYTES = 1 << 26
+"""64 MiB: more memory than any FPGA has on its chip."""
+MAX_PRODUCTS = 1 << 15
+"""Products per cycle. The largest parts have 12,288 multipliers, which take two int8 each."""
 
-def _is_power_of_two(value: int) -> bool:
-    return value > 0 and value & (value - 1) == 0
+# What bounds each size by itself: the instruction set, the register map, or good sense. A file
+# that asks for more is refused here, before anything is allocated or generated for it.
+_LIMITS: dict[str, tuple[int, int]] = {
+    "depth": (8, 128),
+    "width": (8, 1024),
+    "lanes": (4, 128),
+    "accumulator_rows": (1, 1 << 14),  # four n-tiles of MAX_TOKENS
+    "activation_bytes": (8, MAX_MEMORY_BYTES),
+    "activation_banks": (1, 16),  # four ports share them
+    "residual_bytes": (8, MAX_MEMORY_BYTES),
+    "weight_ports": (1, MAX_WEIGHT_PORTS),
+    "weight_port_bytes": (4, 64),
+    "ring_read_bytes": (8, MAX_PRODUCTS),  # one tile of the largest array
+    "ring_bytes": (128, MAX_MEMORY_BYTES),
+    "data_port_bytes": (4, isa.INSTRUCTION_BYTES),  # an instruction has no less than a beat
+    "output_ports": (1, MAX_OUTPUT_PORTS),
+    "max_tokens": (1, MAX_TOKENS),
+    "max_experts": (1, MAX_EXPERTS),
+    "queue_depth": (1, 1024),
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FILE_BYTES = 1 << 16
+"""The largest target file; the fields take less than a thousand bytes."""
+
+
+def _shown(value: object) -> str:
+    """``value`` for a message: short whatever it is."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    return reprlib.repr(value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchConfig:
     """Sizes of one accelerator. Everything derived (widths, depths, file formats) comes from here.
+
+    All sizes are powers of two, and no memory is larger than ``MAX_MEMORY_BYTES``.
 
     Attributes
     ----------
@@ -27,41 +71,43 @@ class ArchConfig:
         Label for file names and messages; not part of the hash.
     depth
         Rows of the array: int8 products summed per column and cycle. Also the bytes of one
-        activation word. Power of two, 8 to 128.
+        activation word. 8 to 128.
     width
-        Columns of the array: outputs accumulated per cycle. ``depth`` times a power of two.
+        Columns of the array: outputs accumulated per cycle. At least ``depth``, at most 1024, and
+        at most ``MAX_PRODUCTS`` products in all.
     packed
         Two products in one DSP48E2: ``((w1 << 18) + w2) * x`` with borrow correction.
     lanes
-        Accumulators the vector unit drains per cycle. Power of two, at most ``depth``.
+        Accumulators the vector unit drains per cycle. 4 to ``depth``.
     accumulator_rows
-        Rows of ``width`` int32 accumulators in each of the two banks. Power of two.
+        Rows of ``width`` int32 accumulators in each of the two banks. Up to 16384.
     activation_bytes
-        int8 activation scratchpad, bytes; split into ``activation_banks``.
+        int8 activation scratchpad, bytes; split into ``activation_banks``. At most ``2**20`` words.
     activation_banks
-        Separately ported banks of the activation scratchpad. Power of two.
+        Separately ported banks of the activation scratchpad. Up to 16.
     residual_bytes
-        int16 residual-stream scratchpad, bytes.
+        int16 residual-stream scratchpad, bytes. At most ``2**20`` words.
     weight_ports
-        AXI4 read masters of the weight stream. Power of two.
+        AXI4 read masters of the weight stream. Up to ``registers.MAX_WEIGHT_PORTS``.
     weight_port_bytes
-        Data bytes per beat of each weight port. Power of two, 4 to 64.
+        Data bytes per beat of each weight port. 4 to 64.
     ring_read_bytes
         Bytes per word of the weight ring: read per cycle. At least ``width`` and at least one
         line (``weight_ports * weight_port_bytes``).
     ring_bytes
-        Capacity of the weight ring: how far weights can be prefetched.
+        Capacity of the weight ring: how far weights can be prefetched. At least 16 words.
     data_port_bytes
-        Data bytes per beat of the data master (program, inputs, outputs). 16 by default.
+        Data bytes per beat of the data master (program, inputs, outputs). 4 to 32, and at most
+        a word of either scratchpad.
     output_ports
         Ports that share the outputs, each an equal part of every chunk: the data master, and the
-        write channels of weight ports 1, 2, ... Power of two, at most ``weight_ports``.
+        write channels of weight ports 1, 2, ... At most ``weight_ports``.
     max_tokens
-        Rows the router's expert queues hold for each expert. Power of two.
+        Rows the router's expert queues hold for each expert. Up to ``MAX_TOKENS``.
     max_experts
-        Experts the router can index. Power of two, at most 64.
+        Experts the router can index. Up to ``MAX_EXPERTS``.
     queue_depth
-        Instructions waiting in front of each unit. Power of two.
+        Instructions waiting in front of each unit. Up to 1024.
     device
         FPGA part the preset is meant for (documentation and reports only).
     """
@@ -87,73 +133,85 @@ class ArchConfig:
     device: str = "any"
 
     def __post_init__(self) -> None:
-        powers = (
-            "depth lanes accumulator_rows activation_bytes activation_banks residual_bytes"
-            " weight_ports weight_port_bytes ring_read_bytes ring_bytes data_port_bytes"
-            " output_ports max_tokens max_experts queue_depth"
-        ).split()
-        for field in powers:
-            value = getattr(self, field)
-            if not isinstance(value, int) or not _is_power_of_two(value):
-                raise UserError(f"ArchConfig {field} must be a power of two, not {value!r}")
-        self._require(8 <= self.depth <= 128, "depth must be 8 to 128", self.depth)
         self._require(
-            self.width % self.depth == 0 and _is_power_of_two(self.width // self.depth),
-            f"width must be depth ({self.depth}) times a power of two",
+            isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None,
+            "name must be 1 to 64 letters, digits, dots, dashes and underscores",
+            self.name,
+        )
+        self._require(isinstance(self.device, str), "device must be a string", self.device)
+        self._require(isinstance(self.packed, bool), "packed must be true or false", self.packed)
+        for field, (low, high) in _LIMITS.items():
+            value = getattr(self, field)
+            # A bool is an int to Python, but no number to whoever writes a target file.
+            power = isinstance(value, int) and not isinstance(value, bool) and value > 0
+            if not power or value & value - 1:
+                raise UserError(f"ArchConfig {field} must be a power of two, not {_shown(value)}")
+            self._require(low <= value <= high, f"{field} must be {low} to {high}", value)
+        most = MAX_PRODUCTS // self.depth
+        self._require(
+            self.depth <= self.width <= most,
+            f"width must be {self.depth} to {most} with depth {self.depth}",
             self.width,
         )
         self._require(
-            4 <= self.lanes <= self.depth, f"lanes must be 4 to depth {self.depth}", self.lanes
+            self.lanes <= self.depth, f"lanes must be at most depth {self.depth}", self.lanes
         )
+        self._check_memories()
+        self._check_ports()
+
+    def _check_memories(self) -> None:
+        words = 1 << isa.width(Opcode.LOAD, "base")
+        banks, line = self.activation_banks, 2 * self.lanes
+        low, high = self.depth * banks, min(self.depth * words, MAX_MEMORY_BYTES)
         self._require(
-            self.ring_read_bytes >= self.width,
-            f"ring_read_bytes must be at least width {self.width}",
-            self.ring_read_bytes,
+            low <= self.activation_bytes <= high,
+            f"activation_bytes must be {low} to {high} with depth {self.depth} and"
+            f" activation_banks {banks}",
+            self.activation_bytes,
         )
+        high = min(line * words, MAX_MEMORY_BYTES)
         self._require(
-            self.ring_read_bytes >= self.line_bytes,
-            f"ring_read_bytes must be at least one line of {self.line_bytes}",
-            self.ring_read_bytes,
+            line <= self.residual_bytes <= high,
+            f"residual_bytes must be {line} to {high} with lanes {self.lanes}",
+            self.residual_bytes,
         )
+        low = max(self.width, self.line_bytes)
+        high = self.depth * self.width
         self._require(
-            self.ring_read_bytes <= self.depth * self.width,
-            f"ring_read_bytes must be at most one tile of {self.depth * self.width}",
+            low <= self.ring_read_bytes <= high,
+            f"ring_read_bytes must be {low} to {high}: at least width and one line of all weight"
+            " ports, at most one tile",
             self.ring_read_bytes,
         )
         self._require(
             self.ring_bytes >= 16 * self.ring_read_bytes,
-            f"ring_bytes must be at least {16 * self.ring_read_bytes}",
+            f"ring_bytes must be at least {16 * self.ring_read_bytes}, 16 times ring_read_bytes",
             self.ring_bytes,
         )
+
+    def _check_ports(self) -> None:
+        widest = min(self.depth, 2 * self.lanes)
         self._require(
-            4 <= self.weight_port_bytes <= 64,
-            "weight_port_bytes must be 4 to 64",
-            self.weight_port_bytes,
-        )
-        widest = min(self.depth, 2 * self.lanes, 32)  # 32: an instruction has no less than a beat
-        self._require(
-            4 <= self.data_port_bytes <= widest,
-            f"data_port_bytes must be 4 to {widest}",
+            self.data_port_bytes <= widest,
+            f"data_port_bytes must be at most {widest}, a word of either scratchpad",
             self.data_port_bytes,
         )
         most = min(self.weight_ports, 2 * self.lanes // self.data_port_bytes)
         self._require(
-            self.output_ports <= most, f"output_ports must be at most {most}", self.output_ports
+            self.output_ports <= most,
+            f"output_ports must be at most {most}: there are {self.weight_ports} weight_ports, and"
+            " each takes a beat of a chunk or more",
+            self.output_ports,
         )
         self._require(
             self.output_ports == 1 or self.weight_port_bytes == self.data_port_bytes,
             f"weight_port_bytes must be data_port_bytes {self.data_port_bytes} with output_ports",
             self.weight_port_bytes,
         )
-        self._require(self.max_experts <= 64, "max_experts must be at most 64", self.max_experts)
-        self._require(self.max_tokens <= 4096, "max_tokens must be at most 4096", self.max_tokens)
-        self._require(
-            self.activation_words <= 1 << 20, "activation_bytes too large", self.activation_bytes
-        )
 
     def _require(self, condition: bool, rule: str, value: object) -> None:
         if not condition:
-            raise UserError(f"ArchConfig {rule}, not {value!r}")
+            raise UserError(f"ArchConfig {rule}, not {_shown(value)}")
 
     # Derived sizes: computed here and nowhere else.
 
@@ -187,8 +245,8 @@ class ArchConfig:
 
     @property
     def parameter_ring_words(self) -> int:
-        """Ring words of one parameter block: 8 bytes for each of ``width`` columns."""
-        return -(-8 * self.width // self.ring_read_bytes)
+        """Ring words of one parameter block: an entry for each of ``width`` columns."""
+        return -(-PARAMETER_BYTES * self.width // self.ring_read_bytes)
 
     @property
     def output_line_bytes(self) -> int:
@@ -207,14 +265,22 @@ class ArchConfig:
 
     @classmethod
     def from_dict(cls, fields: dict[str, object]) -> ArchConfig:
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(fields) - known)
-        if unknown:
-            raise UserError(f"ArchConfig has no field {unknown[0]!r}")
-        try:
-            return cls(**fields)  # type: ignore[arg-type]
-        except TypeError as error:
-            raise UserError(f"ArchConfig is incomplete: {error}") from error
+        """Inverse of :meth:`to_dict`; fields that have a default may be left out.
+
+        Raises
+        ------
+        UserError
+            ``fields`` is no dictionary, a field is unknown or missing or breaks its rule.
+        """
+        if not isinstance(fields, dict):
+            raise UserError(f"ArchConfig must be an object with fields, not {_shown(fields)}")
+        known = {field.name: field.default for field in dataclasses.fields(cls)}
+        if unknown := [name for name in fields if name not in known]:
+            raise UserError(f"ArchConfig has no field {_shown(unknown[0])}")
+        for name, default in known.items():
+            if default is dataclasses.MISSING and name not in fields:
+                raise UserError(f"ArchConfig is incomplete: it has no {name}")
+        return cls(**fields)  # type: ignore[arg-type]
 
     @property
     def hash(self) -> int:
@@ -223,10 +289,8 @@ class ArchConfig:
         Covers every field that changes the gateware or the file formats, not the labels, and
         the version of the instruction set: equal hashes mean that a bundle runs.
         """
-        from moesaic.spec.isa import ISA_VERSION
-
         fields = {k: v for k, v in self.to_dict().items() if k not in ("name", "device")}
-        text = json.dumps({"isa": ISA_VERSION, **fields}, sort_keys=True)
+        text = json.dumps({"isa": isa.ISA_VERSION, **fields}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
@@ -284,6 +348,16 @@ PRESETS: dict[str, ArchConfig] = {
 }
 
 
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of a target file; of two equal names one would be ignored."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field {_shown(twice)} stands there twice")
+    return fields
+
+
 def load_arch(name_or_path: str) -> ArchConfig:
     """Return a preset by name or an ArchConfig from a JSON file.
 
@@ -294,17 +368,31 @@ def load_arch(name_or_path: str) -> ArchConfig:
     """
     if name_or_path in PRESETS:
         return PRESETS[name_or_path]
-    if name_or_path.endswith(".json"):
-        try:
-            with open(name_or_path, encoding="utf-8") as file:
-                fields = json.load(file)
-        except (OSError, ValueError) as error:
-            raise UserError(f"target file {name_or_path} cannot be read: {error}") from error
-        if not isinstance(fields, dict):
-            raise UserError(f"target file {name_or_path} must hold a JSON object")
+    if not name_or_path.endswith(".json"):
+        presets = ", ".join(sorted(PRESETS))
+        raise UserError(
+            f"unknown target {name_or_path!r}; use one of {presets}, or a .json file with"
+            " the fields of ArchConfig"
+        )
+    where = f"target file {name_or_path}"
+    try:
+        path = Path(name_or_path)
+        if path.exists() and not path.is_file():
+            raise UserError(f"{where} cannot be read: it is no plain file")
+        with path.open("rb") as file:
+            raw = file.read(_FILE_BYTES + 1)
+        if len(raw) > _FILE_BYTES:
+            raise UserError(f"{where} cannot be read: it has more than {_FILE_BYTES} bytes")
+        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except OSError as error:
+        raise UserError(f"{where} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{where} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{where} cannot be read: its brackets are nested too deeply") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{where} must hold a JSON object")
+    try:
         return ArchConfig.from_dict(fields)
-    presets = ", ".join(sorted(PRESETS))
-    raise UserError(
-        f"unknown target {name_or_path!r}; use one of {presets}, or a .json file with the fields"
-        " of ArchConfig"
-    )
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error

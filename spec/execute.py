@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.spec import kernels, semantics
+from moesaic.spec.formats import (
+    ADDEND_BITS,
+    GATE_FRACTION_BITS,
+    LOGIT_BITS,
+    RESIDUAL_BITS,
+    RESIDUAL_GUARD_BITS,
+)
 from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe
 from moesaic.spec.precision import exact_float32
 from moesaic.spec.prepared import Attention, Linear, Mlp
@@ -46,10 +53,10 @@ class _Graph:
     """A graph's constants on a device, layer by layer."""
 
     def __init__(self, graph: IntGraph, device: torch.device) -> None:
-        self.embed = Linear([graph.embed.linear], 24, device)
+        self.embed = Linear([graph.embed.linear], ADDEND_BITS, device)
         self.initial = torch.tensor(graph.embed.initial, dtype=torch.float64, device=device)
-        self.head = Linear([graph.head.linear], 16, device)
-        self.one = torch.tensor(2.0**-semantics.RESIDUAL_GUARD_BITS, device=device).double()
+        self.head = Linear([graph.head.linear], RESIDUAL_BITS, device)
+        self.one = torch.tensor(2.0**-RESIDUAL_GUARD_BITS, device=device).double()
         self.attention: dict[int, Attention] = {}
         self.gates: dict[int, Linear] = {}
         self.mlps: dict[int, list[Mlp]] = {}
@@ -59,7 +66,7 @@ class _Graph:
             elif isinstance(layer, IntDense):
                 self.mlps[index] = [Mlp(layer.mlp, device)]
             else:
-                self.gates[index] = Linear([layer.gate], 24, device, kernels.INT16_LARGEST)
+                self.gates[index] = Linear([layer.gate], LOGIT_BITS, device, kernels.INT16_LARGEST)
                 self.mlps[index] = [Mlp(expert, device) for expert in layer.experts]
 
 
@@ -178,7 +185,7 @@ class Executor:
         watch("weights", weights.unflatten(0, (frames, tokens)))
         ascending, slot = chosen.sort(-1)
         weights = weights.gather(1, slot).unflatten(0, (frames, tokens)).double()
-        weights *= 2.0 ** -(15 + semantics.RESIDUAL_GUARD_BITS)
+        weights *= 2.0 ** -(GATE_FRACTION_BITS + RESIDUAL_GUARD_BITS)
         # Pairs of token and slot, sorted by expert: every expert's tokens are one slice. Their
         # counts are the only values that the host waits for.
         grouped, pairs = ascending.flatten().sort(stable=True)

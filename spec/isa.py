@@ -18,6 +18,7 @@ from functools import reduce
 from operator import xor
 
 from moesaic.spec.errors import UserError
+from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS
 
 ISA_VERSION = 1
 INSTRUCTION_BYTES = 32
@@ -192,8 +193,12 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("columns", 16, "valid columns over all groups and n-tiles", nonzero=True),
         Field("base", 20, "destination word of row 0, column 0"),
         Field("stride", 12, "destination words between rows"),
-        Field("multiplier", 16, "second requantisation (GELU), exponent scale (SOFTMAX), scale"),
-        Field("shift", 6, "right shift that belongs to `multiplier`"),
+        Field(
+            "multiplier",
+            MULTIPLIER_BITS,
+            "second requantisation (GELU), exponent scale (SOFTMAX), scale",
+        ),
+        Field("shift", SHIFT_BITS, "right shift that belongs to `multiplier`"),
     ),
     Opcode.NORM: (
         Field("wide", 1, "also write the high and the low plane of the 16-bit result"),
@@ -203,8 +208,8 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("source_base", 20, "residual word of row 0"),
         Field("source_stride", 12, "residual words between rows"),
         Field("epsilon", 48, "channels^2 * eps in squared residual steps"),
-        Field("multiplier", 16, "1 / output step, mantissa"),
-        Field("shift", 6, "1 / output step, right shift"),
+        Field("multiplier", MULTIPLIER_BITS, "1 / output step, mantissa"),
+        Field("shift", SHIFT_BITS, "1 / output step, right shift"),
         Field("base", 20, "activation word of row 0"),
         Field("stride", 12, "activation words between rows"),
         Field(
@@ -217,8 +222,8 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("experts", 7, "experts", nonzero=True),
         Field("top_k", 4, "experts chosen per token", nonzero=True),
         Field("renormalise", 1, "gate weights sum to one over the chosen experts"),
-        Field("multiplier", 16, "logit to 2^-7 octaves, mantissa"),
-        Field("shift", 6, "logit to 2^-7 octaves, right shift"),
+        Field("multiplier", MULTIPLIER_BITS, "logit to 2^-7 octaves, mantissa"),
+        Field("shift", SHIFT_BITS, "logit to 2^-7 octaves, right shift"),
         Field("sequence", 8, "number of this routing, not 0", nonzero=True),
     ),
     Opcode.LOAD: (
@@ -262,6 +267,11 @@ def positions(opcode: Opcode) -> dict[str, tuple[int, int]]:
     if bit > 8 * INSTRUCTION_BYTES:
         raise AssertionError(f"{opcode.name} takes {bit} bits")
     return result
+
+
+def width(opcode: Opcode, name: str) -> int:
+    """Bits of a field: the gateware's ports and registers that hold it are as wide."""
+    return positions(opcode)[name][1]
 
 
 def used_bits(opcode: Opcode) -> int:

@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 
 from moesaic.spec.arch import ArchConfig
 
+PARAMETER_ENTRY = np.dtype(
+    [("bias", "<i4"), ("multiplier", "<u2"), ("shift", "u1"), ("reserved", "u1")]
+)
+"""A column's entry in a parameter block, as ``formats.PARAMETER`` lays it out."""
+
 
 def words(values: int, per_word: int) -> int:
     """Words of ``per_word`` values that hold ``values`` values."""

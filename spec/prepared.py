@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from moesaic.spec import kernels, semantics, tables
+from moesaic.spec.formats import ADDEND_BITS
 from moesaic.spec.intgraph import IntAttention, IntLinear, IntMlp, Scale
 
 
@@ -87,7 +88,10 @@ class Mlp:
     """Up, GELU and down for any rows: int8 codes [..., channels], float32, to 24-bit addends."""
 
     def __init__(self, mlp: IntMlp, device: torch.device) -> None:
-        self._up, self._down = Linear([mlp.up], 18, device), Linear([mlp.down], 24, device)
+        self._up, self._down = (
+            Linear([mlp.up], tables.GELU_INPUT_BITS, device),
+            Linear([mlp.down], ADDEND_BITS, device),
+        )
         first, table = gelu_table(mlp.gelu)
         self._up.low, self._up.high = first, first + len(table) - 1
         self._table = table.to(device, torch.float32)
@@ -124,7 +128,7 @@ class Attention:
         self.heads = layer.heads
         self.widths = [part.outputs for part in (layer.query, layer.key, layer.value)]
         self.project = Linear([layer.query, layer.key, layer.value], 8, device)
-        self.output = Linear([layer.output], 24, device)
+        self.output = Linear([layer.output], ADDEND_BITS, device)
         score = layer.head_dim * kernels.INT8_LARGEST**2
         product = tokens * kernels.UINT8_LARGEST * kernels.INT8_LARGEST
         # Distances are up to twice a score, and are float32 too.

@@ -12,6 +12,8 @@ MAGIC = 0x4D4F4553
 INTERFACE_VERSION = 2
 """Value of VERSION: the register map; changed when a driver would notice."""
 REGISTER_BYTES = 4
+OFFSET_BITS = 12
+"""Of a byte offset in the map, which takes a page of 4 KiB."""
 MAX_WEIGHT_PORTS = 8
 MAX_OUTPUT_PORTS = 8
 WINDOW_STRIDE = 0x10
@@ -52,6 +54,9 @@ ERROR_DOCS: dict[ErrorCode, str] = {
     " that ends beyond the address space",
     ErrorCode.TOKEN_OVERFLOW: "a unit gave another more tokens than can be held",
 }
+
+FETCH_MASTER = len(Unit)
+"""Number of the instruction fetch in ERROR_INFO; the other masters go by their unit."""
 
 ABORT_LIMIT_CYCLES = 1 << 16
 """After an error, IRQ_STATUS.ERROR is set when all bus masters have finished what is outstanding,
@@ -179,8 +184,8 @@ REGISTERS: tuple[Register, ...] = (
         0x01C,
         Access.RO,
         "BAD_INSTRUCTION, PROGRAM_OVERRUN: byte offset in the"
-        " program; WINDOW, BUS: unit number of the master (weight stream 0, load 4, store 5,"
-        " instruction fetch 6)",
+        " program; WINDOW, BUS: unit number of the master (weight stream"
+        f" {Unit.STREAM}, load {Unit.LOAD}, store {Unit.STORE}, instruction fetch {FETCH_MASTER})",
     ),
     Register(
         "IRQ_STATUS",
@@ -239,6 +244,11 @@ _BY_NAME = {register.name: register for register in REGISTERS}
 def offset(name: str) -> int:
     """Byte offset of the register called ``name``."""
     return _BY_NAME[name].offset
+
+
+def used_bits(register: str) -> int:
+    """Bits up to the last field of a register that has fields."""
+    return max(f.bit + f.width for f in _BY_NAME[register].fields)
 
 
 def bit(register: str, name: str) -> int:

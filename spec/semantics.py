@@ -3,7 +3,8 @@
 Values are held in int64 tensors whatever their hardware width; each function states the range it
 returns. Products are summed in float64, which is exact below 2**53, far above the int32
 accumulators. These functions are the law for the gateware and share nothing with it but
-``moesaic.spec.tables``; ``moesaic.spec.kernels`` computes the same faster, and tests compare.
+``moesaic.spec.tables`` and ``formats``; ``moesaic.spec.kernels`` computes the same faster, and
+tests compare.
 Formulas: ``docs/numerics.md``.
 """
 
@@ -15,11 +16,7 @@ import torch
 from torch import Tensor
 
 from moesaic.spec import tables
-
-ONE_Q15 = 1 << 15
-"""Gate weight 1.0."""
-RESIDUAL_GUARD_BITS = 8
-"""Fraction bits below the residual step that an addend carries."""
+from moesaic.spec.formats import GATE_FRACTION_BITS, ONE_Q15, RESIDUAL_GUARD_BITS
 
 
 def round_shift(value: Tensor, shift: int | Tensor) -> Tensor:
@@ -153,7 +150,9 @@ def attention_scale(sums: Tensor, multiplier: int, shift: int) -> tuple[Tensor, 
 
 def residual_add(residual: Tensor, addend: Tensor, weight: int | Tensor = ONE_Q15) -> Tensor:
     """int16 residual plus a 24-bit addend (256ths of a residual step) times a Q15 weight."""
-    return saturate(residual + round_shift(addend * weight, 15 + RESIDUAL_GUARD_BITS), 16)
+    return saturate(
+        residual + round_shift(addend * weight, GATE_FRACTION_BITS + RESIDUAL_GUARD_BITS), 16
+    )
 
 
 def route(

@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from moesaic.compiler.schedule.steps import Weights
 from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import PARAMETER_BYTES
 
 Bytes = NDArray[np.uint8]
 
 
 def parameter_blocks(weights: Weights, arch: ArchConfig) -> Bytes:
-    """[n_tiles, block bytes]: 8 bytes per column, zeros for padding columns and ring padding."""
+    """[n_tiles, block bytes]: an entry per column, zeros for padding columns and ring padding."""
     columns = np.array(weights.columns)
     real = columns >= 0
     linear = weights.linear
-    entry = np.dtype([("bias", "<i4"), ("multiplier", "<u2"), ("shift", "u1"), ("reserved", "u1")])
-    entries = np.zeros(len(columns), entry)
+    entries = np.zeros(len(columns), layout.PARAMETER_ENTRY)
     entries["bias"][real] = linear.bias[columns[real]]
     entries["multiplier"][real] = linear.multiplier[columns[real]]
     entries["shift"][real] = linear.shift[columns[real]]
-    raw = entries.view(np.uint8).reshape(-1, 8 * arch.width)
+    raw = entries.view(np.uint8).reshape(-1, PARAMETER_BYTES * arch.width)
     padding = arch.parameter_ring_words * arch.ring_read_bytes - raw.shape[1]
     return np.pad(raw, ((0, 0), (0, padding)))
 

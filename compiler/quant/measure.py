@@ -19,6 +19,7 @@ from moesaic.compiler.quant.scales import HIDDEN_LIMIT, INT16_MAX, Scales
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.metrics import ratio_db
 
 
 class Comparison:
@@ -46,9 +47,7 @@ class Comparison:
     @property
     def sqnr_db(self) -> float:
         """10 log10(signal / noise); infinite if there is no error."""
-        if self.noise == 0.0:
-            return float("inf")
-        return 10.0 * float(np.log10(self.signal / self.noise)) if self.signal else float("-inf")
+        return ratio_db(self.signal, self.noise)
 
     @property
     def flips(self) -> dict[str, float]:

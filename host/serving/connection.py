@@ -68,6 +68,9 @@ class Table(Protocol):
     def moved(self, connection: Connection) -> None:
         """It has come to another stage."""
 
+    def closed(self, reason: str) -> None:
+        """It is closed before its client wants that."""
+
     def sending(self, connection: Connection, size_bytes: int) -> AbstractContextManager[None]:
         """An answer of this size is in memory, until the block ends."""
 

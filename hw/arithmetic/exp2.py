@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.pipeline import delay, look_up, round_half
 from moesaic.spec import tables
+from moesaic.spec.formats import PROBABILITY_BITS
 
 _POINT = 8
 """Fraction bits of the table."""
@@ -34,7 +35,7 @@ class Exp2(wiring.Component):
             {
                 "exponent": In(data.ArrayLayout(tables.EXPONENT_BITS, lanes)),
                 "valid": In(lanes),
-                "value": Out(data.ArrayLayout(8, lanes)),
+                "value": Out(data.ArrayLayout(PROBABILITY_BITS, lanes)),
             }
         )
 
@@ -47,7 +48,7 @@ class Exp2(wiring.Component):
         for i, mantissa in enumerate(mantissas):
             octaves = delay(m, self.exponent[i][fraction_bits:], 1, f"octaves_{i}")
             shifted = Signal(16 - _POINT + 1, name=f"shifted_{i}", reset_less=True)
-            value = Signal(8, name=f"value_{i}", reset_less=True)
+            value = Signal(PROBABILITY_BITS, name=f"value_{i}", reset_less=True)
             # One bit below the result survives the shift; it is the rounding bit.
             m.d.sync += shifted.eq(mantissa[_POINT - 1 :] >> octaves)
             with m.If(valid[i]):

@@ -9,6 +9,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.pipeline import clamp, delay, round_half
+from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS
 
 
 class Requantise(wiring.Component):
@@ -46,8 +47,8 @@ class Requantise(wiring.Component):
         super().__init__(
             {
                 "operand": In(data.ArrayLayout(signed(operand_bits), lanes)),
-                "multiplier": In(data.ArrayLayout(16, lanes)),
-                "shift": In(data.ArrayLayout(6, lanes)),
+                "multiplier": In(data.ArrayLayout(MULTIPLIER_BITS, lanes)),
+                "shift": In(data.ArrayLayout(SHIFT_BITS, lanes)),
                 "limit": In(range(len(self.limits))),
                 "value": Out(data.ArrayLayout(signed(max(self.limits)), lanes)),
             }
@@ -56,8 +57,8 @@ class Requantise(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         limit = delay(m, self.limit, 5, "limit")
-        product_shape = signed(self.operand_bits + 16)
-        doubled_shape = signed(self.operand_bits + 17)
+        product_shape = signed(self.operand_bits + MULTIPLIER_BITS)
+        doubled_shape = signed(self.operand_bits + MULTIPLIER_BITS + 1)
 
         def register(shape: object, name: str) -> Signal:
             return Signal(shape, name=name, reset_less=True)

@@ -125,7 +125,7 @@ class BurstIssuer(wiring.Component):
             ]
 
         # Stage 2: the command that is being issued. Addresses are beats in the window.
-        start = Signal(32 - shift)
+        start = Signal(len(self.window.size) - shift)
         remaining = Signal(self.beats_bits)
         to_boundary = Signal(burst_log2 + 1)
         m.d.comb += [

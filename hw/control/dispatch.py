@@ -8,7 +8,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.control.check import InstructionCheck
-from moesaic.hw.interfaces import RawInstruction
+from moesaic.hw.interfaces import REGISTER_BITS, RawInstruction
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Opcode, Unit
@@ -56,7 +56,7 @@ class Dispatcher(wiring.Component):
                 "empty": Out(1),
                 "busy": Out(1),
                 "malformed": Out(1),
-                "offset": Out(32),
+                "offset": Out(REGISTER_BITS),
             }
         )
 

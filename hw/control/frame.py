@@ -6,6 +6,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.interfaces import REGISTER_BITS
 from moesaic.spec import registers
 from moesaic.spec.registers import ErrorCode
 
@@ -62,20 +63,20 @@ class FrameControl(wiring.Component):
                 "start": In(1),
                 "reset": In(1),
                 "misconfigured": In(1),
-                "offender": In(12),
+                "offender": In(registers.OFFSET_BITS),
                 **{f"raise{i}": In(1) for i in range(len(errors))},
-                **{f"info{i}": In(32) for i in range(len(errors))},
-                "watchdog": In(32),
+                **{f"info{i}": In(REGISTER_BITS) for i in range(len(errors))},
+                "watchdog": In(REGISTER_BITS),
                 "finished": In(1),
                 "idle": In(1),
                 "core_reset": Out(1, init=1),
                 "abort": Out(1),
                 "running": Out(1),
                 "clear": Out(1),
-                "status": Out(32),
-                "error": Out(32),
-                "error_info": Out(32),
-                "irq_set": Out(2),
+                "status": Out(REGISTER_BITS),
+                "error": Out(REGISTER_BITS),
+                "error_info": Out(REGISTER_BITS),
+                "irq_set": Out(registers.used_bits("IRQ_STATUS")),
             }
         )
 
@@ -84,7 +85,7 @@ class FrameControl(wiring.Component):
         busy, done, failed = Signal(), Signal(), Signal()
         reported = Signal()  # the error of this frame has raised its interrupt
         code = Signal(ErrorCode)
-        cycles = Signal(32)
+        cycles = Signal(len(self.watchdog))
         timer = Signal(range(registers.ABORT_LIMIT_CYCLES + 1))
         quiet = Signal(range(QUIET_CYCLES + 1))
         report_done, report_error = Signal(), Signal()

@@ -6,7 +6,7 @@ from amaranth import Cat, Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.interfaces import AxiLite
+from moesaic.hw.interfaces import REGISTER_BITS, AxiLite
 from moesaic.spec import registers
 from moesaic.spec.arch import ADDRESS_BITS, ArchConfig
 from moesaic.spec.registers import Access, Register
@@ -14,8 +14,11 @@ from moesaic.spec.registers import Access, Register
 _COUNTER_REGISTERS = {
     f"{name}_{half}": (name, bit)
     for name, _ in registers.COUNTERS
-    for half, bit in (("LO", 0), ("HI", 32))
+    for half, bit in (("LO", 0), ("HI", REGISTER_BITS))
 }
+
+_WORD = registers.REGISTER_BYTES.bit_length() - 1
+"""Address bits below a register's."""
 
 
 def is_built(arch: ArchConfig, register: Register) -> bool:
@@ -28,10 +31,10 @@ def is_built(arch: ArchConfig, register: Register) -> bool:
 def register_bits(register: Register) -> int:
     """Bits of a read-write register that exist; the others read as zero."""
     if register.name.endswith("_BASE_HI"):
-        return ADDRESS_BITS - 32
+        return ADDRESS_BITS - REGISTER_BITS
     if register.name == "IRQ_ENABLE":
-        return sum(f.width for f in _find("IRQ_STATUS").fields)
-    return 32
+        return registers.used_bits("IRQ_STATUS")
+    return REGISTER_BITS
 
 
 def _find(name: str) -> Register:
@@ -65,19 +68,18 @@ class RegisterFile(wiring.Component):
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
         self.built = [r for r in registers.REGISTERS if is_built(arch, r)]
-        causes = sum(f.width for f in _find("IRQ_STATUS").fields)
         super().__init__(
             {
                 "bus": In(AxiLite()),
                 **{r.name.lower(): Out(register_bits(r)) for r in self._with(Access.RW)},
-                **{name: In(32) for name in ("status", "error", "error_info")},
+                **{name: In(REGISTER_BITS) for name in ("status", "error", "error_info")},
                 **{
                     f"count_{name.lower()}": In(registers.COUNTER_BITS)
                     for name, _ in registers.COUNTERS
                 },
                 "start": Out(1),
                 "reset": Out(1),
-                "irq_set": In(causes),
+                "irq_set": In(registers.used_bits("IRQ_STATUS")),
                 "irq": Out(1),
             }
         )
@@ -109,13 +111,13 @@ class RegisterFile(wiring.Component):
         with m.Elif(bus.bready):
             m.d.sync += bus.bvalid.eq(0)
         mask = Cat(strobe.replicate(8) for strobe in write_strobe)
-        ones = Signal(32)
+        ones = Signal(len(write_data))
         m.d.comb += ones.eq(write_data & mask)
 
         def written(register: Register) -> Signal:
             hit = Signal(name=f"write_{register.name.lower()}")
             m.d.comb += hit.eq(
-                write & (write_address[2:] == register.offset // registers.REGISTER_BYTES)
+                write & (write_address[_WORD:] == register.offset // registers.REGISTER_BYTES)
             )
             return hit
 
@@ -143,7 +145,7 @@ class RegisterFile(wiring.Component):
             m.d.sync += [read.eq(1), read_address.eq(bus.araddr)]
         with m.If(read):
             m.d.sync += [read.eq(0), bus.rvalid.eq(1), bus.rdata.eq(0)]
-            with m.Switch(read_address[2:]):
+            with m.Switch(read_address[_WORD:]):
                 for register in self.built:
                     with m.Case(register.offset // registers.REGISTER_BYTES):
                         m.d.sync += bus.rdata.eq(self._read_value(register, irq_status))
@@ -158,12 +160,12 @@ class RegisterFile(wiring.Component):
             "ARCH_HASH": self.arch.hash,
         }
         if register.name in constants:
-            return Const(constants[register.name], 32)
+            return Const(constants[register.name], REGISTER_BITS)
         if register.name in _COUNTER_REGISTERS:
             name, bit = _COUNTER_REGISTERS[register.name]
-            return getattr(self, f"count_{name.lower()}")[bit : bit + 32]
+            return getattr(self, f"count_{name.lower()}")[bit : bit + REGISTER_BITS]
         if register.access is Access.WO:
-            return Const(0, 32)
+            return Const(0, REGISTER_BITS)
         if register.access is Access.W1C:
             return irq_status
         return getattr(self, register.name.lower())

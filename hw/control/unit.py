@@ -18,8 +18,6 @@ from moesaic.spec.arch import ADDRESS_BITS, ArchConfig
 from moesaic.spec.isa import Unit, Window
 from moesaic.spec.registers import ErrorCode
 
-FETCH_MASTER = 6
-"""Number of the instruction fetch in ERROR_INFO; the others go by their unit."""
 MASTERS = (Unit.STREAM, Unit.LOAD, Unit.STORE)
 """Units with bus masters."""
 
@@ -182,10 +180,10 @@ class ControlUnit(wiring.Component):
         masters: list[tuple[int, wiring.PureInterface]] = [
             (unit.value, getattr(self, f"fault_{unit.name.lower()}")) for unit in MASTERS
         ]
-        masters.append((FETCH_MASTER, fetch.fault))
+        masters.append((registers.FETCH_MASTER, fetch.fault))
 
         def first(kind: str) -> tuple[Value, Value]:
-            number: Value = Const(0, 3)
+            number: Value = Const(0, range(registers.FETCH_MASTER + 1))
             for master, fault in reversed(masters):
                 number = Mux(getattr(fault, kind), master, number)
             return Cat(getattr(fault, kind) for _, fault in masters).any(), number

@@ -11,11 +11,13 @@ from moesaic.hw.matrix.banks import BankedRows
 from moesaic.hw.matrix.columns import sum_bits
 from moesaic.hw.matrix.step import step_layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import ACCUMULATOR_BITS
+from moesaic.spec.isa import UNIT_COUNT
 
 PLANE_BITS = 8
 """Left shift of the products of the high plane."""
 STEP_TO_SUMS_CYCLES = 2
-_LOWEST = -(1 << 31)
+_LOWEST = -(1 << ACCUMULATOR_BITS - 1)
 
 
 class Accumulators(wiring.Component):
@@ -54,7 +56,7 @@ class Accumulators(wiring.Component):
                 "bank_free": Out(2),
                 "claim": In(2),
                 "done": Out(1),
-                "signal": Out(6),
+                "signal": Out(UNIT_COUNT),
             }
         )
 
@@ -69,8 +71,8 @@ class Accumulators(wiring.Component):
             steps.append(following)
 
         full, owned, drain_bank = Signal(2), Signal(2), Signal()
-        m.submodules.rows = rows = BankedRows(32 * width, self.arch.accumulator_rows)
-        m.submodules.maxima = maxima = BankedRows(32, self.arch.accumulator_rows)
+        m.submodules.rows = rows = BankedRows(ACCUMULATOR_BITS * width, self.arch.accumulator_rows)
+        m.submodules.maxima = maxima = BankedRows(ACCUMULATOR_BITS, self.arch.accumulator_rows)
         for banks in (rows, maxima):
             m.d.comb += [banks.full.eq(full), banks.drain_bank.eq(drain_bank)]
         m.d.comb += [
@@ -96,8 +98,8 @@ class Accumulators(wiring.Component):
         # Maxima: the tree takes one cycle per level; the kept maximum is read meanwhile.
         best = self._largest(m, results, steps[3:])
         compared, end = steps[3 + levels], steps[4 + levels]
-        kept = Signal(signed(32), reset_less=True)
-        old = Signal(signed(32))
+        kept = Signal(signed(ACCUMULATOR_BITS), reset_less=True)
+        old = Signal(signed(ACCUMULATOR_BITS))
         m.d.comb += old.eq(maxima.fill_data)
         with m.If(compared.track):
             m.d.sync += kept.eq(Mux(compared.first | (best > old), best, old))
@@ -135,8 +137,8 @@ class Accumulators(wiring.Component):
             for w in range(self.arch.width):
                 total = self.sums[w * bits : (w + 1) * bits].as_signed()
                 addend = Mux(step.high, total << PLANE_BITS, total)
-                old = old_row[32 * w : 32 * (w + 1)].as_signed()
-                result = Signal(signed(32), name=f"result_{w}", reset_less=True)
+                old = old_row.word_select(w, ACCUMULATOR_BITS).as_signed()
+                result = Signal(signed(ACCUMULATOR_BITS), name=f"result_{w}", reset_less=True)
                 m.d.sync += result.eq(Mux(step.overwrite, 0, old) + addend)
                 results.append(result)
         return results
@@ -144,7 +146,7 @@ class Accumulators(wiring.Component):
     def _largest(self, m: Module, results: list[Signal], steps: list[data.View]) -> Value:
         """Maximum over the first ``columns`` results, one registered level of pairs per cycle."""
         terms: list[Value] = [
-            Mux(w < steps[0].columns, result, Const(_LOWEST, signed(32)))
+            Mux(w < steps[0].columns, result, Const(_LOWEST, signed(ACCUMULATOR_BITS)))
             for w, result in enumerate(results)
         ]
         level = 0
@@ -152,7 +154,9 @@ class Accumulators(wiring.Component):
             following: list[Value] = []
             with m.If(steps[level].track):
                 for i in range(0, len(terms), 2):
-                    larger = Signal(signed(32), name=f"larger{level}_{i // 2}", reset_less=True)
+                    larger = Signal(
+                        signed(ACCUMULATOR_BITS), name=f"larger{level}_{i // 2}", reset_less=True
+                    )
                     m.d.sync += larger.eq(Mux(terms[i] > terms[i + 1], terms[i], terms[i + 1]))
                     following.append(larger)
             terms, level = following, level + 1

@@ -6,7 +6,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.interfaces import ActivationRead, RawInstruction
+from moesaic.hw.interfaces import EXPERT_BITS, ActivationRead, RawInstruction
 from moesaic.hw.matrix.operand import OperandTile
 from moesaic.hw.matrix.stationary import load_layout
 from moesaic.hw.matrix.step import MATMUL, job_layout
@@ -68,7 +68,7 @@ class StationaryLoader(wiring.Component):
                 "parameters": Out(stream.Signature(ring_word)),
                 "operand": Out(ActivationRead(arch)),
                 "count_request": Out(1),
-                "expert": Out(6),
+                "expert": Out(EXPERT_BITS),
                 "count": In(range(arch.max_tokens + 1)),
                 "load": Out(load_layout(arch)),
                 "ring_word": Out(ring_word),
@@ -122,9 +122,9 @@ class StationaryLoader(wiring.Component):
                 landed.eq(landed | tile_landing),
             ]
 
-        words = Signal(24)
+        words = Signal(len(op.ring_words))
         beat = Signal(range(max(arch.tile_ring_words, 2)))
-        k, n, group = Signal(10), Signal(10), Signal(10)
+        k, n, group = Signal(len(op.k_tiles)), Signal(len(op.n_tiles)), Signal(len(op.groups))
         last_k, last_n, last_group = Signal(), Signal(), Signal()
         m.d.comb += [
             last_k.eq(k + 1 == op.k_tiles),

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import ACTIVATION_READ_LATENCY, ActivationRead
 from moesaic.hw.matrix.stationary import load_layout
+from moesaic.hw.matrix.step import MATMUL
 from moesaic.spec.arch import ArchConfig
 
 
@@ -48,9 +49,9 @@ class OperandTile(wiring.Component):
             {
                 "start": In(1),
                 "rows_mode": In(1),
-                "base": In(20),
-                "stride": In(12),
-                "existing": In(12),
+                "base": In(MATMUL["stationary_base"].shape),
+                "stride": In(MATMUL["stationary_stride"].shape),
+                "existing": In(MATMUL["stationary_rows"].shape),
                 "last_k": In(1),
                 "enable": In(1),
                 "requested": Out(1),
@@ -65,8 +66,9 @@ class OperandTile(wiring.Component):
         arch = self.arch
         parts = arch.width // arch.depth
         # Word of the column or row under way; of the tile; of the first tile of this n-tile.
-        cursor, tile, n_first = Signal(20), Signal(20), Signal(20)
-        left, tile_left = Signal(12), Signal(12)  # existing columns or rows from there on
+        word, count = len(self.base), len(self.existing)
+        cursor, tile, n_first = Signal(word), Signal(word), Signal(word)
+        left, tile_left = Signal(count), Signal(count)  # existing columns or rows from there on
         index, part = Signal(range(arch.width)), Signal(range(max(parts, 2)))
         fresh = Signal()
 
@@ -84,8 +86,8 @@ class OperandTile(wiring.Component):
             word_done.eq(accepted & last_part),
             self.requested.eq((word_done & last_index) | (self.enable & ~fresh & none_left)),
         ]
-        next_cursor, next_left = Signal(20), Signal(12)
-        next_n = Signal(20)
+        next_cursor, next_left = Signal(word), Signal(count)
+        next_n = Signal(word)
         m.d.comb += [
             next_cursor.eq(cursor + self.stride),
             next_left.eq(Mux(none_left, 0, left - 1)),

@@ -70,11 +70,11 @@ class Walker(wiring.Component):
         # activation words of row 0 for this k-tile and for this plane of it.
         self.row = row = Signal(job_layout()["rows"].shape)
         self.plane = plane = Signal()
-        self.k, self.n = Signal(10), Signal(10)
-        self.group = Signal(10)
+        self.k, self.n = Signal(len(job.k_tiles)), Signal(len(job.n_tiles))
+        self.group = Signal(len(job.groups))
         self.first_row_address = Signal(row_bits(self.arch))
-        self.columns = Signal(12)
-        self.k_word, self.word = Signal(20), Signal(20)
+        self.columns = Signal(len(job.stationary_rows))
+        self.k_word, self.word = Signal(len(job.stream_base)), Signal(len(job.stream_base))
         walking, advance = Signal(), Signal()
         slots = Signal(range(REQUEST_SLOTS + 1), init=REQUEST_SLOTS)
         m.d.sync += slots.eq(slots + self.taken - advance)
@@ -209,9 +209,9 @@ class Walker(wiring.Component):
         ]
 
         # The queue's token comes one cycle after the index, in step with stages[0].
-        index, gather, stride = Signal.like(row), Signal(), Signal(12)
-        words = [Signal(20, name=f"word{i}") for i in range(2)]
-        product, address = Signal(24), Signal(20)
+        index, gather, stride = Signal.like(row), Signal(), Signal(len(job.stream_stride))
+        words = [Signal(len(self.word), name=f"word{i}") for i in range(2)]
+        product, address = Signal(len(index) + len(stride)), Signal(len(self.word))
         m.d.sync += [
             index.eq(row),
             gather.eq(job.gather),

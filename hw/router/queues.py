@@ -10,6 +10,7 @@ from moesaic.hw.interfaces import QueueRead
 from moesaic.hw.memory.ram import Ram
 from moesaic.hw.router.weights import entry_layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import GATE_BITS
 
 
 class ExpertQueues(wiring.Component):
@@ -55,7 +56,7 @@ class ExpertQueues(wiring.Component):
         count = Signal(range(tokens + 1))
         put = Signal()
         address = Signal(max(1, expert_bits + token_bits), reset_less=True)
-        word = Signal(token_bits + 16, reset_less=True)
+        word = Signal(token_bits + GATE_BITS, reset_less=True)
         write = Signal()
         m.d.comb += [
             count.eq(counts[expert] if expert_bits else counts[0]),
@@ -75,7 +76,7 @@ class ExpertQueues(wiring.Component):
 
         for name in ("matrix", "vector"):
             port = getattr(self, name)
-            ram = Ram(token_bits + 16, experts * tokens)
+            ram = Ram(token_bits + GATE_BITS, experts * tokens)
             m.submodules[f"{name}_copy"] = ram
             wanted = port.expert[:expert_bits]
             m.d.sync += port.count.eq(counts[wanted] if expert_bits else counts[0])

@@ -8,9 +8,11 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import logit_layout
 from moesaic.hw.router.tournament import tournament
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import LOGIT_BITS
+from moesaic.spec.isa import Opcode
 
-LOGIT_BITS = 24
 EXP_LANES = 8
 """Exponentials per cycle for the sum over all experts: 16 experts take two cycles."""
 
@@ -76,8 +78,8 @@ class Selector(wiring.Component):
         super().__init__(
             {
                 "logits": In(stream.Signature(logit_layout(arch))),
-                "experts": In(7),
-                "top_k": In(4),
+                "experts": In(isa.width(Opcode.ROUTE, "experts")),
+                "top_k": In(isa.width(Opcode.ROUTE, "top_k")),
                 "row": In(range(arch.max_tokens)),
                 "token": Out(1),
                 "choice": Out(choice_layout(arch)),
@@ -119,7 +121,7 @@ class Selector(wiring.Component):
         # What depends on the instruction only.
         enabled = Signal(slots)
         groups = Signal(range(slots // EXP_LANES + 1))
-        period = Signal(range(max(16, slots // EXP_LANES + 1)))
+        period = Signal(range(max(1 << len(self.top_k), slots // EXP_LANES + 1)))
         m.d.sync += [
             enabled.eq(Cat(self.experts > e for e in range(slots))),
             groups.eq((self.experts + EXP_LANES - 1) >> (EXP_LANES.bit_length() - 1)),
@@ -131,7 +133,7 @@ class Selector(wiring.Component):
         row = Signal(range(arch.max_tokens), reset_less=True)
         remaining = Signal(slots)
         active = Signal()
-        turn = Signal(range(16))
+        turn = Signal(range(1 << len(self.top_k)))
         last_turn = Signal()
         winner = tournament(
             m,

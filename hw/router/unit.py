@@ -76,8 +76,8 @@ class RouterUnit(wiring.Component):
             m.d.sync += [held.eq(1), current.eq(control.queue.payload[: layout.size])]
 
         # Tokens still to be collected, and still to be written to the queues.
-        to_collect, to_write = Signal(12), Signal(12)
-        row = Signal(12)
+        to_collect, to_write = Signal(len(current.rows)), Signal(len(current.rows))
+        row = Signal(len(current.first_row))
         with m.If(control.take):
             m.d.sync += [
                 running.eq(1),

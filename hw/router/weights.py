@@ -12,8 +12,8 @@ from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.router.selector import EXP_LANES, choice_layout, group_layout
 from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import GATE_BITS, LOGIT_BITS, MULTIPLIER_BITS, ONE_Q15, SHIFT_BITS
 
-ONE_Q15 = 1 << 15
 _WAITING_CHOICES = 64
 """A choice waits for its token's sum and reciprocal: at most 15 choices and 20 cycles."""
 
@@ -25,7 +25,7 @@ def entry_layout(arch: ArchConfig) -> data.StructLayout:
         {
             "expert": choice["expert"].shape,
             "row": choice["row"].shape,
-            "weight": 16,
+            "weight": GATE_BITS,
             "exists": 1,
             "last": 1,
         }
@@ -59,8 +59,8 @@ class GateWeights(wiring.Component):
                 "group": In(group_layout()),
                 "group_valid": In(1),
                 "renormalise": In(1),
-                "multiplier": In(16),
-                "shift": In(6),
+                "multiplier": In(MULTIPLIER_BITS),
+                "shift": In(SHIFT_BITS),
                 "entry": Out(entry_layout(arch)),
                 "entry_valid": Out(1),
             }
@@ -71,7 +71,7 @@ class GateWeights(wiring.Component):
         choice, group = self.choice, self.group
 
         # The first choice is the maximum; it is there in time for the first group.
-        kept, maximum = Signal(24, reset_less=True), Signal(24)
+        kept, maximum = Signal(LOGIT_BITS, reset_less=True), Signal(LOGIT_BITS)
         first = self.choice_valid & choice.first
         m.d.comb += maximum.eq(Mux(first, choice.key, kept))
         m.d.sync += kept.eq(maximum)
@@ -146,7 +146,7 @@ class GateWeights(wiring.Component):
         m.d.comb += rounded.eq(round_half(shifted))
         finished = data.View(choice.shape(), delay(m, head.choice, 3, "finished"))
         m.d.sync += [
-            self.entry.weight.eq(Mux(rounded > ONE_Q15, Const(ONE_Q15, 16), rounded)),
+            self.entry.weight.eq(Mux(rounded > ONE_Q15, Const(ONE_Q15, GATE_BITS), rounded)),
             self.entry.expert.eq(finished.expert),
             self.entry.row.eq(finished.row),
             self.entry.exists.eq(finished.exists),
@@ -159,10 +159,12 @@ class GateWeights(wiring.Component):
         """255 * 256 * 2**-x of every key's distance to the maximum; 0 where not ``present``."""
         lanes = len(keys)
         m.submodules.exponent = scale = Requantise(
-            lanes, operand_bits=25, limits=(tables.EXPONENT_BITS + 1,)
+            lanes, operand_bits=LOGIT_BITS + 1, limits=(tables.EXPONENT_BITS + 1,)
         )
         # The tables hold what they are given for one cycle: a lane's distance is registered.
-        distances = [Signal(24, name=f"distance_{i}", reset_less=True) for i in range(lanes)]
+        distances = [
+            Signal(LOGIT_BITS, name=f"distance_{i}", reset_less=True) for i in range(lanes)
+        ]
         for i, (distance, key) in enumerate(zip(distances, keys, strict=True)):
             m.d.sync += distance.eq(maximum - key)
             m.d.comb += [

@@ -77,7 +77,12 @@ class LoadUnit(wiring.Component):
         word_bytes = {isa.Space.ACTIVATION: arch.depth, isa.Space.RESIDUAL: 2 * arch.lanes}
 
         m.submodules.front = front = TransferFrontend(isa.Opcode.LOAD)
-        m.submodules.engine = engine = ReadEngine(beat_bytes, beats_bits=word_bits + 5)
+        widest_beats = max(word_bytes.values()) // beat_bytes
+        m.submodules.engine = engine = ReadEngine(
+            beat_bytes,
+            offset_bits=positions["offset"][1],
+            beats_bits=word_bits + widest_beats.bit_length() - 1,
+        )
         connect(m, engine.axi, flipped(self.axi))
         connect(m, flipped(self.control.queue), front.queue)
         m.d.comb += [

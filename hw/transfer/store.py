@@ -15,6 +15,7 @@ from moesaic.hw.memory.resize import Narrow
 from moesaic.hw.transfer.frontend import TransferFrontend
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import RESIDUAL_BITS
 
 JOBS = 4
 
@@ -56,7 +57,7 @@ class StoreUnit(wiring.Component):
                 "control": In(InstructionPort()),
                 **{f"axi{p}": Out(AxiWrite(arch.data_port_bytes)) for p in ports},
                 **{f"window{p}": In(WindowSettings()) for p in ports},
-                "output": In(stream.Signature(16 * arch.lanes)),
+                "output": In(stream.Signature(RESIDUAL_BITS * arch.lanes)),
                 "beat": Out(1),
                 "abort": In(1),
                 "idle": Out(1),
@@ -121,11 +122,15 @@ class StoreUnit(wiring.Component):
         """The write engines, fed with their parts of every chunk."""
         arch = self.arch
         beat_bytes = arch.data_port_bytes
-        part_bits = 16 * arch.lanes // arch.output_ports
-        word_bits = isa.positions(isa.Opcode.STORE)["words"][1]
+        part_bits = RESIDUAL_BITS * arch.lanes // arch.output_ports
+        beats_per_word = 2 * arch.lanes // arch.output_line_bytes
         engines, narrows = [], []
         for port in range(arch.output_ports):
-            engine = WriteEngine(beat_bytes, beats_bits=word_bits + 7)
+            engine = WriteEngine(
+                beat_bytes,
+                offset_bits=isa.width(isa.Opcode.STORE, "offset"),
+                beats_bits=isa.width(isa.Opcode.STORE, "words") + beats_per_word.bit_length() - 1,
+            )
             narrow = Narrow(part_bits, 8 * beat_bytes)
             m.submodules[f"engine{port}"] = engine
             m.submodules[f"narrow{port}"] = narrow

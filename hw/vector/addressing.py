@@ -8,10 +8,10 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
-
-ONE_Q15 = 1 << 15
-"""Gate weight 1.0, of rows that are not scattered."""
+from moesaic.spec.formats import GATE_BITS, ONE_Q15
+from moesaic.spec.isa import Opcode
 
 
 class Addressing(wiring.Component):
@@ -27,7 +27,7 @@ class Addressing(wiring.Component):
     token, queue_weight
         Queue entry ``row``, one cycle after the issue.
     weight
-        Gate weight, or 1.0.
+        Gate weight, or 1.0 for rows that are not scattered.
     activation, select
         Activation word, and the chunk within it.
     residual
@@ -43,11 +43,11 @@ class Addressing(wiring.Component):
                 "row": In(ROW_BITS),
                 "column": In(COLUMN_BITS),
                 "scatter": In(1),
-                "base": In(20),
-                "stride": In(12),
+                "base": In(isa.width(Opcode.DRAIN, "base")),
+                "stride": In(isa.width(Opcode.DRAIN, "stride")),
                 "token": In(range(arch.max_tokens)),
-                "queue_weight": In(16),
-                "weight": Out(16),
+                "queue_weight": In(GATE_BITS),
+                "weight": Out(GATE_BITS),
                 "activation": Out(range(arch.activation_words)),
                 "select": Out(range(max(2, arch.depth // arch.lanes))),
                 "residual": Out(range(arch.residual_words)),
@@ -60,7 +60,7 @@ class Addressing(wiring.Component):
         lanes_log2 = self.arch.lanes.bit_length() - 1
         scatter = delay(m, self.scatter, 1, "scatter")
         row = Signal(ROW_BITS, reset_less=True)
-        offset = Signal(ROW_BITS + 12, reset_less=True)
+        offset = Signal(ROW_BITS + len(self.stride), reset_less=True)
         base = delay(m, self.base, 3, "base")
         column = delay(m, self.column, 3, "column")
         m.d.comb += self.weight.eq(Mux(scatter, self.queue_weight, ONE_Q15))

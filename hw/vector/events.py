@@ -7,7 +7,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Opcode
+
+_COLUMNS = isa.width(Opcode.DRAIN, "columns")
 
 
 class VectorEvents(wiring.Signature):
@@ -17,7 +21,7 @@ class VectorEvents(wiring.Signature):
         super().__init__(
             {
                 "vector_chunks": Out(1),
-                "score_words": Out(17 - (arch.lanes.bit_length() - 1)),
+                "score_words": Out(_COLUMNS + 1 - (arch.lanes.bit_length() - 1)),
                 "score_reads": Out(1),
                 "gelu_lookups": Out(range(arch.lanes + 1)),
                 "norm_rows": Out(1),
@@ -56,7 +60,7 @@ class EventCounter(wiring.Component):
             {
                 "softmax_start": In(1),
                 "rows": In(ROW_BITS),
-                "columns": In(16),
+                "columns": In(_COLUMNS),
                 "drained": In(1),
                 "softmax": In(1),
                 "gelu": In(1),

@@ -15,9 +15,18 @@ from moesaic.hw.vector.operation import LIMITS, NORM, issue_layout
 from moesaic.hw.vector.output import CHUNK_BITS
 from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import (
+    GATE_BITS,
+    GATE_FRACTION_BITS,
+    MULTIPLIER_BITS,
+    PROBABILITY_BITS,
+    RESIDUAL_BITS,
+    RESIDUAL_GUARD_BITS,
+    SHIFT_BITS,
+)
 from moesaic.spec.isa import Drain
 
-RESIDUAL_SHIFT = 15 + 8
+RESIDUAL_SHIFT = GATE_FRACTION_BITS + RESIDUAL_GUARD_BITS
 """Q15 weight, and the guard bits of an addend."""
 
 
@@ -61,17 +70,17 @@ class Lanes(wiring.Component):
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
         lanes, address = arch.lanes, range(arch.residual_words)
-        word = data.ArrayLayout(signed(16), lanes)
+        word = data.ArrayLayout(signed(RESIDUAL_BITS), lanes)
         super().__init__(
             {
                 "issue": In(issue_layout(arch)),
-                "multiplier": In(16),
-                "shift": In(6),
-                "weight": In(16),
+                "multiplier": In(MULTIPLIER_BITS),
+                "shift": In(SHIFT_BITS),
+                "weight": In(GATE_BITS),
                 "residual_address": In(address),
                 "operand": In(data.ArrayLayout(signed(OPERAND_BITS), lanes)),
-                "lane_multiplier": In(data.ArrayLayout(16, lanes)),
-                "lane_shift": In(data.ArrayLayout(6, lanes)),
+                "lane_multiplier": In(data.ArrayLayout(MULTIPLIER_BITS, lanes)),
+                "lane_shift": In(data.ArrayLayout(SHIFT_BITS, lanes)),
                 "limit": In(range(len(LIMITS))),
                 "read": Out(1),
                 "read_address": Out(address),
@@ -79,7 +88,7 @@ class Lanes(wiring.Component):
                 "write": Out(1),
                 "write_address": Out(address),
                 "write_data": Out(word),
-                "probability": Out(data.ArrayLayout(8, lanes)),
+                "probability": Out(data.ArrayLayout(PROBABILITY_BITS, lanes)),
                 "chunk": Out(data.ArrayLayout(CHUNK_BITS, lanes)),
                 "chunk_put": Out(1),
             }
@@ -133,9 +142,11 @@ class Lanes(wiring.Component):
                 exp2.exponent[i].eq(value[: tables.EXPONENT_BITS]),
             ]
             # One line carries all other results past the units that they do not need.
-            int8 = clamp(round_half(value[7:16].as_signed()), 8)
+            int8 = clamp(round_half(value[7:RESIDUAL_BITS].as_signed()), 8)
             line: Value = self._register(
-                m, Mux(operation[requantised] == NORM, Cat(int8, value[:16]), value), f"split_{i}"
+                m,
+                Mux(operation[requantised] == NORM, Cat(int8, value[:RESIDUAL_BITS]), value),
+                f"split_{i}",
             )
             line = delay(m, line, self.PROBABILITY - requantised - 1, f"narrow_{i}")
             line = self._register(
@@ -153,7 +164,7 @@ class Lanes(wiring.Component):
             sum_ = Signal(signed(CHUNK_BITS + 1), name=f"sum_{i}", reset_less=True)
             m.d.sync += [
                 sum_.eq(self.read_data[i] + second.value[i]),
-                self.write_data[i].eq(clamp(sum_, 16)),
+                self.write_data[i].eq(clamp(sum_, RESIDUAL_BITS)),
             ]
         return m
 

@@ -8,7 +8,9 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.vector.operation import ROW_BITS
 from moesaic.hw.vector.statistics import Statistics
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.isa import Opcode
 
 
 class Normaliser(wiring.Component):
@@ -40,10 +42,10 @@ class Normaliser(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "rows": In(12),
-                "words": In(10),
-                "source_base": In(20),
-                "source_stride": In(12),
+                "rows": In(isa.width(Opcode.NORM, "rows")),
+                "words": In(isa.width(Opcode.NORM, "words")),
+                "source_base": In(isa.width(Opcode.NORM, "source_base")),
+                "source_stride": In(isa.width(Opcode.NORM, "source_stride")),
                 "may_sum": In(1),
                 "may_normalise": In(1),
                 "active": Out(1),
@@ -54,7 +56,7 @@ class Normaliser(wiring.Component):
                 "sum_first": Out(1),
                 "sum_last": Out(1),
                 "row": Out(ROW_BITS),
-                "word": Out(10),
+                "word": Out(isa.width(Opcode.NORM, "words")),
                 "row_last": Out(1),
                 "last": Out(1),
             }
@@ -63,9 +65,9 @@ class Normaliser(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         address_shape = self.address.shape()
-        sum_rows, sum_word = Signal(12), Signal(10)
+        sum_rows, sum_word = Signal(len(self.rows)), Signal(len(self.words))
         sum_row_base, row_base = Signal(address_shape), Signal(address_shape)
-        rows_left = Signal(12)
+        rows_left = Signal(len(self.rows))
         ahead = Signal(range(Statistics.DEPTH + 1))
         begins, ends = Signal(), Signal()
         m.d.comb += [

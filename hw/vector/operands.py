@@ -15,10 +15,12 @@ from moesaic.hw.vector.operation import (
     statistics_layout,
 )
 from moesaic.hw.vector.parameters import parameter_layout
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Drain
+from moesaic.spec.formats import ACCUMULATOR_BITS, MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_BITS
+from moesaic.spec.isa import Drain, Opcode
 
-OPERAND_BITS = 33
+OPERAND_BITS = ACCUMULATOR_BITS + 1
 """int32 accumulator plus int32 bias, or maximum minus score."""
 
 
@@ -47,19 +49,19 @@ class Operands(wiring.Component):
         super().__init__(
             {
                 "issue": In(issue_layout(arch)),
-                "multiplier": In(16),
-                "shift": In(6),
-                "channels": In(13),
+                "multiplier": In(MULTIPLIER_BITS),
+                "shift": In(SHIFT_BITS),
+                "channels": In(isa.width(Opcode.NORM, "channels")),
                 "statistics": In(statistics_layout()),
-                "residual": In(data.ArrayLayout(signed(16), lanes)),
+                "residual": In(data.ArrayLayout(signed(RESIDUAL_BITS), lanes)),
                 "parameters": In(data.ArrayLayout(parameter_layout(), lanes)),
-                "accumulators": In(32 * arch.width),
-                "maximum": In(32),
-                "scale": In(16),
-                "scale_shift": In(6),
+                "accumulators": In(ACCUMULATOR_BITS * arch.width),
+                "maximum": In(ACCUMULATOR_BITS),
+                "scale": In(MULTIPLIER_BITS),
+                "scale_shift": In(SHIFT_BITS),
                 "operand": Out(data.ArrayLayout(signed(OPERAND_BITS), lanes)),
-                "lane_multiplier": Out(data.ArrayLayout(16, lanes)),
-                "lane_shift": Out(data.ArrayLayout(6, lanes)),
+                "lane_multiplier": Out(data.ArrayLayout(MULTIPLIER_BITS, lanes)),
+                "lane_shift": Out(data.ArrayLayout(SHIFT_BITS, lanes)),
                 "limit": Out(range(len(LIMITS))),
             }
         )
@@ -69,8 +71,8 @@ class Operands(wiring.Component):
         lanes = self.arch.lanes
         operation = delay(m, self.issue.operation, 3, "operation")
         chunk = delay(m, self.issue.chunk, 2, "chunk")
-        scores = Signal(32 * lanes, reset_less=True)
-        m.d.sync += scores.eq(self.accumulators.word_select(chunk, 32 * lanes))
+        scores = Signal(ACCUMULATOR_BITS * lanes, reset_less=True)
+        m.d.sync += scores.eq(self.accumulators.word_select(chunk, len(scores)))
         maximum = delay(m, self.maximum, 1, "maximum").as_signed()
         channels = delay(m, self.channels, 1, "channels")
         total = delay(m, self.statistics.total, 3, "total").as_signed()
@@ -80,7 +82,7 @@ class Operands(wiring.Component):
         gain_shift = delay(m, self.statistics.shift, 3, "gain_shift")
         field_multiplier = delay(m, self.multiplier, 3, "multiplier")
         field_shift = delay(m, self.shift, 3, "shift")
-        multiplier, shift = Signal(16), Signal(6)
+        multiplier, shift = Signal(MULTIPLIER_BITS), Signal(SHIFT_BITS)
         with m.Switch(operation):
             with m.Case(Drain.ATTENTION):
                 m.d.comb += [multiplier.eq(self.scale), shift.eq(self.scale_shift)]
@@ -101,10 +103,14 @@ class Operands(wiring.Component):
             parameters = self.parameters[i]
             bias = delay(m, parameters.bias, 2, f"bias_{i}").as_signed()
             lane_multiplier = delay(m, parameters.multiplier, 2, f"own_multiplier_{i}")
-            # Anything from 63 up shifts everything out.
-            limited = Mux(parameters.shift[6:].any(), 63, parameters.shift[:6])
+            # The largest shift leaves nothing; so do those that do not fit.
+            limited = Mux(
+                parameters.shift[SHIFT_BITS:].any(),
+                (1 << SHIFT_BITS) - 1,
+                parameters.shift[:SHIFT_BITS],
+            )
             lane_shift = delay(m, limited, 2, f"own_shift_{i}")
-            score = scores[32 * i : 32 * (i + 1)].as_signed()
+            score = scores.word_select(i, ACCUMULATOR_BITS).as_signed()
             scaled = delay(m, self.residual[i] * channels, 2, f"scaled_{i}").as_signed()
             operand = Signal(signed(OPERAND_BITS), name=f"operand_{i}", reset_less=True)
             with m.Switch(operation):

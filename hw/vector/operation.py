@@ -8,25 +8,36 @@ from amaranth import signed
 from amaranth.lib import data
 
 from moesaic.hw.interfaces import instruction_layout
-from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Drain, Opcode
+from moesaic.spec import isa, tables
+from moesaic.spec.arch import MAX_TOKENS, ArchConfig
+from moesaic.spec.formats import (
+    ADDEND_BITS,
+    LOGIT_BITS,
+    MULTIPLIER_BITS,
+    RESIDUAL_BITS,
+    SHIFT_BITS,
+)
+from moesaic.spec.isa import UNIT_COUNT, Drain, Opcode
 
-OPERATION_BITS = 3
-NORM = 7
-"""Operations 0 to 6 are the kinds of DRAIN; 7 is the normalise pass of NORM."""
+OPERATION_BITS = isa.width(Opcode.DRAIN, "kind")
+NORM = len(Drain)
+"""Operations below are the kinds of DRAIN; this is the normalise pass of NORM."""
 
-LIMITS = (8, 13, 16, 18, 24)
+EXPONENT_LIMIT = tables.EXPONENT_BITS + 1
+"""A distance is not negative, so this clamps exponents to ``EXPONENT_BITS``."""
+
+LIMITS = (8, EXPONENT_LIMIT, RESIDUAL_BITS, tables.GELU_INPUT_BITS, ADDEND_BITS)
 """Widths that the first requantiser saturates to."""
 
 LIMIT_BITS: dict[int, int] = {
     Drain.INT8: 8,
-    Drain.GELU: 18,
-    Drain.RESIDUAL: 24,
-    Drain.LOGITS: 24,
-    Drain.OUTPUT: 16,
-    Drain.SOFTMAX: 13,  # a distance is not negative, so this clamps exponents to 12 bits
+    Drain.GELU: tables.GELU_INPUT_BITS,
+    Drain.RESIDUAL: ADDEND_BITS,
+    Drain.LOGITS: LOGIT_BITS,
+    Drain.OUTPUT: RESIDUAL_BITS,
+    Drain.SOFTMAX: EXPONENT_LIMIT,
     Drain.ATTENTION: 8,
-    NORM: 16,
+    NORM: RESIDUAL_BITS,
 }
 
 PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.OUTPUT)
@@ -35,13 +46,17 @@ PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.O
 ROWS_OUTSIDE_KINDS = (Drain.SOFTMAX, Drain.LOGITS)
 """Kinds that finish a row before they begin the next one."""
 
-TOTAL_BITS = 30
-"""Signed sum of a row: at most 2**13 channels of int16."""
-VARIANCE_BITS = 58
-"""channels * sum of squares below 2**13 * 2**43, plus 48 bits of epsilon, made even."""
-ROW_BITS = 13
-"""Row counts up to 4096."""
-COLUMN_BITS = 17
+_CHANNEL_BITS = isa.width(Opcode.NORM, "channels")
+TOTAL_BITS = _CHANNEL_BITS + RESIDUAL_BITS + 1
+"""Signed sum of a row: less than ``2**_CHANNEL_BITS`` channels."""
+SQUARE_BITS = _CHANNEL_BITS + 2 * RESIDUAL_BITS - 1
+"""Sum of a row's squares."""
+VARIANCE_BITS = -(-(_CHANNEL_BITS + SQUARE_BITS) // 2) * 2
+"""channels * sum of squares, made even. The largest square is a power of two, which its width
+leaves a bit above: enough for epsilon."""
+ROW_BITS = MAX_TOKENS.bit_length()
+"""Row counts up to the longest queue."""
+COLUMN_BITS = isa.width(Opcode.DRAIN, "columns") + 1
 """Columns of a row, rounded up to a multiple of ``width``."""
 
 
@@ -94,7 +109,9 @@ def issue_layout(arch: ArchConfig) -> data.StructLayout:
 
 def statistics_layout() -> data.StructLayout:
     """What the normalise pass needs to know of a row."""
-    return data.StructLayout({"total": signed(TOTAL_BITS), "gain": 16, "shift": 6})
+    return data.StructLayout(
+        {"total": signed(TOTAL_BITS), "gain": MULTIPLIER_BITS, "shift": SHIFT_BITS}
+    )
 
 
 def output_layout(arch: ArchConfig) -> data.StructLayout:
@@ -102,13 +119,13 @@ def output_layout(arch: ArchConfig) -> data.StructLayout:
     address = max(1, (arch.activation_words - 1).bit_length())
     return data.StructLayout(
         {
-            "destination": 2,
+            "destination": range(len(Destination)),
             "address": address,  # activation word
             "select": max(1, (arch.depth // arch.lanes - 1).bit_length()),  # chunk of the word
             "wide": 1,  # also the high and the low plane, each `plane` words on
             "plane": address,
             "row_last": 1,
             "last": 1,  # of the instruction, which then gives the tokens of `signal`
-            "signal": 6,
+            "signal": UNIT_COUNT,
         }
     )

@@ -10,10 +10,11 @@ from amaranth.lib.wiring import In, Out
 from moesaic.hw.interfaces import ActivationWrite, logit_layout
 from moesaic.hw.vector.operation import Destination, output_layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import ADDEND_BITS, LOGIT_BITS, RESIDUAL_BITS
 from moesaic.spec.isa import UNIT_COUNT
 
-CHUNK_BITS = 24
-"""Bits of a lane's result: a logit, or int8 result, low and high plane."""
+CHUNK_BITS = max(LOGIT_BITS, ADDEND_BITS, 8 + RESIDUAL_BITS)
+"""Bits of a lane's result: a logit, an addend, or int8 result, low and high plane."""
 
 
 class OutputStage(wiring.Component):
@@ -50,7 +51,7 @@ class OutputStage(wiring.Component):
                 "chunk_put": In(1),
                 "activation_write": Out(ActivationWrite(arch)),
                 "logits": Out(stream.Signature(logit_layout(arch))),
-                "output": Out(stream.Signature(16 * arch.lanes)),
+                "output": Out(stream.Signature(RESIDUAL_BITS * arch.lanes)),
                 "give": Out(1),
                 "signal": Out(UNIT_COUNT),
             }
@@ -126,7 +127,7 @@ class OutputStage(wiring.Component):
             write.address.eq(route.address),
             write.data.eq(word.replicate(copies)),
             self.logits.payload.last.eq(route.row_last),
-            self.output.payload.eq(Cat(chunk[i][0:16] for i in range(arch.lanes))),
+            self.output.payload.eq(Cat(chunk[i][:RESIDUAL_BITS] for i in range(arch.lanes))),
         ]
         for i in range(arch.lanes):
             m.d.comb += self.logits.payload.logits[i].eq(chunk[i])

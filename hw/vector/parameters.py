@@ -8,13 +8,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from moesaic.spec.arch import ArchConfig
-
-ENTRY_BYTES = 8
+from moesaic.spec.formats import PARAMETER, PARAMETER_BYTES
 
 
 def parameter_layout() -> data.StructLayout:
     """Parameters of one column: ``requantise(acc + bias, multiplier, shift)``."""
-    return data.StructLayout({"bias": 32, "multiplier": 16, "shift": 8, "reserved": 8})
+    return data.StructLayout(PARAMETER)
 
 
 def parameter_blocks(arch: ArchConfig) -> int:
@@ -56,8 +55,8 @@ class ParameterBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        block_bytes = ENTRY_BYTES * arch.width
-        chunk_bytes = ENTRY_BYTES * arch.lanes
+        block_bytes = PARAMETER_BYTES * arch.width
+        chunk_bytes = PARAMETER_BYTES * arch.lanes
         word_bytes = min(arch.ring_read_bytes, block_bytes)
         entry_bytes = max(chunk_bytes, word_bytes)
         entries = self.blocks * block_bytes // entry_bytes

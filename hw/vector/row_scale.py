@@ -9,10 +9,12 @@ from amaranth.lib.wiring import In, Out
 from moesaic.hw.arithmetic.pipeline import add_tree, delay, tree_latency
 from moesaic.hw.arithmetic.reciprocal import Reciprocal
 from moesaic.hw.memory.ram import Ram
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import MULTIPLIER_BITS, PROBABILITY_BITS, SHIFT_BITS
 
-SUM_BITS = 24
-"""2**16 columns of uint8."""
+SUM_BITS = isa.width(isa.Opcode.DRAIN, "columns") + PROBABILITY_BITS
+"""Sum of a row's probabilities."""
 
 
 class RowScale(wiring.Component):
@@ -42,7 +44,7 @@ class RowScale(wiring.Component):
         super().__init__(
             {
                 "valid": In(1),
-                "probability": In(data.ArrayLayout(8, arch.lanes)),
+                "probability": In(data.ArrayLayout(PROBABILITY_BITS, arch.lanes)),
                 "row": In(rows),
                 "row_first": In(1),
                 "row_last": In(1),
@@ -50,10 +52,10 @@ class RowScale(wiring.Component):
                 "ready": Out(1),
                 "read_row": In(rows),
                 "release": In(1),
-                "multiplier": In(16),
-                "instruction_shift": In(6),
-                "scale": Out(16),
-                "shift": Out(6),
+                "multiplier": In(MULTIPLIER_BITS),
+                "instruction_shift": In(SHIFT_BITS),
+                "scale": Out(MULTIPLIER_BITS),
+                "shift": Out(SHIFT_BITS),
             }
         )
 
@@ -77,7 +79,9 @@ class RowScale(wiring.Component):
         )
         row = delay(m, self.row, latency, "row")
 
-        m.submodules.ram = ram = Ram(16 + 5, 2 * arch.accumulator_rows)
+        m.submodules.ram = ram = Ram(
+            len(reciprocal.mantissa) + len(reciprocal.exponent), 2 * arch.accumulator_rows
+        )
         write_block, read_block = Signal(), Signal()
         blocks = Signal(2)
         m.d.comb += [
@@ -94,13 +98,14 @@ class RowScale(wiring.Component):
             read_block.eq(read_block ^ self.release),
         ]
 
-        mantissa, exponent = ram.read_data[:16], ram.read_data[16:]
+        mantissa_bits = len(reciprocal.mantissa)
+        mantissa, exponent = ram.read_data[:mantissa_bits], ram.read_data[mantissa_bits:]
         product = Signal(32, reset_less=True)
-        exponent_2 = Signal(7, reset_less=True)
+        exponent_2 = Signal(SHIFT_BITS + 1, reset_less=True)
         m.d.sync += [
             product.eq(mantissa * self.multiplier),
             exponent_2.eq(exponent + self.instruction_shift),
             self.scale.eq((product + (1 << 15)) >> 16),
-            self.shift.eq(Mux(exponent_2[6], 63, exponent_2)),
+            self.shift.eq(Mux(exponent_2[SHIFT_BITS], (1 << SHIFT_BITS) - 1, exponent_2)),
         ]
         return m

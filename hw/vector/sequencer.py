@@ -6,7 +6,7 @@ from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from moesaic.hw.interfaces import InstructionPort, instruction_layout
+from moesaic.hw.interfaces import EXPERT_BITS, InstructionPort, instruction_layout
 from moesaic.hw.vector.events import STALLS, EventCounter, VectorEvents
 from moesaic.hw.vector.lanes import Lanes
 from moesaic.hw.vector.normaliser import Normaliser
@@ -74,7 +74,7 @@ class Sequencer(wiring.Component):
                 "given": In(1),
                 "given_signal": In(UNIT_COUNT),
                 "held": Out(INSTRUCTION_BITS),
-                "queue_expert": Out(6),
+                "queue_expert": Out(EXPERT_BITS),
                 "queue_count": In(range(arch.max_tokens + 1)),
                 "full": In(1),
                 "release": Out(1),

@@ -9,10 +9,17 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.pipeline import add_tree, delay, tree_latency
 from moesaic.hw.arithmetic.reciprocal_sqrt import ReciprocalSqrt
-from moesaic.hw.vector.operation import TOTAL_BITS, VARIANCE_BITS, statistics_layout
+from moesaic.hw.vector.operation import (
+    SQUARE_BITS,
+    TOTAL_BITS,
+    VARIANCE_BITS,
+    statistics_layout,
+)
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_BITS
+from moesaic.spec.isa import Opcode
 
-_SQUARE_BITS = 44
 _MULTIPLY_CYCLES = 3
 
 
@@ -42,13 +49,13 @@ class Statistics(wiring.Component):
         super().__init__(
             {
                 "valid": In(1),
-                "words": In(data.ArrayLayout(signed(16), arch.lanes)),
+                "words": In(data.ArrayLayout(signed(RESIDUAL_BITS), arch.lanes)),
                 "row_first": In(1),
                 "row_last": In(1),
-                "channels": In(13),
-                "epsilon": In(48),
-                "multiplier": In(16),
-                "shift": In(6),
+                "channels": In(isa.width(Opcode.NORM, "channels")),
+                "epsilon": In(isa.width(Opcode.NORM, "epsilon")),
+                "multiplier": In(MULTIPLIER_BITS),
+                "shift": In(SHIFT_BITS),
                 "rows": Out(stream.Signature(statistics_layout())),
             }
         )
@@ -58,7 +65,7 @@ class Statistics(wiring.Component):
         lanes = range(self.arch.lanes)
         values, squares = [], []
         for i in lanes:
-            square = Signal(31, name=f"square_{i}", reset_less=True)
+            square = Signal(2 * RESIDUAL_BITS - 1, name=f"square_{i}", reset_less=True)
             m.d.sync += square.eq(self.words[i] * self.words[i])
             values.append(delay(m, self.words[i], 1, f"value_{i}").as_signed())
             squares.append(square)
@@ -67,7 +74,7 @@ class Statistics(wiring.Component):
         latency = 1 + tree_latency(self.arch.lanes)
         valid = delay(m, self.valid, latency, "valid", control=True)
         first = delay(m, self.row_first, latency, "first")
-        total, square = Signal(signed(TOTAL_BITS)), Signal(_SQUARE_BITS)
+        total, square = Signal(signed(TOTAL_BITS)), Signal(SQUARE_BITS)
         with m.If(valid):
             m.d.sync += [
                 total.eq(Mux(first, 0, total) + value_sum),
@@ -87,14 +94,14 @@ class Statistics(wiring.Component):
             positive.eq(Mux(variance < 1, 1, variance)),
         ]
         product = Signal(32, reset_less=True)
-        gain = Signal(16, reset_less=True)
+        gain = Signal(MULTIPLIER_BITS, reset_less=True)
         m.d.comb += root.value.eq(positive)
         m.d.sync += [
             product.eq(root.mantissa * self.multiplier),
             gain.eq((product + (1 << 15)) >> 16),
         ]
         exponent = delay(m, root.exponent, 1, "exponent")
-        shift = Signal(7, reset_less=True)
+        shift = Signal(SHIFT_BITS + 1, reset_less=True)
         m.d.sync += shift.eq(exponent + self.shift)
 
         after_sums = _MULTIPLY_CYCLES + 3 + ReciprocalSqrt.LATENCY + 2
@@ -106,7 +113,7 @@ class Statistics(wiring.Component):
         m.d.comb += [
             row.total.eq(delay(m, total, after_sums, "total").as_signed()),
             row.gain.eq(gain),
-            row.shift.eq(Mux(shift[6], 63, shift)),
+            row.shift.eq(Mux(shift[SHIFT_BITS], (1 << SHIFT_BITS) - 1, shift)),
         ]
         m.submodules.memory = memory = Memory(shape=statistics_layout(), depth=self.DEPTH, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")

@@ -27,6 +27,7 @@ from moesaic.hw.vector.row_scale import RowScale
 from moesaic.hw.vector.sequencer import Sequencer, view
 from moesaic.hw.vector.statistics import Statistics
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import RESIDUAL_BITS
 from moesaic.spec.isa import Drain, Opcode
 
 
@@ -77,7 +78,7 @@ class VectorUnit(wiring.Component):
                 "residual_write": In(ResidualWrite(arch)),
                 "queue": Out(QueueRead(arch)),
                 "logits": Out(stream.Signature(logit_layout(arch))),
-                "output": Out(stream.Signature(16 * arch.lanes)),
+                "output": Out(stream.Signature(RESIDUAL_BITS * arch.lanes)),
                 "events": Out(VectorEvents(arch)),
                 **{name: Out(1) for name in STALLS},
             }
@@ -94,8 +95,10 @@ class VectorUnit(wiring.Component):
         m.submodules.lanes = lanes = Lanes(arch)
         m.submodules.row_scale = row_scale = RowScale(arch)
         m.submodules.output_stage = output = OutputStage(arch)
-        m.submodules.residual_memory = residual = Ram(16 * arch.lanes, arch.residual_words)
-        m.submodules.residual_copy = copy = Ram(16 * arch.lanes, arch.residual_words)
+        m.submodules.residual_memory = residual = Ram(
+            RESIDUAL_BITS * arch.lanes, arch.residual_words
+        )
+        m.submodules.residual_copy = copy = Ram(RESIDUAL_BITS * arch.lanes, arch.residual_words)
         connect(m, flipped(self.control), sequencer.control)
         connect(m, flipped(self.events), sequencer.events)
         connect(m, flipped(self.parameters), parameters.words)

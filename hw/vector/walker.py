@@ -8,8 +8,9 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
 from moesaic.hw.vector.parameters import parameter_blocks
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Drain
+from moesaic.spec.isa import Drain, Opcode
 
 
 class Walker(wiring.Component):
@@ -50,11 +51,11 @@ class Walker(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "kind": In(3),
+                "kind": In(isa.width(Opcode.DRAIN, "kind")),
                 "rows": In(ROW_BITS),
-                "n_tiles": In(10),
-                "groups": In(10),
-                "columns": In(16),
+                "n_tiles": In(isa.width(Opcode.DRAIN, "n_tiles")),
+                "groups": In(isa.width(Opcode.DRAIN, "groups")),
+                "columns": In(isa.width(Opcode.DRAIN, "columns")),
                 "rows_outside": In(1),
                 "advance": In(1),
                 "active": Out(1),
@@ -86,8 +87,9 @@ class Walker(wiring.Component):
 
         left, tile_left = Signal(COLUMN_BITS), Signal(COLUMN_BITS)
         tile_column = Signal(COLUMN_BITS)
-        tile = Signal(10)
-        rows_left, tiles_left, groups_left = Signal(ROW_BITS), Signal(10), Signal(10)
+        tiles, groups = len(self.n_tiles), len(self.groups)
+        tile = Signal(tiles)
+        rows_left, tiles_left, groups_left = Signal(ROW_BITS), Signal(tiles), Signal(groups)
 
         chunk_last, columns_end, row_end = Signal(), Signal(), Signal()
         m.d.comb += [

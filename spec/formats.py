@@ -1,0 +1,37 @@
+"""Widths of the numbers that gateware, reference and instruction set share.
+
+``docs/numerics.md`` says what each of them is and why it suffices.
+"""
+
+from __future__ import annotations
+
+ACCUMULATOR_BITS = 32
+"""Accumulators and biases, signed."""
+RESIDUAL_BITS = 16
+"""The residual stream, the wide result of a LayerNorm, and the outputs, signed."""
+RESIDUAL_GUARD_BITS = 8
+"""Fraction bits below the residual step that an addend carries."""
+ADDEND_BITS = RESIDUAL_BITS + RESIDUAL_GUARD_BITS
+"""What is added to the residual stream before its weight, signed."""
+LOGIT_BITS = 24
+"""Logits of a gate, signed."""
+MULTIPLIER_BITS = 16
+"""Mantissa of a requantisation, unsigned."""
+SHIFT_BITS = 6
+"""Right shift of a requantisation: from 63 on nothing is left of any product."""
+GATE_FRACTION_BITS = 15
+ONE_Q15 = 1 << GATE_FRACTION_BITS
+"""Gate weight 1.0."""
+GATE_BITS = ONE_Q15.bit_length()
+"""A gate weight, unsigned: 0.0 to 1.0."""
+PROBABILITY_BITS = 8
+"""Un-normalised softmax probabilities, unsigned."""
+
+PARAMETER: dict[str, int] = {
+    "bias": ACCUMULATOR_BITS,
+    "multiplier": MULTIPLIER_BITS,
+    "shift": 8,
+    "reserved": 8,
+}
+"""Bits of a column's entry in a parameter block, the first field lowest."""
+PARAMETER_BYTES = sum(PARAMETER.values()) // 8

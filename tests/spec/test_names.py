@@ -1,0 +1,105 @@
+"""Small lists that several parts rely on: results, parts, kinds of layers, tables, formats."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from moesaic.spec import formats, layers, parts, results, semantics, tables
+from moesaic.spec.isa import Drain, Opcode
+
+
+def test_every_result_has_a_text_that_fits_a_c_string() -> None:
+    assert sorted(results.Result) == list(range(len(results.Result)))
+    assert results.Result.OK == 0 and set(results.RESULT_DOCS) == set(results.Result)
+    texts = list(results.RESULT_DOCS.values())
+    assert len(set(texts)) == len(texts)
+    assert not any('"' in text or "\\" in text or "*/" in text or not text for text in texts)
+
+
+def test_parts_have_what_their_family_counts() -> None:
+    assert set(parts.REFERENCE_PARTS) == set(parts.FAMILIES)
+    for part in parts.PARTS.values():
+        assert tuple(part.capacity) == parts.FAMILIES[part.family]
+    for family, name in parts.REFERENCE_PARTS.items():
+        assert parts.PARTS[name].family == family
+
+
+@pytest.mark.parametrize(
+    "device, family, part",
+    [
+        ("xczu9eg-ffvb1156-2-e", "xcup", "xczu9eg"),
+        ("XCZU9EG", "xcup", "xczu9eg"),
+        ("xczu9eg", "ecp5", "lfe5u-85"),
+        ("LFE5U-85F-6BG381C", "ecp5", "lfe5u-85"),
+        ("lfe5u-85", "xcup", "xczu9eg"),
+        ("any", "ecp5", "lfe5u-85"),
+        ("a xczu9eg", "xcup", "xczu9eg"),
+        ("", "xcup", "xczu9eg"),
+    ],
+)
+def test_part_of_a_device(device: str, family: str, part: str) -> None:
+    assert parts.find_part(device, family) == part
+
+
+def test_a_device_has_the_part_that_its_name_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = parts.Part("xcup", dict(parts.PARTS["xczu9eg"].capacity))
+    monkeypatch.setitem(parts.PARTS, "xcku5p", other)
+    assert parts.find_part("XCKU5P-ffvb676", "xcup") == "xcku5p"
+    assert parts.find_part("on xcku5p", "xcup") == "xczu9eg"
+
+
+@pytest.mark.parametrize(
+    "instructions, kind",
+    [
+        ([(Opcode.LOAD, 0), (Opcode.ROUTE, 0), (Opcode.STORE, 0)], "embed"),
+        ([(Opcode.STORE, 0), (Opcode.ROUTE, 0)], "head"),
+        ([(Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.SOFTMAX)], "moe"),
+        ([(Opcode.NORM, 0), (Opcode.DRAIN, Drain.SOFTMAX)], "attention"),
+        ([(Opcode.DRAIN, Drain.GELU), (Opcode.DRAIN, Drain.RESIDUAL)], "dense"),
+        ([(Opcode.NORM, int(Drain.SOFTMAX)), (Opcode.DRAIN, Drain.GELU)], "dense"),
+        ([], "dense"),
+    ],
+)
+def test_kind_of_a_layer(instructions: list[tuple[Opcode, int]], kind: str) -> None:
+    assert layers.layer_kind(iter(instructions)) == kind and kind in layers.KINDS
+
+
+@pytest.mark.parametrize(
+    "ends, total, cycles",
+    [
+        ([10, 25, 40], 50, [10, 15, 25]),
+        ([10, 5, 40], 50, [10, 0, 40]),
+        ([10, 25, 40], 30, [10, 15, 5]),
+        ([2.5, 3.5], 4.5, [2, 2]),
+        ([7], 9, [9]),
+        ([], 9, []),
+    ],
+)
+def test_cycles_of_layers_add_up_to_the_frame(
+    ends: list[float], total: float, cycles: list[int]
+) -> None:
+    assert layers.layer_cycles(ends, total) == cycles
+    assert not cycles or sum(cycles) == round(total)
+
+
+def test_tables_fit_the_bits_that_the_gateware_gives_them() -> None:
+    assert len(tables.EXP2_TABLE) == 1 << tables.EXP2_FRACTION_BITS == 128
+    assert tables.EXP2_TABLE[0] == 255 * 256 and min(tables.EXP2_TABLE) > 255 * 256 // 2
+    assert len(tables.RECIPROCAL_TABLE) == 1 << tables.RECIPROCAL_INDEX_BITS
+    assert len(tables.RSQRT_TABLE) == 1 << tables.RSQRT_INDEX_BITS
+    assert len(tables.GELU_TABLE) == tables.GELU_ENTRIES == 177
+    for table in (tables.EXP2_TABLE, tables.RECIPROCAL_TABLE, tables.RSQRT_TABLE):
+        assert all(a >= b for a, b in zip(table, table[1:], strict=False))
+        assert 0 < min(table) and max(table) < 1 << 16
+    assert 0 <= min(tables.GELU_TABLE) and max(tables.GELU_TABLE) < 1 << 12
+    assert tables.GELU_TABLE[0] == tables.GELU_TABLE[-1] == 0
+    last = 5.5
+    assert last * 0.5 * math.erfc(last / math.sqrt(2)) < 1.1e-7
+
+
+def test_formats_are_those_of_the_documents() -> None:
+    assert semantics.ONE_Q15 == formats.ONE_Q15 == 1 << 15
+    assert formats.GATE_BITS == 16 and formats.ADDEND_BITS == formats.LOGIT_BITS == 24
+    assert (formats.MULTIPLIER_BITS, formats.SHIFT_BITS, formats.PROBABILITY_BITS) == (16, 6, 8)
