@@ -1,12 +1,13 @@
 # What differs between the targets: CC, AR, SIZE, CFLAGS, LDFLAGS, SOURCES, TESTS.
-# CC_NATIVE, CC_AARCH64 and CC_RISCV may name other compilers.
-TARGETS := native sanitize aarch64-linux aarch64-none rv32imac-none
+# CC_NATIVE, CC_I686, CC_AARCH64 and CC_RISCV may name other compilers.
+TARGETS := native sanitize sanitize32 aarch64-linux aarch64-none rv32imac-none
 ifeq ($(filter $(DRIVER_FOR),$(TARGETS)),)
 $(error DRIVER_FOR must be one of $(TARGETS), not "$(DRIVER_FOR)")
 endif
 
 CROSS := $(ROOT)/build/cross/bin
 CC_NATIVE ?= cc
+CC_I686 ?= $(CROSS)/i686-linux-gnu-gcc
 CC_AARCH64 ?= $(CROSS)/aarch64-linux-gnu-gcc
 CC_RISCV ?= $(CROSS)/riscv64-unknown-elf-gcc
 # of(COMPILER, TOOL): the tool that belongs to a compiler called [PREFIX-]gcc or [PREFIX-]cc.
@@ -20,14 +21,24 @@ BARE := $(ALL) $(wildcard freestanding/*.c) $(filter-out platforms/linux_%,$(wil
 FREESTANDING = -ffreestanding -nostdinc -isystem $$($(CC) -print-file-name=include) -Ifreestanding
 ALL_TESTS := $(basename $(notdir $(wildcard tests/test_*.c)))
 
+SANITIZED := -O1 -fPIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
 ifneq ($(filter native sanitize,$(DRIVER_FOR)),)
   CC := $(CC_NATIVE)
   SOURCES := $(HOSTED)
   TESTS := $(ALL_TESTS)
-  CFLAGS := -O2 -fPIC
-  ifeq ($(DRIVER_FOR),sanitize)
-    CFLAGS := -O1 -fPIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-  endif
+  CFLAGS := $(if $(filter native,$(DRIVER_FOR)),-O2 -fPIC,$(SANITIZED))
+endif
+# A size_t of 32 bits, where products of what an image says wrap around.
+ifeq ($(DRIVER_FOR),sanitize32)
+  CC := $(CC_I686)
+  SOURCES := $(HOSTED)
+  TESTS := $(ALL_TESTS)
+  CFLAGS := $(SANITIZED)
+  # Sanitizers want a shared C library: the one beside the compiler, which is not in /lib.
+  loader = $(shell $(CC) -print-file-name=ld-linux.so.2)
+  LDFLAGS = -static-libasan -static-libubsan -static-libgcc \
+	$(if $(filter /%,$(loader)),-Xlinker --dynamic-linker=$(loader) -Xlinker -rpath=$(dir $(loader)))
 endif
 ifeq ($(DRIVER_FOR),aarch64-linux)
   CC := $(CC_AARCH64)

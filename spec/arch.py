@@ -11,6 +11,10 @@ from moesaic.spec.errors import UserError
 
 ADDRESS_BITS = 40
 """Byte address width of every AXI4 master (the Zynq UltraScale+ physical address space)."""
+MIN_DEPTH, MAX_DEPTH = 8, 128
+"""Bounds of ``ArchConfig.depth``."""
+MIN_LANES = 4
+"""Lower bound of ``ArchConfig.lanes``; the upper one is ``depth``."""
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -96,14 +100,20 @@ class ArchConfig:
             value = getattr(self, field)
             if not isinstance(value, int) or not _is_power_of_two(value):
                 raise UserError(f"ArchConfig {field} must be a power of two, not {value!r}")
-        self._require(8 <= self.depth <= 128, "depth must be 8 to 128", self.depth)
+        self._require(
+            MIN_DEPTH <= self.depth <= MAX_DEPTH,
+            f"depth must be {MIN_DEPTH} to {MAX_DEPTH}",
+            self.depth,
+        )
         self._require(
             self.width % self.depth == 0 and _is_power_of_two(self.width // self.depth),
             f"width must be depth ({self.depth}) times a power of two",
             self.width,
         )
         self._require(
-            4 <= self.lanes <= self.depth, f"lanes must be 4 to depth {self.depth}", self.lanes
+            MIN_LANES <= self.lanes <= self.depth,
+            f"lanes must be {MIN_LANES} to depth {self.depth}",
+            self.lanes,
         )
         self._require(
             self.ring_read_bytes >= self.width,
