@@ -47,7 +47,8 @@ beside = $(if $(loader),-Xlinker --dynamic-linker=$(loader) -Xlinker -rpath=$(di
 ifneq ($(filter fuzz fuzz32,$(DRIVER_FOR)),)
   CC = $(CC_FUZZ)
   SOURCES := $(ALL)
-  CFLAGS = $(SANITIZED) -fsanitize=fuzzer-no-link
+  CFLAGS = $(SANITIZED) -O2 -fsanitize=fuzzer-no-link -fsanitize-ignorelist=tests/fuzz/unwatched.txt \
+	-fsanitize-coverage-ignorelist=tests/fuzz/unwatched.txt
   LDFLAGS = -fsanitize=fuzzer
 endif
 ifeq ($(DRIVER_FOR),fuzz32)

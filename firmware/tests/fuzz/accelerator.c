@@ -103,15 +103,18 @@ static void control(accelerator *self, uint32_t value) {
     }
 }
 
-static uint32_t behaviour(accelerator *self) {
+/* What the input wants of this access, 0 for nothing; whether there is still any input. */
+static uint32_t behaviour(accelerator *self, int *scripted) {
     ++self->accesses;
-    return self->script.left ? fuzz_take(&self->script, 1) : 0;
+    if (self->patience && --self->patience == 0) accelerator_works(self);
+    if (scripted) *scripted = self->script.left != 0;
+    return fuzz_take(&self->script, 1);
 }
 
 static int read_register(void *context, uint32_t offset, uint32_t *value) {
     accelerator *self = context;
-    int scripted = self->script.left != 0;
-    uint32_t kind = behaviour(self), truth;
+    int scripted;
+    uint32_t kind = behaviour(self, &scripted), truth;
     REQUIRE(offset % 4 == 0 && offset / 4 < REGISTERS);
     if (kind == 6) self->hash ^= 1; /* another bitstream: whatever ran is gone */
     if (kind == 6 || kind == 7) lose_power(self);
@@ -135,7 +138,7 @@ static int read_register(void *context, uint32_t offset, uint32_t *value) {
 
 static int write_register(void *context, uint32_t offset, uint32_t value) {
     accelerator *self = context;
-    uint32_t kind = behaviour(self);
+    uint32_t kind = behaviour(self, NULL);
     REQUIRE(offset % 4 == 0 && offset < MOESAIC_COUNTER_BASE);
     if (kind == 1) return 1;
     if (kind == 7) lose_power(self);
@@ -188,7 +191,7 @@ static uint8_t *memory_at(accelerator *self, uint64_t address, size_t bytes, int
 static int read_memory(void *context, uint64_t address, void *data, size_t bytes) {
     accelerator *self = context;
     uint8_t *source = memory_at(self, address, bytes, 0);
-    uint32_t kind = behaviour(self);
+    uint32_t kind = behaviour(self, NULL);
     memcpy(data, source, kind == 2 ? bytes / 2 : bytes);
     return kind == 1 || kind == 2;
 }
@@ -196,15 +199,15 @@ static int read_memory(void *context, uint64_t address, void *data, size_t bytes
 static int write_memory(void *context, uint64_t address, const void *data, size_t bytes) {
     accelerator *self = context;
     uint8_t *target = memory_at(self, address, bytes, 1);
-    uint32_t kind = behaviour(self);
+    uint32_t kind = behaviour(self, NULL);
     if (kind != 1) memcpy(target, data, kind == 2 ? bytes / 2 : bytes);
     return kind == 1 || kind == 2;
 }
 
 static int wait_interrupt(void *context, uint64_t cycles, uint64_t *waited) {
     accelerator *self = context;
-    int scripted = self->script.left != 0;
-    uint32_t kind = behaviour(self);
+    int scripted;
+    uint32_t kind = behaviour(self, &scripted);
     uint64_t passed = cycles;
     REQUIRE(cycles > 0);
     if (!scripted && self->afterwards == BUS_SPURIOUS) kind = 2;
@@ -233,6 +236,12 @@ static int wait_interrupt(void *context, uint64_t cycles, uint64_t *waited) {
         }
     }
     return 0;
+}
+
+void accelerator_works(accelerator *self) {
+    self->afterwards = BUS_WORKS;
+    self->script.left = 0;
+    self->stuck_reads = self->stuck_reads != 0; /* until the next look */
 }
 
 void accelerator_begin(accelerator *self, uint32_t hash, const uint8_t *script, size_t bytes,

@@ -22,7 +22,8 @@ typedef struct {
     const moesaic_device *device; /* of the driver under test */
     bus_call call;
     uint32_t task;     /* of CALL_INPUT, CALL_OUTPUT and CALL_RUN */
-    uint64_t accesses; /* of everything, and waits */
+    uint64_t accesses; /* of the call: registers, memory, waits */
+    uint32_t patience; /* accesses until it works for good; 0 for never */
     uint32_t hash;     /* of the bitstream */
     uint32_t registers[REGISTERS];
     uint64_t frame_cycles, left; /* of a frame; until the end of the one that runs */
@@ -35,6 +36,9 @@ typedef struct {
 
 void accelerator_begin(accelerator *self, uint32_t hash, const uint8_t *script, size_t bytes,
                        moesaic_platform *platform);
+
+/* From now on it does what an accelerator does. */
+void accelerator_works(accelerator *self);
 
 /* Digest of the bytes of an input window; code (row, column) of the output that it makes. */
 uint32_t accelerator_digest(const uint8_t *window, size_t bytes);
