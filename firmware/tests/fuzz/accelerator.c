@@ -209,6 +209,7 @@ static int wait_interrupt(void *context, uint64_t cycles, uint64_t *waited) {
     int scripted;
     uint32_t kind = behaviour(self, &scripted);
     uint64_t passed = cycles;
+    ++self->waits;
     REQUIRE(cycles > 0);
     if (!scripted && self->afterwards == BUS_SPURIOUS) kind = 2;
     if (!scripted && (self->afterwards == BUS_NO_END || self->afterwards == BUS_STUCK)) kind = 6;

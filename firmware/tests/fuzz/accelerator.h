@@ -23,6 +23,7 @@ typedef struct {
     bus_call call;
     uint32_t task;     /* of CALL_INPUT, CALL_OUTPUT and CALL_RUN */
     uint64_t accesses; /* of the call: registers, memory, waits */
+    uint64_t waits;    /* of the call */
     uint32_t patience; /* accesses until it works for good; 0 for never */
     uint32_t hash;     /* of the bitstream */
     uint32_t registers[REGISTERS];

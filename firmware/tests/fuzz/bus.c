@@ -43,7 +43,7 @@ static moesaic_result checked(moesaic_result result, uint32_t allowed, uint64_t 
 static void begin_call(bus_call call, uint32_t task) {
     bus.call = call;
     bus.task = task % SAMPLE_TASKS;
-    bus.accesses = 0;
+    bus.accesses = bus.waits = 0;
 }
 
 /* A new input for the task, in a block of its size; its digest as the accelerator will see it. */
@@ -126,6 +126,7 @@ static void wait_for(uint64_t cycles) {
     result = checked(moesaic_wait(device, cycles), WAIT_RESULTS | RESULT(BAD_ARGUMENT),
                      2 * cycles + RESET_ACCESSES);
     REQUIRE((result == MOESAIC_BAD_ARGUMENT) == (cycles == 0));
+    REQUIRE(bus.waits <= cycles); /* each takes one at least */
     if (result != MOESAIC_OK || bus.lied) return;
     REQUIRE(bus.ended == ended_before + 1);
     known[running].done = running_known;
@@ -215,11 +216,17 @@ static void call(uint32_t kind, uint32_t argument) {
     }
 }
 
-/* However it was left, the driver and an accelerator that works come together again. */
+/* However it was left, the driver and an accelerator that works come together again: by a reset, if
+ * it has not noticed that the accelerator went away, and by opening and loading. */
 static void work_again(void) {
     accelerator_works(&bus);
     bus.hash = SAMPLE_HASH;
     bus.lied = 0;
+    if (device->state == STATE_LOADED || device->state == STATE_RUNNING) {
+        begin_call(CALL_OTHER, 0);
+        REQUIRE(moesaic_reset(device) == MOESAIC_OK);
+        REQUIRE(run(1) == MOESAIC_OK && run(0) == MOESAIC_OK);
+    }
     REQUIRE(open_it() == MOESAIC_OK && load_it() == MOESAIC_OK);
     REQUIRE(run(0) == MOESAIC_OK && run(1) == MOESAIC_OK);
     begin_call(CALL_OTHER, 0);

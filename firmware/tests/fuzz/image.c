@@ -188,12 +188,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     return 0;
 }
 
-/* Half of the mutations are of one number of the tables, to a value near one where something ends. */
+/* Half of the mutations are of one number of the tables, to a value near one where something ends,
+ * or take nearly all of the zeros away. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t bytes, size_t most, unsigned seed) {
     uint32_t state = seed | 1u, value, place;
     (void)fuzz_random(&state);
     if (bytes < INPUT_HEAD + MOESAIC_HEADER_SIZE + 4 || fuzz_random(&state) % 2)
         return LLVMFuzzerMutate(data, bytes, most);
+    if (fuzz_random(&state) % 16 == 0) {
+        data[1] = (uint8_t)fuzz_random(&state);
+        data[2] = data[3] = 0;
+        return fuzz_random(&state) % 2 ? bytes : bytes - fuzz_random(&state) % (uint32_t)(bytes - 4);
+    }
     place = INPUT_HEAD + fuzz_random(&state) % (uint32_t)((bytes - INPUT_HEAD) / 4) * 4;
     value = fuzz_get(data + place);
     switch (fuzz_random(&state) % 6) {
