@@ -229,8 +229,9 @@ static int wait_interrupt(void *context, uint64_t cycles, uint64_t *waited) {
     }
     *waited = passed;
     if (busy(self) && !self->endless) {
-        if (self->left > passed) {
-            self->left -= passed;
+        uint64_t real = passed < cycles ? passed : cycles; /* whatever the clock says */
+        if (self->left > real) {
+            self->left -= real;
         } else {
             if (kind == 0) *waited = self->left ? self->left : 1;
             end_frame(self, 0);
