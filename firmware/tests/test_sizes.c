@@ -82,8 +82,60 @@ static void every_product_is_that_of_the_integers(void) {
     CHECK(taken > 2 * 8 * 8);
 }
 
+/* Result for an image that says other numbers in its header; sections and ports stay. */
+static moesaic_result sized(uint32_t depth, uint32_t width, uint32_t lanes) {
+    memcpy(copy, image, SAMPLE_BYTES);
+    put32(copy + MOESAIC_HEADER_DEPTH, depth);
+    put32(copy + MOESAIC_HEADER_WIDTH, width);
+    put32(copy + MOESAIC_HEADER_LANES, lanes);
+    sample_seal(copy);
+    return moesaic_check_image(copy, SAMPLE_BYTES, NULL);
+}
+
+static void sizes_end_where_those_of_accelerators_do(void) {
+    CHECK(sized(MOESAIC_MIN_DEPTH, 16, 4) == MOESAIC_OK);
+    CHECK(sized(MOESAIC_MIN_DEPTH / 2, 16, 4) == MOESAIC_BAD_IMAGE);
+    CHECK(sized(MOESAIC_MAX_DEPTH, 128, 4) == MOESAIC_OK);
+    CHECK(sized(2 * MOESAIC_MAX_DEPTH, 256, 4) == MOESAIC_BAD_IMAGE);
+    CHECK(sized(16, MOESAIC_MAX_OUTPUTS + 1, 4) == MOESAIC_OK);
+    CHECK(sized(16, 2 * (MOESAIC_MAX_OUTPUTS + 1), 4) == MOESAIC_BAD_IMAGE);
+    CHECK(sized(16, 16, 16) == MOESAIC_OK && sized(16, 8, 4) == MOESAIC_BAD_IMAGE);
+    CHECK(sized(16, 32, 32) == MOESAIC_BAD_IMAGE);
+    CHECK(sized(16, 16, MOESAIC_MIN_LANES) == MOESAIC_OK);
+    CHECK(sized(16, 16, MOESAIC_MIN_LANES / 2) == MOESAIC_BAD_IMAGE);
+}
+
+static void shapes_end_where_instructions_do(void) {
+    const uint32_t rows = MOESAIC_MAX_ROWS, outputs = MOESAIC_MAX_OUTPUTS;
+    const uint32_t most = MOESAIC_MAX_INPUT_WORDS, chunks = MOESAIC_MAX_OUTPUT_CHUNKS;
+    CHECK(shaped(rows, 1, rows, 1) == MOESAIC_OK);
+    CHECK(shaped(rows + 1, 1, 1, 1) == MOESAIC_BAD_IMAGE);
+    CHECK(shaped(1, 1, rows + 1, 1) == MOESAIC_BAD_IMAGE);
+    CHECK(shaped(1, 1, 1, outputs) == MOESAIC_OK);
+    CHECK(shaped(1, 1, 1, outputs + 1) == MOESAIC_BAD_IMAGE);
+    CHECK(shaped(1, most * SAMPLE_DEPTH, 1, 1) == MOESAIC_OK);
+    CHECK(shaped(1, most * SAMPLE_DEPTH + 1, 1, 1) == MOESAIC_BAD_IMAGE);
+    CHECK(shaped(1025, 1023 * SAMPLE_DEPTH, 1, 1) == MOESAIC_OK); /* these are `most`, too */
+    CHECK(1025 * 1023 == most && shaped(1025, 1023 * SAMPLE_DEPTH + 1, 1, 1) == MOESAIC_BAD_IMAGE);
+    CHECK(4095 * 4097 == chunks && shaped(1, 1, 4095, 4097 * SAMPLE_LANES) == MOESAIC_OK);
+    CHECK(shaped(1, 1, 4095, 4097 * SAMPLE_LANES + 1) == MOESAIC_BAD_IMAGE);
+    CHECK(shaped(0, 1, 1, 1) == MOESAIC_BAD_IMAGE && shaped(1, 0, 1, 1) == MOESAIC_BAD_IMAGE);
+    CHECK(shaped(1, 1, 0, 1) == MOESAIC_BAD_IMAGE && shaped(1, 1, 1, 0) == MOESAIC_BAD_IMAGE);
+}
+
+/* Windows of shapes that are no multiples of words and differ between input and output. */
+static void windows_hold_whole_words_of_every_row(void) {
+    CHECK(shaped(3, 17, 5, 9) == MOESAIC_OK && load_copy() == MOESAIC_OK);
+    CHECK(device.task[0].input.bytes == 3 * 32);
+    CHECK(device.task[0].output[0].bytes == 5 * 3 * SAMPLE_LANES * 2 / SAMPLE_OUTPUT_PORTS);
+    CHECK(device.task[0].output[1].bytes == device.task[0].output[0].bytes);
+}
+
 int main(void) {
     sample_image(image);
+    RUN(sizes_end_where_those_of_accelerators_do);
+    RUN(shapes_end_where_instructions_do);
+    RUN(windows_hold_whole_words_of_every_row);
     RUN(output_rows_that_wrap_around_are_refused);
     RUN(every_product_is_that_of_the_integers);
     return check_result();
