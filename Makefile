@@ -1,11 +1,12 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test verilog sim firmware bench resources lint format
+.PHONY: help setup demo test fuzz verilog sim firmware bench resources lint format
 
 PYTHON ?= python3
 TARGET ?= nano
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 PACKAGES := compiler host hw models sim spec
 STAMP := .venv/.setup-done
@@ -25,6 +26,9 @@ demo: setup  ## trained model -> ONNX -> RTL -> cycle-accurate run -> build/demo
 
 test: setup  ## all tests, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+fuzz: setup  ## look for inputs that break something, for FUZZ_SECONDS in all; prints counts
+	@$(MAKE) -s -C firmware fuzz FUZZ_SECONDS=$(FUZZ_SECONDS)
 
 verilog: setup  ## build/rtl/TARGET/top.v
 	$(BIN)/python -m moesaic.hw.generate --target $(TARGET) -o build/rtl/$(TARGET)

@@ -27,6 +27,7 @@ COMPILERS = {
     "aarch64-none": "aarch64-linux-gnu-gcc",
     "rv32imac-none": "riscv64-unknown-elf-gcc",
 }
+VERSIONS = [f"-{number}" for number in range(14, 20)]
 CASES = [
     (target, name)
     for target in EMULATORS
@@ -79,6 +80,71 @@ def test_unit_test_passes(target: str, name: str) -> None:
     done = command(*runner, BUILD / target / "tests" / name, timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^[1-9]\d* checks, 0 failed$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("fuzzer", ["image", "bus"])
+@pytest.mark.parametrize("target", ["native", "sanitize", "sanitize32"])
+def test_fuzz_target_replays_its_corpus_and_mutations(target: str, fuzzer: str) -> None:
+    if target == "sanitize32":
+        need(COMPILERS[target])
+        need_32_bit_programs()
+    make("-C", "firmware", f"DRIVER_FOR={target}", "fuzzers")
+    corpus = sorted((FIRMWARE / "tests" / "fuzz" / "corpus" / fuzzer).iterdir())
+    done = command(BUILD / target / "fuzz" / fuzzer, "-runs=3000", *corpus)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(corpus)} inputs, {3000 + len(corpus)} runs, 0 findings" in done.stdout
+
+
+def test_corpora_are_small() -> None:
+    files = [p for p in (FIRMWARE / "tests" / "fuzz" / "corpus").rglob("*") if p.is_file()]
+    assert files and sum(path.stat().st_size for path in files) < 8192
+
+
+def fuzz_compiler() -> str:
+    """The clang that `make fuzz` has fetched, or the system's."""
+    fetched = TOOLS / "clang"
+    if not fetched.exists() and not any(shutil.which(f"clang{n}") for n in ("", *VERSIONS)):
+        pytest.skip("no clang here; `make fuzz` fetches one")
+    done = command(".ci/cross", "clang")
+    if done.returncode:
+        pytest.skip(done.stderr)
+    return str(fetched)
+
+
+def test_fuzz_targets_run_under_the_fuzzer(tmp_path: Path) -> None:
+    """A few seconds over the corpus; `make fuzz` is the same for as long as one likes."""
+    fuzz_compiler()
+    make("-C", "firmware", "DRIVER_FOR=fuzz", "fuzzers")
+    for fuzzer in ("image", "bus"):
+        corpus = FIRMWARE / "tests" / "fuzz" / "corpus" / fuzzer
+        words = [
+            "-runs=3000",
+            "-max_total_time=10",
+            "-max_len=2048",
+            f"-artifact_prefix={tmp_path}/",
+        ]
+        done = command(BUILD / "fuzz" / "fuzz" / fuzzer, *words, tmp_path, corpus)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"Done [1-9]\d+ runs", done.stderr)
+
+
+def test_fuzz_target_finds_a_fault(tmp_path: Path) -> None:
+    """The image target, on a parser that does not bound an output."""
+    broken = (FIRMWARE / "core" / "image.c").read_text()
+    for bound in (
+        "info->output_rows > MOESAIC_MAX_ROWS",
+        "words(info->output_rows, info->outputs, sizes->lanes) > MOESAIC_MAX_OUTPUT_CHUNKS",
+    ):
+        assert bound in broken
+        broken = broken.replace(bound, "0")
+    (tmp_path / "image.c").write_text(broken)
+    core = [path for path in FIRMWARE.glob("core/*.c") if path.name != "image.c"]
+    fuzz = [FIRMWARE / "tests" / "fuzz" / f"{name}.c" for name in ("image", "accelerator", "replay")]
+    program, headers = tmp_path / "fuzz", [f"-I{FIRMWARE}/include", f"-I{FIRMWARE}/core"]
+    built = command("cc", "-O1", *headers, tmp_path / "image.c", *core, *fuzz, "-o", program)
+    assert built.returncode == 0, built.stderr
+    done = command(program, FIRMWARE / "tests" / "fuzz" / "corpus" / "image" / "rows-wrap")
+    assert done.returncode != 0 and "does not hold" in done.stderr
 
 
 def test_check_that_does_not_hold_fails_the_program(tmp_path: Path) -> None:
