@@ -100,20 +100,20 @@ def test_corpora_are_small() -> None:
     assert files and sum(path.stat().st_size for path in files) < 8192
 
 
-def fuzz_compiler() -> str:
-    """The clang that `make fuzz` has fetched, or the system's."""
-    fetched = TOOLS / "clang"
-    if not fetched.exists() and not any(shutil.which(f"clang{n}") for n in ("", *VERSIONS)):
+def need_fuzzer() -> None:
+    """Skip without a clang that can fuzz: the system's, or the one that `make fuzz` has fetched."""
+    if not (TOOLS / "clang").exists() and not any(
+        shutil.which(f"clang{n}") for n in ("", *VERSIONS)
+    ):
         pytest.skip("no clang here; `make fuzz` fetches one")
     done = command(".ci/cross", "clang")
     if done.returncode:
         pytest.skip(done.stderr)
-    return str(fetched)
 
 
 def test_fuzz_targets_run_under_the_fuzzer(tmp_path: Path) -> None:
     """A few seconds over the corpus; `make fuzz` is the same for as long as one likes."""
-    fuzz_compiler()
+    need_fuzzer()
     make("-C", "firmware", "DRIVER_FOR=fuzz", "fuzzers")
     for fuzzer in ("image", "bus"):
         corpus = FIRMWARE / "tests" / "fuzz" / "corpus" / fuzzer
@@ -139,7 +139,9 @@ def test_fuzz_target_finds_a_fault(tmp_path: Path) -> None:
         broken = broken.replace(bound, "0")
     (tmp_path / "image.c").write_text(broken)
     core = [path for path in FIRMWARE.glob("core/*.c") if path.name != "image.c"]
-    fuzz = [FIRMWARE / "tests" / "fuzz" / f"{name}.c" for name in ("image", "accelerator", "replay")]
+    fuzz = [
+        FIRMWARE / "tests" / "fuzz" / f"{name}.c" for name in ("image", "accelerator", "replay")
+    ]
     program, headers = tmp_path / "fuzz", [f"-I{FIRMWARE}/include", f"-I{FIRMWARE}/core"]
     built = command("cc", "-O1", *headers, tmp_path / "image.c", *core, *fuzz, "-o", program)
     assert built.returncode == 0, built.stderr
