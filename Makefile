@@ -1,14 +1,16 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test verilog sim firmware bench resources lint format
+.PHONY: help setup demo test fuzz verilog sim firmware bench resources lint format
 
 PYTHON ?= python3
 TARGET ?= nano
 TARGET_NAME = $(basename $(notdir $(TARGET)))
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 PACKAGES := cli compiler host hw models sim spec
+FUZZERS := tests/compiler/test_fuzz_graphs.py tests/spec/test_bundle_fuzz.py tests/host/test_serving_fuzz.py
 STAMP := .venv/.setup-done
 
 help:  ## list the targets
@@ -26,6 +28,10 @@ demo: setup  ## trained model -> ONNX -> RTL -> cycle-accurate run -> build/demo
 
 test: setup  ## all tests, on two cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+fuzz: setup  ## look for inputs that break something, for FUZZ_SECONDS in all; prints counts
+	@$(MAKE) -s -C firmware fuzz FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 3))
+	FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 6)) $(BIN)/python -m pytest -q -s $(FUZZERS)
 
 verilog: setup  ## build/rtl/TARGET/top.v
 	$(BIN)/python -m moesaic.hw.generate --target '$(TARGET)' -o 'build/rtl/$(TARGET_NAME)'

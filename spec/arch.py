@@ -18,6 +18,10 @@ from moesaic.spec.registers import MAX_OUTPUT_PORTS, MAX_WEIGHT_PORTS
 
 ADDRESS_BITS = 40
 """Byte address width of every AXI4 master (the Zynq UltraScale+ physical address space)."""
+MIN_DEPTH, MAX_DEPTH = 8, 128
+"""Bounds of ``ArchConfig.depth``."""
+MIN_LANES = 4
+"""Lower bound of ``ArchConfig.lanes``; the upper one is ``depth``."""
 
 MAX_TOKENS = 1 << isa.width(Opcode.ROUTE, "rows")
 MAX_EXPERTS = 1 << isa.width(Opcode.ROUTE, "experts") - 1
@@ -30,9 +34,9 @@ MAX_PRODUCTS = 1 << 15
 # What bounds each size by itself: the instruction set, the register map, or good sense. A file
 # that asks for more is refused here, before anything is allocated or generated for it.
 _LIMITS: dict[str, tuple[int, int]] = {
-    "depth": (8, 128),
+    "depth": (MIN_DEPTH, MAX_DEPTH),
     "width": (8, 1024),
-    "lanes": (4, 128),
+    "lanes": (MIN_LANES, MAX_DEPTH),
     "accumulator_rows": (1, 1 << 14),  # four n-tiles of MAX_TOKENS
     "activation_bytes": (8, MAX_MEMORY_BYTES),
     "activation_banks": (1, 16),  # four ports share them

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesaic.spec import layout
+from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
@@ -30,6 +30,20 @@ IMAGE_VERSION = 1
 MAX_TASKS = 16
 NAME_BYTES = 32
 """Room for a task's name and the zero byte behind it."""
+
+
+def _most(opcode: isa.Opcode, field: str) -> int:
+    return (1 << isa.positions(opcode)[field][1]) - 1
+
+
+MAX_ROWS = _most(isa.Opcode.MATMUL, "rows")
+"""Rows of an input or an output: one instruction streams, and one drains, all of them."""
+MAX_INPUT_WORDS = _most(isa.Opcode.LOAD, "words")
+"""Words of ``depth`` bytes in an input: one instruction loads all of them."""
+MAX_OUTPUTS = _most(isa.Opcode.DRAIN, "columns")
+"""Codes in a row of an output."""
+MAX_OUTPUT_CHUNKS = _most(isa.Opcode.STORE, "words")
+"""Chunks of ``lanes`` codes in an output: one instruction stores all of them."""
 
 HEADER = np.dtype(
     [

@@ -29,7 +29,7 @@ moesaic_result moesaic_write_input(moesaic_device *device, uint32_t number, cons
     size_t fill = 0;
     TRY(usable(device, number, codes, &task));
     inputs = task->info.inputs;
-    if (count != (size_t)task->info.input_rows * inputs) return MOESAIC_BAD_ARGUMENT;
+    if (count != (uint64_t)task->info.input_rows * inputs) return MOESAIC_BAD_ARGUMENT;
     address = task->input.address;
     padded = (uint32_t)(task->input.bytes / task->info.input_rows);
     if (padded == inputs) return write_block(device, address, codes, count);
@@ -63,7 +63,7 @@ moesaic_result moesaic_read_output(moesaic_device *device, uint32_t number, int1
     TRY(usable(device, number, codes, &task));
     rows = task->info.output_rows;
     outputs = task->info.outputs;
-    if (count != (size_t)rows * outputs) return MOESAIC_BAD_ARGUMENT;
+    if (count != (uint64_t)rows * outputs) return MOESAIC_BAD_ARGUMENT;
     platform = &device->platform;
     width = device->sizes.width;
     lanes = device->sizes.lanes;

@@ -13,6 +13,7 @@ moesaic_result moesaic_abandon(moesaic_device *device) {
         if (status == UINT32_MAX) break;
     }
     TRY(moesaic_alive(device));
+    TRY(moesaic_put(device, MOESAIC_IRQ_ENABLE, 0));
     if (status & MOESAIC_STATUS_BUSY) return MOESAIC_STUCK;
     return moesaic_put(device, MOESAIC_IRQ_STATUS, CAUSES);
 }
@@ -20,8 +21,11 @@ moesaic_result moesaic_abandon(moesaic_device *device) {
 moesaic_result moesaic_reset(moesaic_device *device) {
     if (!device) return MOESAIC_BAD_ARGUMENT;
     if (device->state != STATE_LOADED && device->state != STATE_RUNNING) return MOESAIC_BAD_STATE;
+    /* Until this has gone well, a frame may run, and the next one's START would be ignored. */
+    device->state = STATE_RUNNING;
+    TRY(moesaic_abandon(device));
     device->state = STATE_LOADED;
-    return moesaic_abandon(device);
+    return MOESAIC_OK;
 }
 
 moesaic_result moesaic_submit(moesaic_device *device, uint32_t number) {
@@ -47,17 +51,15 @@ moesaic_result moesaic_submit(moesaic_device *device, uint32_t number) {
                                &task->output[port]));
     TRY(moesaic_set(device, MOESAIC_WATCHDOG, device->config.watchdog_cycles));
     TRY(moesaic_set(device, MOESAIC_IRQ_ENABLE, CAUSES));
-    TRY(moesaic_put(device, MOESAIC_CONTROL, MOESAIC_CONTROL_START));
+    /* A write that fails may have arrived all the same. */
     device->state = STATE_RUNNING;
     device->running = number;
-    return MOESAIC_OK;
+    return moesaic_put(device, MOESAIC_CONTROL, MOESAIC_CONTROL_START);
 }
 
 /* The frame has ended, or is given up: make the accelerator ready for the next one. */
 static moesaic_result give_up(moesaic_device *device, moesaic_result reason) {
-    moesaic_result reset;
-    device->state = STATE_LOADED;
-    reset = moesaic_abandon(device);
+    moesaic_result reset = moesaic_reset(device);
     return reset == MOESAIC_OK ? reason : reset;
 }
 
@@ -72,7 +74,8 @@ moesaic_result moesaic_wait(moesaic_device *device, uint64_t timeout_cycles) {
         uint32_t status;
         if (slice > timeout_cycles - spent) slice = timeout_cycles - spent;
         if (platform->wait(platform->context, slice, &waited)) return MOESAIC_PLATFORM_ERROR;
-        spent += waited ? waited : 1;
+        if (waited == 0) waited = 1;
+        spent = waited < timeout_cycles - spent ? spent + waited : timeout_cycles;
         TRY(moesaic_get(device, MOESAIC_IRQ_STATUS, &status));
         if (status & ~CAUSES) { /* bits that do not exist: the bus answers nonsense */
             TRY(moesaic_alive(device));
@@ -93,7 +96,7 @@ moesaic_result moesaic_wait(moesaic_device *device, uint64_t timeout_cycles) {
 }
 
 uint64_t moesaic_frame_timeout(const moesaic_device *device) {
-    return (uint64_t)device->config.watchdog_cycles + 2 * MOESAIC_ABORT_LIMIT_CYCLES;
+    return device ? (uint64_t)device->config.watchdog_cycles + 2 * MOESAIC_ABORT_LIMIT_CYCLES : 0;
 }
 
 moesaic_result moesaic_run(moesaic_device *device, uint32_t task, const int8_t *input,
@@ -103,7 +106,7 @@ moesaic_result moesaic_run(moesaic_device *device, uint32_t task, const int8_t *
     if (device->state != STATE_LOADED) return MOESAIC_BAD_STATE;
     if (task >= device->task_count) return MOESAIC_NO_TASK;
     info = &device->task[task].info;
-    if (output_count != (size_t)info->output_rows * info->outputs) return MOESAIC_BAD_ARGUMENT;
+    if (output_count != (uint64_t)info->output_rows * info->outputs) return MOESAIC_BAD_ARGUMENT;
     TRY(moesaic_write_input(device, task, input, input_count));
     TRY(moesaic_submit(device, task));
     TRY(moesaic_wait(device, moesaic_frame_timeout(device)));

@@ -1,7 +1,19 @@
-/* Checks a device image and finds its parts. Nothing in it is trusted before it is checked. */
+/* Checks a device image and finds its parts. Nothing in it is trusted before it is checked.
+ *
+ * Sizes are computed in 64 bits whatever a size_t has, and of numbers that are bounded already: no
+ * sum and no product wraps around. */
 #include <string.h>
 
 #include "internal.h"
+
+/* What check_shapes() allows fits the 32 bits of a window's size, and check_header() the buffer. */
+#if MOESAIC_MAX_INPUT_WORDS * MOESAIC_MAX_DEPTH > 0xFFFFFFFF || \
+    MOESAIC_MAX_OUTPUT_CHUNKS * 2 * MOESAIC_MAX_DEPTH > 0xFFFFFFFF
+#error an input or an output may exceed a window
+#endif
+#if 2 * MOESAIC_MAX_DEPTH > MOESAIC_BUFFER_BYTES
+#error a chunk may exceed the buffer
+#endif
 
 static uint32_t u32(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
@@ -11,12 +23,18 @@ static uint64_t u64(const uint8_t *p) { return (uint64_t)u32(p) | (uint64_t)u32(
 
 static int power_of_two(uint32_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
-static const uint8_t *section_record(const moesaic_image *image, uint32_t number) {
-    return image->data + MOESAIC_HEADER_SIZE + (size_t)number * MOESAIC_SECTION_SIZE;
-}
-
 static uint32_t section_count(const moesaic_image *image) {
     return image->sizes.weight_ports + 2 * image->task_count;
+}
+
+/* Header, sections and tasks; a few kilobytes, once the counts have been checked. */
+static size_t table_bytes(const moesaic_image *image) {
+    return MOESAIC_HEADER_SIZE + (size_t)section_count(image) * MOESAIC_SECTION_SIZE +
+           (size_t)image->task_count * MOESAIC_TASK_SIZE;
+}
+
+static const uint8_t *section_record(const moesaic_image *image, uint32_t number) {
+    return image->data + MOESAIC_HEADER_SIZE + (size_t)number * MOESAIC_SECTION_SIZE;
 }
 
 static const uint8_t *task_record(const moesaic_image *image, uint32_t task) {
@@ -51,16 +69,18 @@ void moesaic_image_task(const moesaic_image *image, uint32_t task, moesaic_task_
     info->outputs = u32(record + MOESAIC_TASK_OUTPUTS);
 }
 
-static uint64_t whole(uint64_t values, uint64_t per_word) {
-    return (values + per_word - 1) / per_word * per_word;
+/* Words of `per_word` values that hold `rows` rows of `values`, which begin on words of their own. */
+static uint64_t words(uint32_t rows, uint32_t values, uint32_t per_word) {
+    return rows * (((uint64_t)values + per_word - 1) / per_word);
 }
 
 uint64_t moesaic_input_bytes(const moesaic_sizes *sizes, const moesaic_task_info *info) {
-    return info->input_rows * whole(info->inputs, sizes->depth);
+    return words(info->input_rows, info->inputs, sizes->depth) * sizes->depth;
 }
 
 uint64_t moesaic_output_bytes(const moesaic_sizes *sizes, const moesaic_task_info *info) {
-    return 2 * info->output_rows * whole(info->outputs, sizes->lanes) / sizes->output_ports;
+    return words(info->output_rows, info->outputs, sizes->lanes) *
+           (2 * sizes->lanes / sizes->output_ports);
 }
 
 static moesaic_result check_header(moesaic_image *image, const uint8_t *data, size_t bytes) {
@@ -78,14 +98,19 @@ static moesaic_result check_header(moesaic_image *image, const uint8_t *data, si
     sizes->output_ports = u32(data + MOESAIC_HEADER_OUTPUT_PORTS);
     sizes->arch_hash = u32(data + MOESAIC_HEADER_ARCH_HASH);
     if (image->task_count < 1 || image->task_count > MOESAIC_MAX_TASKS) return MOESAIC_BAD_IMAGE;
-    if (!power_of_two(sizes->depth) || sizes->depth > 4096) return MOESAIC_BAD_IMAGE;
-    if (!power_of_two(sizes->width) || sizes->width > 65536) return MOESAIC_BAD_IMAGE;
-    if (!power_of_two(sizes->lanes) || sizes->lanes > sizes->width) return MOESAIC_BAD_IMAGE;
-    if (2 * sizes->lanes > MOESAIC_BUFFER_BYTES) return MOESAIC_BAD_IMAGE;
+    if (!power_of_two(sizes->depth) || sizes->depth < MOESAIC_MIN_DEPTH ||
+        sizes->depth > MOESAIC_MAX_DEPTH)
+        return MOESAIC_BAD_IMAGE;
+    if (!power_of_two(sizes->width) || sizes->width < sizes->depth ||
+        sizes->width > MOESAIC_MAX_OUTPUTS + 1)
+        return MOESAIC_BAD_IMAGE;
+    if (!power_of_two(sizes->lanes) || sizes->lanes < MOESAIC_MIN_LANES ||
+        sizes->lanes > sizes->depth)
+        return MOESAIC_BAD_IMAGE;
     if (!power_of_two(sizes->weight_ports) || sizes->weight_ports > MOESAIC_MAX_WEIGHT_PORTS)
         return MOESAIC_BAD_IMAGE;
     if (!power_of_two(sizes->output_ports) || sizes->output_ports > MOESAIC_MAX_OUTPUT_PORTS ||
-        sizes->output_ports > sizes->lanes)
+        sizes->output_ports > sizes->weight_ports || sizes->output_ports > sizes->lanes)
         return MOESAIC_BAD_IMAGE;
     return MOESAIC_OK;
 }
@@ -93,21 +118,20 @@ static moesaic_result check_header(moesaic_image *image, const uint8_t *data, si
 static moesaic_result check_tables(const moesaic_image *image, size_t bytes) {
     static const uint8_t ZEROS[4] = {0};
     const uint8_t *data = image->data;
-    uint32_t sections = section_count(image), crc;
-    size_t table_bytes = (size_t)(task_record(image, image->task_count) - data);
-    size_t behind = MOESAIC_HEADER_TABLE_CRC + 4;
-    if (u32(data + MOESAIC_HEADER_SECTION_COUNT) != sections) return MOESAIC_BAD_IMAGE;
-    if (u32(data + MOESAIC_HEADER_TABLE_BYTES) != table_bytes) return MOESAIC_BAD_IMAGE;
-    if (table_bytes > bytes) return MOESAIC_BAD_IMAGE;
+    size_t tables = table_bytes(image), behind = MOESAIC_HEADER_TABLE_CRC + 4;
+    uint32_t crc;
+    if (u32(data + MOESAIC_HEADER_SECTION_COUNT) != section_count(image)) return MOESAIC_BAD_IMAGE;
+    if (u32(data + MOESAIC_HEADER_TABLE_BYTES) != tables) return MOESAIC_BAD_IMAGE;
+    if (tables > bytes) return MOESAIC_BAD_IMAGE;
     crc = moesaic_crc32(0, data, MOESAIC_HEADER_TABLE_CRC);
     crc = moesaic_crc32(crc, ZEROS, sizeof(ZEROS));
-    crc = moesaic_crc32(crc, data + behind, table_bytes - behind);
+    crc = moesaic_crc32(crc, data + behind, tables - behind);
     if (crc != u32(data + MOESAIC_HEADER_TABLE_CRC)) return MOESAIC_CORRUPT_IMAGE;
     return MOESAIC_OK;
 }
 
 static moesaic_result check_sections(const moesaic_image *image, size_t bytes) {
-    uint64_t end = u32(image->data + MOESAIC_HEADER_TABLE_BYTES);
+    uint64_t end = table_bytes(image);
     uint32_t ports = image->sizes.weight_ports;
     for (uint32_t number = 0; number < section_count(image); ++number) {
         const uint8_t *record = section_record(image, number);
@@ -130,16 +154,25 @@ static moesaic_result check_sections(const moesaic_image *image, size_t bytes) {
     return end == bytes ? MOESAIC_OK : MOESAIC_BAD_IMAGE;
 }
 
+/* Whether the accelerator can be given such an input, and can give such an output. */
+static moesaic_result check_shapes(const moesaic_sizes *sizes, const moesaic_task_info *info) {
+    if (info->input_rows == 0 || info->input_rows > MOESAIC_MAX_ROWS || info->inputs == 0)
+        return MOESAIC_BAD_IMAGE;
+    if (info->output_rows == 0 || info->output_rows > MOESAIC_MAX_ROWS || info->outputs == 0 ||
+        info->outputs > MOESAIC_MAX_OUTPUTS)
+        return MOESAIC_BAD_IMAGE;
+    if (words(info->input_rows, info->inputs, sizes->depth) > MOESAIC_MAX_INPUT_WORDS ||
+        words(info->output_rows, info->outputs, sizes->lanes) > MOESAIC_MAX_OUTPUT_CHUNKS)
+        return MOESAIC_BAD_IMAGE;
+    return MOESAIC_OK;
+}
+
 static moesaic_result check_tasks(const moesaic_image *image) {
     for (uint32_t task = 0; task < image->task_count; ++task) {
         moesaic_task_info info, other;
         moesaic_image_task(image, task, &info);
         if (info.name[0] == 0 || !memchr(info.name, 0, sizeof(info.name))) return MOESAIC_BAD_IMAGE;
-        if (!info.input_rows || !info.inputs || !info.output_rows || !info.outputs)
-            return MOESAIC_BAD_IMAGE;
-        if (moesaic_input_bytes(&image->sizes, &info) > UINT32_MAX ||
-            moesaic_output_bytes(&image->sizes, &info) > UINT32_MAX)
-            return MOESAIC_BAD_IMAGE;
+        TRY(check_shapes(&image->sizes, &info));
         for (uint32_t before = 0; before < task; ++before) {
             moesaic_image_task(image, before, &other);
             if (memcmp(info.name, other.name, sizeof(info.name)) == 0) return MOESAIC_BAD_IMAGE;
@@ -149,7 +182,7 @@ static moesaic_result check_tasks(const moesaic_image *image) {
 }
 
 static moesaic_result check_contents(const moesaic_image *image, size_t bytes) {
-    size_t tables = u32(image->data + MOESAIC_HEADER_TABLE_BYTES);
+    size_t tables = table_bytes(image);
     uint8_t digest[32];
     moesaic_sha256 sha;
     for (uint32_t number = 0; number < section_count(image); ++number) {

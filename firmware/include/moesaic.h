@@ -37,7 +37,7 @@ typedef struct {
     int (*write_memory)(void *context, uint64_t address, const void *data, size_t bytes);
     /* Return at the interrupt, or at the latest when so many cycles have passed. A wait that ends
      * early without an interrupt is allowed: the driver looks at the registers. `waited` gets the
-     * cycles that passed, at least 1. */
+     * cycles that passed, at least 1; whatever it gets, the driver's waits end. */
     int (*wait)(void *context, uint64_t cycles, uint64_t *waited);
 } moesaic_platform;
 
@@ -115,15 +115,18 @@ moesaic_result moesaic_get_weight_window(const moesaic_device *device, uint32_t 
 /* Codes of the frame to come, row after row. Allowed while another task's frame runs. */
 moesaic_result moesaic_write_input(moesaic_device *device, uint32_t task, const int8_t *codes,
                                    size_t count);
-/* Start a frame of the task. */
+/* Start a frame of the task. MOESAIC_PLATFORM_ERROR: it may have started all the same; then, as
+ * after any call that leaves a frame under way, wait for it or reset before the next one. */
 moesaic_result moesaic_submit(moesaic_device *device, uint32_t task);
 /* Wait for its end, by interrupt and by looking at the registers every `poll_cycles`. After an
- * error the accelerator has been reset, and the next frame may be submitted. */
+ * error the accelerator has been reset, and the next frame may be submitted; not so after
+ * MOESAIC_STUCK and MOESAIC_PLATFORM_ERROR, when moesaic_reset has to go well first. */
 moesaic_result moesaic_wait(moesaic_device *device, uint64_t timeout_cycles);
 /* Codes of the task's last frame, row after row. Allowed while another task's frame runs. */
 moesaic_result moesaic_read_output(moesaic_device *device, uint32_t task, int16_t *codes,
                                    size_t count);
-/* Time after which the watchdog must have ended a frame and reported it, for moesaic_wait. */
+/* Time after which the watchdog must have ended a frame and reported it, for moesaic_wait; 0 for a
+ * null handle. */
 uint64_t moesaic_frame_timeout(const moesaic_device *device);
 /* The four above in turn: input, submit, wait for the frame timeout, output. */
 moesaic_result moesaic_run(moesaic_device *device, uint32_t task, const int8_t *input,
@@ -135,7 +138,7 @@ moesaic_result moesaic_get_fault(const moesaic_device *device, moesaic_fault *fa
 uint32_t moesaic_lost_interrupts(const moesaic_device *device);
 /* All MOESAIC_COUNTER_COUNT performance counters of the last frame. */
 moesaic_result moesaic_read_counters(moesaic_device *device, uint64_t *counters, size_t count);
-/* Abandon whatever runs; what is loaded stays loaded. */
+/* Abandon whatever runs; what is loaded stays loaded. If it fails, a frame may still run. */
 moesaic_result moesaic_reset(moesaic_device *device);
 /* Reset if a frame runs, switch interrupts off, and forget the device. */
 moesaic_result moesaic_close(moesaic_device *device);

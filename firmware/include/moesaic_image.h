@@ -7,6 +7,15 @@
 #define MOESAIC_MAX_TASKS 16u
 #define MOESAIC_NAME_BYTES 32u
 
+/* What an accelerator, and one instruction of its, can hold. */
+#define MOESAIC_MIN_DEPTH 8u
+#define MOESAIC_MAX_DEPTH 128u
+#define MOESAIC_MIN_LANES 4u
+#define MOESAIC_MAX_ROWS 4095u
+#define MOESAIC_MAX_INPUT_WORDS 1048575u
+#define MOESAIC_MAX_OUTPUTS 65535u
+#define MOESAIC_MAX_OUTPUT_CHUNKS 16777215u
+
 /* Byte offsets; numbers are little endian. Header, then sections, then tasks. */
 #define MOESAIC_HEADER_SIZE 96u
 #define MOESAIC_HEADER_MAGIC 0u

@@ -130,7 +130,7 @@ static int wait_interrupt(void *context, uint64_t cycles, uint64_t *waited) {
     passed = scale(now_ns() - start, self->clock_hz, NS_PER_S);
     if (ready == 0 && passed < cycles) passed = cycles;
     /* Less than was asked for: that is how the driver knows an interrupt from a time-out. */
-    if (ready > 0 && passed >= cycles) passed = cycles - 1;
+    if (ready > 0 && passed >= cycles) passed = cycles ? cycles - 1 : 0;
     *waited = passed ? passed : 1;
     return 0;
 }

@@ -18,6 +18,7 @@ enum {
     SAMPLE_ALIGN = MOESAIC_WINDOW_ALIGNMENT,
     SAMPLE_TABLES = MOESAIC_HEADER_SIZE + SAMPLE_SECTIONS * MOESAIC_SECTION_SIZE +
                     SAMPLE_TASKS * MOESAIC_TASK_SIZE,
+    SAMPLE_FIRST_TASK = MOESAIC_HEADER_SIZE + SAMPLE_SECTIONS * MOESAIC_SECTION_SIZE,
     SAMPLE_BYTES = SAMPLE_ALIGN * SAMPLE_SECTIONS + 96,
 };
 
@@ -29,7 +30,7 @@ static void put32(uint8_t *p, uint32_t value) {
 }
 
 /* Checksums once more, after a test has changed something else. */
-static void sample_seal(uint8_t image[SAMPLE_BYTES]) {
+static inline void sample_seal(uint8_t image[SAMPLE_BYTES]) {
     moesaic_sha256 sha;
     for (uint32_t n = 0; n < SAMPLE_SECTIONS; ++n) {
         uint8_t *record = image + MOESAIC_HEADER_SIZE + n * MOESAIC_SECTION_SIZE;
@@ -42,7 +43,7 @@ static void sample_seal(uint8_t image[SAMPLE_BYTES]) {
     put32(image + MOESAIC_HEADER_TABLE_CRC, moesaic_crc32(0, image, SAMPLE_TABLES));
 }
 
-static void sample_image(uint8_t image[SAMPLE_BYTES]) {
+static inline void sample_image(uint8_t image[SAMPLE_BYTES]) {
     const uint32_t header[][2] = {
         {MOESAIC_HEADER_MAGIC, MOESAIC_IMAGE_MAGIC},
         {MOESAIC_HEADER_VERSION, MOESAIC_IMAGE_VERSION},

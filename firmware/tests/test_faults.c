@@ -131,11 +131,67 @@ static void any_failing_access_is_told_and_leaves_a_driver_that_can_be_loaded(vo
     CHECK(access > 8 && access < 1000);
 }
 
+static void reset_that_fails_leaves_no_frame_behind_that_could_answer_for_the_next(void) {
+    load_it();
+    CHECK(moesaic_submit(&device, 0) == MOESAIC_OK);
+    mock.fail_access = 1;
+    CHECK(moesaic_reset(&device) == MOESAIC_PLATFORM_ERROR);
+    CHECK(mock.registers[MOESAIC_STATUS / 4] & MOESAIC_STATUS_BUSY);
+    CHECK(moesaic_submit(&device, 1) == MOESAIC_BAD_STATE);
+    CHECK(moesaic_reset(&device) == MOESAIC_OK);
+    CHECK(moesaic_submit(&device, 1) == MOESAIC_OK && mock.frames == 2);
+    mock.fault = MOCK_STUCK;
+    CHECK(moesaic_wait(&device, 10) == MOESAIC_STUCK);
+    CHECK(moesaic_submit(&device, 0) == MOESAIC_BAD_STATE);
+    CHECK(moesaic_reset(&device) == MOESAIC_STUCK);
+    mock.fault = MOCK_WORKS;
+    CHECK(moesaic_reset(&device) == MOESAIC_OK && run() == MOESAIC_OK);
+}
+
+static int (*true_write)(void *context, uint32_t offset, uint32_t value);
+
+/* START arrives, its answer does not. */
+static int start_without_answer(void *context, uint32_t offset, uint32_t value) {
+    int result = true_write(context, offset, value);
+    return offset == MOESAIC_CONTROL && (value & MOESAIC_CONTROL_START) ? -1 : result;
+}
+
+static void start_that_fails_may_have_arrived(void) {
+    load_it();
+    true_write = device.platform.write_register;
+    device.platform.write_register = start_without_answer;
+    CHECK(moesaic_submit(&device, 0) == MOESAIC_PLATFORM_ERROR && mock.frames == 1);
+    device.platform.write_register = true_write;
+    CHECK(moesaic_submit(&device, 1) == MOESAIC_BAD_STATE);
+    CHECK(moesaic_wait(&device, moesaic_frame_timeout(&device)) == MOESAIC_OK);
+    CHECK(moesaic_submit(&device, 1) == MOESAIC_OK && mock.frames == 2);
+}
+
+static uint32_t jumps;
+
+/* A clock whose sum would wrap around to where it was. */
+static int wait_of_a_clock_that_jumps(void *context, uint64_t cycles, uint64_t *waited) {
+    (void)context;
+    (void)cycles;
+    *waited = jumps++ % 2 ? UINT64_MAX : 1;
+    return jumps > 1000; /* or the test would not end */
+}
+
+static void clock_that_jumps_ends_the_wait(void) {
+    load_it();
+    CHECK(moesaic_submit(&device, 0) == MOESAIC_OK);
+    device.platform.wait = wait_of_a_clock_that_jumps;
+    jumps = 0;
+    CHECK(moesaic_wait(&device, 100) == MOESAIC_TIMEOUT && jumps == 2);
+    CHECK(moesaic_frame_timeout(NULL) == 0);
+}
+
 static void close_stops_a_frame(void) {
     load_it();
     CHECK(moesaic_submit(&device, 0) == MOESAIC_OK);
     CHECK(mock.registers[MOESAIC_STATUS / 4] & MOESAIC_STATUS_BUSY);
     CHECK(moesaic_close(&device) == MOESAIC_OK);
+    CHECK(mock.registers[MOESAIC_IRQ_ENABLE / 4] == 0);
     CHECK(!(mock.registers[MOESAIC_STATUS / 4] & MOESAIC_STATUS_BUSY));
     CHECK(moesaic_close(&device) == MOESAIC_BAD_STATE);
 }
@@ -150,6 +206,9 @@ int main(void) {
     RUN(vanished_device_is_lost_not_done);
     RUN(counters_of_a_lost_device_are_not_believed);
     RUN(any_failing_access_is_told_and_leaves_a_driver_that_can_be_loaded);
+    RUN(reset_that_fails_leaves_no_frame_behind_that_could_answer_for_the_next);
+    RUN(start_that_fails_may_have_arrived);
+    RUN(clock_that_jumps_ends_the_wait);
     RUN(close_stops_a_frame);
     return check_result();
 }

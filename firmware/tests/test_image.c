@@ -62,6 +62,7 @@ static void lying_tables_are_refused_though_their_checksums_match(void) {
     const size_t section = MOESAIC_HEADER_SIZE + MOESAIC_SECTION_SIZE;
     const size_t program = MOESAIC_HEADER_SIZE + SAMPLE_PORTS * MOESAIC_SECTION_SIZE;
     const size_t task = MOESAIC_HEADER_SIZE + SAMPLE_SECTIONS * MOESAIC_SECTION_SIZE;
+    const size_t last = MOESAIC_HEADER_SIZE + (SAMPLE_SECTIONS - 1) * MOESAIC_SECTION_SIZE;
     const size_t cases[][2] = {
         {MOESAIC_HEADER_VERSION, MOESAIC_IMAGE_VERSION + 1},
         {MOESAIC_HEADER_TASK_COUNT, 0},
@@ -89,6 +90,12 @@ static void lying_tables_are_refused_though_their_checksums_match(void) {
         {task + MOESAIC_TASK_INPUTS, 0},
         {task + MOESAIC_TASK_INPUTS, UINT32_MAX},
         {task + MOESAIC_TASK_OUTPUT_ROWS, UINT32_MAX},
+        {MOESAIC_HEADER_MAGIC, MOESAIC_IMAGE_MAGIC + 1},
+        {MOESAIC_HEADER_TOTAL_BYTES + 4, 1},
+        {MOESAIC_HEADER_TABLE_BYTES, SAMPLE_TABLES + 4},
+        {MOESAIC_HEADER_OUTPUT_PORTS, 2 * SAMPLE_PORTS}, /* more than ports to read from */
+        {last + MOESAIC_SECTION_KIND, MOESAIC_KIND_PROGRAM},
+        {last + MOESAIC_SECTION_BYTES, 64}, /* bytes of no section behind it */
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
         moesaic_result result = with(cases[i][0], (uint32_t)cases[i][1]);
@@ -105,11 +112,12 @@ static void seal_tables(void) {
 }
 
 static void every_checksum_counts(void) {
-    const size_t section = MOESAIC_HEADER_SIZE + 3 * MOESAIC_SECTION_SIZE;
-    memcpy(copy, image, SAMPLE_BYTES);
-    copy[section + MOESAIC_SECTION_CRC] ^= 1;
-    seal_tables();
-    CHECK(moesaic_check_image(copy, SAMPLE_BYTES, NULL) == MOESAIC_CORRUPT_IMAGE);
+    for (size_t n = 0; n < SAMPLE_SECTIONS; ++n) {
+        memcpy(copy, image, SAMPLE_BYTES);
+        copy[MOESAIC_HEADER_SIZE + n * MOESAIC_SECTION_SIZE + MOESAIC_SECTION_CRC] ^= 1;
+        seal_tables();
+        CHECK(moesaic_check_image(copy, SAMPLE_BYTES, NULL) == MOESAIC_CORRUPT_IMAGE);
+    }
     memcpy(copy, image, SAMPLE_BYTES);
     copy[MOESAIC_HEADER_SHA256 + 31] ^= 1;
     seal_tables();

@@ -79,6 +79,8 @@ static void interrupt_ends_the_wait(void) {
     /* Taken: the next wait is not ended by it. */
     CHECK(platform.wait(&uio, MS, &waited) == 0 && waited >= MS);
     CHECK(enabled() == 2);
+    interrupt(2);
+    CHECK(platform.wait(&uio, 0, &waited) == 0 && waited == 1); /* not 0 - 1 cycles */
     end();
 }
 
