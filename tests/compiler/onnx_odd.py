@@ -20,6 +20,7 @@ GATES = [
     "softmax + 0.5",
     "three times the chosen by their sum",
     "chosen by twice their sum",
+    "twice what is chosen by their sum",
     "one-hot of 3",
     "sum of doubled products",
     "index + 1",
@@ -38,7 +39,7 @@ ACTIVATIONS = [
     "squares",
 ]
 RIGHT = {"scatter: 2 * mask", "one-hot: 2 * mask", "three times the chosen by their sum",
-         "chosen by twice their sum", "one-hot of 3", "sum of doubled products",
+         "chosen by twice their sum", "twice what is chosen by their sum", "one-hot of 3", "sum of doubled products",
          "tie", "gelu(1.001 x)"}  # fmt: skip
 """What may be taken, because a factor can go into the experts, and a slope into the layer before;
 if it is taken, it must be right."""
@@ -116,9 +117,12 @@ class OddVit(Vit):
             total = self.op("ReduceSum", chosen, self.ints(-1))
             if self.odd == "chosen by twice their sum":
                 total = self.op("Mul", number(2.0), total)
-            else:
+            elif self.odd.startswith("three"):
                 chosen = self.op("Mul", number(3.0), chosen)
-            table = self.table(index, self.op("Div", chosen, total), count)
+            share = self.op("Div", chosen, total)
+            if self.odd.startswith("twice"):
+                share = self.op("Mul", number(2.0), share)
+            table = self.table(index, share, count)
         elif self.odd == "index + 1":
             shifted = self.op("Sub", index, self.ints(1))
             wrapped = self.op("Add", index, self.op("Sub", index, shifted))
