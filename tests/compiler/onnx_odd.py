@@ -38,9 +38,16 @@ ACTIVATIONS = [
     "tanh without its cube",
     "squares",
 ]
-RIGHT = {"scatter: 2 * mask", "one-hot: 2 * mask", "three times the chosen by their sum",
-         "chosen by twice their sum", "twice what is chosen by their sum", "one-hot of 3", "sum of doubled products",
-         "tie", "gelu(1.001 x)"}  # fmt: skip
+RIGHT = {
+    "scatter: 2 * mask",
+    "one-hot: 2 * mask",
+    "three times the chosen by their sum",
+    "chosen by twice their sum",
+    "twice what is chosen by their sum",
+    "one-hot of 3",
+    "sum of doubled products",
+    "gelu(1.001 x)",
+}
 """What may be taken, because a factor can go into the experts, and a slope into the layer before;
 if it is taken, it must be right."""
 
