@@ -19,6 +19,7 @@ from moesaic.compiler.quant.scales import HIDDEN_LIMIT, INT16_MAX, Scales
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.metrics import decibels
 
 
 class Comparison:
@@ -45,10 +46,8 @@ class Comparison:
 
     @property
     def sqnr_db(self) -> float:
-        """10 log10(signal / noise); infinite if there is no error."""
-        if self.noise == 0.0:
-            return float("inf")
-        return 10.0 * float(np.log10(self.signal / self.noise)) if self.signal else float("-inf")
+        """As :func:`moesaic.spec.metrics.decibels`, over all samples."""
+        return decibels(self.signal, self.noise)
 
     @property
     def flips(self) -> dict[str, float]:
