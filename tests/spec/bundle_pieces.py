@@ -102,9 +102,15 @@ def reseal_image(data: bytearray) -> None:
         start, size = int(row["offset"]), int(row["bytes"])
         row["crc"] = zlib.crc32(data[start : start + size])
         data[place : place + image.SECTION.itemsize] = row.tobytes()
-    digest = hashlib.sha256(data[tables:]).digest()
+    seal_tables(data, hashlib.sha256(data[tables:]).digest())
+
+
+def seal_tables(data: bytearray, digest: bytes) -> None:
+    """Put the SHA-256 of the contents into the header, and make the tables' checksum right."""
+    first = image.HEADER.itemsize
+    header = np.frombuffer(data[:first], image.HEADER)[0].copy()
     header["sha256"], header["table_crc"] = np.frombuffer(digest, np.uint8), 0
-    header["table_crc"] = zlib.crc32(header.tobytes() + data[first:tables])
+    header["table_crc"] = zlib.crc32(header.tobytes() + data[first : int(header["table_bytes"])])
     data[:first] = header.tobytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from moesaic.host import Session
 from moesaic.spec import image
 from moesaic.spec.errors import UserError
-from tests.spec.bundle_pieces import host_model, pieces, refusal, reseal_image
+from tests.spec.bundle_pieces import host_model, pieces, refusal, reseal_image, seal_tables
 
 IMAGE_CHANGES: dict[str, tuple[np.dtype, str, int, str]] = {
     "magic": (image.HEADER, "magic", 1, "does not begin"),
@@ -57,12 +58,28 @@ def test_images_that_break_a_rule_are_refused(name: str, tmp_path: Path) -> None
     assert message in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("place", [40, 60, 126, 300, 5000, -1])  # 60, 126: reserved
+@pytest.mark.parametrize(
+    "place", [40, 60, 126, 300, 2000, 5000, -1]
+)  # 60, 126: reserved; 2000: a gap
 def test_images_with_a_wrong_checksum_are_refused(place: int, tmp_path: Path) -> None:
     made = pieces(0)
     made.image[place] ^= 1
     made.write(tmp_path)
     assert "device image" in refusal(tmp_path)
+
+
+def test_checksum_of_every_section_is_compared(tmp_path: Path) -> None:
+    """Those of the tables and of the contents as a whole are right."""
+    for number in range(6):
+        made = pieces(0)
+        place = image.HEADER.itemsize + number * image.SECTION.itemsize
+        made.image[place + image.SECTION.fields["crc"][1]] ^= 1  # type: ignore[index]
+        digest = hashlib.sha256(made.image[image.HEADER.itemsize + 6 * 32 + 2 * 48 :]).digest()
+        seal_tables(made.image, digest)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        made.write(folder)
+        assert f"has section {number} damaged" in refusal(folder)
 
 
 @pytest.mark.parametrize("bytes_kept", [0, 40, 200, 1000, -1])
