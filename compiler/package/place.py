@@ -12,7 +12,7 @@ from typing import Self
 
 from moesaic.spec.errors import UserError
 from moesaic.spec.manifest import MANIFEST
-from moesaic.spec.staging import Stage, is_at, remove_stale, remove_unused
+from moesaic.spec.staging import Stage, is_at, remove_unused
 
 _READERS_SECONDS = 10.0
 """How long the removal of an old bundle waits for those that read it; the next writer does it."""
@@ -73,7 +73,6 @@ class BundlePlace:
             self._stage.placed()
             # What was there has the stage's name now.
             remove_unused(self._stage.path, _READERS_SECONDS)
-            remove_stale(self._target.parent)
         except OSError as error:
             raise self._refusal(error) from error
 

@@ -143,6 +143,8 @@ def test_only_plain_files_are_read(kind: str, name: str, tmp_path: Path) -> None
     thread.start()
     thread.join(30)
     assert done and name in done[0], "reading it blocks"
+    if kind == "fifo":
+        assert "must be a plain file" in done[0]
 
 
 def test_names_outside_are_not_opened(tmp_path: Path) -> None:
