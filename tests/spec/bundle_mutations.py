@@ -208,6 +208,8 @@ BAD_ARCHIVES: dict[str, bytes] = {
     "no entries": _zip({}, zipfile.ZIP_DEFLATED),
     "a bomb": _zip({"a.npy": _npy("'|i1'", "(67108864,)", bytes(1 << 26))}, zipfile.ZIP_DEFLATED),
     "says more": _zip({"a.npy": _npy("'<f8'", "(1000000000000,)")}, zipfile.ZIP_STORED),
+    "says little more": _zip({"a.npy": _npy("'<f8'", "(1000,)", bytes(7999))}, zipfile.ZIP_STORED),
+    "has more": _zip({"a.npy": _npy("'|i1'", "(1,)", b"ab")}, zipfile.ZIP_STORED),
     "overflows": _zip({"a.npy": _npy("'<f8'", f"({1 << 62}, 8)")}, zipfile.ZIP_STORED),
     "empty but large": _zip({"a.npy": _npy("'<f8'", f"(0, {10**30})")}, zipfile.ZIP_STORED),
     "negative": _zip({"a.npy": _npy("'<f8'", "(-1,)")}, zipfile.ZIP_STORED),
