@@ -44,7 +44,7 @@ def estimate(
     from moesaic.cli.estimate_view import estimate_tables, read_routing
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import estimate_graphs, estimate_onnx
-    from moesaic.compiler.schedule.options import Schedule
+    from moesaic.compiler.schedule.options import stored_schedule
     from moesaic.spec.arch import load_arch
 
     check_memory(latency, bandwidth)
@@ -61,7 +61,7 @@ def estimate(
                     for layer, tokens in report["routing"].items()
                 }
             schedules = {
-                task: Schedule(**report["schedule"])
+                task: stored_schedule(bundle.arch, report["schedule"], str(source))
                 for task, report in bundle.report["tasks"].items()
             }
             results = estimate_graphs(

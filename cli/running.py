@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from moesaic.cli.console import BundleArgument, app, console, load
-from moesaic.cli.files import read_arrays, write_arrays
 from moesaic.host.serving.limits import FEWEST_CONNECTIONS, MOST_CONNECTIONS, Limits
 from moesaic.spec.errors import UserError
 
@@ -33,15 +32,18 @@ def run(
 ) -> None:
     """Run a task on the first device that works."""
     from moesaic.host.options import parse_options
+    from moesaic.host.output_file import OutputFile
     from moesaic.host.session import Session
+    from moesaic.spec.arrays import open_arrays
 
-    arrays = read_arrays(input)
+    arrays = open_arrays(input)
     names = [name.strip() for name in device.split(",")]
     options = parse_options(option or ())
-    with Session(load(bundle), names, options, strict=strict) as session:
+    loaded = load(bundle)
+    with OutputFile(output) as file, Session(loaded, names, options, strict=strict) as session:
         with console.status(f"running on {session.device.name}"):
             outputs = session.run(arrays, task)
-        write_arrays(output, outputs)
+        file.write_arrays(outputs)
         for place in session.placement():
             if place.reason:
                 console.print(f"{place.device} passed over: {place.reason}", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,6 @@ from moesaic.cli.console import (
     out,
     show_cycles,
 )
-from moesaic.cli.files import read_arrays, write_arrays, write_json
 from moesaic.spec.errors import UserError
 
 
@@ -40,9 +40,11 @@ def simulate(
     bandwidth: BandwidthOption = 0.9,
 ) -> None:
     """Run the RTL cycle by cycle."""
+    from moesaic.host.output_file import OutputFile, check_writable
     from moesaic.host.session import Session
     from moesaic.sim.statistics import frame_statistics
     from moesaic.sim.timeline import chrome_trace
+    from moesaic.spec.arrays import open_arrays
 
     loaded = load(bundle)
     name = loaded.task(task)
@@ -51,8 +53,19 @@ def simulate(
         raise UserError(f"--trace must end in .fst or .vcd, not {trace.name!r}")
     if timeline is not None and timeline.suffix != ".json":
         raise UserError(f"--timeline must end in .json, not {timeline.name!r}")
-    arrays = read_arrays(input)
-    with console.status(f"simulating {name}") as status:
+    if trace is not None:
+        check_writable(trace)
+    arrays = open_arrays(input)
+    places = [path.resolve() for path in (output, stats, timeline, trace) if path is not None]
+    if len(set(places)) < len(places):
+        raise UserError("--output, --stats, --timeline and --trace must be different files")
+    with ExitStack() as stack:
+        files = {
+            path: stack.enter_context(OutputFile(path))
+            for path in (output, stats, timeline)
+            if path
+        }
+        status = stack.enter_context(console.status(f"simulating {name}"))
         profile = stats is not None or timeline is not None
         options = {"dram": dram, "trace": trace, "profile": profile}
         options["progress"] = show_cycles(status, f"simulating {name}")
@@ -62,12 +75,12 @@ def simulate(
             statistics = frame_statistics(
                 loaded, name, outputs.result.counters, device.dram, device.profiles, device.seconds
             )
-    write_arrays(output, outputs)
-    if stats is not None:
-        write_json(stats, statistics)
-    if timeline is not None:
-        title = f"{name} on {loaded.arch.name}"
-        write_json(timeline, chrome_trace(device.profiles, title), indent=None)
+        files[output].write_arrays(outputs)
+        if stats is not None:
+            files[stats].write_json(statistics)
+        if timeline is not None:
+            title = f"{name} on {loaded.arch.name}"
+            files[timeline].write_json(chrome_trace(device.profiles, title), indent=None)
     mean = sum(statistics["cycles"]) / statistics["frames"]
     console.print(
         f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, "
@@ -91,6 +104,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare the RTL with the integer reference, bit for bit, on every task."""
+    from moesaic.host.output_file import OutputFile
     from moesaic.sim.provider import SimulatedAccelerator
     from moesaic.sim.switching import measure_switches, switches_to_list
     from moesaic.sim.verify import verdicts_to_dict
@@ -99,7 +113,9 @@ def verify(
     loaded = load(bundle)
     tasks = [loaded.task(task)] if task is not None else list(loaded.tasks)
     dram = dram_config(latency, bandwidth)
-    with console.status("building the simulator") as status:
+    with ExitStack() as stack:
+        file = stack.enter_context(OutputFile(stats)) if stats is not None else None
+        status = stack.enter_context(console.status("building the simulator"))
         progress = show_cycles(status, "simulating")
         device = SimulatedAccelerator(
             loaded, dram=dram, profile=stats is not None, progress=progress
@@ -109,11 +125,11 @@ def verify(
             switches = measure_switches(device, [*tasks, tasks[0]]) if switch else []
         finally:
             device.close()
+        if file is not None:
+            file.write_json({verdict.task: verdict.statistics for verdict in verdicts})
     result = verdicts_to_dict(verdicts)
     if switch:
         result["switches"] = switches_to_list(switches)
-    if stats is not None:
-        write_json(stats, {verdict.task: verdict.statistics for verdict in verdicts})
     if as_json:
         print(json.dumps(result, indent=1))
     else:

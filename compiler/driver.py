@@ -3,77 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.ir import Graph
-from moesaic.compiler.package import bundle_files, write_directory
+from moesaic.compiler.package import BundlePlace, bundle_files
 from moesaic.compiler.quant import quantise_tasks
 from moesaic.compiler.report.partition import open_host_part, report_host_part
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.arrays import open_arrays
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
-from moesaic.spec.hostside import quantise_input
+from moesaic.spec.hostside import check_frames, quantise_input
 from moesaic.spec.metrics import sqnr_db
 
 SAMPLES_KEPT = 8
 """Calibration rows that the bundle keeps for ``verify``."""
 
 Progress = Callable[[str], None]
-
-
-def load_samples(path: str | Path) -> dict[str, NDArray[Any]]:
-    """Read calibration samples: ONNX input names to arrays with a leading sample axis.
-
-    Raises
-    ------
-    UserError
-        The file cannot be read as .npz.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise UserError(f"calibration file {path} cannot be read as .npz: {error}") from error
-
-
-def select_samples(graph: Graph, samples: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    """The samples of one graph's input, [n, ...] float32.
-
-    Raises
-    ------
-    UserError
-        The input is missing, has another shape, no rows, or values that are not finite.
-    """
-    name = graph.input_name
-    if name not in samples:
-        have = ", ".join(sorted(samples)) or "nothing"
-        raise UserError(
-            f"the calibration file has no array {name!r} for {graph.source}, only {have}"
-        )
-    array = np.asarray(samples[name])
-    if array.dtype.kind not in "fiu" or array.shape[1:] != tuple(graph.input_shape[1:]):
-        want = "x".join(map(str, graph.input_shape[1:]))
-        raise UserError(
-            f"calibration array {name!r} must be float32 of shape Nx{want}, not {array.dtype}"
-            f" {'x'.join(map(str, array.shape))}"
-        )
-    if not len(array):
-        raise UserError(f"calibration array {name!r} has no rows; give at least one sample")
-    if not np.isfinite(array).all():
-        raise UserError(f"calibration array {name!r} holds NaN or infinity; clean the samples")
-    return array.astype(np.float32)
 
 
 def compile(
@@ -119,12 +74,25 @@ def compile(
         if not name.isidentifier():
             raise UserError(f"task name must be letters, digits and underscores, not {name!r}")
     arch = target if isinstance(target, ArchConfig) else load_arch(target)
-    given = calibrate if isinstance(calibrate, Mapping) else load_samples(calibrate)
+    given = calibrate if isinstance(calibrate, Mapping) else open_arrays(calibrate)
+    with BundlePlace(Path(output)) as place:
+        return _compile(tasks, arch, given, place, say, partition)
+
+
+def _compile(
+    tasks: Mapping[str, str | Path],
+    arch: ArchConfig,
+    given: Mapping[str, NDArray[Any]],
+    place: BundlePlace,
+    say: Progress,
+    partition: bool,
+) -> dict[str, Any]:
     graphs, samples = {}, {}
     for name, path in tasks.items():
         say(f"reading {path}")
         graphs[name] = load_graph(path, name, partition)
-        samples[name] = select_samples(graphs[name], given)
+        wanted = graphs[name].input_name, graphs[name].input_shape
+        samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
     oracles, validations = {}, {}
     for name, path in tasks.items():
@@ -169,5 +137,5 @@ def compile(
     say("writing the bundle")
     models = {name: graph.host.model for name, graph in graphs.items() if graph.host}
     files = bundle_files(arch, quantised, codes, image, kept, report, models)
-    write_directory(Path(output), files)
+    place.fill(files)
     return report

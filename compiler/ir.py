@@ -181,7 +181,7 @@ class Graph:
     embed: Embed
     layers: list[Layer]
     head: Head
-    streams: list[Stream | None]
+    streams: list[Stream | None] = field(default_factory=list)
     """Where the file has the stream before the first layer and behind each, if it does."""
     rounding_bits: int = 24
     """Significant bits of the shortest float that the file computes in."""

@@ -93,9 +93,7 @@ def make_frames(bundle: Bundle, task: str, batch: int) -> NDArray[np.int8]:
     UserError
         The bundle has no samples.
     """
-    samples = bundle.samples.get(f"{task}.input")
-    if samples is None or not len(samples):
-        raise UserError(f"{bundle.path} holds no samples of task {task}; compile it again")
+    samples = bundle.sample(task, "input")
     return quantise_input(bundle.graphs[task], np.resize(samples, (batch, *samples.shape[1:])))
 
 

@@ -19,7 +19,7 @@ from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
-from moesaic.spec.hostside import quantise_input
+from moesaic.spec.hostside import check_frames, quantise_input
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; boards have 3.10
@@ -207,7 +207,10 @@ class Session:
         graph, host_part = self.bundle.graphs[name], self._host_parts[name]
         if host_part is not None:
             host_part.open()  # whatever is wrong with it shows before a device runs
-        patches = quantise_input(graph, check_input(self.bundle, name, inputs))
+        frames = check_frames(
+            inputs, graph.input_name, graph.input_shape, task=name, holder="the input"
+        )
+        patches = quantise_input(graph, frames)
         started = time.perf_counter()
         for slot in self._pool.slots:
             with slot.lock:
@@ -253,29 +256,3 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def check_input(bundle: Bundle, task: str, inputs: Inputs) -> NDArray[np.float32]:
-    """Return the task's input as float32 [frames, ...] or refuse it.
-
-    Raises
-    ------
-    UserError
-        The input is missing, has another shape or type, or holds NaN or infinity.
-    """
-    graph = bundle.graphs[task]
-    if graph.input_name not in inputs:
-        have = ", ".join(sorted(inputs)) or "nothing"
-        raise UserError(f"task {task} needs the input {graph.input_name!r}; the file has {have}")
-    array = np.asarray(inputs[graph.input_name])
-    if array.dtype.kind not in "fiu":
-        raise UserError(f"input {graph.input_name!r} must be float32, not {array.dtype}")
-    if array.shape[1:] != tuple(graph.input_shape[1:]) or not len(array):
-        want = "x".join(map(str, graph.input_shape[1:]))
-        raise UserError(
-            f"input {graph.input_name!r} must have the shape Nx{want},"
-            f" not {'x'.join(map(str, array.shape))}"
-        )
-    if not np.isfinite(array).all():
-        raise UserError(f"input {graph.input_name!r} holds NaN or infinity; clean the samples")
-    return array.astype(np.float32)

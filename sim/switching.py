@@ -39,7 +39,7 @@ def measure_switches(device: SimulatedAccelerator, tasks: Sequence[str]) -> list
     """
     driver, memory = device.driver, device.transport
     for task in set(tasks):
-        sample = driver.bundle.samples[f"{task}.input"][:1]
+        sample = driver.bundle.sample(task, "input")[:1]
         driver.write_input(task, quantise_input(driver.bundle.graphs[task], sample)[0])
     switches = []
     driver.submit(tasks[0])

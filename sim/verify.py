@@ -62,7 +62,7 @@ def verify(
         counters: dict[str, list[dict[str, int]]] = {task: [] for task in bundle.tasks}
         seen: dict[str, Seen] = {task: ([], [], []) for task in bundle.tasks}
         inputs = {
-            task: quantise_input(graph, bundle.samples[f"{task}.input"][:samples])
+            task: quantise_input(graph, bundle.sample(task, "input")[:samples])
             for task, graph in bundle.graphs.items()
             if tasks is None or task in tasks
         }
@@ -97,13 +97,13 @@ def _judge(
     seen: Seen,
     expected: np.ndarray,
 ) -> TaskVerdict:
-    stored = bundle.samples[f"{task}.codes"][: len(got)]
+    stored = bundle.sample(task, "codes")[: len(got)]
     different = np.argwhere(got != expected)
     first = ""
     if len(different):
         where = tuple(int(i) for i in different[0])
         first = f"frame, row, column {where}: {int(got[where])} instead of {int(expected[where])}"
-    floats = bundle.samples[f"{task}.float"][: len(got)]
+    floats = bundle.sample(task, "float")[: len(got)]
     # Codes are compared where the accelerator delivers them, the float model at the task's end.
     (output,) = task_outputs(bundle.graphs[task], expected, bundle.host_part(task)).values()
     return TaskVerdict(

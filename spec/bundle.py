@@ -1,6 +1,6 @@
 """The bundle: a directory with everything needed to run a compiled model anywhere.
 
-    manifest.json   format version, architecture, hashes of the other files, tasks
+    manifest.json   format version, architecture, sizes and hashes of the other files, tasks
     device.bin      weights, programs and constants as the device's memory takes them: `spec.image`
     TASK.host.onnx  of a partitioned task: what the host computes from the accelerator's output
     graphs.json     the integer graphs; arrays by name
@@ -13,48 +13,38 @@ This module needs numpy only.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.spec import image, intgraph
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.arrays import memory_bytes
+from moesaic.spec.contents import read_graphs, read_samples
 from moesaic.spec.errors import UserError
+from moesaic.spec.folder import Folder, read_folder
 from moesaic.spec.hostpart import HostPart
-
-FORMAT = 3
-IMAGE, GRAPHS, ARRAYS, SAMPLES = (
-    "device.bin",
-    "graphs.json",
-    "graphs.npz",
-    "samples.npz",
+from moesaic.spec.manifest import (
+    ARRAYS,
+    GRAPHS,
+    IMAGE,
+    MANIFEST,
+    MAX_JSON_BYTES,
+    SAMPLES,
+    Manifest,
+    TaskEntry,
+    check_report,
+    digest,
+    read_manifest,
 )
-_TYPES = {
-    kind.__name__: kind
-    for kind in vars(intgraph).values()
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
-}
+from moesaic.spec.schema import SchemaError
 
-
-@dataclass(frozen=True)
-class TaskEntry:
-    """What the manifest says of one task."""
-
-    weight_words: int
-    """Ring words of a frame that hits every expert."""
-    activation_words: int
-    labels: list[str]
-    """Layer names by the ``layer`` field of instructions."""
-    host_part: str | None = None
-    """File name of what the host computes behind the accelerator."""
+__all__ = ["ARRAYS", "GRAPHS", "IMAGE", "SAMPLES", "Bundle", "TaskEntry", "load_bundle"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,8 @@ class Bundle:
         """Return what the host computes behind the accelerator, if there is anything."""
         if task not in self.host_parts:
             return None
-        return HostPart(self.host_parts[task], f"the host's part of task {task} of {self.path}")
+        name = f"the host's part of task {task} of {self.path}"
+        return HostPart(self.host_parts[task], name, self.outputs(task))
 
     def outputs(self, task: str) -> dict[str, tuple[int, ...]]:
         """Return the outputs that a user of a task sees: name to shape, the first axis a frame."""
@@ -90,6 +81,18 @@ class Bundle:
             return {graph.output_name: tuple(graph.output_shape)}
         shapes = self.report["tasks"][task]["host"]["outputs"]
         return {name: tuple(shape) for name, shape in shapes.items()}
+
+    def sample(self, task: str, part: str) -> NDArray[Any]:
+        """Return a task's stored ``input``, ``float`` or ``codes``, [frames, ...].
+
+        Raises
+        ------
+        UserError
+            The bundle holds no samples of the task.
+        """
+        if f"{task}.{part}" not in self.samples:
+            raise UserError(f"{self.path} holds no samples of task {task}; compile it again")
+        return self.samples[f"{task}.{part}"]
 
     @cached_property
     def image(self) -> bytes:
@@ -118,108 +121,91 @@ class Bundle:
         return name
 
 
-def pack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
-    """Turn graphs into JSON values; arrays go to ``arrays`` under the hash of their contents."""
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: pack(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
-    if isinstance(value, np.ndarray):
-        plain = np.ascontiguousarray(value)
-        tag = f"{plain.dtype.str}{plain.shape}".encode()
-        name = hashlib.sha256(tag + plain.tobytes()).hexdigest()[:24]
-        arrays[name] = plain
-        return {"array": name}
-    if isinstance(value, (tuple, list)):
-        return [pack(item, arrays) for item in value]
-    return value
-
-
-def unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
-    """Inverse of :func:`pack`; lists become tuples."""
-    if isinstance(value, dict) and "array" in value:
-        return arrays[value["array"]]
-    if isinstance(value, dict):
-        fields = {k: unpack(v, arrays) for k, v in value.items() if k != "type"}
-        return _TYPES[value["type"]](**fields)
-    if isinstance(value, list):
-        return tuple(unpack(item, arrays) for item in value)
-    return value
-
-
-def digest(data: bytes) -> str:
-    """Content hash as the manifest holds it."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def _read(path: Path, hashes: dict[str, str], name: str) -> bytes:
-    try:
-        data = (path / name).read_bytes()
-    except OSError as error:
-        raise UserError(f"bundle {path} is incomplete: {name} cannot be read") from error
-    if digest(data) != hashes.get(name):
-        raise UserError(f"bundle {path} is corrupt: {name} does not match its hash; compile again")
-    return data
-
-
-def _arrays(path: Path, name: str) -> dict[str, NDArray[Any]]:
-    with np.load(path / name, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
-
-
 def load_bundle(location: str | Path) -> Bundle:
     """Read and validate a bundle directory.
+
+    Seals show damage, not good will: whatever they enclose is checked as well.
 
     Raises
     ------
     UserError
-        It is no bundle, of another format version, incomplete, or a hash does not match.
+        It is no bundle, of another format version, incomplete, a hash does not match, or its
+        contents break a rule.
     """
     path = Path(location)
+    manifest, files = read_folder(path, _read_files)
+    return _checked(path, manifest, files)
+
+
+def parse_bundle(path: Path, files: Mapping[str, bytes]) -> Bundle:
+    """Like :func:`load_bundle` from the contents of all files by name; ``path`` is for messages."""
+    with _naming(path):
+        manifest = read_manifest(files[MANIFEST], str(path))
+    return _checked(path, manifest, files)
+
+
+def _read_files(folder: Folder) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest, and the files that it names, which must be plain files of the folder."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        raw = folder.read(MANIFEST, MAX_JSON_BYTES)
+    except UserError as error:
         raise UserError(
-            f"{path} is no bundle: manifest.json cannot be read; make one with `moesaic compile`"
+            f"{folder.path} is no bundle: {error}; make one with `moesaic compile`"
         ) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise UserError(
-            f"bundle {path} has format {found!r}, this version reads {FORMAT}; compile it again"
-        )
-    try:
-        sealed = dict(manifest)
-        seal = sealed.pop("seal")
-        if seal != digest(json.dumps(sealed, sort_keys=True).encode()):
-            raise UserError(f"bundle {path} is corrupt: manifest.json does not match its hash")
-        arch = ArchConfig.from_dict(manifest["arch"])
-        if arch.hash != manifest["arch_hash"]:
+    with _naming(folder.path):
+        manifest = read_manifest(raw, str(folder.path))
+    if (total := sum(entry.size_bytes for entry in manifest.files.values())) > memory_bytes():
+        raise UserError(f"bundle {folder.path} has {total} bytes: too much for this machine")
+    files = {}
+    for name, entry in manifest.files.items():
+        try:
+            files[name] = folder.read(name, entry.size_bytes)
+        except UserError as error:
             raise UserError(
-                f"bundle {path} was made for another version of the gateware; compile it again"
+                f"bundle {folder.path} is incomplete: {error}; compile it again"
+            ) from error
+        if digest(files[name]) != entry.sha256:
+            raise UserError(
+                f"bundle {folder.path} is corrupt: {name} does not match its hash; compile again"
             )
-        tasks = {name: TaskEntry(**entry) for name, entry in manifest["tasks"].items()}
-        hashes = manifest["files"]
-        files = {name: _read(path, hashes, name) for name in hashes}
-        arrays = _arrays(path, ARRAYS)
+    return manifest, files
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which bundle breaks a rule."""
+    try:
+        yield
+    except (SchemaError, image.ImageError) as error:
+        raise UserError(f"bundle {path} is damaged: {error}; compile it again") from error
+
+
+def _checked(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    with _naming(path):
+        arch, names = manifest.arch, list(manifest.tasks)
         weights, parts = image.read_image(arch, files[IMAGE])
-        graphs = {name: unpack(value, arrays) for name, value in json.loads(files[GRAPHS]).items()}
-        return Bundle(
+        if list(parts) != names:
+            raise SchemaError(f"{IMAGE} holds other tasks than the manifest names")
+        graphs = read_graphs(str(path), arch, files, parts)
+        if set(graphs) != set(names):
+            raise SchemaError(f"{GRAPHS} holds other tasks than the manifest names")
+        for name, report in manifest.reports.items():
+            check_report(name, report, graphs[name])
+        for name, entry in manifest.tasks.items():
+            if entry.activation_words > arch.activation_words:
+                raise SchemaError(f"tasks.{name}.activation_words are more than there are")
+        bundle = Bundle(
             path,
             arch,
-            tasks,
-            graphs,
-            {name: parts[name].program for name in tasks},
+            manifest.tasks,
+            {name: graphs[name] for name in names},
+            {name: parts[name].program for name in names},
             weights,
-            {name: parts[name].constants for name in tasks},
-            _arrays(path, SAMPLES),
-            manifest["report"],
-            {name: files[entry.host_part] for name, entry in tasks.items() if entry.host_part},
+            {name: parts[name].constants for name in names},
+            {},
+            manifest.report,
+            {name: files[e.host_part] for name, e in manifest.tasks.items() if e.host_part},
         )
-    except (
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise UserError(f"bundle {path} is damaged ({error!r}); compile it again") from error
+        outputs = {name: next(iter(bundle.outputs(name).values())) for name in names}
+        bundle.samples.update(read_samples(str(path), graphs, outputs, files[SAMPLES]))
+        return bundle

@@ -22,7 +22,7 @@ from moesaic.spec.formats import (
     RESIDUAL_BITS,
     RESIDUAL_GUARD_BITS,
 )
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe, frame_values
 from moesaic.spec.precision import exact_float32
 from moesaic.spec.prepared import Attention, Linear, Mlp
 
@@ -32,21 +32,6 @@ CHUNK_VALUES = {"cpu": 1 << 21, "cuda": 1 << 25}
 """Most values of the widest tensor of a chunk, by kind of device; a chunk needs memory for a
 handful of float64 tensors of this size (16 and 256 MiB each). It should give every expert enough
 tokens for an efficient product; beyond that, a processor gains nothing by leaving its caches."""
-
-
-def frame_values(graph: IntGraph) -> int:
-    """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
-    widths = [graph.channels, graph.embed.linear.inputs, graph.head.linear.outputs]
-    for layer in graph.layers:
-        if isinstance(layer, IntAttention):
-            projected = layer.query.outputs + layer.key.outputs + layer.value.outputs
-            widths += [layer.heads * graph.tokens, projected]
-        elif isinstance(layer, IntDense):
-            widths.append(layer.mlp.up.outputs)
-        else:
-            hidden = max(expert.up.outputs for expert in layer.experts)
-            widths.append(layer.top_k * max(hidden, graph.channels))
-    return graph.tokens * max(widths)
 
 
 class _Graph:

@@ -7,6 +7,8 @@ measures with exactly what a session runs. Importing this module needs numpy onl
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -35,10 +37,15 @@ class HostPart:
         ONNX with one input, the accelerator's output tensor.
     name
         How messages name it.
+    outputs
+        What it must deliver: names to shapes, the first axis a frame. Not given where that is
+        what is to be found out.
     """
 
-    def __init__(self, model: bytes, name: str) -> None:
-        self._model, self._name = model, name
+    def __init__(
+        self, model: bytes, name: str, outputs: Mapping[str, tuple[int, ...]] | None = None
+    ) -> None:
+        self._model, self._name, self._outputs = model, name, outputs
         self._lock = threading.Lock()
         self._session: Any = None
 
@@ -67,13 +74,22 @@ class HostPart:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         try:
-            return onnxruntime.InferenceSession(
+            session = onnxruntime.InferenceSession(
                 self._model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions share no base class
             raise self._refusal(error) from error
+        sources = session.get_inputs()
+        if len(sources) != 1 or sources[0].type not in _TYPES:
+            raise self._refusal("it must have one input, of floats")
+        if not all(isinstance(length, int) and length > 0 for length in sources[0].shape):
+            raise self._refusal("its input must have a fixed shape")
+        names = {output.name for output in session.get_outputs()}
+        if self._outputs is not None and names != set(self._outputs):
+            raise self._refusal(f"it must deliver {', '.join(self._outputs)}")
+        return session
 
-    def _refusal(self, error: Exception) -> UserError:
+    def _refusal(self, error: Exception | str) -> UserError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return UserError(f"ONNX Runtime cannot run {self._name} ({reason}): compile it again")
 
@@ -87,16 +103,27 @@ class HostPart:
         """
         self.open()
         (source,) = self._session.get_inputs()
+        if prod(source.shape) != prod(frames.shape[1:]):
+            raise self._refusal(f"it takes {source.shape}, the accelerator gives {frames.shape}")
         inputs = frames.astype(_TYPES[source.type]).reshape(len(frames), *source.shape)
         names = [output.name for output in self._session.get_outputs()]
         try:
             results = [self._session.run(names, {source.name: frame}) for frame in inputs]
+            return {
+                name: self._stacked(name, [arrays[index] for arrays in results])
+                for index, name in enumerate(names)
+            }
+        except UserError:
+            raise
         except Exception as error:
             raise self._refusal(error) from error
-        return {
-            name: np.stack([without_batch(arrays[index]) for arrays in results]).astype(np.float32)
-            for index, name in enumerate(names)
-        }
+
+    def _stacked(self, name: str, arrays: list[NDArray[Any]]) -> NDArray[np.float32]:
+        """One output of all frames, [frames, ...]."""
+        result = np.stack([without_batch(array) for array in arrays]).astype(np.float32)
+        if self._outputs is not None and result.shape[1:] != tuple(self._outputs[name][1:]):
+            raise self._refusal(f"it delivers {result.shape}, not {self._outputs[name]}")
+        return result
 
 
 def without_batch(array: NDArray[Any]) -> NDArray[Any]:

@@ -5,10 +5,72 @@ Float arithmetic happens here only, in float64 numpy, the same for every device.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.spec.arrays import Archive
+from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
+
+
+def check_frames(
+    inputs: Mapping[str, NDArray[Any]],
+    name: str,
+    shape: Sequence[int],
+    *,
+    task: str,
+    holder: str = "the file",
+) -> NDArray[np.float32]:
+    """Return the input ``name`` as float32 [frames, *shape[1:]], or refuse it.
+
+    Of an archive nothing is unpacked that its header shows to be wrong.
+
+    Parameters
+    ----------
+    inputs
+        Arrays by name, a leading axis of frames.
+    name, shape
+        Of the input in the model, the batch axis first.
+    task, holder
+        Who needs it and who should have it, for messages.
+
+    Raises
+    ------
+    UserError
+        It is missing, has another type or shape or no frames, or holds values that are not finite
+        as float32.
+    """
+    if name not in inputs:
+        have = ", ".join(sorted(inputs)) or "nothing"
+        raise UserError(f"task {task} needs the input {name!r}; {holder} has {have}")
+    found: Any = inputs.entries[name] if isinstance(inputs, Archive) else None
+    if found is None:
+        try:
+            found = np.asarray(inputs[name])
+        except ValueError as error:  # lists of unequal lengths
+            raise UserError(f"input {name!r} of task {task} is no array: {error}") from error
+    if found.dtype.kind not in "fiu":
+        raise UserError(f"input {name!r} of task {task} must be float32, not {found.dtype}")
+    if not found.shape or tuple(found.shape[1:]) != tuple(shape[1:]):
+        want, have = ("x".join(map(str, sizes)) for sizes in (shape[1:], found.shape))
+        raise UserError(
+            f"input {name!r} of task {task} must have the shape Nx{want}, not {have or 'none'}"
+        )
+    if not found.shape[0]:
+        raise UserError(f"input {name!r} of task {task} has no frames; give at least one")
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite, and refused
+        given = inputs[name] if isinstance(inputs, Archive) else found
+        array: NDArray[np.float32] = given.astype(np.float32)
+    finite = np.isfinite(array.reshape(len(array), -1)).all(1)
+    if not finite.all():
+        raise UserError(
+            f"input {name!r} of task {task} must be finite, but frame {int(finite.argmin())} holds"
+            " NaN or infinity; clean the samples"
+        )
+    return array
 
 
 def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> NDArray[np.int8]:

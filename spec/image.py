@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.isa import INSTRUCTION_BYTES
 from moesaic.spec.registers import WINDOW_ALIGNMENT
 
 MAGIC = 0x494D4F4D
@@ -83,6 +84,10 @@ TASK = np.dtype(
         ("outputs", "<u4"),
     ]
 )
+
+
+class ImageError(ValueError):
+    """The bytes are no device image; the message says what is wrong."""
 
 
 class Section(enum.IntEnum):
@@ -165,26 +170,90 @@ def build_image(arch: ArchConfig, weights: bytes, tasks: Mapping[str, ImageTask]
 def read_image(arch: ArchConfig, image: bytes) -> tuple[bytes, dict[str, ImageTask]]:
     """Inverse of :func:`build_image`: the weights in stream order, and the tasks.
 
-    The contents are trusted: the bundle's hashes have been checked. Raises ValueError or
-    IndexError for what is no image.
+    Nothing in it is trusted: the rules are those of the C driver.
+
+    Raises
+    ------
+    ImageError
+        It is no image for ``arch``, or damaged.
     """
-    header = np.frombuffer(image, HEADER, 1)[0]
-    count = int(header["section_count"])
-    sections = np.frombuffer(image, SECTION, count, HEADER.itemsize)
-    entries = np.frombuffer(
-        image, TASK, int(header["task_count"]), HEADER.itemsize + sections.nbytes
-    )
-    found: dict[tuple[int, int], bytes] = {}
-    for row in sections:
-        start = int(row["offset"])
-        found[int(row["kind"]), int(row["index"])] = image[start : start + int(row["bytes"])]
-    ports = [found[Section.WEIGHT, port] for port in range(arch.weight_ports)]
-    tasks = {
-        bytes(entry["name"]).decode(): ImageTask(
-            found[Section.PROGRAM, index],
-            found[Section.CONSTANT, index],
-            *(int(entry[f]) for f in ("input_rows", "inputs", "output_rows", "outputs")),
-        )
-        for index, entry in enumerate(entries)
-    }
-    return layout.join_ports(arch, ports), tasks
+    header = _header(arch, image)
+    ports, count = arch.weight_ports, int(header["task_count"])
+    sections = np.frombuffer(image, SECTION, ports + 2 * count, HEADER.itemsize)
+    entries = np.frombuffer(image, TASK, count, HEADER.itemsize + sections.nbytes)
+    parts = _sections(arch, image, sections, int(header["table_bytes"]))
+    weights = layout.join_ports(arch, parts[:ports])
+    return weights, _tasks(arch, entries, parts[ports:])
+
+
+def _header(arch: ArchConfig, image: bytes) -> np.void:
+    """The header, when it, the length of the tables and all checksums over them are right."""
+    _require(len(image) >= HEADER.itemsize, "is too short for a header")
+    header: np.void = np.frombuffer(image, HEADER, 1)[0]
+    _require(header["magic"] == MAGIC, "does not begin like an image")
+    _require(header["version"] == IMAGE_VERSION, f"is not of version {IMAGE_VERSION}")
+    _require(header["total_bytes"] == len(image), "has another length than it says")
+    _require(1 <= header["task_count"] <= MAX_TASKS, f"must hold 1 to {MAX_TASKS} tasks")
+    _require(header["arch_hash"] == arch.hash, "is for another architecture")
+    for name in ("depth", "width", "lanes", "weight_ports", "output_ports"):
+        _require(header[name] == getattr(arch, name), f"is for another {name}")
+    sections = arch.weight_ports + 2 * int(header["task_count"])
+    tables = HEADER.itemsize + sections * SECTION.itemsize
+    tables += int(header["task_count"]) * TASK.itemsize
+    _require(header["section_count"] == sections, "has another number of sections")
+    _require(header["table_bytes"] == tables <= len(image), "has tables of another length")
+    plain = header.copy()
+    plain["table_crc"] = 0
+    crc = zlib.crc32(image[HEADER.itemsize : tables], zlib.crc32(plain.tobytes()))
+    _require(header["table_crc"] == crc, "has damaged tables")
+    digest = hashlib.sha256(memoryview(image)[tables:]).digest()
+    _require(bytes(header["sha256"]) == digest, "has damaged contents")
+    return header
+
+
+def _sections(arch: ArchConfig, image: bytes, sections: np.ndarray, end: int) -> list[bytes]:
+    """Contents of the sections, which must come in order and fill the image."""
+    ports, port_bytes = arch.weight_ports, arch.weight_port_bytes
+    parts: list[bytes] = []
+    for number, row in enumerate(sections):
+        task, constants = divmod(number - ports, 2)
+        kind = Section.CONSTANT if constants else Section.PROGRAM
+        place = (Section.WEIGHT, number) if number < ports else (kind, task)
+        _require((row["kind"], row["index"]) == place, f"has section {number} out of order")
+        start, size = int(row["offset"]), int(row["bytes"])
+        _require(start % WINDOW_ALIGNMENT == 0 and start >= end, f"has section {number} misplaced")
+        _require(0 < size <= 0xFFFFFFFF, f"has section {number} of {size} bytes")
+        _require(size <= len(image) - start, f"has section {number} beyond its end")
+        parts.append(image[start : start + size])
+        whole = number >= ports or (size == len(parts[0]) and size % port_bytes == 0)
+        _require(whole, f"has weights of another length for port {number}")
+        _require(zlib.crc32(parts[-1]) == row["crc"], f"has section {number} damaged")
+        end = start + size
+    _require(end == len(image), "has bytes behind its last section")
+    return parts
+
+
+def _tasks(arch: ArchConfig, entries: np.ndarray, parts: Sequence[bytes]) -> dict[str, ImageTask]:
+    tasks: dict[str, ImageTask] = {}
+    for entry, program, constants in zip(entries, parts[::2], parts[1::2], strict=True):
+        raw = entry.tobytes()[:NAME_BYTES]
+        name = raw.rstrip(b"\0")
+        _require(0 < len(name) < NAME_BYTES and b"\0" not in name, "has a task without a name")
+        try:
+            text = name.decode()
+        except UnicodeDecodeError as error:
+            raise ImageError("has a task whose name is no text") from error
+        shape = [int(entry[f]) for f in ("input_rows", "inputs", "output_rows", "outputs")]
+        _require(text not in tasks and all(shape), f"has task {text!r} twice, or empty")
+        rows, columns = layout.words(shape[1], arch.depth), layout.words(shape[3], arch.lanes)
+        fits = max(shape[0] * rows * arch.depth, 2 * shape[2] * columns * arch.lanes) <= 0xFFFFFFFF
+        _require(fits, f"has task {text!r} with windows beyond 32 bits")
+        whole = len(program) % INSTRUCTION_BYTES == 0
+        _require(whole, f"has task {text!r} with a part of an instruction")
+        tasks[text] = ImageTask(program, constants, *shape)
+    return tasks
+
+
+def _require(condition: bool | np.bool_, complaint: str) -> None:
+    if not condition:
+        raise ImageError(f"device image {complaint}")

@@ -8,17 +8,31 @@ hosts; the arithmetic between input and output codes uses integers only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+
+from moesaic.spec.schema import Items, Range
+
+Count = Annotated[int, Range(1, (1 << 31) - 1)]
+Step = Annotated[float, Range(5e-324, 1e300)]
+"""Real value of one step of a code."""
+Shape = Annotated[tuple[Count, ...], Items(1, 8)]
+"""Of a tensor of the model, the batch axis first."""
+Vector, Matrix, Any8 = Items(1, 1), Items(2, 2), Items(1, 8)
+"""Ranks of arrays."""
+EPSILON_BITS = 48
+MAX_LAYERS = 1024
+MAX_EXPERTS = 64
 
 
 @dataclass(frozen=True)
 class Scale:
     """A positive real factor ``multiplier * 2**-shift``; multiplier 0..65535, shift 0..63."""
 
-    multiplier: int
-    shift: int
+    multiplier: Annotated[int, Range(0, 65535)]
+    shift: Annotated[int, Range(0, 63)]
 
     @staticmethod
     def of(value: float) -> Scale:
@@ -56,10 +70,10 @@ class IntLinear:
     The accumulator never leaves int32 (proven by the compiler from the weights).
     """
 
-    weight: NDArray[np.int8]
-    bias: NDArray[np.int32]
-    multiplier: NDArray[np.uint16]
-    shift: NDArray[np.uint8]
+    weight: Annotated[NDArray[np.int8], Matrix]
+    bias: Annotated[NDArray[np.int32], Vector]
+    multiplier: Annotated[NDArray[np.uint16], Vector]
+    shift: Annotated[NDArray[np.uint8], Vector]
 
     @property
     def outputs(self) -> int:
@@ -74,8 +88,8 @@ class IntLinear:
 class IntNorm:
     """LayerNorm of int16 residual rows: see ``semantics.layer_norm``."""
 
-    channels: int
-    epsilon: int
+    channels: Count
+    epsilon: Annotated[int, Range(0, (1 << EPSILON_BITS) - 1)]
     scale: Scale
 
 
@@ -85,7 +99,7 @@ class IntEmbed:
     added from ``first_row`` on (24-bit addends, ``semantics.residual_add``)."""
 
     linear: IntLinear
-    initial: NDArray[np.int16]
+    initial: Annotated[NDArray[np.int16], Matrix]
     first_row: int
 
 
@@ -98,9 +112,9 @@ class IntAttention:
     key: IntLinear
     value: IntLinear
     output: IntLinear
-    heads: int
-    head_dim: int
-    value_dim: int
+    heads: Count
+    head_dim: Count
+    value_dim: Count
     softmax: Scale
     """Accumulated score to steps of 2**-7 octave."""
     scale: Scale
@@ -133,11 +147,11 @@ class IntMoe:
 
     norm: IntNorm
     gate: IntLinear
-    top_k: int
+    top_k: Count
     renormalise: bool
     softmax: Scale
     """Logit to steps of 2**-7 octave."""
-    experts: tuple[IntMlp, ...]
+    experts: Annotated[tuple[IntMlp, ...], Items(1, MAX_EXPERTS)]
     name: str
 
 
@@ -151,7 +165,7 @@ class IntHead:
     norm: IntNorm
     linear: IntLinear
     first_row: int
-    rows: int
+    rows: Count
 
 
 @dataclass(frozen=True)
@@ -164,16 +178,16 @@ class IntGraph:
 
     task: str
     input_name: str
-    input_shape: tuple[int, ...]
-    input_scale: float
-    gather: NDArray[np.int64]
+    input_shape: Shape
+    input_scale: Step
+    gather: Annotated[NDArray[np.int64], Matrix]
     output_name: str
-    output_shape: tuple[int, ...]
-    output_scale: float
-    permutation: NDArray[np.int64]
-    residual_scale: float
+    output_shape: Shape
+    output_scale: Step
+    permutation: Annotated[NDArray[np.int64], Any8]
+    residual_scale: Step
     embed: IntEmbed
-    layers: tuple[IntLayer, ...]
+    layers: Annotated[tuple[IntLayer, ...], Items(0, MAX_LAYERS)]
     head: IntHead
     macs: int
     """Multiply-accumulates of one frame without any padding; experts count ``top_k`` a token."""
@@ -185,6 +199,21 @@ class IntGraph:
     @property
     def channels(self) -> int:
         return int(self.embed.initial.shape[1])
+
+
+def frame_values(graph: IntGraph) -> int:
+    """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
+    widths = [graph.channels, graph.embed.linear.inputs, graph.head.linear.outputs]
+    for layer in graph.layers:
+        if isinstance(layer, IntAttention):
+            projected = layer.query.outputs + layer.key.outputs + layer.value.outputs
+            widths += [layer.heads * graph.tokens, projected]
+        elif isinstance(layer, IntDense):
+            widths.append(layer.mlp.up.outputs)
+        else:
+            hidden = max(expert.up.outputs for expert in layer.experts)
+            widths.append(layer.top_k * max(hidden, graph.channels))
+    return graph.tokens * max(widths)
 
 
 def layer_macs(

@@ -106,17 +106,32 @@ def look_up(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index.to(torch.int32).flatten()).view(index.shape)
 
 
-def numerator_table(scale: Scale, largest: int) -> Tensor:
+MAX_TABLE = 1 << 22
+"""Most entries of a table of softmax numerators by distance."""
+
+
+def exponent_table() -> Tensor:
+    """Softmax numerators by the exponent, in steps of 2**-7 octave."""
+    mantissa, octaves = semantics.exp2_negative(torch.arange(1 << tables.EXPONENT_BITS))
+    return semantics.round_shift(mantissa, octaves + 8)
+
+
+def numerator_table(scale: Scale, largest: int) -> Tensor | None:
     """Softmax numerators by the distance from the row's largest score, 0 .. ``largest``.
 
-    Cut off behind the first distance whose numerator is 0.
+    Cut off behind the first distance whose numerator is 0; one entry if all are equal. None where
+    more than :data:`MAX_TABLE` would be left: in heads of many dimensions whose scores hardly
+    count.
     """
-    mantissa, octaves = semantics.exp2_negative(torch.arange(1 << tables.EXPONENT_BITS))
-    vanishes = int((semantics.round_shift(mantissa, octaves + 8) == 0).long().argmax())
+    vanishes = int((exponent_table() == 0).long().argmax())
     if scale.multiplier:
         # round_shift(distance * multiplier, shift) reaches ``vanishes``
         reached = ((2 * vanishes - 1) << scale.shift) // (2 * scale.multiplier) + 1
         largest = min(largest, reached)
+    else:
+        largest = 0
+    if largest >= MAX_TABLE:
+        return None
     numerators, _ = semantics.softmax(-torch.arange(largest + 1), scale.multiplier, scale.shift)
     return numerators
 
@@ -134,7 +149,13 @@ class Attention:
         # Distances are up to twice a score, and are float32 too.
         self.score_type = kernels.float_for(2 * score)
         self.product_type = kernels.float_for(product)
-        self._numerators = numerator_table(layer.softmax, 2 * score).to(device, self.product_type)
+        table = numerator_table(layer.softmax, 2 * score)
+        self._exponent = None
+        if table is None:  # then the exponent is computed, and looked up instead of the distance
+            table = exponent_table()
+            factor = layer.softmax.multiplier * 2.0**-layer.softmax.shift
+            self._exponent = torch.tensor([factor, 0.5], dtype=torch.float64, device=device)
+        self._numerators = table.to(device, self.product_type)
         sums = torch.arange(1, tokens * kernels.UINT8_LARGEST + 1)
         multiplier, shift = semantics.attention_scale(
             sums, layer.scale.multiplier, layer.scale.shift
@@ -153,7 +174,13 @@ class Attention:
         Returns the numerators and for each row the factor that turns P*V into int8.
         """
         distance = torch.sub(scores.amax(-1, keepdim=True), scores, out=scores)
-        probability = look_up(self._numerators, distance.clamp_(max=len(self._numerators) - 1))
+        last = len(self._numerators) - 1
+        if self._exponent is None:
+            index = distance.clamp_(max=last)
+        else:
+            factor, half = self._exponent
+            index = kernels.rescale_(distance.double(), factor, half, 0, last)
+        probability = look_up(self._numerators, index)
         return probability, look_up(self._scales, probability.sum(-1))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from moesaic.compiler.quant.share import digest
 from moesaic.spec import semantics, tables
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import (
+    EPSILON_BITS,
     IntAttention,
     IntDense,
     IntEmbed,
@@ -26,7 +27,6 @@ from moesaic.spec.intgraph import (
     count_macs,
 )
 
-EPSILON_BITS = 48
 WIDE_STEPS = 256
 """Steps of the 16-bit normalised row in one step of the 8-bit one."""
 

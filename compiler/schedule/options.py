@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.errors import UserError
 from moesaic.spec.isa import PARAMETER_BLOCKS
 
 
@@ -61,3 +63,30 @@ def candidates(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
         "bank_tiles": tuple(range(1, PARAMETER_BLOCKS)),
         "speculated_experts": (arch.max_experts, 0, arch.max_experts // 2),
     }
+
+
+def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) -> Schedule:
+    """The schedule that a bundle's report holds.
+
+    Raises
+    ------
+    UserError
+        A field is missing, unknown, or beyond what can be chosen.
+    """
+    tried = candidates(arch)
+    most = {
+        "query_blocks": arch.accumulator_rows,
+        "bank_tiles": max(tried["bank_tiles"]),
+        "experts_ahead": arch.max_experts,
+        "speculated_experts": arch.max_experts,
+        "fetches_ahead": arch.queue_depth,
+    }
+    least = {"query_blocks": 1, "bank_tiles": 1, "fetches_ahead": 1}
+    good = set(fields) == set(most) and all(
+        least.get(name, 0) <= fields[name] <= limit for name, limit in most.items()
+    )
+    if not good:
+        raise UserError(
+            f"the report of bundle {bundle} holds no schedule for {arch.name}; compile it again"
+        )
+    return Schedule(**fields)

@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 if sys.version_info < (3, 10):  # noqa: UP036 - nothing has checked it on a board
     sys.exit("run.py needs Python 3.10 or newer; the C driver needs no Python at all")
 
-import numpy as np  # noqa: E402
-
 from moesaic.host import Session  # noqa: E402
 from moesaic.host.driver import DeviceError  # noqa: E402
 from moesaic.host.options import parse_options  # noqa: E402
+from moesaic.host.output_file import OutputFile  # noqa: E402
+from moesaic.spec.arrays import open_arrays  # noqa: E402
 from moesaic.spec.errors import UserError  # noqa: E402
 
 
@@ -37,11 +37,11 @@ def main() -> None:
     )
     words = parser.parse_args()
     options = parse_options(words.option)
-    with np.load(words.input) as file:
-        arrays = dict(file)
-    with Session(words.bundle, words.device.split(","), options) as session:
+    arrays = open_arrays(words.input)
+    devices = words.device.split(",")
+    with OutputFile(words.output) as file, Session(words.bundle, devices, options) as session:
         outputs = session.run(arrays, task=words.task)
-        np.savez(words.output, **outputs)
+        file.write_arrays(outputs)
         print(f"{outputs.device}: {outputs.latency_seconds * 1000:.3f} ms")
 
 

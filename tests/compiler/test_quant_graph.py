@@ -166,13 +166,13 @@ def bad_samples() -> dict[str, tuple[np.ndarray, str]]:
     nan, infinite = good.copy(), good.copy()
     nan[1, 0, 3, 3], infinite[0, 1, 0, 0] = np.nan, np.inf
     return {
-        "nan": (nan, "sample 1 holds NaN"),
-        "infinity": (infinite, "sample 0 holds NaN or infinity"),
-        "shape": (good[:, :2], "shape samples x 3 x 32 x 48"),
-        "scalar": (np.float32(3), "shape samples x 3 x 32 x 48"),
-        "none": (good[:0], "at least one sample"),
+        "nan": (nan, "frame 1 holds NaN"),
+        "infinity": (infinite, "frame 0 holds NaN or infinity"),
+        "shape": (good[:, :2], "shape Nx3x32x48"),
+        "scalar": (np.float32(3), "shape Nx3x32x48"),
+        "none": (good[:0], "no frames; give at least one"),
         "constant": (np.full_like(good, 0.25), "all are 0.25"),
-        "text": (good.astype(str), "must be numbers"),
+        "text": (good.astype(str), "must be float32"),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def compile_with(small_models: tuple[Path, list[str]], tmp_path: Path):  # type:
         done = moesaic(
             "compile", *models, "--target", target, "--calibrate", calibration, "-o", output
         )
-        assert not output.exists() and not list(tmp_path.glob(".bundle*"))
+        assert not output.exists() and not list(tmp_path.glob(".*"))
         return done
 
     return run
@@ -59,10 +60,10 @@ def test_task_named_twice(compile_with, small_models: tuple[Path, list[str]]) ->
 @pytest.mark.parametrize(
     ("arrays", "needle"),
     [
-        ({}, "no array 'image'"),
-        ({"picture": np.zeros((1, 3, 32, 32), np.float32)}, "no array 'image'"),
+        ({}, "needs the input 'image'; the calibration file has nothing"),
+        ({"picture": np.zeros((1, 3, 32, 32), np.float32)}, "the calibration file has picture"),
         ({"image": np.zeros((1, 3, 32, 31), np.float32)}, "Nx3x32x32"),
-        ({"image": np.zeros((0, 3, 32, 32), np.float32)}, "no rows"),
+        ({"image": np.zeros((0, 3, 32, 32), np.float32)}, "no frames"),
         ({"image": np.full((1, 3, 32, 32), np.nan, np.float32)}, "NaN"),
     ],
 )
@@ -110,8 +111,61 @@ def test_output_is_something_else(small_models: tuple[Path, list[str]], tmp_path
     assert (tmp_path / "precious.txt").read_text() == "keep me"
 
 
+@pytest.mark.parametrize(
+    ("output", "needle"),
+    [("n" * 256, "File name too long"), ("/proc/bundle", "/proc/bundle"), ("file/b", "file/b")],
+)
+def test_output_that_cannot_be_written_is_refused_before_the_work(
+    output: str, needle: str, small_models: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    """The models are not even looked for."""
+    (tmp_path / "file").write_text("keep me")
+    samples = small_models[0] / "samples.npz"
+    done = moesaic(
+        "compile", "none.onnx", "--target", "nano", "--calibrate", samples, "-o", tmp_path / output
+    )
+    assert_refused(done, needle, "cannot be written")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("option", "command"),
+    [("--output", "run"), ("--output", "simulate"), ("--stats", "simulate"),
+     ("--timeline", "simulate"), ("--trace", "simulate"), ("--stats", "verify")],
+)  # fmt: skip
+def test_answer_that_cannot_be_written_is_refused_before_the_work(
+    option: str, command: str, small_bundle: Path, tmp_path: Path
+) -> None:
+    """A file system that is read-only to everybody; the simulator is not even built."""
+    np.savez(tmp_path / "in.npz", image=np.zeros((1, 3, 32, 32), np.float32))
+    files = {"--input": tmp_path / "in.npz", "--output": tmp_path / "out.npz", "--task": "seg"}
+    if command == "verify":
+        files = {}
+    suffix = {"--output": "npz", "--trace": "vcd"}.get(option, "json")
+    files[option] = Path(f"/proc/moesaic.{suffix}")
+    arguments = [part for pair in files.items() for part in pair]
+    started = time.monotonic()
+    done = moesaic(command, small_bundle, *arguments)
+    assert_refused(done, f"/proc/moesaic.{suffix} cannot be written")
+    assert time.monotonic() - started < 60
+    assert [path.name for path in tmp_path.iterdir()] == ["in.npz"]
+
+
+def test_two_outputs_in_one_file_are_refused(small_bundle: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", image=np.zeros((1, 3, 32, 32), np.float32))
+    same = tmp_path / "same.json"
+    files = ("--input", tmp_path / "in.npz", "--output", same, "--stats", same)
+    done = moesaic("simulate", small_bundle, "--task", "seg", *files)
+    assert_refused(done, "must be different files")
+
+
 def test_not_a_bundle(tmp_path: Path) -> None:
     assert_refused(moesaic("inspect", tmp_path), "is no bundle")
+
+
+def test_deep_manifest(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[" * 200_000)
+    assert_refused(moesaic("inspect", tmp_path), "manifest.json is nested too deeply")
 
 
 def test_foreign_format(small_bundle: Path, tmp_path: Path) -> None:

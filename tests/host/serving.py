@@ -80,8 +80,10 @@ def install_puppet(monkeypatch: pytest.MonkeyPatch) -> None:
 def two_tasks() -> Bundle:
     """A bundle of the tasks ``seg`` and ``depth``, of different shapes."""
     graphs = {
-        "seg": random_intgraph(Shape(), seed=1),
-        "depth": random_intgraph(Shape(patches=6, tokens=7, head_rows=6, outputs=5), seed=2),
+        "seg": random_intgraph(Shape(), seed=1, task="seg"),
+        "depth": random_intgraph(
+            Shape(patches=6, tokens=7, head_rows=6, outputs=5), seed=2, task="depth"
+        ),
     }
     return make_bundle(graphs, PRESETS["nano"])
 

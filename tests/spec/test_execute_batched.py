@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moesaic.spec import execute
+from moesaic.spec import execute, prepared
 from moesaic.spec.execute import Executor
 from moesaic.spec.intgraph import IntGraph, IntLinear, IntMlp, IntMoe, Scale
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
@@ -65,6 +65,24 @@ def test_batch_equals_plain_integers(name: str) -> None:
     got = Executor(graph).run(x)
     assert (got == alone(graph, x)).all()
     assert len(np.unique(got)) > got.size // 8, "the graph's outputs are nearly constant"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_computed_exponents_equal_plain_integers(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in heads whose table of numerators would be too large."""
+    monkeypatch.setattr(prepared, "MAX_TABLE", 1)
+    graph = random_intgraph(SMALL, seed)
+    x = random_patches(graph, 3, seed)
+    assert (Executor(graph).run(x) == alone(graph, x)).all()
+
+
+def test_memory_of_a_large_head_is_bounded() -> None:
+    """A table of all distances would have 4 * 10**9 entries."""
+    for scale in (Scale(0, 0), Scale(1, 63), Scale(65535, 63)):
+        table = prepared.numerator_table(scale, 2 * 131071 * 128**2)
+        assert table is None or len(table) == 1
 
 
 @settings(max_examples=12, deadline=None)

@@ -1,0 +1,154 @@
+"""Graphs and samples of a bundle, checked against each other and against the device image."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.spec import layout
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.arrays import Archive, memory_bytes
+from moesaic.spec.graphcheck import check_shapes, check_values
+from moesaic.spec.image import ImageTask
+from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.manifest import ARRAYS, GRAPHS, IMAGE, SAMPLES
+from moesaic.spec.schema import Reader, SchemaError, load_json
+
+SAMPLE_PARTS = ("input", "float", "codes")
+MAX_SAMPLES = 64
+"""Frames that a bundle keeps of a task, at most."""
+
+
+def read_graphs(
+    bundle: str, arch: ArchConfig, files: Mapping[str, bytes], parts: Mapping[str, ImageTask]
+) -> dict[str, IntGraph]:
+    """The integer graphs, when everything about them is checked.
+
+    The first reading takes arrays that have the shapes of the archive's headers and no contents,
+    so that nothing is unpacked for a graph that is refused.
+
+    Parameters
+    ----------
+    bundle
+        How messages name the bundle.
+    arch
+        What it was compiled for.
+    files
+        Contents by name.
+    parts
+        The tasks of the device image, which no graph may contradict.
+
+    Raises
+    ------
+    SchemaError
+        A rule is broken.
+    UserError
+        The archive is damaged.
+    """
+    try:
+        value = load_json(files[GRAPHS])
+    except SchemaError as error:
+        raise SchemaError(f"{GRAPHS} {error}") from error
+    archive = Archive(files[ARRAYS], f"{ARRAYS} of bundle {bundle}")
+    hollow = {
+        name: np.broadcast_to(np.zeros((), entry.dtype), entry.shape)
+        for name, entry in archive.entries.items()
+        if entry.numeric
+    }
+    kind = dict[str, IntGraph]
+    reader = Reader(hollow, tagged=True)
+    indices = 0
+    for name, graph in reader.read(kind, value, GRAPHS).items():
+        try:
+            check_shapes(graph)
+        except SchemaError as error:
+            raise SchemaError(f"{GRAPHS}.{name}.{error}") from error
+        if graph.task != name:
+            raise SchemaError(f"{GRAPHS}.{name}.task is {graph.task!r}")
+        _check_part(arch, name, graph, parts)
+        indices += graph.gather.nbytes + graph.permutation.nbytes
+    if reader.used != set(archive):
+        raise SchemaError(f"{ARRAYS} holds an array that no graph has")
+    # What is not an index is in the image too, where every array lies once and is not packed.
+    if archive.bytes > min(4 * len(files[IMAGE]) + indices, memory_bytes()):
+        raise SchemaError(f"{ARRAYS} unpacks to far more than {IMAGE} has")
+    graphs: dict[str, IntGraph] = Reader(dict(archive), tagged=True).read(kind, value, GRAPHS)
+    for name, graph in graphs.items():
+        try:
+            check_values(graph)
+        except SchemaError as error:
+            raise SchemaError(f"{GRAPHS}.{name}.{error}") from error
+        if layout.pack_residual(arch, graph.embed.initial) != parts[name].constants:
+            raise SchemaError(f"{IMAGE} has other constants for task {name} than {GRAPHS}")
+    return graphs
+
+
+def _check_part(
+    arch: ArchConfig, name: str, graph: IntGraph, parts: Mapping[str, ImageTask]
+) -> None:
+    """Hold a graph's shapes against the task's part of the image."""
+    if name not in parts:
+        raise SchemaError(f"{GRAPHS} holds another task than the manifest names: {name!r}")
+    part = parts[name]
+    if ImageTask.of(graph, part.program, part.constants) != part:
+        raise SchemaError(f"{IMAGE} has other shapes for task {name} than {GRAPHS}")
+    words = graph.tokens * layout.words(graph.channels, arch.lanes)
+    if len(part.constants) != words * 2 * arch.lanes:
+        raise SchemaError(f"{IMAGE} has constants of another size for task {name} than {GRAPHS}")
+
+
+def read_samples(
+    bundle: str,
+    graphs: Mapping[str, IntGraph],
+    outputs: Mapping[str, tuple[int, ...]],
+    data: bytes,
+) -> dict[str, NDArray[Any]]:
+    """Samples of each task that has them: as many inputs as float outputs and codes.
+
+    Parameters
+    ----------
+    bundle
+        How messages name the bundle.
+    graphs, outputs
+        By task: its graph, and the shape of its output for the user.
+    data
+        Contents of the archive.
+
+    Raises
+    ------
+    SchemaError, UserError
+        As :func:`read_graphs`.
+    """
+    archive = Archive(data, f"{SAMPLES} of bundle {bundle}")
+    expected: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+    for task, graph in graphs.items():
+        if not {f"{task}.{part}" for part in SAMPLE_PARTS} & set(archive.entries):
+            continue
+        codes = (graph.head.rows, graph.head.linear.outputs)
+        expected[f"{task}.input"] = np.dtype("<f4"), tuple(graph.input_shape[1:])
+        expected[f"{task}.float"] = np.dtype("<f4"), outputs[task][1:]
+        expected[f"{task}.codes"] = np.dtype("<i2"), codes
+    if set(expected) != set(archive.entries):
+        raise SchemaError(f"{SAMPLES} must have an input, floats and codes of a task, and no more")
+    counts = set()
+    for name, (dtype, shape) in expected.items():
+        entry = archive.entries[name]
+        count = entry.shape[0] if entry.shape else 0
+        counts.add((name.partition(".")[0], count))
+        good = entry.dtype == dtype and entry.shape == (count, *shape)
+        if not good or not 1 <= count <= MAX_SAMPLES:
+            raise SchemaError(
+                f"{name} of {SAMPLES} must be {dtype} of shape N{shape}, not"
+                f" {entry.dtype} {reprlib.repr(entry.shape)}"
+            )
+    if len(counts) != len(expected) // len(SAMPLE_PARTS):
+        raise SchemaError(f"{SAMPLES} has unequal numbers of inputs, floats and codes")
+    samples = dict(archive)
+    for name, array in samples.items():
+        if not np.isfinite(array).all():
+            raise SchemaError(f"{name} of {SAMPLES} holds NaN or infinity")
+    return samples

@@ -1,0 +1,168 @@
+"""What must hold in an integer graph beyond the types of its fields, before anything runs it.
+
+Shapes come first, so that an archive's headers suffice to refuse arrays that do not belong
+together; values need the arrays themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntLinear,
+    IntMlp,
+    IntMoe,
+    IntNorm,
+    count_macs,
+    frame_values,
+)
+from moesaic.spec.schema import SchemaError
+
+ACCUMULATOR_MAX = (1 << 31) - 1
+INT8_LARGEST = 128
+UINT8_LARGEST = 255
+INT16_LARGEST = 32768
+MAX_CHANNELS = 1 << 15
+"""Up to here LayerNorm's variance stays below 2**62."""
+MAX_TENSOR_VALUES = 1 << 26
+"""Of an input or an output of a task."""
+MAX_FRAME_VALUES = 1 << 28
+"""Of the widest tensor that a frame needs: 2 GiB of float64."""
+MAX_WEIGHTS = 1 << 30
+"""Weights of a task, repeated ones counted every time: 4 GiB of float32."""
+
+
+def linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear, int]]:
+    """All linear layers with where they are and the largest magnitude of an input."""
+
+    def mlp(where: str, part: IntMlp) -> Iterator[tuple[str, IntLinear, int]]:
+        yield f"{where}.up", part.up, INT8_LARGEST
+        yield f"{where}.down", part.down, INT8_LARGEST
+
+    yield "embed.linear", graph.embed.linear, INT8_LARGEST
+    for index, layer in enumerate(graph.layers):
+        where = f"layers[{index}]"
+        if isinstance(layer, IntAttention):
+            for name in ("query", "key", "value", "output"):
+                yield f"{where}.{name}", getattr(layer, name), INT8_LARGEST
+        elif isinstance(layer, IntDense):
+            yield from mlp(where, layer.mlp)
+        else:
+            yield f"{where}.gate", layer.gate, INT16_LARGEST
+            for number, expert in enumerate(layer.experts):
+                yield from mlp(f"{where}.experts[{number}]", expert)
+    yield "head.linear", graph.head.linear, INT8_LARGEST
+
+
+def check_shapes(graph: IntGraph) -> None:
+    """Every layer fits its neighbours, and nothing is larger than what devices are made for.
+
+    Raises
+    ------
+    SchemaError
+        Something is not so; the message names the layer and both numbers.
+    """
+    channels, tokens = graph.channels, graph.tokens
+    patches, inputs = graph.gather.shape
+    values = prod(graph.output_shape[1:])
+    _most("channels", channels, MAX_CHANNELS)
+    _most("tokens", tokens, ACCUMULATOR_MAX // (UINT8_LARGEST * INT8_LARGEST))
+    for where, linear, _ in linears(graph):
+        for name in ("bias", "multiplier", "shift"):
+            _same(f"{where}.{name}", len(getattr(linear, name)), linear.outputs)
+        if not linear.weight.size:
+            raise SchemaError(f"{where}.weight is empty")
+    _linear("embed.linear", graph.embed.linear, channels, inputs)
+    _most("embed.first_row and patches", graph.embed.first_row + patches, tokens)
+    for index, layer in enumerate(graph.layers):
+        where = f"layers[{index}]"
+        _norm(where, layer.norm, channels)
+        if isinstance(layer, IntAttention):
+            _attention(where, layer, channels)
+        elif isinstance(layer, IntDense):
+            _mlp(where, layer.mlp, channels)
+        else:
+            _moe(where, layer, channels)
+    _norm("head", graph.head.norm, channels)
+    _linear("head.linear", graph.head.linear, graph.head.linear.outputs, channels)
+    _most("head.first_row and rows", graph.head.first_row + graph.head.rows, tokens)
+    _most("values of the input", prod(graph.input_shape), MAX_TENSOR_VALUES)
+    _most("gathered values", patches * inputs, MAX_TENSOR_VALUES)
+    _most("values of the output", values, MAX_TENSOR_VALUES)
+    _same("permutation", graph.permutation.size, values)
+    _most("weights", sum(part.weight.size for _, part, _ in linears(graph)), MAX_WEIGHTS)
+    _most("values of a frame's widest tensor", frame_values(graph), MAX_FRAME_VALUES)
+    _same("macs", graph.macs, count_macs(graph.embed, graph.layers, graph.head, patches))
+
+
+def check_values(graph: IntGraph) -> None:
+    """Indices stay inside of what they index, and no accumulator can leave 32 bits.
+
+    Raises
+    ------
+    SchemaError
+        Something is not so.
+    """
+    _indices("gather", graph.gather, prod(graph.input_shape[1:]))
+    _indices("permutation", graph.permutation, graph.head.rows * graph.head.linear.outputs)
+    for where, linear, largest in linears(graph):
+        if linear.shift.max(initial=0) > 63:
+            raise SchemaError(f"{where}.shift must be 0 to 63, not {linear.shift.max()}")
+        # int16 holds the magnitude of -128 and takes a quarter of int64's memory.
+        sums = np.abs(linear.weight.astype(np.int16)).sum(1, dtype=np.int64) * largest
+        worst = int((sums + np.abs(linear.bias.astype(np.int64))).max(initial=0))
+        _most(f"accumulators of {where}", worst, ACCUMULATOR_MAX)
+
+
+def _attention(where: str, layer: IntAttention, channels: int) -> None:
+    width, values = layer.heads * layer.head_dim, layer.heads * layer.value_dim
+    _linear(f"{where}.query", layer.query, width, channels)
+    _linear(f"{where}.key", layer.key, width, channels)
+    _linear(f"{where}.value", layer.value, values, channels)
+    _linear(f"{where}.output", layer.output, channels, values)
+    _most(f"{where}.head_dim", layer.head_dim, ACCUMULATOR_MAX // INT8_LARGEST**2)
+
+
+def _mlp(where: str, layer: IntMlp, channels: int) -> None:
+    _linear(f"{where}.up", layer.up, layer.up.outputs, channels)
+    _linear(f"{where}.down", layer.down, channels, layer.up.outputs)
+
+
+def _moe(where: str, layer: IntMoe, channels: int) -> None:
+    _linear(f"{where}.gate", layer.gate, len(layer.experts), channels)
+    _most(f"{where}.top_k", layer.top_k, len(layer.experts))
+    for number, expert in enumerate(layer.experts):
+        _mlp(f"{where}.experts[{number}]", expert, channels)
+
+
+def _norm(where: str, norm: IntNorm, channels: int) -> None:
+    _same(f"{where}.norm.channels", norm.channels, channels)
+
+
+def _linear(where: str, linear: IntLinear, outputs: int, inputs: int) -> None:
+    if (linear.outputs, linear.inputs) != (outputs, inputs):
+        raise SchemaError(
+            f"{where}.weight must have the shape {outputs}x{inputs},"
+            f" not {linear.outputs}x{linear.inputs}"
+        )
+
+
+def _indices(what: str, indices: np.ndarray, length: int) -> None:
+    if not indices.size or indices.min() < 0 or indices.max() >= length:
+        raise SchemaError(f"{what} must hold indices of 0 to {length - 1}")
+
+
+def _most(what: str, found: int, most: int) -> None:
+    if found > most:
+        raise SchemaError(f"{what} must be at most {most}, not {found}")
+
+
+def _same(what: str, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise SchemaError(f"{what} must be {wanted}, not {found}")

@@ -1,0 +1,210 @@
+"""Bundles taken to pieces: whatever is changed in them, they are put together with right seals."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import zlib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.package import bundle_files
+from moesaic.compiler.schedule.options import first_schedule
+from moesaic.spec import image, manifest
+from moesaic.spec.arch import PRESETS
+from moesaic.spec.bundle import load_bundle
+from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import IntGraph, IntMoe
+from tests.compiler.random_intgraph import Shape, random_intgraph
+from tests.e2e.bundles import expected_codes
+
+SHAPES = (
+    Shape(tokens=5, patches=4, patch_inputs=7, channels=8, heads=2, head_dim=4, value_dim=3,
+          hidden=9, expert_hidden=6, experts=3, outputs=5, head_rows=4, head_first=1),
+    Shape(tokens=4, patches=4, patch_inputs=3, channels=12, heads=1, head_dim=5, value_dim=8,
+          moe=(True,), experts=4, top_k=1, renormalise=True, outputs=3, head_rows=1, head_first=0),
+)  # fmt: skip
+
+
+def npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """An archive as the compiler writes them."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def unpack_npz(data: bytes) -> dict[str, np.ndarray]:
+    """Its arrays, as numpy alone reads them."""
+    with np.load(io.BytesIO(data)) as file:
+        return {name: file[name] for name in file.files}
+
+
+@dataclass
+class Pieces:
+    """A bundle before it is sealed. ``raw`` replaces contents of files as they are."""
+
+    manifest: dict[str, Any]
+    graphs: Any
+    arrays: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray]
+    image: bytearray
+    others: dict[str, bytes]
+    raw: dict[str, bytes] = field(default_factory=dict)
+    graph_of: dict[str, IntGraph] = field(default_factory=dict)
+    """What the pieces were before they were changed."""
+
+    def files(self) -> dict[str, bytes]:
+        """Contents of all files, every checksum and seal right."""
+        files = {
+            manifest.IMAGE: bytes(self.image),
+            manifest.GRAPHS: json.dumps(self.graphs).encode(),
+            manifest.ARRAYS: npz(self.arrays),
+            manifest.SAMPLES: npz(self.samples),
+            **self.others,
+            **{name: data for name, data in self.raw.items() if name != manifest.MANIFEST},
+        }
+        named = self.manifest.get("files")
+        if isinstance(named, dict):
+            for name, data in files.items():
+                if isinstance(named.get(name), dict):
+                    named[name] = {"size_bytes": len(data), "sha256": manifest.digest(data)}
+        sealed = {**self.manifest, "seal": manifest.seal(self.manifest)}
+        text = json.dumps(sealed).encode()
+        files[manifest.MANIFEST] = self.raw.get(manifest.MANIFEST, text)
+        return files
+
+    def write(self, folder: Path) -> None:
+        """Write the files."""
+        for name, data in self.files().items():
+            (folder / name).write_bytes(data)
+
+
+def reseal_image(data: bytearray) -> None:
+    """Make the checksums of an image right, as far as it has the parts that they are of."""
+    header = np.frombuffer(data[: image.HEADER.itemsize], image.HEADER)[0].copy()
+    tables = int(header["table_bytes"])
+    first = image.HEADER.itemsize
+    for number in range(min(int(header["section_count"]), 64)):
+        place = first + number * image.SECTION.itemsize
+        if place + image.SECTION.itemsize > len(data):
+            break
+        row = np.frombuffer(data[place : place + image.SECTION.itemsize], image.SECTION)[0].copy()
+        start, size = int(row["offset"]), int(row["bytes"])
+        row["crc"] = zlib.crc32(data[start : start + size])
+        data[place : place + image.SECTION.itemsize] = row.tobytes()
+    seal_tables(data, hashlib.sha256(data[tables:]).digest())
+
+
+def seal_tables(data: bytearray, digest: bytes) -> None:
+    """Put the SHA-256 of the contents into the header, and make the tables' checksum right."""
+    first = image.HEADER.itemsize
+    header = np.frombuffer(data[:first], image.HEADER)[0].copy()
+    header["sha256"], header["table_crc"] = np.frombuffer(digest, np.uint8), 0
+    header["table_crc"] = zlib.crc32(header.tobytes() + data[first : int(header["table_bytes"])])
+    data[:first] = header.tobytes()
+
+
+def host_model(values: int, scale: float = 2.0) -> bytes:
+    """ONNX that scales a task's output [1, values]."""
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, values]) for name in ("y", "z")
+    ]
+    constant = helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale])
+    node = helper.make_node("Mul", ["y", "scale"], ["z"])
+    graph = helper.make_graph([node], "host", tensors[:1], tensors[1:], [constant])
+    opset = [helper.make_opsetid("", 17)]
+    made: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    return made
+
+
+def _report(graph: IntGraph, host: bool) -> dict[str, Any]:
+    values = graph.output_shape[1]
+    routing = {
+        layer.name: [graph.tokens] * layer.top_k + [0] * (len(layer.experts) - layer.top_k)
+        for layer in graph.layers
+        if isinstance(layer, IntMoe)
+    }
+    placed = {
+        "cut": {"tensor": "y", "shape": [1, values], "sqnr_db": 30.0},
+        "outputs": {"z": [1, values]},
+        "accelerator_nodes": 9,
+        "nodes": [{"name": "n", "operator": "Mul", "reason": "a test"}],
+        "macs": None,
+    }
+    return {
+        "source": "model.onnx", "sqnr_db": 30.0, "macs": graph.macs, "layers": len(graph.layers),
+        "tokens": graph.tokens, "instructions": 100, "activation_bytes": 1024,
+        "weight_stream_bytes": 4096, "notes": ["a note"], "routing": routing,
+        "schedule": vars(first_schedule(PRESETS["nano"])), "quantisation": {},
+        "host": placed if host else None,
+    }  # fmt: skip
+
+
+@cache
+def _made(seed: int) -> Pieces:
+    arch = PRESETS["nano"]
+    graphs = {
+        name: random_intgraph(shape, seed=2 * seed + index, task=name)
+        for index, (name, shape) in enumerate(zip(("seg", "depth"), SHAPES, strict=True))
+    }
+    store, rng = WeightImage(arch), np.random.default_rng(seed)
+    codes = {name: compile_task(graph, arch, store) for name, graph in graphs.items()}
+    samples = {}
+    for name, graph in graphs.items():
+        x = rng.uniform(-1, 1, (2, *graph.input_shape[1:])).astype(np.float32)
+        samples[f"{name}.input"] = x
+        samples[f"{name}.float"] = np.zeros((2, *graph.output_shape[1:]), np.float32)
+        patches = np.zeros((2, *graph.gather.shape), np.int8)
+        samples[f"{name}.codes"] = expected_codes(graph, patches)
+    hosts = {"depth": host_model(graphs["depth"].output_shape[1])} if seed % 2 else {}
+    report = {"tasks": {name: _report(g, name in hosts) for name, g in graphs.items()}}
+    files = bundle_files(arch, graphs, codes, store, samples, report, hosts)
+    parsed = json.loads(files.pop(manifest.MANIFEST))
+    parsed.pop("seal")
+    return Pieces(
+        parsed,
+        json.loads(files.pop(manifest.GRAPHS)),
+        unpack_npz(files.pop(manifest.ARRAYS)),
+        unpack_npz(files.pop(manifest.SAMPLES)),
+        bytearray(files.pop(manifest.IMAGE)),
+        files,
+        graph_of=graphs,
+    )
+
+
+def pieces(seed: int) -> Pieces:
+    """A valid bundle of two tasks for ``nano``; with an odd seed, one has a part on the host."""
+    return copy.deepcopy(_made(seed))
+
+
+def refusal(folder: Path) -> str:
+    """The one sentence with which the bundle is refused."""
+    with pytest.raises(UserError) as caught:
+        load_bundle(folder)
+    text = str(caught.value)
+    assert "\n" not in text and str(folder) in text, text
+    return text
+
+
+def first(p: Pieces, name: str, task: str = "seg") -> dict[str, Any]:
+    """The first object of a type in a task's graph."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, dict) and value.get("type") == name:
+            return value
+        inside = value.values() if isinstance(value, dict) else value
+        found = (walk(v) for v in inside if isinstance(v, (dict, list)))
+        return next((v for v in found if v), None)
+
+    result: dict[str, Any] = walk(p.graphs[task])
+    return result
