@@ -12,6 +12,9 @@ from moesaic.spec.errors import UserError
 ADDRESS_BITS = 40
 """Byte address width of every AXI4 master (the Zynq UltraScale+ physical address space)."""
 
+ACCUMULATOR_BANKS = 2
+"""Banks of accumulators: one is filled while the other one drains."""
+
 
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
@@ -189,6 +192,12 @@ class ArchConfig:
     def parameter_ring_words(self) -> int:
         """Ring words of one parameter block: 8 bytes for each of ``width`` columns."""
         return -(-8 * self.width // self.ring_read_bytes)
+
+    @property
+    def parameter_blocks(self) -> int:
+        """Parameter blocks that the vector unit buffers, the most n-tiles of a group that uses
+        them: enough for the logits of ``max_experts`` experts."""
+        return max(4, -(-self.max_experts // self.width))
 
     @property
     def output_line_bytes(self) -> int:
