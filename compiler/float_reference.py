@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -122,12 +123,15 @@ def run_float(
         for i, layer in enumerate(graph.layers):
             y = _normalise(layer.norm, state)
             note(f"{i}.norm", y)
-            if isinstance(layer, ir.Attention):
-                state = state + _attention(layer, y, str(i), note)
-            elif isinstance(layer, ir.Mlp):
-                state = state + _mlp(layer, y, str(i), note)
-            else:
-                state = state + _moe(layer, y, str(i), note)
+            match layer:
+                case ir.Attention():
+                    state = state + _attention(layer, y, str(i), note)
+                case ir.Mlp():
+                    state = state + _mlp(layer, y, str(i), note)
+                case ir.Moe():
+                    state = state + _moe(layer, y, str(i), note)
+                case _:
+                    assert_never(layer)
             note("residual", state)
         y = _normalise(head.norm, state[:, head.first_row : head.first_row + head.rows])
         note("head.norm", y)

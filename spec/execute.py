@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -31,14 +32,17 @@ def frame_values(graph: IntGraph) -> int:
     """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
     widths = [graph.channels, graph.embed.linear.inputs, graph.head.linear.outputs]
     for layer in graph.layers:
-        if isinstance(layer, IntAttention):
-            projected = layer.query.outputs + layer.key.outputs + layer.value.outputs
-            widths += [layer.heads * graph.tokens, projected]
-        elif isinstance(layer, IntDense):
-            widths.append(layer.mlp.up.outputs)
-        else:
-            hidden = max(expert.up.outputs for expert in layer.experts)
-            widths.append(layer.top_k * max(hidden, graph.channels))
+        match layer:
+            case IntAttention():
+                projected = layer.query.outputs + layer.key.outputs + layer.value.outputs
+                widths += [layer.heads * graph.tokens, projected]
+            case IntDense():
+                widths.append(layer.mlp.up.outputs)
+            case IntMoe():
+                hidden = max(expert.up.outputs for expert in layer.experts)
+                widths.append(layer.top_k * max(hidden, graph.channels))
+            case _:
+                assert_never(layer)
     return graph.tokens * max(widths)
 
 
@@ -54,13 +58,16 @@ class _Graph:
         self.gates: dict[int, Linear] = {}
         self.mlps: dict[int, list[Mlp]] = {}
         for index, layer in enumerate(graph.layers):
-            if isinstance(layer, IntAttention):
-                self.attention[index] = Attention(layer, graph.tokens, device)
-            elif isinstance(layer, IntDense):
-                self.mlps[index] = [Mlp(layer.mlp, device)]
-            else:
-                self.gates[index] = Linear([layer.gate], 24, device, kernels.INT16_LARGEST)
-                self.mlps[index] = [Mlp(expert, device) for expert in layer.experts]
+            match layer:
+                case IntAttention():
+                    self.attention[index] = Attention(layer, graph.tokens, device)
+                case IntDense():
+                    self.mlps[index] = [Mlp(layer.mlp, device)]
+                case IntMoe():
+                    self.gates[index] = Linear([layer.gate], 24, device, kernels.INT16_LARGEST)
+                    self.mlps[index] = [Mlp(expert, device) for expert in layer.experts]
+                case _:
+                    assert_never(layer)
 
 
 class Executor:
@@ -128,15 +135,18 @@ class Executor:
 
             narrow, wide = kernels.layer_norm(residual, layer.norm)
             inside("norm", narrow)
-            if isinstance(layer, IntAttention):
-                addend = self._attention(narrow, ready.attention[index], inside)
-                residual = kernels.residual_add(residual, addend, ready.one)
-            elif isinstance(layer, IntDense):
-                addend = ready.mlps[index][0](narrow)
-                residual = kernels.residual_add(residual, addend, ready.one)
-            else:
-                logits = ready.gates[index](wide)
-                residual = self._moe(residual, narrow, logits, layer, ready.mlps[index], inside)
+            match layer:
+                case IntAttention():
+                    addend = self._attention(narrow, ready.attention[index], inside)
+                    residual = kernels.residual_add(residual, addend, ready.one)
+                case IntDense():
+                    addend = ready.mlps[index][0](narrow)
+                    residual = kernels.residual_add(residual, addend, ready.one)
+                case IntMoe():
+                    logits, mlps = ready.gates[index](wide), ready.mlps[index]
+                    residual = self._moe(residual, narrow, logits, layer, mlps, inside)
+                case _:
+                    assert_never(layer)
             inside("residual", residual)
         head = graph.head
         last = residual[:, head.first_row : head.first_row + head.rows]

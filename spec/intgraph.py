@@ -8,6 +8,7 @@ hosts; the arithmetic between input and output codes uses integers only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,15 +197,19 @@ def layer_macs(
         return rows * layer.outputs * layer.inputs
 
     def one(layer: IntLayer) -> int:
-        if isinstance(layer, IntAttention):
-            parts = (layer.query, layer.key, layer.value, layer.output)
-            products = layer.heads * tokens * tokens * (layer.head_dim + layer.value_dim)
-            return sum(linear(part, tokens) for part in parts) + products
-        if isinstance(layer, IntDense):
-            return linear(layer.mlp.up, tokens) + linear(layer.mlp.down, tokens)
-        expert = layer.experts[0]
-        experts = layer.top_k * (linear(expert.up, tokens) + linear(expert.down, tokens))
-        return linear(layer.gate, tokens) + experts
+        match layer:
+            case IntAttention():
+                parts = (layer.query, layer.key, layer.value, layer.output)
+                products = layer.heads * tokens * tokens * (layer.head_dim + layer.value_dim)
+                return sum(linear(part, tokens) for part in parts) + products
+            case IntDense():
+                return linear(layer.mlp.up, tokens) + linear(layer.mlp.down, tokens)
+            case IntMoe():
+                each = [linear(e.up, tokens) + linear(e.down, tokens) for e in layer.experts]
+                # Experts of different widths count with their mean: routing is not known here.
+                return linear(layer.gate, tokens) + layer.top_k * sum(each) // len(each)
+            case _:
+                assert_never(layer)
 
     tokens = int(embed.initial.shape[0])
     ends = linear(embed.linear, patches), linear(head.linear, head.rows)
