@@ -207,7 +207,7 @@ def layer_macs(
             case IntMoe():
                 each = [linear(e.up, tokens) + linear(e.down, tokens) for e in layer.experts]
                 # Experts of different widths count with their mean: routing is not known here.
-                return linear(layer.gate, tokens) + layer.top_k * sum(each) // len(each)
+                return linear(layer.gate, tokens) + layer.top_k * sum(each) // max(1, len(each))
             case _:
                 assert_never(layer)
 

@@ -35,6 +35,7 @@ LIMITS = {
     "the router holds": "experts or tokens of the router",
     "the router at most": "choices",
     "must be below": "a field of an instruction",
+    "of a normalisation": "a field of an instruction",
 }
 
 
