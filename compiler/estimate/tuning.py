@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -54,34 +53,41 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
     return best
 
 
+MOST_QUERY_BLOCKS = 16
+"""Parts of the queries that are worth a try for their memory; each loads all keys again."""
+
+
 def _begin(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tuple[Schedule, int]:
-    """``start``, or the first one that fits of those that need less memory; and its cycles."""
-    for schedule in _leaner(graph, arch, start):
-        try:
-            return schedule, _cycles(graph, arch, schedule)
-        except UserError as error:
-            refusal = error  # in the end that of the leanest
-    raise refusal
-
-
-def _leaner(graph: IntGraph, arch: ArchConfig, start: Schedule) -> Iterator[Schedule]:
-    """``start``, then schedules whose activations take less and less room.
+    """``start``, or the first one that fits of those that need less memory; and its cycles.
 
     Fewer hidden activations wait for their second products; scores are taken in smaller parts;
     and a product whose groups fit the accumulator banks may be drained over its own source.
     """
-    yield start
-    parts = [1 << n for n in range((graph.tokens - 1).bit_length() + 1)]
-    for query_blocks, experts_ahead, bank_tiles in product(
-        [blocks for blocks in parts if blocks >= start.query_blocks],
-        sorted({start.experts_ahead, 0}, reverse=True),
-        sorted({start.bank_tiles, *candidates(arch)["bank_tiles"]}),
-    ):
-        tried = replace(
-            start, query_blocks=query_blocks, experts_ahead=experts_ahead, bank_tiles=bank_tiles
-        )
-        if tried != start:
-            yield tried
+    refusals: list[UserError] = []
+
+    def tried(schedule: Schedule) -> int | None:
+        try:
+            return _cycles(graph, arch, schedule)
+        except UserError as error:
+            refusals.append(error)
+            return None
+
+    cycles = tried(start)
+    if cycles is not None:
+        return start, cycles
+    parts = [n for n in (1, 2, 4, 8, MOST_QUERY_BLOCKS) if n > start.query_blocks]
+    parts = [start.query_blocks, *parts]
+    tiles = sorted({start.bank_tiles, *candidates(arch)["bank_tiles"]})
+    # If the leanest do not fit, none does.
+    leanest = replace(start, query_blocks=parts[-1], experts_ahead=0)
+    if all(tried(replace(leanest, bank_tiles=count)) is None for count in tiles):
+        raise refusals[-1]
+    for blocks, ahead, count in product(parts, sorted({start.experts_ahead, 0})[::-1], tiles):
+        schedule = replace(start, query_blocks=blocks, experts_ahead=ahead, bank_tiles=count)
+        cycles = tried(schedule)
+        if cycles is not None:
+            return schedule, cycles
+    raise AssertionError("one of the leanest fits")
 
 
 def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from moesaic.compiler.schedule.steps import Buffer, Step, conflict
 from moesaic.spec import isa
@@ -85,10 +86,20 @@ def plan_memory(steps: list[Step], arch: ArchConfig) -> int:
     """
     entries = lifetimes(steps, arch)
     by_size = sorted(entries, key=lambda entry: -entry.buffer.words)
-    if not _place(entries, arch, _quick) and not _place(by_size, arch, _lowest):
-        raise UserError(_refusal(entries, arch))
+    worst, alive = _fullest(entries)
+    fits = alive <= arch.activation_words and (
+        _place(entries, arch, _quick) or _place(by_size, arch, _lowest)
+    )
+    if not fits:
+        raise UserError(
+            f"the model does not fit target {arch.name}: activations {worst.name} need"
+            f" {worst.words * arch.depth} bytes beside {(alive - worst.words) * arch.depth} live"
+            f" ones, the scratchpad has {arch.activation_bytes}"
+            f"{' in gaps that are too small' if alive <= arch.activation_words else ''};"
+            " use a target with more activation_bytes"
+        )
     check_plan(steps, arch)
-    return max((entry.buffer.base + entry.buffer.words for entry in entries), default=0)
+    return max(entry.buffer.base + entry.buffer.words for entry in entries)
 
 
 Cost = Callable[[int, Lifetime, list[Lifetime], ArchConfig], tuple[int, ...]]
@@ -145,23 +156,16 @@ def _place(entries: list[Lifetime], arch: ArchConfig, cost: Cost) -> bool:
     return True
 
 
-def _refusal(entries: list[Lifetime], arch: ArchConfig) -> str:
-    """Name the buffer at which most is alive, and what exceeds what."""
-
-    def beside(entry: Lifetime) -> int:
-        alive = (e for e in entries if e.first <= entry.first <= e.last and e is not entry)
-        return sum(other.buffer.words for other in alive)
-
-    worst = max(entries, key=lambda entry: entry.buffer.words + beside(entry))
-    needed, live = worst.buffer.words * arch.depth, beside(worst) * arch.depth
-    gaps = (
-        ", which leaves gaps that are too small" if needed + live <= arch.activation_bytes else ""
-    )
-    return (
-        f"the model does not fit target {arch.name}: activations {worst.buffer.name} need {needed}"
-        f" bytes beside {live} live ones, the scratchpad has {arch.activation_bytes}{gaps};"
-        " use a target with more activation_bytes"
-    )
+def _fullest(entries: list[Lifetime]) -> tuple[Buffer, int]:
+    """The buffer at whose first use most words are alive, and how many."""
+    end = max(entry.last for entry in entries) + 1
+    change = [0] * (end + 1)
+    for entry in entries:
+        change[entry.first] += entry.buffer.words
+        change[entry.last + 1] -= entry.buffer.words
+    alive = list(accumulate(change))
+    worst = max(entries, key=lambda entry: (alive[entry.first], entry.first))
+    return worst.buffer, alive[worst.first]
 
 
 def check_plan(steps: list[Step], arch: ArchConfig) -> None:
@@ -173,13 +177,16 @@ def check_plan(steps: list[Step], arch: ArchConfig) -> None:
     AssertionError
         The plan is wrong.
     """
-    entries = lifetimes(steps, arch)
-    for index, a in enumerate(entries):
-        if not 0 <= a.buffer.base <= arch.activation_words - a.buffer.words:
-            raise AssertionError(f"buffer {a.buffer.name} leaves the scratchpad")
-        for b in entries[index + 1 :]:
-            if a.meets(b) and not a.free_from(b):
-                raise AssertionError(f"buffers {a.buffer.name} and {b.buffer.name} overlap")
+    alive: list[Lifetime] = []
+    for entry in lifetimes(steps, arch):  # in order of first use
+        buffer = entry.buffer
+        if not 0 <= buffer.base <= arch.activation_words - buffer.words:
+            raise AssertionError(f"buffer {buffer.name} leaves the scratchpad")
+        alive = [other for other in alive if other.last >= entry.first]
+        for other in alive:
+            if not entry.free_from(other):
+                raise AssertionError(f"buffers {other.buffer.name} and {buffer.name} overlap")
+        alive.append(entry)
     for matmul, drain in products(steps):
         if ends_by_itself(steps[matmul], arch):
             continue
