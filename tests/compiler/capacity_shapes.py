@@ -17,15 +17,15 @@ from .random_intgraph import Shape, random_intgraph
 GROWING = {
     "tokens": (4, 4096),
     "channels": (1, 8192),
-    "heads": (2, 24),
+    "heads": (1, 24),
     "head_dim": (2, 4096),
     "value_dim": (3, 4096),
     "hidden": (6, 8192),
     "expert_hidden": (4, 8192),
     "experts": (1, 128),
     "top_k": (1, 32),
-    "patch_inputs": (1, 32768),
-    "outputs": (1, 16384),
+    "patch_inputs": (1, 1 << 17),
+    "outputs": (1, 1 << 17),
 }
 """Sizes that grow: how often, and how far at most."""
 

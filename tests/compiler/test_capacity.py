@@ -73,6 +73,7 @@ def test_no_shape_at_a_limit_hangs(preset: ArchConfig) -> None:
         reachable.remove("accumulator rows")
     assert found.keys() == {"fits", *reachable}
     assert 0.3 * SHAPES_PER_PRESET < found["fits"] < 0.95 * SHAPES_PER_PRESET
+    del grown["heads"]  # their number ends before any limit, where programs get long
     assert all(outcomes == {True, False} for outcomes in grown.values()), grown
 
 
