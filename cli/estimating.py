@@ -20,6 +20,7 @@ from moesaic.cli.console import (
     out,
 )
 from moesaic.spec.errors import UserError
+from moesaic.spec.memory import DEFAULT_MEMORY
 
 
 @app.command()
@@ -35,8 +36,8 @@ def estimate(
             " equal for a model, and for a bundle as measured on its first calibration sample"
         ),
     ] = None,
-    latency: LatencyOption = 60,
-    bandwidth: BandwidthOption = 0.9,
+    latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
+    bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
     partition: PartitionOption = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -23,6 +23,7 @@ from moesaic.cli.console import (
     show_cycles,
 )
 from moesaic.spec.errors import UserError
+from moesaic.spec.memory import DEFAULT_MEMORY
 
 
 @app.command()
@@ -36,8 +37,8 @@ def simulate(
         Path | None, typer.Option(help="write what the units do when: .json for Perfetto")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="write waves: .fst or .vcd")] = None,
-    latency: LatencyOption = 60,
-    bandwidth: BandwidthOption = 0.9,
+    latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
+    bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
 ) -> None:
     """Run the RTL cycle by cycle."""
     from moesaic.host.output_file import OutputFile, check_writable
@@ -99,8 +100,8 @@ def verify(
     switch: Annotated[
         bool, typer.Option("--switch", help="also time the changes from task to task")
     ] = False,
-    latency: LatencyOption = 60,
-    bandwidth: BandwidthOption = 0.9,
+    latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
+    bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the RTL with the integer reference, bit for bit, on every task."""

@@ -8,6 +8,7 @@ query, key and value weights are in head order.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,15 @@ Layer = Attention | Mlp | Moe
 
 def layer_label(number: int, layer: Layer) -> str:
     """What profiles and estimates call a layer: its kind, its place and its ONNX node."""
-    kind = {Attention: "attention", Mlp: "dense", Moe: "moe"}[type(layer)]
+    match layer:
+        case Attention():
+            kind = "attention"
+        case Mlp():
+            kind = "dense"
+        case Moe():
+            kind = "moe"
+        case _:
+            assert_never(layer)
     return f"{kind}{number}:{layer.name}"
 
 

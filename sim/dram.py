@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
+from moesaic.spec.memory import DEFAULT_MEMORY
+
 
 @dataclass(frozen=True, kw_only=True)
 class DramConfig:
@@ -32,11 +34,11 @@ class DramConfig:
         Of the pauses. Equal seeds give equal cycles.
     """
 
-    latency_cycles: int = 60
-    bandwidth_share: float = 0.9
-    burst_credit_beats: int = 64
-    gap_probability: float = 1 / 256
-    max_gap_cycles: int = 16
+    latency_cycles: int = DEFAULT_MEMORY.latency_cycles
+    bandwidth_share: float = DEFAULT_MEMORY.bandwidth_share
+    burst_credit_beats: int = DEFAULT_MEMORY.burst_credit_beats
+    gap_probability: float = DEFAULT_MEMORY.gap_probability
+    max_gap_cycles: int = DEFAULT_MEMORY.max_gap_cycles
     max_outstanding: int = 16
     check_hazards: bool = True
     seed: int = 1

@@ -16,21 +16,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.intgraph import IntAttention, IntGraph, layer_macs
 from moesaic.spec.isa import Opcode, Stationary, Unit
-
-
-def roofline_cycles(
-    arch: ArchConfig, macs: int, weight_bytes: int, read_bytes: int, written_bytes: int
-) -> float:
-    """Least cycles of a frame: array at full rate, weight, data and output ports at peak.
-
-    ``read_bytes`` are those of the data port. A channel of each direction works on its own.
-    """
-    return max(
-        macs / arch.macs_per_cycle,
-        weight_bytes / arch.line_bytes,
-        read_bytes / arch.data_port_bytes,
-        written_bytes / arch.output_line_bytes,
-    )
+from moesaic.spec.memory import roofline_cycles
 
 
 def frame_statistics(

@@ -55,6 +55,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE_BYTES = 1 << 16
 """The largest target file; the fields take less than a thousand bytes."""
 
+ACCUMULATOR_BANKS = 2
+"""Banks of accumulators: one is filled while the other one drains."""
+
 
 def _shown(value: object) -> str:
     """``value`` for a message: short whatever it is."""
@@ -251,6 +254,12 @@ class ArchConfig:
     def parameter_ring_words(self) -> int:
         """Ring words of one parameter block: an entry for each of ``width`` columns."""
         return -(-PARAMETER_BYTES * self.width // self.ring_read_bytes)
+
+    @property
+    def parameter_blocks(self) -> int:
+        """Parameter blocks that the vector unit buffers, the most n-tiles of a group that uses
+        them: enough for the logits of ``max_experts`` experts."""
+        return max(4, -(-self.max_experts // self.width))
 
     @property
     def output_line_bytes(self) -> int:

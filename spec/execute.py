@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.spec import kernels, semantics
+from moesaic.spec.exhaustive import assert_never
 from moesaic.spec.formats import (
     ADDEND_BITS,
     GATE_FRACTION_BITS,
@@ -46,13 +47,18 @@ class _Graph:
         self.gates: dict[int, Linear] = {}
         self.mlps: dict[int, list[Mlp]] = {}
         for index, layer in enumerate(graph.layers):
-            if isinstance(layer, IntAttention):
-                self.attention[index] = Attention(layer, graph.tokens, device)
-            elif isinstance(layer, IntDense):
-                self.mlps[index] = [Mlp(layer.mlp, device)]
-            else:
-                self.gates[index] = Linear([layer.gate], LOGIT_BITS, device, kernels.INT16_LARGEST)
-                self.mlps[index] = [Mlp(expert, device) for expert in layer.experts]
+            match layer:
+                case IntAttention():
+                    self.attention[index] = Attention(layer, graph.tokens, device)
+                case IntDense():
+                    self.mlps[index] = [Mlp(layer.mlp, device)]
+                case IntMoe():
+                    self.gates[index] = Linear(
+                        [layer.gate], LOGIT_BITS, device, kernels.INT16_LARGEST
+                    )
+                    self.mlps[index] = [Mlp(expert, device) for expert in layer.experts]
+                case _:
+                    assert_never(layer)
 
 
 class Executor:
@@ -120,15 +126,18 @@ class Executor:
 
             narrow, wide = kernels.layer_norm(residual, layer.norm)
             inside("norm", narrow)
-            if isinstance(layer, IntAttention):
-                addend = self._attention(narrow, ready.attention[index], inside)
-                residual = kernels.residual_add(residual, addend, ready.one)
-            elif isinstance(layer, IntDense):
-                addend = ready.mlps[index][0](narrow)
-                residual = kernels.residual_add(residual, addend, ready.one)
-            else:
-                logits = ready.gates[index](wide)
-                residual = self._moe(residual, narrow, logits, layer, ready.mlps[index], inside)
+            match layer:
+                case IntAttention():
+                    addend = self._attention(narrow, ready.attention[index], inside)
+                    residual = kernels.residual_add(residual, addend, ready.one)
+                case IntDense():
+                    addend = ready.mlps[index][0](narrow)
+                    residual = kernels.residual_add(residual, addend, ready.one)
+                case IntMoe():
+                    logits, mlps = ready.gates[index](wide), ready.mlps[index]
+                    residual = self._moe(residual, narrow, logits, layer, mlps, inside)
+                case _:
+                    assert_never(layer)
             inside("residual", residual)
         head = graph.head
         last = residual[:, head.first_row : head.first_row + head.rows]

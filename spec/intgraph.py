@@ -13,6 +13,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.spec.exhaustive import assert_never
 from moesaic.spec.schema import Items, Range
 
 Count = Annotated[int, Range(1, (1 << 31) - 1)]
@@ -205,14 +206,17 @@ def frame_values(graph: IntGraph) -> int:
     """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
     widths = [graph.channels, graph.embed.linear.inputs, graph.head.linear.outputs]
     for layer in graph.layers:
-        if isinstance(layer, IntAttention):
-            projected = layer.query.outputs + layer.key.outputs + layer.value.outputs
-            widths += [layer.heads * graph.tokens, projected]
-        elif isinstance(layer, IntDense):
-            widths.append(layer.mlp.up.outputs)
-        else:
-            hidden = max(expert.up.outputs for expert in layer.experts)
-            widths.append(layer.top_k * max(hidden, graph.channels))
+        match layer:
+            case IntAttention():
+                projected = layer.query.outputs + layer.key.outputs + layer.value.outputs
+                widths += [layer.heads * graph.tokens, projected]
+            case IntDense():
+                widths.append(layer.mlp.up.outputs)
+            case IntMoe():
+                hidden = max(expert.up.outputs for expert in layer.experts)
+                widths.append(layer.top_k * max(hidden, graph.channels))
+            case _:
+                assert_never(layer)
     return graph.tokens * max(widths)
 
 
@@ -225,15 +229,19 @@ def layer_macs(
         return rows * layer.outputs * layer.inputs
 
     def one(layer: IntLayer) -> int:
-        if isinstance(layer, IntAttention):
-            parts = (layer.query, layer.key, layer.value, layer.output)
-            products = layer.heads * tokens * tokens * (layer.head_dim + layer.value_dim)
-            return sum(linear(part, tokens) for part in parts) + products
-        if isinstance(layer, IntDense):
-            return linear(layer.mlp.up, tokens) + linear(layer.mlp.down, tokens)
-        expert = layer.experts[0]
-        experts = layer.top_k * (linear(expert.up, tokens) + linear(expert.down, tokens))
-        return linear(layer.gate, tokens) + experts
+        match layer:
+            case IntAttention():
+                parts = (layer.query, layer.key, layer.value, layer.output)
+                products = layer.heads * tokens * tokens * (layer.head_dim + layer.value_dim)
+                return sum(linear(part, tokens) for part in parts) + products
+            case IntDense():
+                return linear(layer.mlp.up, tokens) + linear(layer.mlp.down, tokens)
+            case IntMoe():
+                each = [linear(e.up, tokens) + linear(e.down, tokens) for e in layer.experts]
+                # Experts of different widths count with their mean: routing is not known here.
+                return linear(layer.gate, tokens) + layer.top_k * sum(each) // max(1, len(each))
+            case _:
+                assert_never(layer)
 
     tokens = int(embed.initial.shape[0])
     ends = linear(embed.linear, patches), linear(head.linear, head.rows)

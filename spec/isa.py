@@ -26,10 +26,6 @@ CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""
 
 
-PARAMETER_BLOCKS = 4
-"""Parameter blocks that the vector unit buffers: the most n-tiles of a LOGITS drain."""
-
-
 class Unit(enum.IntEnum):
     """Concurrent units. The value is the bit position in the token masks."""
 

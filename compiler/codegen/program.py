@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.schedule.steps import Address, Step
 from moesaic.spec import isa
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.errors import UserError
+
+_FETCH_LIMIT = 1 << isa.positions(isa.Opcode.STREAM)["words"][1]
 
 
 @dataclass
@@ -41,7 +45,8 @@ def plan_fetches(steps: list[Step], image: WeightImage, speculated_experts: int)
             speculate = int(expert < speculated_experts)
             fields = dict(predicated=1, expert=expert, sequence=sequence, speculate=speculate)
         last = fetches[-1] if fetches else None
-        if last and not fields and not last.fields and last.offset + last.words == offset:
+        plain = last and not fields and not last.fields and last.words + words < _FETCH_LIMIT
+        if last and plain and last.offset + last.words == offset:
             last.words += words
         else:
             fetches.append(Fetch(position, offset, words, fields, step.layer, step.label))
@@ -73,8 +78,14 @@ def place_fetches(steps: list[Step], fetches: list[Fetch], ahead: int) -> list[S
     return result
 
 
-def encode_program(steps: list[Step]) -> bytes:
-    """Encode all steps, END behind them; addresses must have been planned."""
+def encode_program(steps: list[Step], arch: ArchConfig) -> bytes:
+    """Encode all steps, END behind them; addresses must have been planned.
+
+    Raises
+    ------
+    UserError
+        A size exceeds its field: the layer is too large for the instruction set.
+    """
     raw = []
     for step in steps:
         values = {
@@ -83,6 +94,11 @@ def encode_program(steps: list[Step]) -> bytes:
         }
         values["wait"] = sum(1 << unit for unit in step.wait)
         values["signal"] = sum(1 << unit for unit in step.signal)
-        raw.append(isa.encode(step.opcode, layer=min(step.layer, 255), **values))
+        try:
+            raw.append(isa.encode(step.opcode, layer=min(step.layer, 255), **values))
+        except UserError as error:
+            raise UserError(
+                f"the model does not fit target {arch.name}: layer {step.label}, {error}"
+            ) from error
     raw.append(isa.encode(isa.Opcode.END))
     return b"".join(raw)

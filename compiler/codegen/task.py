@@ -49,7 +49,7 @@ def compile_task(
     fetches = plan_fetches(steps, image, schedule.speculated_experts)
     steps = place_fetches(steps, fetches, schedule.fetches_ahead)
     return TaskCode(
-        program=encode_program(steps),
+        program=encode_program(steps, arch),
         constants=layout.pack_residual(arch, graph.embed.initial),
         steps=steps,
         activation_words=activation_words,

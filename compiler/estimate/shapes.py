@@ -6,6 +6,8 @@ without samples to calibrate on.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,25 +54,29 @@ def _mlp(mlp: ir.Mlp) -> IntMlp:
 
 def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
     label = ir.layer_label(number, layer)
-    if isinstance(layer, ir.Attention):
-        return IntAttention(
-            norm,
-            _linear(layer.query),
-            _linear(layer.key),
-            _linear(layer.value),
-            _linear(layer.output),
-            layer.heads,
-            layer.head_dim,
-            layer.value_dim,
-            _SCALE,
-            _SCALE,
-            label,
-        )
-    if isinstance(layer, ir.Mlp):
-        return IntDense(norm, _mlp(layer), label)
-    experts = tuple(_mlp(expert) for expert in layer.experts)
-    gate = _linear(layer.gate)
-    return IntMoe(norm, gate, layer.top_k, layer.renormalise, _SCALE, experts, label)
+    match layer:
+        case ir.Attention():
+            return IntAttention(
+                norm,
+                _linear(layer.query),
+                _linear(layer.key),
+                _linear(layer.value),
+                _linear(layer.output),
+                layer.heads,
+                layer.head_dim,
+                layer.value_dim,
+                _SCALE,
+                _SCALE,
+                label,
+            )
+        case ir.Mlp():
+            return IntDense(norm, _mlp(layer), label)
+        case ir.Moe():
+            experts = tuple(_mlp(expert) for expert in layer.experts)
+            gate = _linear(layer.gate)
+            return IntMoe(norm, gate, layer.top_k, layer.renormalise, _SCALE, experts, label)
+        case _:
+            assert_never(layer)
 
 
 def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:

@@ -18,6 +18,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.isa import INSTRUCTION_BYTES, Opcode, Unit
 from moesaic.spec.layers import layer_cycles, layer_kind
+from moesaic.spec.memory import roofline_cycles
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ class Estimate:
 
     cycles: int
     roofline_cycles: float
-    """The largest of MACs / array, weight bytes / weight ports, other bytes read / data port and
-    bytes written / output ports, all at peak."""
+    """Least cycles of the frame: :func:`~moesaic.spec.memory.roofline_cycles`."""
     macs: int
     weight_bytes: int
     data_bytes: int
@@ -117,12 +117,7 @@ def estimate(
     written_bytes = beats[Unit.STORE] * arch.output_line_bytes
     return Estimate(
         cycles=round(cycles),
-        roofline_cycles=max(
-            macs / arch.macs_per_cycle,
-            weight_bytes / arch.line_bytes,
-            read_bytes / arch.data_port_bytes,
-            written_bytes / arch.output_line_bytes,
-        ),
+        roofline_cycles=roofline_cycles(arch, macs, weight_bytes, read_bytes, written_bytes),
         macs=macs,
         weight_bytes=weight_bytes,
         data_bytes=read_bytes + written_bytes,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.cycles.frame import ProgramHangs
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
+from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
@@ -23,15 +26,16 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
     The estimates assume the memory of reported figures and experts that share the tokens: what
     a frame's routing will be is not known here. Only sizes count, so a model without values gets
     the schedule of the real one. The search begins at ``start``, by default
-    :func:`~moesaic.compiler.schedule.options.first_schedule`.
+    :func:`~moesaic.compiler.schedule.options.first_schedule`, or at one that needs less memory
+    where that one does not fit.
 
     Raises
     ------
     UserError
-        The model does not fit the architecture.
+        The model does not fit the architecture, whatever the schedule.
     """
-    best = start or first_schedule(arch)
-    least = _cycles(graph, arch, best)
+    check_capacity(graph, arch)
+    best, least = _begin(graph, arch, start or first_schedule(arch))
     before = None
     while best != before:  # a choice may pay only once another one is made
         before = best
@@ -42,13 +46,63 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
                     continue
                 try:
                     cycles = _cycles(graph, arch, tried)
-                except UserError:  # it needs more memory than there is
+                except UserError:  # it needs more than there is
                     continue
                 if cycles < least * (1 - LEAST_GAIN):
                     best, least = tried, cycles
     return best
 
 
+MOST_QUERY_BLOCKS = 16
+"""Parts of the queries that are worth a try for their memory; each loads all keys again."""
+
+
+def _begin(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tuple[Schedule, int]:
+    """``start``, or the first one that fits of those that need less memory; and its cycles.
+
+    Fewer hidden activations wait for their second products; scores are taken in smaller parts;
+    and a product whose groups fit the accumulator banks may be drained over its own source.
+    """
+    refusals: list[UserError] = []
+
+    def tried(schedule: Schedule) -> int | None:
+        try:
+            return _cycles(graph, arch, schedule)
+        except UserError as error:
+            refusals.append(error)
+            return None
+
+    cycles = tried(start)
+    if cycles is not None:
+        return start, cycles
+    parts = [n for n in (1, 2, 4, 8, MOST_QUERY_BLOCKS) if n > start.query_blocks]
+    parts = [start.query_blocks, *parts]
+    tiles = sorted({start.bank_tiles, *candidates(arch)["bank_tiles"]})
+    # If the leanest do not fit, none does.
+    leanest = replace(start, query_blocks=parts[-1], experts_ahead=0)
+    if all(tried(replace(leanest, bank_tiles=count)) is None for count in tiles):
+        raise refusals[-1]
+    for blocks, ahead, count in product(parts, sorted({start.experts_ahead, 0})[::-1], tiles):
+        schedule = replace(start, query_blocks=blocks, experts_ahead=ahead, bank_tiles=count)
+        cycles = tried(schedule)
+        if cycles is not None:
+            return schedule, cycles
+    raise AssertionError("one of the leanest fits")
+
+
 def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
+    """Cycles of a frame.
+
+    Raises
+    ------
+    UserError
+        The model does not fit with this schedule. A program that hangs does not, either: the
+        memory plan rules it out by construction, and the search does not rely on that.
+    """
     steps = compile_task(graph, arch, ShapeImage(arch), schedule).steps
-    return estimate(steps, arch, graph.macs).cycles
+    try:
+        return estimate(steps, arch, graph.macs).cycles
+    except ProgramHangs as error:
+        raise UserError(
+            f"the model does not fit target {arch.name}: {error}; use a larger target"
+        ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import numpy as np
 
 from moesaic.compiler import ir
@@ -91,12 +93,16 @@ class Builder:
         return IntEmbed(linear, codes, self.graph.embed.first_row)
 
     def _layer(self, number: int, layer: ir.Layer) -> IntLayer:
-        if isinstance(layer, ir.Attention):
-            return self._attention(number, layer)
-        norm = self._norm(f"{number}.norm", layer.norm)
-        if isinstance(layer, ir.Mlp):
-            return IntDense(norm, self._mlp(number, layer, None), ir.layer_label(number, layer))
-        return self._moe(number, layer, norm)
+        match layer:
+            case ir.Attention():
+                return self._attention(number, layer)
+            case ir.Mlp():
+                norm = self._norm(f"{number}.norm", layer.norm)
+                return IntDense(norm, self._mlp(number, layer, None), ir.layer_label(number, layer))
+            case ir.Moe():
+                return self._moe(number, layer, self._norm(f"{number}.norm", layer.norm))
+            case _:
+                assert_never(layer)
 
     def _attention(self, number: int, layer: ir.Attention) -> IntAttention:
         prove_attention(layer, self.graph.tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 import numpy as np
 
@@ -34,18 +35,22 @@ def fold_norms(graph: ir.Graph) -> ir.Graph:
     layers: list[ir.Layer] = []
     for layer in graph.layers:
         norm = layer.norm
-        if isinstance(layer, ir.Attention):
-            query, key, value = (_folded(x, norm) for x in (layer.query, layer.key, layer.value))
-            layers.append(replace(layer, norm=_plain(norm), query=query, key=key, value=value))
-        elif isinstance(layer, ir.Mlp):
-            layers.append(replace(layer, norm=_plain(norm), up=_folded(layer.up, norm)))
-        else:
-            experts = [
-                replace(expert, norm=_plain(norm), up=_folded(expert.up, norm))
-                for expert in layer.experts
-            ]
-            gate = _folded(layer.gate, norm)
-            layers.append(replace(layer, norm=_plain(norm), gate=gate, experts=experts))
+        match layer:
+            case ir.Attention():
+                parts = (layer.query, layer.key, layer.value)
+                query, key, value = (_folded(part, norm) for part in parts)
+                layers.append(replace(layer, norm=_plain(norm), query=query, key=key, value=value))
+            case ir.Mlp():
+                layers.append(replace(layer, norm=_plain(norm), up=_folded(layer.up, norm)))
+            case ir.Moe():
+                experts = [
+                    replace(expert, norm=_plain(norm), up=_folded(expert.up, norm))
+                    for expert in layer.experts
+                ]
+                gate = _folded(layer.gate, norm)
+                layers.append(replace(layer, norm=_plain(norm), gate=gate, experts=experts))
+            case _:
+                assert_never(layer)
     head = replace(
         graph.head,
         norm=_plain(graph.head.norm),
@@ -69,14 +74,17 @@ def _require_finite(graph: ir.Graph) -> None:
     linear(graph.embed.linear)
     for layer in graph.layers:
         require(layer.norm.name, layer.norm.gamma, layer.norm.beta)
-        if isinstance(layer, ir.Attention):
-            for part in (layer.query, layer.key, layer.value, layer.output):
-                linear(part)
-            continue
-        if isinstance(layer, ir.Moe):
-            linear(layer.gate)
-        for mlp in layer.experts if isinstance(layer, ir.Moe) else [layer]:
-            linear(mlp.up)
-            linear(mlp.down)
+        match layer:
+            case ir.Attention():
+                parts = [layer.query, layer.key, layer.value, layer.output]
+            case ir.Mlp():
+                parts = [layer.up, layer.down]
+            case ir.Moe():
+                experts = (part for mlp in layer.experts for part in (mlp.up, mlp.down))
+                parts = [layer.gate, *experts]
+            case _:
+                assert_never(layer)
+        for part in parts:
+            linear(part)
     require(graph.head.norm.name, graph.head.norm.gamma, graph.head.norm.beta)
     linear(graph.head.linear)

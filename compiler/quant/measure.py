@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -111,9 +112,16 @@ def _points(task: str, graph: ir.Graph, scales: Scales) -> dict[str, PointReport
 
 def _notes(task: str, graph: ir.Graph, scales: Scales) -> Iterator[str]:
     for number, layer in enumerate(graph.layers):
-        if isinstance(layer, ir.Attention):
-            continue
-        experts = range(len(layer.experts)) if isinstance(layer, ir.Moe) else [None]
+        experts: Sequence[int | None]
+        match layer:
+            case ir.Attention():
+                experts = []
+            case ir.Mlp():
+                experts = [None]
+            case ir.Moe():
+                experts = range(len(layer.experts))
+            case _:
+                assert_never(layer)
         for expert in experts:
             point = mlp_hidden(number, expert)
             largest = scales.statistics.ranges[scales.shared.find(task, point)].maximum

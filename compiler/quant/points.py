@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
 from moesaic.compiler import ir
 
@@ -43,15 +44,19 @@ def sites(graph: ir.Graph) -> Iterator[Site]:
     yield Site("embed", graph.embed.linear, "input", "residual", 128)
     for number, layer in enumerate(graph.layers):
         norm = f"{number}.norm"
-        if isinstance(layer, ir.Attention):
-            for part in ("query", "key", "value"):
-                yield Site(f"{number}.{part}", getattr(layer, part), norm, f"{number}.{part}", 128)
-            source = f"{number}.attention"
-            yield Site(f"{number}.output", layer.output, source, "residual", 128)
-        elif isinstance(layer, ir.Mlp):
-            yield from _mlp_sites(layer, number, None)
-        else:
-            yield Site(f"{number}.gate", layer.gate, norm, f"{number}.logits", 32768)
-            for index, expert in enumerate(layer.experts):
-                yield from _mlp_sites(expert, number, index)
+        match layer:
+            case ir.Attention():
+                for part in ("query", "key", "value"):
+                    point = f"{number}.{part}"
+                    yield Site(point, getattr(layer, part), norm, point, 128)
+                source = f"{number}.attention"
+                yield Site(f"{number}.output", layer.output, source, "residual", 128)
+            case ir.Mlp():
+                yield from _mlp_sites(layer, number, None)
+            case ir.Moe():
+                yield Site(f"{number}.gate", layer.gate, norm, f"{number}.logits", 32768)
+                for index, expert in enumerate(layer.experts):
+                    yield from _mlp_sites(expert, number, index)
+            case _:
+                assert_never(layer)
     yield Site("head", graph.head.linear, "head.norm", "output", 128)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import assert_never
+
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntGraph, IntMoe
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLinear, IntMoe
+
+Rule = tuple[str, int, int]
+"""What is needed and what is there, with two gaps for the numbers; both numbers."""
 
 
 def check_capacity(graph: IntGraph, arch: ArchConfig) -> None:
@@ -14,40 +20,107 @@ def check_capacity(graph: IntGraph, arch: ArchConfig) -> None:
     Raises
     ------
     UserError
-        Something is too small; both numbers are named.
+        Something is too small; both numbers are named. Or a layer has nothing to compute.
     """
-    residual_words = layout.words(graph.channels, arch.lanes)
-    tokens = max(graph.tokens, graph.head.rows, graph.gather.shape[0])
-    rules = [
-        (
-            "its residual stream needs {} words, the residual scratchpad has {}",
-            graph.tokens * residual_words,
-            arch.residual_words,
-        ),
-        ("its {} tokens exceed the {} accumulator rows", tokens, arch.accumulator_rows),
-    ]
-    for layer in graph.layers:
-        if isinstance(layer, IntMoe):
-            experts = len(layer.experts)
-            logit_blocks = layout.words(experts, arch.width)
-            where = f"layer {layer.name}"
-            rules += [
-                (where + " has {} experts, the router holds {}", experts, arch.max_experts),
-                (where + " routes {} tokens, the router holds {}", tokens, arch.max_tokens),
-                (
-                    where + " needs {} accumulator rows for its logits, a bank has {}",
-                    logit_blocks * graph.tokens,
-                    arch.accumulator_rows,
-                ),
-                (
-                    where + " needs {} parameter blocks for its logits, there are {}",
-                    logit_blocks,
-                    isa.PARAMETER_BLOCKS,
-                ),
-            ]
-    for rule, needed, available in rules:
+    for where, size in _sizes(graph):
+        if size < 1:
+            raise UserError(f"the model has nothing to compute: {where} must be 1 at least")
+    for rule, needed, available in _rules(graph, arch):
         if needed > available:
             raise UserError(
                 f"the model does not fit target {arch.name}: {rule.format(needed, available)};"
                 " use a larger target"
             )
+
+
+def _most(opcode: isa.Opcode, field: str) -> int:
+    """The largest value of an instruction's field."""
+    return (1 << isa.positions(opcode)[field][1]) - 1
+
+
+def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
+    residual_words = layout.words(graph.channels, arch.lanes)
+    tokens = max(graph.tokens, graph.head.rows, graph.gather.shape[0])
+    yield (
+        "its residual stream needs {} words, the residual scratchpad has {}",
+        graph.tokens * residual_words,
+        arch.residual_words,
+    )
+    yield "its {} tokens exceed the {} accumulator rows", tokens, arch.accumulator_rows
+    yield (
+        "its {} tokens exceed the {} rows of an instruction",
+        tokens,
+        _most(isa.Opcode.MATMUL, "rows"),
+    )
+    yield (
+        "its {} channels exceed the {} of a normalisation",
+        graph.channels,
+        _most(isa.Opcode.NORM, "channels"),
+    )
+    for layer in graph.layers:
+        match layer:
+            case IntMoe():
+                yield from _moe_rules(layer, graph.tokens, arch)
+            case IntAttention() | IntDense():
+                pass
+            case _:
+                assert_never(layer)
+
+
+def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:
+    experts = len(layer.experts)
+    logit_blocks = layout.words(experts, arch.width)
+    where = f"layer {layer.name}"
+    yield where + " has {} experts, the router holds {}", experts, arch.max_experts
+    yield (
+        where + " chooses {} experts for a token, the router at most {}",
+        layer.top_k,
+        min(experts, _most(isa.Opcode.ROUTE, "top_k")),
+    )
+    yield where + " routes {} tokens, the router holds {}", tokens, arch.max_tokens
+    yield (
+        where + " needs {} accumulator rows for its logits, a bank has {}",
+        logit_blocks * tokens,
+        arch.accumulator_rows,
+    )
+    yield (
+        where + " needs {} parameter blocks for its logits, there are {}",
+        logit_blocks,
+        arch.parameter_blocks,
+    )
+
+
+def _sizes(graph: IntGraph) -> Iterator[tuple[str, int]]:
+    """Sizes that no instruction can have as zero."""
+    yield "its tokens", graph.tokens
+    yield "its patches", graph.gather.shape[0]
+    yield "the rows of its head", graph.head.rows
+    for layer in graph.layers:
+        if isinstance(layer, IntMoe):
+            yield f"the experts of layer {layer.name}", len(layer.experts)
+            yield f"the experts that layer {layer.name} chooses", layer.top_k
+    for where, linear in _linears(graph):
+        yield f"the inputs of a linear layer in {where}", linear.inputs
+        yield f"the outputs of a linear layer in {where}", linear.outputs
+
+
+def _linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear]]:
+    """Every linear layer and where it is."""
+    yield "the embedding", graph.embed.linear
+    for layer in graph.layers:
+        where = f"layer {layer.name}"
+        match layer:
+            case IntAttention():
+                for linear in (layer.query, layer.key, layer.value, layer.output):
+                    yield where, linear
+            case IntDense():
+                yield where, layer.mlp.up
+                yield where, layer.mlp.down
+            case IntMoe():
+                yield where, layer.gate
+                for expert in layer.experts:
+                    yield where, expert.up
+                    yield where, expert.down
+            case _:
+                assert_never(layer)
+    yield "the head", graph.head.linear

@@ -56,7 +56,8 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int) -> None:
         sequence=sequence,
     )
     ahead = min(writer.schedule.experts_ahead, len(layer.experts) - 1)
-    hidden = [_hidden(writer, layer.experts[0], f"hidden{i}") for i in range(ahead + 1)]
+    widest = max(layer.experts, key=lambda expert: expert.up.outputs)
+    hidden = [_hidden(writer, widest, f"hidden{i}") for i in range(ahead + 1)]
     for number in range(len(layer.experts) + ahead):
         if number < len(layer.experts):
             expert = layer.experts[number]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from moesaic.compiler.schedule.attention import lower_attention
 from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
@@ -16,7 +18,7 @@ from moesaic.compiler.schedule.steps import (
 from moesaic.compiler.schedule.writer import Rows, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe
 
 
 def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
@@ -32,12 +34,15 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
     _lower_embed(writer)
     for index, layer in enumerate(graph.layers):
         writer.layer, writer.label = index + 1, layer.name
-        if isinstance(layer, IntAttention):
-            lower_attention(writer, layer)
-        elif isinstance(layer, IntDense):
-            lower_dense(writer, layer)
-        else:
-            lower_moe(writer, layer, index)
+        match layer:
+            case IntAttention():
+                lower_attention(writer, layer)
+            case IntDense():
+                lower_dense(writer, layer)
+            case IntMoe():
+                lower_moe(writer, layer, index)
+            case _:
+                assert_never(layer)
     writer.layer, writer.label = len(graph.layers) + 1, "head"
     _lower_head(writer)
     return writer.steps

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.isa import PARAMETER_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def candidates(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
         "fetches_ahead": tuple(sorted(early)),
         "experts_ahead": (1, 0, 2),
         "query_blocks": (1, 2),
-        "bank_tiles": tuple(range(1, PARAMETER_BLOCKS)),
+        "bank_tiles": tuple(range(1, arch.parameter_blocks)),
         "speculated_experts": (arch.max_experts, 0, arch.max_experts // 2),
     }
 

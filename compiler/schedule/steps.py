@@ -48,6 +48,18 @@ class Access:
     buffer: Buffer | None = None
 
 
+def conflict(a: Access, b: Access) -> bool:
+    """Whether the order of two accesses matters: one writes, and their addresses overlap."""
+    if a.resource is not b.resource or not (a.write or b.write):
+        return False
+    if a.buffer is None or b.buffer is None:
+        return True
+    return (
+        a.buffer.base < b.buffer.base + b.buffer.words
+        and b.buffer.base < a.buffer.base + a.buffer.words
+    )
+
+
 @dataclass(frozen=True)
 class Weights:
     """What a MATMUL takes from the ring: an integer linear in an array layout.

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from moesaic.compiler.schedule.steps import Access, Step
+from moesaic.compiler.schedule.steps import Access, Step, conflict
 from moesaic.spec import isa
-
-
-def _overlap(a: Access, b: Access) -> bool:
-    if a.resource is not b.resource:
-        return False
-    if a.buffer is None or b.buffer is None:
-        return True
-    return (
-        a.buffer.base < b.buffer.base + b.buffer.words
-        and b.buffer.base < a.buffer.base + a.buffer.words
-    )
 
 
 def insert_tokens(steps: list[Step]) -> int:
@@ -33,9 +22,8 @@ def insert_tokens(steps: list[Step]) -> int:
         needed: dict[isa.Unit, int] = {}
         for access in step.accesses:
             for earlier, unit, other in live:
-                if unit is not step.unit and (access.write or other.write):
-                    if _overlap(access, other):
-                        needed[unit] = max(needed.get(unit, -1), earlier)
+                if unit is not step.unit and conflict(access, other):
+                    needed[unit] = max(needed.get(unit, -1), earlier)
         for unit, earlier in needed.items():
             pair = (unit, step.unit)
             if earlier > matched.get(pair, -1):

@@ -167,7 +167,7 @@ class StepWriter:
     def _bank_tiles(self, tiles: int) -> int:
         """Column tiles for one bank: they must share it evenly, and fit whoever's rows come."""
         fit = self.arch.accumulator_rows // max(self.graph.tokens, self.graph.head.rows)
-        most = max(1, min(self.schedule.bank_tiles, fit))
+        most = max(1, min(self.schedule.bank_tiles, fit, self.arch.parameter_blocks))
         return next(count for count in range(most, 0, -1) if tiles % count == 0)
 
     def weights(self, linear: IntLinear) -> Weights:

@@ -16,11 +16,6 @@ def parameter_layout() -> data.StructLayout:
     return data.StructLayout(PARAMETER)
 
 
-def parameter_blocks(arch: ArchConfig) -> int:
-    """Blocks that the buffer holds: enough for the logits of ``max_experts`` experts."""
-    return max(4, arch.max_experts // arch.width)
-
-
 class ParameterBuffer(wiring.Component):
     """FIFO of whole parameter blocks, read at random within them.
 
@@ -40,7 +35,7 @@ class ParameterBuffer(wiring.Component):
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
-        self.blocks = parameter_blocks(arch)
+        self.blocks = arch.parameter_blocks
         super().__init__(
             {
                 "words": In(stream.Signature(8 * arch.ring_read_bytes)),

@@ -19,7 +19,6 @@ from moesaic.hw.vector.operation import (
     issue_layout,
 )
 from moesaic.hw.vector.output import OutputStage
-from moesaic.hw.vector.parameters import parameter_blocks
 from moesaic.hw.vector.walker import Walker
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import UNIT_COUNT, Drain, Opcode
@@ -67,7 +66,7 @@ class Sequencer(wiring.Component):
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
-        blocks = parameter_blocks(arch)
+        blocks = arch.parameter_blocks
         super().__init__(
             {
                 "control": In(InstructionPort()),

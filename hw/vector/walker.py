@@ -7,7 +7,6 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
-from moesaic.hw.vector.parameters import parameter_blocks
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Drain, Opcode
@@ -68,7 +67,7 @@ class Walker(wiring.Component):
                 "address": Out(range(arch.accumulator_rows)),
                 "row_first": Out(1),
                 "row_last": Out(1),
-                "tile": Out(range(parameter_blocks(arch))),
+                "tile": Out(range(arch.parameter_blocks)),
                 "tile_last": Out(1),
                 "group_last": Out(1),
                 "last": Out(1),

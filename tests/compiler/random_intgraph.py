@@ -43,7 +43,7 @@ class Shape:
     head_first: int = 1
 
 
-def linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
+def random_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
     """Weights over the full range; the scale maps the accumulators' spread to ``gain``."""
     weight = rng.integers(-128, 128, (outputs, inputs)).astype(np.int8)
     scales = [Scale.of(gain / (74 * 40 * inputs**0.5) * s) for s in rng.uniform(0.5, 2, outputs)]
@@ -55,9 +55,29 @@ def linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> 
     )
 
 
-def random_intgraph(shape: Shape, seed: int = 0, task: str = "task") -> IntGraph:
-    """A random graph whose activations stay lively: neither all zero nor all saturated."""
+def valueless_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
+    """Sizes without values, and without memory for them."""
+
+    def zeros(dtype: type, *sizes: int) -> np.ndarray:
+        return np.broadcast_to(np.zeros((), dtype), sizes)
+
+    return IntLinear(
+        zeros(np.int8, outputs, inputs),
+        zeros(np.int32, outputs),
+        zeros(np.uint16, outputs),
+        zeros(np.uint8, outputs),
+    )
+
+
+def random_intgraph(
+    shape: Shape, seed: int = 0, task: str = "task", *, values: bool = True
+) -> IntGraph:
+    """A random graph whose activations stay lively: neither all zero nor all saturated.
+
+    Without ``values``, linear layers have sizes only: enough to schedule, and quick.
+    """
     rng = np.random.default_rng(seed)
+    linear = random_linear if values else valueless_linear
     c = shape.channels
 
     def norm() -> IntNorm:

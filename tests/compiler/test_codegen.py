@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import TaskCode, compile_task
+from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import PRESETS, ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
-from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.intgraph import IntGraph, IntMlp, IntMoe
 from tests.functional import FunctionalModel
+from tests.hazards import check_order
 
-from .random_intgraph import Shape, random_intgraph, random_patches
+from .random_intgraph import Shape, random_intgraph, random_linear, random_patches
 
 SMALL = ArchConfig(
     name="small",
@@ -70,6 +75,101 @@ def test_program_equals_integer_graph(arch: ArchConfig, shape: str) -> None:
         got, expected = run_both(graph, arch, code, image.tobytes(), seed)
         np.testing.assert_array_equal(got, expected)
         assert len(np.unique(expected)) > min(20, expected.size // 2)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+@pytest.mark.parametrize("experts", [33, 40, 64])
+def test_experts_of_several_column_tiles(width: int, experts: int) -> None:
+    """Their logits take up to 8 tiles, each with a parameter block, in one accumulator bank."""
+    arch = replace(
+        PRESETS["nano"], name="many", depth=width, width=width, lanes=8, data_port_bytes=8,
+        max_experts=64, max_tokens=32,
+    )  # fmt: skip
+    assert arch.parameter_blocks == {8: 8, 16: 4}[width]
+    graph = random_intgraph(Shape(experts=experts, top_k=3, moe=(True,)), seed=experts)
+    image = WeightImage(arch)
+    code = compile_task(graph, arch, image)
+    logits = [s for s in code.steps if s.fields.get("kind") == isa.Drain.LOGITS]
+    assert [step.fields["n_tiles"] for step in logits] == [-(-experts // width)]
+    got, expected = run_both(graph, arch, code, image.tobytes(), 1)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_experts_of_different_widths() -> None:
+    """Their hidden activations share buffers: those of the widest one."""
+    graph = random_intgraph(Shape(experts=6, top_k=3, moe=(True, True)), seed=2)
+    rng = np.random.default_rng(2)
+
+    def widened(layer: IntMoe) -> IntMoe:
+        experts = tuple(
+            IntMlp(
+                random_linear(rng, 9 + 40 * n, graph.channels, 8000),
+                expert.gelu,
+                random_linear(rng, graph.channels, 9 + 40 * n, 2e5),
+            )
+            for n, expert in enumerate(layer.experts)
+        )
+        return replace(layer, experts=experts)
+
+    layers = tuple(widened(x) if isinstance(x, IntMoe) else x for x in graph.layers)
+    graph = replace(graph, layers=layers)
+    image = WeightImage(SMALL)
+    code = compile_task(graph, SMALL, image)
+    for seed in range(3):
+        check_order(SMALL, code.program, [seed])
+        got, expected = run_both(graph, SMALL, code, image.tobytes(), seed)
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("arch", [SMALL, *PRESETS.values()], ids=lambda a: a.name)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_order_of_units_changes_nothing(arch: ArchConfig, shape: str) -> None:
+    graph = random_intgraph(SHAPES[shape], values=False)
+    for queue_depth in (1, arch.queue_depth):
+        target = replace(arch, queue_depth=queue_depth)
+        code = compile_task(graph, target, ShapeImage(target))
+        check_order(target, code.program, range(4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "needle"),
+    [
+        (Shape(outputs=0), "the outputs of a linear layer in the head"),
+        (Shape(patch_inputs=0), "the inputs of a linear layer in the embedding"),
+        (Shape(hidden=0), "the outputs of a linear layer in layer mlp0"),
+        (Shape(head_rows=0), "the rows of its head"),
+        (Shape(tokens=1, patches=0, head_rows=1, head_first=0), "its patches"),
+        (Shape(heads=0), "the outputs of a linear layer in layer attention0"),
+        (Shape(top_k=0), "the experts that layer moe1 chooses"),
+        (Shape(experts=0, top_k=0), "the experts of layer moe1"),
+    ],
+)
+def test_sizes_of_zero_are_refused(shape: Shape, needle: str) -> None:
+    graph = random_intgraph(shape, values=False)
+    for use in (compile_task, lambda g, arch, image: choose_schedule(g, arch)):
+        with pytest.raises(UserError, match=f"nothing to compute: {needle} must be 1") as error:
+            use(graph, SMALL, ShapeImage(SMALL))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "needle"),
+    [
+        (Shape(outputs=1024 * 32 + 1), "layer head, MATMUL field groups must be below 1024"),
+        (Shape(patch_inputs=8 * 1024, tokens=1, patches=1, head_rows=1, head_first=0),
+         "layer embed, MATMUL field k_tiles must be below 1024"),
+        (Shape(channels=8192, tokens=1, patches=1, head_rows=1, head_first=0),
+         "8192 channels exceed the 8191 of a normalisation"),
+        (Shape(experts=16, top_k=16), "moe1 chooses 16 experts for a token, the router at most 15"),
+        (Shape(experts=3, top_k=4), "moe1 chooses 4 experts for a token, the router at most 3"),
+    ],
+)  # fmt: skip
+def test_field_of_an_instruction_is_too_small(shape: Shape, needle: str) -> None:
+    graph = random_intgraph(shape, values=False)
+    for use in (compile_task, lambda g, arch, image: choose_schedule(g, arch)):
+        with pytest.raises(UserError, match="does not fit target small") as error:
+            use(graph, SMALL, ShapeImage(SMALL))
+        assert needle in str(error.value)
 
 
 def test_program_with_a_missing_token_is_caught() -> None:

@@ -7,6 +7,7 @@ for graphs of a few tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,12 +156,15 @@ def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
     for number, patch in enumerate(patches.tolist(), start=graph.embed.first_row):
         rows[number] = add(rows[number], linear(patch, graph.embed.linear, 24))
     for layer in graph.layers:
-        if isinstance(layer, IntAttention):
-            rows = attention(rows, layer)
-        elif isinstance(layer, IntDense):
-            rows = [add(row, mlp(norm(row, layer.norm)[0], layer.mlp)) for row in rows]
-        else:
-            rows = [moe(row, layer) for row in rows]
+        match layer:
+            case IntAttention():
+                rows = attention(rows, layer)
+            case IntDense():
+                rows = [add(row, mlp(norm(row, layer.norm)[0], layer.mlp)) for row in rows]
+            case IntMoe():
+                rows = [moe(row, layer) for row in rows]
+            case _:
+                assert_never(layer)
     head = graph.head
     last = rows[head.first_row : head.first_row + head.rows]
     return np.array([linear(norm(row, head.norm)[0], head.linear, 16) for row in last], np.int16)

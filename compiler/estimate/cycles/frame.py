@@ -20,6 +20,10 @@ Time = Generator[None, None, float]
 _ENDED = object()
 
 
+class ProgramHangs(AssertionError):
+    """The units wait for each other. The memory plan rules this out: it is not a user's error."""
+
+
 class Times(list[float]):
     """Times of the first, second, ... event of one kind, in cycles."""
 
@@ -200,8 +204,8 @@ class Frame:
 
         Raises
         ------
-        AssertionError
-            They wait for each other: the program would hang.
+        ProgramHangs
+            They wait for each other.
         """
         running: list[Process] = list(processes)
         seen = -1
@@ -209,7 +213,7 @@ class Frame:
             running = [process for process in running if next(process, _ENDED) is not _ENDED]
             now = self._progress() - len(running)
             if running and now == seen:
-                raise AssertionError("the units wait for each other: the program would hang")
+                raise ProgramHangs("the units wait for each other: the program would hang")
             seen = now
         last = max(times[-1] for times in self.finished.values() if times)
         return last + self.timing.end

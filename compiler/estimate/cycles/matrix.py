@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field
 from moesaic.compiler.schedule.steps import Step
-from moesaic.spec import isa
 from moesaic.spec.isa import Stationary, Streamed, Unit
 
 
@@ -135,7 +134,7 @@ class Matrix:
     def _parameters(self) -> Process:
         """Forward a parameter block as soon as the vector unit has room for it."""
         frame = self.frame
-        blocks = max(isa.PARAMETER_BLOCKS, self.arch.max_experts // self.arch.width)
+        blocks = self.arch.parameter_blocks
         if self.blocks >= blocks:
             room = yield from frame.consumed.at(self.blocks - blocks)
             self.loader = max(self.loader, room)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.memory import DEFAULT_MEMORY
 
 
 def _log2(value: int) -> int:
@@ -20,14 +21,14 @@ def _tree(terms: int) -> int:
 class Memory:
     """External memory behind every port; the defaults are those of reported figures."""
 
-    latency: int = 60
+    latency: int = DEFAULT_MEMORY.latency_cycles
     """From an accepted address to its first beat."""
-    share: float = 0.9
+    share: float = DEFAULT_MEMORY.bandwidth_share
     """Sustained beats per cycle."""
-    credit: int = 64
+    credit: int = DEFAULT_MEMORY.burst_credit_beats
     """Beats that an idle port may then transfer above its share."""
-    gap: float = 8.5 / 256
-    """Mean pause after a beat: one in 256 is followed by 1 to 16 idle cycles."""
+    gap: float = DEFAULT_MEMORY.mean_gap_cycles
+    """Mean pause after a beat."""
 
 
 @dataclass(frozen=True)
