@@ -11,6 +11,7 @@ from math import prod
 
 import numpy as np
 
+from moesaic.spec.exhaustive import assert_never
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -48,15 +49,18 @@ def linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear, int]]:
     yield "embed.linear", graph.embed.linear, INT8_LARGEST
     for index, layer in enumerate(graph.layers):
         where = f"layers[{index}]"
-        if isinstance(layer, IntAttention):
-            for name in ("query", "key", "value", "output"):
-                yield f"{where}.{name}", getattr(layer, name), INT8_LARGEST
-        elif isinstance(layer, IntDense):
-            yield from mlp(where, layer.mlp)
-        else:
-            yield f"{where}.gate", layer.gate, INT16_LARGEST
-            for number, expert in enumerate(layer.experts):
-                yield from mlp(f"{where}.experts[{number}]", expert)
+        match layer:
+            case IntAttention():
+                for name in ("query", "key", "value", "output"):
+                    yield f"{where}.{name}", getattr(layer, name), INT8_LARGEST
+            case IntDense():
+                yield from mlp(where, layer.mlp)
+            case IntMoe():
+                yield f"{where}.gate", layer.gate, INT16_LARGEST
+                for number, expert in enumerate(layer.experts):
+                    yield from mlp(f"{where}.experts[{number}]", expert)
+            case _:
+                assert_never(layer)
     yield "head.linear", graph.head.linear, INT8_LARGEST
 
 
@@ -83,12 +87,15 @@ def check_shapes(graph: IntGraph) -> None:
     for index, layer in enumerate(graph.layers):
         where = f"layers[{index}]"
         _norm(where, layer.norm, channels)
-        if isinstance(layer, IntAttention):
-            _attention(where, layer, channels)
-        elif isinstance(layer, IntDense):
-            _mlp(where, layer.mlp, channels)
-        else:
-            _moe(where, layer, channels)
+        match layer:
+            case IntAttention():
+                _attention(where, layer, channels)
+            case IntDense():
+                _mlp(where, layer.mlp, channels)
+            case IntMoe():
+                _moe(where, layer, channels)
+            case _:
+                assert_never(layer)
     _norm("head", graph.head.norm, channels)
     _linear("head.linear", graph.head.linear, graph.head.linear.outputs, channels)
     _most("head.first_row and rows", graph.head.first_row + graph.head.rows, tokens)
