@@ -166,6 +166,18 @@ def test_chain_of_doubled_values(tmp_path: Path, kind: str, place: str, steps: i
     refusal(Chained().save(tmp_path))
 
 
+def test_chain_of_growing_formulas(tmp_path: Path) -> None:
+    """y * y + y has twice the terms of y: 16 times, and one product would have 4 billion."""
+
+    class Grown(Vit):
+        def activation(self, x: str) -> str:
+            for _ in range(16):
+                x = self.op("Add", self.op("Mul", x, x), x)
+            return x
+
+    assert "too many terms" in refusal(Grown().save(tmp_path))
+
+
 def test_chain_of_sums_of_sums(tmp_path: Path) -> None:
     """Sums whose terms are moved about: no two are the same, and each has two of the one before."""
 

@@ -176,7 +176,17 @@ class GemmEmbedding(Vit):
         return self.reshape(tokens, 1, PATCHES, CHANNELS), PATCHES
 
 
-@pytest.mark.parametrize("form", [HeadByHead, ScaledEmbedding, GemmEmbedding])
+class Doubled(Vit):
+    """x + x for 2 * x, in front of the activation and behind a branch."""
+
+    def activation(self, x: str) -> str:
+        return super().activation(self.op("Add", x, x))
+
+    def add(self, stream: str, branch: str) -> str:
+        return super().add(stream, self.op("Add", branch, branch))
+
+
+@pytest.mark.parametrize("form", [Doubled, HeadByHead, ScaledEmbedding, GemmEmbedding])
 @pytest.mark.parametrize("mlp", ["dense", "loop"])
 def test_other_forms(tmp_path: Path, form: type[Vit], mlp: str) -> None:
     class_token = "none" if form is GemmEmbedding else "first"
