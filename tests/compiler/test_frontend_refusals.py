@@ -241,6 +241,17 @@ def test_structure_that_is_not_supported(
     assert all(part in text for part in parts), text
 
 
+@pytest.mark.parametrize("factor", [0.5, 1.001])
+def test_stream_that_is_scaled_between_layers(tmp_path: Path, factor: float) -> None:
+    class Scaled(Vit):
+        def add(self, stream: str, branch: str) -> str:
+            attended = any(node.op_type == "Softmax" for node in self.nodes)
+            scaled = self.op("Mul", stream, self.const(factor)) if attended else stream
+            return super().add(scaled, branch)
+
+    assert "the residual stream is scaled" in message(Scaled(mlp="loop").save(tmp_path))
+
+
 @pytest.mark.parametrize("mlp", ["loop", "renormalised", "one-hot", "equality", "mask"])
 def test_lost_expert(tmp_path: Path, mlp: str) -> None:
     text = message(Vit(mlp=mlp, experts=3).save(tmp_path))
