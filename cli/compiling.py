@@ -57,11 +57,13 @@ def compile(
 
 def _compared(validation: dict[str, Any]) -> str:
     """Say how what was recognised compares with the file."""
-    ties = validation["near_ties"]
+    ties, unreached = validation["near_ties"], validation["unreached_experts"]
     return (
         f"as ONNX Runtime has it at {validation['points']} tensors on {validation['samples']}"
         f" inputs, calibration and perturbed: at most {validation['worst']:.0%} of what rounding"
-        " allows" + (f", {ties} tokens near a tie between experts left out" if ties else "")
+        " allows"
+        + (f"; {ties} tokens near a tie between experts left out" if ties else "")
+        + (f"; {unreached} experts got no token, so nothing is known of them" if unreached else "")
     )
 
 

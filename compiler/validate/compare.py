@@ -20,7 +20,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.float_reference import Observe, embed_patches, run_head, run_layer
 from moesaic.compiler.frontend.probe import expose_tensors
 from moesaic.compiler.validate.oracle import Oracle
-from moesaic.compiler.validate.perturb import MOST_SAMPLES, perturbed
+from moesaic.compiler.validate.perturb import own_samples, perturbed
 from moesaic.compiler.validate.routing import NearTies
 from moesaic.spec.errors import UserError
 
@@ -46,12 +46,15 @@ class Validation:
         Largest difference as a share of its bound.
     near_ties
         Tokens that went to other experts because their scores are equal but for rounding.
+    unreached_experts
+        Experts, in all layers, that no compared token went to: nothing is known of them.
     """
 
     samples: int
     points: int = 0
     worst: float = 0.0
     near_ties: int = 0
+    unreached_experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def validate(
     UserError
         They differ by more than float rounding: the first layer, the tensor, both values.
     """
-    own = samples[:MOST_SAMPLES]
+    own = own_samples(samples, graph.tokens)
     rows = np.concatenate([own, perturbed(samples)])
     measured = [oracle.run(own), oracle.run(rows[len(own) :], finite=False)]
     exact = {name: np.concatenate([run[name] for run in measured]) for name in measured[0]}
@@ -159,6 +162,7 @@ class _Comparison:
             value = torch.from_numpy(self.file[place.tensor].astype(np.float64))[:, None]
         else:
             value = self._stream(place.number)
+        self.result.unreached_experts += ties.unreached
         self._compare(place, len(layers), exact, short, value, ties.tokens)
 
     def _compare(

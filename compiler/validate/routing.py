@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from moesaic.compiler import ir
+from moesaic.compiler.float_reference import choose_experts
 
 
 class NearTies:
@@ -19,17 +20,19 @@ class NearTies:
         self._safety, self._unit = safety, unit
         self._exact: dict[str, Tensor] = {}
         self._near: Tensor | None = None
+        self.unreached = 0
+        """Experts of all layers that no token chose."""
 
     def observe(self, point: str, value: Tensor) -> None:
         if point.endswith(".logits"):
             self._exact[point] = value
+            _, chosen = choose_experts(self._layer(point), value)
+            self.unreached += value.shape[-1] - len(chosen.unique())
 
     def observe_short(self, point: str, value: Tensor) -> None:
         if not point.endswith(".logits"):
             return
-        layer = self._layers[int(point.partition(".")[0]) - self._first]
-        assert isinstance(layer, ir.Moe)
-        exact = self._exact[point]
+        layer, exact = self._layer(point), self._exact[point]
         if layer.top_k == exact.shape[-1]:
             return
         ordered = exact.sort(-1, descending=True).values
@@ -38,6 +41,11 @@ class NearTies:
         error = torch.maximum(error, self._unit * exact.abs().amax())
         near = margin <= self._safety * error
         self._near = near if self._near is None else self._near | near
+
+    def _layer(self, point: str) -> ir.Moe:
+        layer = self._layers[int(point.partition(".")[0]) - self._first]
+        assert isinstance(layer, ir.Moe)
+        return layer
 
     @property
     def tokens(self) -> Tensor | None:

@@ -21,6 +21,8 @@ GATES = [
     "three times the chosen by their sum",
     "chosen by twice their sum",
     "twice what is chosen by their sum",
+    "chosen by their sum + 1e-5",
+    "chosen by the next token's sum",
     "one-hot of 3",
     "sum of doubled products",
     "index + 1",
@@ -44,6 +46,8 @@ RIGHT = {
     "three times the chosen by their sum",
     "chosen by twice their sum",
     "twice what is chosen by their sum",
+    "chosen by their sum + 1e-5",
+    "chosen by the next token's sum",
     "one-hot of 3",
     "sum of doubled products",
     "gelu(1.001 x)",
@@ -124,6 +128,11 @@ class OddVit(Vit):
             total = self.op("ReduceSum", chosen, self.ints(-1))
             if self.odd == "chosen by twice their sum":
                 total = self.op("Mul", number(2.0), total)
+            elif "next" in self.odd:
+                rest = self.slice(total, 1, 1, count)
+                total = self.op("Concat", rest, self.slice(total, 1, 0, 1), axis=1)
+            elif self.odd.endswith("1e-5"):
+                total = self.op("Add", total, number(1e-5))
             elif self.odd.startswith("three"):
                 chosen = self.op("Mul", number(3.0), chosen)
             share = self.op("Div", chosen, total)

@@ -14,7 +14,15 @@ from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.algebra import Algebra
 from moesaic.compiler.frontend.operators import OPERATORS, Call
 from moesaic.compiler.frontend.operators.call import ANY
-from moesaic.compiler.frontend.views import Arena, Equal, Input, NotRecognised, TopKValues, View
+from moesaic.compiler.frontend.views import (
+    Arena,
+    Equal,
+    Input,
+    NotRecognised,
+    TopKIndices,
+    TopKValues,
+    View,
+)
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_vit import Vit
 
@@ -75,6 +83,8 @@ def casts(arena: Arena) -> dict[str, View]:
     rows = arena.view(arena.add(Input("input 'x'", "x", 8)), (2, 4))
     values = TopKValues("top", "top", 4, rows=rows, k=2)
     arena.add(values)
+    numbers = TopKIndices("numbers", "numbers", 4, values=values)
+    arena.add(numbers)
     hits = arena.view(
         arena.add(Equal("hit", "hit", 8, argument=rows, constant=np.zeros((2, 4)))), (2, 4)
     )
@@ -82,19 +92,24 @@ def casts(arena: Arena) -> dict[str, View]:
         "data": rows,
         "chosen values": arena.view(values, (2, 2)),
         "hits": hits,
+        "numbers": arena.view(numbers, (2, 2)),
+        "half numbers": arena.view(numbers, (2, 2)).affine(0.5, 0.0),
         "half hits": hits.affine(0.5, 0.0),
         "misses": hits.affine(-1.0, 1.0),
         "twice hits": hits.affine(2.0, 0.0),
     }
 
 
+ALL = set(casts(Arena()))
+
+
 @pytest.mark.parametrize("operator", ["Cast", "CastLike"])
 @pytest.mark.parametrize(
     ("target", "kept"),
     [
-        (TensorProto.FLOAT, {"data", "chosen values", "hits", "half hits", "misses", "twice hits"}),
-        (TensorProto.INT64, {"hits", "misses", "twice hits"}),
-        (TensorProto.UINT8, {"hits", "misses", "twice hits"}),
+        (TensorProto.FLOAT, ALL),
+        (TensorProto.INT64, {"numbers", "hits", "misses", "twice hits"}),
+        (TensorProto.UINT8, {"numbers", "hits", "misses", "twice hits"}),
         (TensorProto.BOOL, {"hits", "misses"}),
         (TensorProto.FLOAT8E4M3FN, set()),
         (TensorProto.STRING, set()),

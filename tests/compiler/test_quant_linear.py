@@ -53,6 +53,17 @@ def test_multipliers_have_a_full_mantissa() -> None:
     assert (layer.weight.min(), layer.weight.max()) >= (-127, 0)
 
 
+@pytest.mark.parametrize(("source", "target"), [(2.0, 1e-5), (1e-6, 100.0), (0.03, 0.01)])
+@pytest.mark.parametrize("bias", [0.0, 0.01])
+def test_dead_channel_is_its_bias(source: float, target: float, bias: float) -> None:
+    """An embedding of pixels up to 255 has a coarse source and a fine target."""
+    weight = np.array([[1.0, -1.0], [0.0, 0.0]]) * min(1.0, 1000 * target / source)
+    layer = quantise(weight, np.array([0.0, bias]), source, target)
+    assert not layer.weight[1].any()
+    got = real(layer, np.array([[127, -128], [0, 0]]), target)[:, 1]
+    assert got == pytest.approx(bias, rel=1e-4)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from moesaic.compiler import ir
 from moesaic.compiler.driver import compile
 from moesaic.compiler.frontend import load_graph
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_odd import ACTIVATIONS, GATES, OPERATORS, RIGHT, OddVit
-from tests.compiler.onnx_vit import Vit
+from tests.compiler.onnx_vit import CHANNELS, EXPERTS, TOP_K, Vit
 from tests.compiler.validated import compare, read_validated, samples_for
 
 MARGIN = 0.25
@@ -200,3 +202,17 @@ def test_compile_refuses_what_it_misreads(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="layer 0 at"):
         compile({"default": path}, "nano", samples, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_expert_without_tokens_is_reported(tmp_path: Path) -> None:
+    path = Vit(mlp="loop").save(tmp_path)
+    graph, found = read_validated(path)
+    assert found.unreached_experts == 0
+    proto = onnx.load(path)
+    # A router whose first two columns always win reaches nobody else.
+    router = next(t for t in proto.graph.initializer if list(t.dims) == [CHANNELS, EXPERTS])
+    weight = np.zeros((CHANNELS, EXPERTS), np.float32)
+    router.CopyFrom(numpy_helper.from_array(weight, router.name))
+    onnx.save(proto, path)
+    _, found = read_validated(path)
+    assert found.unreached_experts == EXPERTS - TOP_K
