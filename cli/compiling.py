@@ -58,11 +58,13 @@ def compile(
 def _compared(validation: dict[str, Any]) -> str:
     """Say how what was recognised compares with the file."""
     ties, unreached = validation["near_ties"], validation["unreached_experts"]
+    lost = validation["incomparable"]
     return (
         f"as ONNX Runtime has it at {validation['points']} tensors on {validation['samples']}"
         f" inputs, calibration and perturbed: at most {validation['worst']:.0%} of what rounding"
         " allows"
         + (f"; {ties} tokens near a tie between experts left out" if ties else "")
+        + (f"; {lost} tokens that float32 does not settle left out" if lost else "")
         + (f"; {unreached} experts got no token, so nothing is known of them" if unreached else "")
     )
 

@@ -186,6 +186,8 @@ class Algebra:
         if not is_uniform(variance.scale, 1 / columns) or not is_uniform(variance.offset, epsilon):
             raise NotRecognised("no mean of squares")
         square = self.arena.source_of(squares.rows)
+        if not squares.rows.is_plain:
+            raise NotRecognised("the squares of a variance are scaled")
         if not isinstance(square, Times) or not square.left.same(square.right):
             raise NotRecognised("no squares")
         deviation = self.arena.inside(squares.rows, square.left)[element[:, 0]]

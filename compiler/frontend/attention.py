@@ -149,10 +149,11 @@ def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Atte
     value_dim = heads[0].output.shape[1]
     if any(head.output.shape[1] != value_dim for head in heads):
         raise NotRecognised(f"all heads in front of {output.node} must have equally many columns")
-    for head in heads[1:]:  # a scale per head becomes part of its query weights
-        if head.scale != heads[0].scale:
-            head.query.weight = head.query.weight * (head.scale / heads[0].scale)
-            head.query.bias = head.query.bias * (head.scale / heads[0].scale)
+    common = next((head.scale for head in heads if head.scale), 1.0)
+    for head in heads:  # a scale per head becomes part of its query weights
+        if head.scale != common:
+            head.query.weight = head.query.weight * (head.scale / common)
+            head.query.bias = head.query.bias * (head.scale / common)
     readings = [getattr(head, part) for part in ("query", "key", "value") for head in heads]
     norm, linears = share_norm(readings)
     count = len(heads)
@@ -168,7 +169,7 @@ def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Atte
         heads=count,
         head_dim=query.outputs // count,
         value_dim=value_dim,
-        scale=heads[0].scale,
+        scale=common,
         name=names[0],
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
@@ -40,10 +41,42 @@ DATA_INPUTS: dict[str, tuple[int, ...]] = {
 """Inputs that are moved about; the others must be constants."""
 
 
+SLOW = frozenset(
+    "AffineGrid AveragePool Col2Im Conv ConvInteger ConvTranspose DeformConv DFT GridSample GRU LRN"
+    " LpPool LSTM MaxPool MaxUnpool MelWeightMatrix NonMaxSuppression Resize RNN RoiAlign STFT"
+    " Upsample".split()
+)
+"""What the reference evaluator computes element by element in Python: ONNX Runtime does it."""
+
+
+def _run_fast(
+    node: onnx.NodeProto, inputs: list[NDArray[np.generic] | None], opsets: dict[str, int]
+) -> list[NDArray[np.generic]]:
+    given = {n: np.asarray(v) for n, v in zip(node.input, inputs, strict=True) if v is not None}
+    graph = helper.make_graph(
+        [node],
+        "node",
+        [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for n, v in given.items()
+        ],
+        [onnx.ValueInfoProto(name=name) for name in node.output if name],
+    )
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    results = iter(session.run(None, given))
+    return [np.asarray(next(results)) if name else np.empty(0) for name in node.output]
+
+
 def evaluate(
     node: onnx.NodeProto, inputs: list[NDArray[np.generic] | None], opsets: dict[str, int]
 ) -> list[NDArray[np.generic]]:
     """Run one node on numpy arrays."""
+    if node.op_type in SLOW:
+        return _run_fast(node, inputs, opsets)
     values = dict(zip(node.input, inputs, strict=True))
     given = {name: value for name, value in values.items() if name}
     graph = helper.make_graph(

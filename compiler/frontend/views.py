@@ -334,7 +334,9 @@ class Arena:
         if len(sources) > 1:
             raise NotRecognised("it mixes " + " and ".join(source.node for source in sources[:2]))
         if (view.ids == NONE).any():
-            raise NotRecognised(f"it mixes {sources[0].node} and constants")
+            raise NotRecognised(
+                f"it mixes {sources[0].node} and constants, as a mask or padding does"
+            )
         return sources[0]
 
     def inside(self, view: View, argument: View) -> View:
