@@ -211,3 +211,19 @@ def test_damaged_initializer(tmp_path: Path) -> None:
     proto.graph.initializer[0].raw_data = b"1234"
     onnx.save(proto, tmp_path / "model.onnx")
     assert "is damaged" in refusal(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("kind", ["Conv", "Resize", "MaxPool"])
+def test_slow_operator_on_constants(tmp_path: Path, kind: str) -> None:
+    """ONNX's reference evaluator computes these element by element: minutes for a megapixel."""
+    image = np.random.default_rng(0).standard_normal((1, 3, 512, 512)).astype(np.float32)
+    constants = {"i": image, "w": np.ones((4, 3, 5, 5), np.float32), "e": np.zeros(0, np.float32)}
+    constants["s"] = np.array([1, 1, 2, 2], np.float32)
+    nodes = {
+        "Conv": helper.make_node("Conv", ["i", "w"], ["v"]),
+        "Resize": helper.make_node("Resize", ["i", "", "s"], ["v"], mode="cubic"),
+        "MaxPool": helper.make_node("MaxPool", ["i"], ["v"], kernel_shape=[5, 5]),
+    }
+    sums = helper.make_node("ReduceSum", ["v"], ["t"], keepdims=0)
+    last = helper.make_node("Add", ["x", "t"], ["y"])
+    refusal(save(tmp_path, [nodes[kind], sums, last], [1, 4, 8], constants))

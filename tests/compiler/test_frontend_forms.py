@@ -144,6 +144,16 @@ def test_symbolic_batch_is_one(tmp_path: Path) -> None:
     assert graph.input_shape == (1, 3, 8, 12)
 
 
+class FirstHeadUniform(Vit):
+    """The first head's scores count nothing: it averages all values."""
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> Any:
+        if kind == "Softmax" and not any(node.op_type == "Softmax" for node in self.nodes):
+            scales = np.array([0.0, 0.5, 0.9]).reshape(3, 1, 1)
+            inputs = (super().op("Mul", *inputs, self.const(scales)),)
+        return super().op(kind, *inputs, **attributes)
+
+
 class HeadByHead(Vit):
     """Attention written head by head, joined by a Concat."""
 
@@ -186,7 +196,9 @@ class Doubled(Vit):
         return super().add(stream, self.op("Add", branch, branch))
 
 
-@pytest.mark.parametrize("form", [Doubled, HeadByHead, ScaledEmbedding, GemmEmbedding])
+@pytest.mark.parametrize(
+    "form", [Doubled, FirstHeadUniform, HeadByHead, ScaledEmbedding, GemmEmbedding]
+)
 @pytest.mark.parametrize("mlp", ["dense", "loop"])
 def test_other_forms(tmp_path: Path, form: type[Vit], mlp: str) -> None:
     class_token = "none" if form is GemmEmbedding else "first"

@@ -241,6 +241,22 @@ def test_structure_that_is_not_supported(
     assert all(part in text for part in parts), text
 
 
+@pytest.mark.parametrize("factor", [2.0, 4.0, 1.3])
+def test_variance_of_something_else_is_no_layer_norm(tmp_path: Path, factor: float) -> None:
+    """(x - mean) / factor over the root of factor * its own mean square is another function."""
+
+    class Odd(Vit):
+        def layer_norm(self, x: str, epsilon: float = 1e-6) -> str:
+            centred = self.op("Sub", x, self.op("ReduceMean", x, self.ints(-1)))
+            half = self.op("Div", centred, self.const(factor))
+            square = self.op("Mul", self.op("Mul", half, half), self.const(factor))
+            variance = self.op("ReduceMean", square, self.ints(-1))
+            root = self.op("Sqrt", self.op("Add", variance, self.const(epsilon)))
+            return self.op("Div", self.op("Mul", half, self.const(factor)), root)
+
+    assert "LayerNorm" in message(Odd(mlp="loop").save(tmp_path))
+
+
 @pytest.mark.parametrize("factor", [0.5, 1.001])
 def test_stream_that_is_scaled_between_layers(tmp_path: Path, factor: float) -> None:
     class Scaled(Vit):

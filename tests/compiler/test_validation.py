@@ -216,3 +216,44 @@ def test_expert_without_tokens_is_reported(tmp_path: Path) -> None:
     onnx.save(proto, path)
     _, found = read_validated(path)
     assert found.unreached_experts == EXPERTS - TOP_K
+
+
+class Shifted(Vit):
+    """A constant that LayerNorm takes off again is added to every channel of one token."""
+
+    shift = 0.0
+
+    def tokens(self, x: str) -> tuple[str, int]:
+        tokens, count = super().tokens(x)
+        offset = np.zeros((1, count, CHANNELS))
+        offset[0, 1] = self.shift
+        return self.op("Add", tokens, self.const(offset)), count
+
+
+@pytest.mark.parametrize("shift", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("name", ["scale of scores", "experts exchanged", "renormalised"])
+def test_one_bad_token_hides_nothing(tmp_path: Path, shift: float, name: str) -> None:
+    """Rounding of one token leaves the others' bounds, and their near ties, as they are."""
+    vit = Shifted(mlp="loop")
+    vit.shift = shift
+    path = vit.save(tmp_path)
+    graph = load_graph(path)
+    MUTATIONS[name][0](graph)
+    with pytest.raises(UserError, match="was not recognised for what it is|cannot be compared"):
+        compare(graph, path)
+
+
+def test_results_that_are_rounding_alone_are_refused(tmp_path: Path) -> None:
+    vit = Shifted(mlp="loop")
+    vit.shift = 1e8
+    with pytest.raises(UserError, match="cannot be compared: float32 rounding alone"):
+        read_validated(vit.save(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["patches exchanged", "experts exchanged", "outputs exchanged"])
+def test_one_cast_to_16_bits_hides_no_large_error(tmp_path: Path, name: str) -> None:
+    path = Vit(half=True, mlp="loop").save(tmp_path)
+    graph = load_graph(path)
+    MUTATIONS[name][0](graph)
+    with pytest.raises(UserError, match="was not recognised for what it is"):
+        compare(graph, path)
