@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.spec import kernels, semantics
-from moesaic.spec.exhaustive import assert_never
+from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.formats import (
     ADDEND_BITS,
     GATE_FRACTION_BITS,
@@ -58,7 +58,7 @@ class _Graph:
                     )
                     self.mlps[index] = [Mlp(expert, device) for expert in layer.experts]
                 case _:
-                    assert_never(layer)
+                    unreachable(layer)
 
 
 class Executor:
@@ -137,7 +137,7 @@ class Executor:
                     logits, mlps = ready.gates[index](wide), ready.mlps[index]
                     residual = self._moe(residual, narrow, logits, layer, mlps, inside)
                 case _:
-                    assert_never(layer)
+                    unreachable(layer)
             inside("residual", residual)
         head = graph.head
         last = residual[:, head.first_row : head.first_row + head.rows]

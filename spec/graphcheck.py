@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from moesaic.spec.exhaustive import assert_never
+from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -60,7 +60,7 @@ def linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear, int]]:
                 for number, expert in enumerate(layer.experts):
                     yield from mlp(f"{where}.experts[{number}]", expert)
             case _:
-                assert_never(layer)
+                unreachable(layer)
     yield "head.linear", graph.head.linear, INT8_LARGEST
 
 
@@ -95,7 +95,7 @@ def check_shapes(graph: IntGraph) -> None:
             case IntMoe():
                 _moe(where, layer, channels)
             case _:
-                assert_never(layer)
+                unreachable(layer)
     _norm("head", graph.head.norm, channels)
     _linear("head.linear", graph.head.linear, graph.head.linear.outputs, channels)
     _most("head.first_row and rows", graph.head.first_row + graph.head.rows, tokens)

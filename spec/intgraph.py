@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.spec.exhaustive import assert_never
+from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.schema import Items, Range
 
 Count = Annotated[int, Range(1, (1 << 31) - 1)]
@@ -216,7 +216,7 @@ def frame_values(graph: IntGraph) -> int:
                 hidden = max(expert.up.outputs for expert in layer.experts)
                 widths.append(layer.top_k * max(hidden, graph.channels))
             case _:
-                assert_never(layer)
+                unreachable(layer)
     return graph.tokens * max(widths)
 
 
@@ -241,7 +241,7 @@ def layer_macs(
                 # Experts of different widths count with their mean: routing is not known here.
                 return linear(layer.gate, tokens) + layer.top_k * sum(each) // max(1, len(each))
             case _:
-                assert_never(layer)
+                unreachable(layer)
 
     tokens = int(embed.initial.shape[0])
     ends = linear(embed.linear, patches), linear(head.linear, head.rows)

@@ -150,7 +150,10 @@ def test_damaged_host_part_is_refused(copy: Path) -> None:
 
 def test_missing_host_part_is_refused(copy: Path) -> None:
     (copy / "seg.host.onnx").unlink()
-    assert_refused(moesaic("inspect", copy), "seg.host.onnx cannot be read")
+    assert_refused(
+        moesaic("inspect", copy),
+        f"seg.host.onnx of {copy} cannot be read: No such file or directory",
+    )
 
 
 def test_host_part_that_is_no_model() -> None:
