@@ -13,7 +13,13 @@ from torch.nn import functional as F
 
 from moesaic.compiler import ir
 
-Observe = Callable[[str, Tensor], None]
+Observe = Callable[[str, Tensor], Tensor | None]
+"""Sees a point; a tensor that it returns takes the point's place."""
+
+
+def _seen(observe: Observe, point: str, value: Tensor) -> Tensor:
+    instead = observe(point, value)
+    return value if instead is None else instead
 
 
 def _real(array: NDArray[np.float32]) -> Tensor:
@@ -31,7 +37,7 @@ def embed_patches(graph: ir.Graph, samples: Tensor, observe: Observe) -> Tensor:
     """Return the first residual stream [samples, tokens, channels] of flat inputs."""
     embed = graph.embed
     patches = samples[:, torch.from_numpy(embed.gather)]
-    observe("input", patches)
+    patches = _seen(observe, "input", patches)
     state = _real(embed.initial).to(samples.dtype).repeat(len(samples), 1, 1)
     rows = slice(embed.first_row, embed.first_row + embed.gather.shape[0])
     state[:, rows] += _linear(embed.linear, patches)
@@ -67,29 +73,26 @@ def choose_experts(moe: ir.Moe, logits: Tensor) -> tuple[Tensor, Tensor]:
 def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe) -> Tensor:
     def heads(name: str, linear: ir.Linear, width: int) -> Tensor:
         value = _folded(layer.norm, linear, y)
-        observe(f"{point}.{name}", value)
+        value = _seen(observe, f"{point}.{name}", value)
         return value.unflatten(-1, (layer.heads, width)).transpose(1, 2)
 
     query = heads("query", layer.query, layer.head_dim)
     key = heads("key", layer.key, layer.head_dim)
     value = heads("value", layer.value, layer.value_dim)
     scores = query @ key.transpose(-1, -2) * layer.scale
-    observe(f"{point}.scores", scores)
+    scores = _seen(observe, f"{point}.scores", scores)
     context = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
-    observe(f"{point}.attention", context)
-    return _linear(layer.output, context)
+    return _linear(layer.output, _seen(observe, f"{point}.attention", context))
 
 
 def _mlp(layer: ir.Mlp, y: Tensor, point: str, observe: Observe) -> Tensor:
     approximate = "tanh" if layer.tanh else "none"
     hidden = F.gelu(_folded(layer.norm, layer.up, y), approximate=approximate)
-    observe(f"{point}.hidden", hidden)
-    return _linear(layer.down, hidden)
+    return _linear(layer.down, _seen(observe, f"{point}.hidden", hidden))
 
 
 def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe) -> Tensor:
-    logits = _folded(layer.norm, layer.gate, y)
-    observe(f"{point}.logits", logits)
+    logits = _seen(observe, f"{point}.logits", _folded(layer.norm, layer.gate, y))
     weights, index = choose_experts(layer, logits)
     total = torch.zeros_like(y)
     for e, expert in enumerate(layer.experts):
@@ -105,8 +108,7 @@ def run_layer(layer: ir.Layer, state: Tensor, point: str, observe: Observe) -> T
 
     ``observe`` as in :func:`run_float`, ``point`` being the layer's number.
     """
-    y = _normalise(layer.norm, state)
-    observe(f"{point}.norm", y)
+    y = _seen(observe, f"{point}.norm", _normalise(layer.norm, state))
     match layer:
         case ir.Attention():
             return state + _attention(layer, y, point, observe)
@@ -121,17 +123,19 @@ def run_layer(layer: ir.Layer, state: Tensor, point: str, observe: Observe) -> T
 def run_head(graph: ir.Graph, state: Tensor, observe: Observe) -> Tensor:
     """Return the output [samples, elements], laid out as the file has it, in the state's dtype."""
     head = graph.head
-    y = _normalise(head.norm, state[:, head.first_row : head.first_row + head.rows])
-    observe("head.norm", y)
-    result = _folded(head.norm, head.linear, y)
-    observe("output", result)
+    rows = state[:, head.first_row : head.first_row + head.rows]
+    y = _seen(observe, "head.norm", _normalise(head.norm, rows))
+    result = _seen(observe, "output", _folded(head.norm, head.linear, y))
     return result.flatten(1)[:, torch.from_numpy(head.permutation)]
 
 
 def run_float(
-    graph: ir.Graph, x: NDArray[np.floating], observe: Observe | None = None
-) -> NDArray[np.float64]:
-    """Run a graph in float64.
+    graph: ir.Graph,
+    x: NDArray[np.floating],
+    observe: Observe | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> NDArray[np.floating]:
+    """Run a graph in float64 (or another ``dtype``).
 
     Parameters
     ----------
@@ -146,7 +150,8 @@ def run_float(
         gamma and beta, which are folded into the next linear layers), `{i}.query`, `{i}.key`,
         `{i}.value`, `{i}.scores` [samples, heads, tokens, tokens] (scaled), `{i}.attention`,
         `{i}.hidden`, `{i}.logits`, `{i}.expert{e}.hidden` [routed tokens, hidden]; `head.norm`
-        and `output` [samples, rows, outputs], before the output layout.
+        and `output` [samples, rows, outputs], before the output layout. What it returns, if it does,
+        takes the point's place.
 
     Returns
     -------
@@ -156,11 +161,10 @@ def run_float(
     note: Observe = observe or (lambda point, tensor: None)
     samples = np.asarray(x, np.float64).reshape(-1, int(np.prod(graph.input_shape)))
     with torch.no_grad():
-        state = embed_patches(graph, torch.from_numpy(samples), note)
-        note("residual", state)
+        state = embed_patches(graph, torch.from_numpy(samples).to(dtype), note)
+        state = _seen(note, "residual", state)
         for i, layer in enumerate(graph.layers):
-            state = run_layer(layer, state, str(i), note)
-            note("residual", state)
+            state = _seen(note, "residual", run_layer(layer, state, str(i), note))
         laid_out = run_head(graph, state, note).numpy()
     shape = graph.output_shape[1:] if graph.output_shape[:1] == (1,) else graph.output_shape
     return laid_out.reshape(len(samples), *shape)

@@ -7,8 +7,10 @@ from typing import assert_never
 import numpy as np
 
 from moesaic.compiler import ir
-from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, quantise_linear, round_half_up
-from moesaic.compiler.quant.points import Site, mlp_hidden, sites
+from moesaic.compiler.points import Site, mlp_hidden, sites
+from moesaic.compiler.quant.feedback import round_half_up
+from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, Inputs, quantise_linear
+from moesaic.compiler.quant.options import QuantOptions
 from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES, Scales
 from moesaic.compiler.quant.share import digest
 from moesaic.spec import semantics, tables
@@ -45,13 +47,18 @@ class Builder:
         The task's name and float graph, norms folded.
     scales
         One real value per step of every point.
+    options
+        What is done to weights.
     done
         Linear layers of the tasks before, and where this task's go: equal layers with equal
         scales become one object.
     """
 
-    def __init__(self, task: str, graph: ir.Graph, scales: Scales, done: Done) -> None:
+    def __init__(
+        self, task: str, graph: ir.Graph, scales: Scales, options: QuantOptions, done: Done
+    ) -> None:
         self.task, self.graph, self.scales, self.done = task, graph, scales, done
+        self.options = options
         self.sites = {site.role: site for site in sites(graph)}
         self.residual = scales.residual(task)
         self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)
@@ -172,11 +179,16 @@ class Builder:
 
     def _linear(self, role: str, source: float, target: float) -> IntLinear:
         site: Site = self.sites[role]
-        power = self.scales.statistics.powers[self.scales.shared.find(self.task, site.source)]
         key = (digest(site), source, target)
         if key not in self.done:
-            importance = power.mean(site.linear.inputs)
-            self.done[key] = quantise_linear(site, source, target, importance)
+            seen = self.scales.moments(self.task, site.source)
+            inputs = Inputs(
+                seen.covariance(site.linear.inputs),
+                seen.mean(site.linear.inputs),
+                self.options.feedback,
+                self.options.correct,
+            )
+            self.done[key] = quantise_linear(site, source, target, inputs)
         return self.done[key]
 
 

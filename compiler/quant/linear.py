@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.compiler.quant.points import Site
+from moesaic.compiler.points import Site
+from moesaic.compiler.quant.feedback import round_half_up, round_with_feedback
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntLinear, Scale
 
@@ -20,10 +23,24 @@ CLIP_RATIOS = tuple(1.0 - 0.05 * i for i in range(8))
 Array = NDArray[np.float64]
 
 
-def round_half_up(values: Array) -> Array:
-    """``floor(x + 0.5)``: the rounding of ``spec.semantics``."""
-    result: Array = np.floor(values + 0.5)
-    return result
+@dataclass(frozen=True)
+class Inputs:
+    """What calibration knows of a layer's input rows.
+
+    Attributes
+    ----------
+    covariance
+        [inputs, inputs], mean outer product.
+    mean
+        [inputs].
+    feedback, correct
+        Whether rounding errors are fed back, and what remains on average goes into the bias.
+    """
+
+    covariance: Array
+    mean: Array
+    feedback: bool = True
+    correct: bool = True
 
 
 def best_scales(weight: Array, importance: Array) -> Array:
@@ -43,7 +60,7 @@ def best_scales(weight: Array, importance: Array) -> Array:
 
 
 def quantise_linear(
-    site: Site, source_scale: float, target_scale: float, importance: Array
+    site: Site, source_scale: float, target_scale: float, inputs: Inputs
 ) -> IntLinear:
     """Quantise one layer.
 
@@ -53,8 +70,8 @@ def quantise_linear(
         The float layer and the largest input code.
     source_scale, target_scale
         Real value of one step of the input and of the requantised output.
-    importance
-        [inputs], mean square of each input.
+    inputs
+        Statistics of the input rows.
 
     Raises
     ------
@@ -65,14 +82,20 @@ def quantise_linear(
     weight = site.linear.weight.astype(np.float64)
     bias = site.linear.bias.astype(np.float64)
     alone = np.abs(bias) / (source_scale * (1 << BIAS_BITS_ALONE))
-    scale = best_scales(weight, importance)
+    # Codes of the input are rounded: noise of its own, alike in all features.
+    covariance = inputs.covariance + np.eye(len(inputs.covariance)) * source_scale**2 / 12
+    scale = best_scales(weight, np.diag(covariance))
     empty = np.abs(weight).max(1) == 0
     # A channel of zeros alone (a dead one) is zero at every scale: one that gives a plain factor.
     scale = np.where(empty, np.where(alone > 0, alone, target_scale / source_scale), scale)
 
     def codes(scale: Array) -> tuple[Array, Array, Array]:
-        whole = np.clip(round_half_up(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
-        offset = round_half_up(bias / (source_scale * scale))
+        if inputs.feedback:
+            whole = round_with_feedback(weight, scale, covariance, WEIGHT_MAX)
+        else:
+            whole = np.clip(round_half_up(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
+        lost = (weight - whole * scale[:, None]) @ inputs.mean if inputs.correct else 0.0
+        offset = round_half_up((bias + lost) / (source_scale * scale))
         return whole, offset, np.abs(whole).sum(1) * site.input_limit + np.abs(offset)
 
     whole, offset, worst = codes(scale)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import choose_experts, run_float
+from moesaic.compiler.points import mlp_hidden, sites
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
-from moesaic.compiler.quant.points import mlp_hidden, sites
 from moesaic.compiler.quant.report import PointReport, QuantReport
 from moesaic.compiler.quant.scales import HIDDEN_LIMIT, INT16_MAX, Scales
 from moesaic.spec.execute import Executor

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from moesaic.compiler.quant.calibrate import Statistics
+from moesaic.compiler.quant.moments import Moments
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.spec import tables
 
@@ -27,6 +29,8 @@ class Scales:
     ----------
     statistics, shared
         Of the calibration run on the folded graphs.
+    clips
+        Chosen magnitudes at which int8 points saturate; elsewhere that of least squared error.
     residual_headroom
         The residual reaches full scale at this multiple of its largest magnitude.
     """
@@ -35,11 +39,13 @@ class Scales:
         self,
         statistics: Statistics,
         shared: SharedPoints,
+        clips: Mapping[Key, float],
         residual_headroom: float = RESIDUAL_HEADROOM,
     ) -> None:
         self.statistics = statistics
         self.shared = shared
         self.residual_headroom = residual_headroom
+        self._chosen = clips
         self._clips: dict[Key, float] = {}
 
     def clip(self, task: str, point: str) -> float:
@@ -54,8 +60,12 @@ class Scales:
             if seen.maximum == 0.0 and rest:
                 self._clips[key] = self._clip_of_experts(layer)
             else:
-                self._clips[key] = min(seen.best_clip(INT8_MAX), self._limit(point))
+                self._clips[key] = min(self._best(key), self._limit(point))
         return self._clips[key]
+
+    def _best(self, key: Key) -> float:
+        chosen = self._chosen.get(key)
+        return self.statistics.ranges[key].best_clip(INT8_MAX) if chosen is None else chosen
 
     def _limit(self, point: str) -> float:
         """What a point cannot exceed: pre-activations saturate, so activations do."""
@@ -63,15 +73,19 @@ class Scales:
 
     def _clip_of_experts(self, layer: str) -> float:
         clips = [
-            seen.best_clip(INT8_MAX)
-            for (_, point), seen in self.statistics.ranges.items()
-            if point.startswith(f"{layer}.expert") and seen.maximum > 0.0
+            self._best(key)
+            for key, seen in self.statistics.ranges.items()
+            if key[1].startswith(f"{layer}.expert") and seen.maximum > 0.0
         ]
         return min(max(clips, default=1.0), HIDDEN_LIMIT)
 
     def int8(self, task: str, point: str) -> float:
         """Step of an int8 point."""
         return self.clip(task, point) / INT8_MAX
+
+    def moments(self, task: str, point: str) -> Moments:
+        """Of the rows at a point; empty if there were none."""
+        return self.statistics.moments.get(self.shared.find(task, point), Moments())
 
     def maximum(self, task: str, point: str) -> float:
         """Largest magnitude seen; 1.0 at a point that was always 0."""

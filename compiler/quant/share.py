@@ -11,7 +11,7 @@ import hashlib
 from collections import defaultdict
 
 from moesaic.compiler import ir
-from moesaic.compiler.quant.points import Site, sites
+from moesaic.compiler.points import Site, sites
 
 Key = tuple[str, str]
 """(task, point)."""

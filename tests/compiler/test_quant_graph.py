@@ -12,8 +12,8 @@ from moesaic.compiler import ir
 from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.quant import quantise, quantise_tasks
 from moesaic.compiler.quant.build import prove_attention
-from moesaic.compiler.quant.fold import fold_norms
 from moesaic.compiler.quant.measure import Comparison
+from moesaic.compiler.rewrite.fold import fold_norms
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.m3vit import trained_model
 from moesaic.models.metrics import depth_rmse, mean_iou, sqnr_db

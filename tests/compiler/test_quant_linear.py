@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesaic.compiler import ir
-from moesaic.compiler.quant.linear import best_scales, quantise_linear
-from moesaic.compiler.quant.points import Site
+from moesaic.compiler.points import Site
+from moesaic.compiler.quant.linear import Inputs, best_scales, quantise_linear
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntLinear
 
@@ -22,8 +22,9 @@ def site(weight: np.ndarray, bias: np.ndarray, limit: int = 128) -> Site:
 def quantise(
     weight: np.ndarray, bias: np.ndarray, source: float, target: float, limit: int = 128
 ) -> IntLinear:
-    ones = np.ones(weight.shape[1])
-    return quantise_linear(site(weight, bias, limit), source, target, ones)
+    inputs = weight.shape[1]
+    alike = Inputs(np.eye(inputs), np.zeros(inputs))
+    return quantise_linear(site(weight, bias, limit), source, target, alike)
 
 
 def real(layer: IntLinear, codes: np.ndarray, target: float) -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 
 from moesaic.compiler import ir
 from moesaic.compiler.quant import quantise, quantise_tasks
-from moesaic.compiler.quant.fold import fold_norms
 from moesaic.compiler.quant.share import SharedPoints
+from moesaic.compiler.rewrite.fold import fold_norms
 from moesaic.models.m3vit import random_model
 from moesaic.spec.intgraph import IntGraph, IntLinear, IntMoe
 from tests.compiler.quant_models import SMALL, float_graph, random_samples

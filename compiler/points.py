@@ -7,8 +7,8 @@ so on (see ``run_float``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from moesaic.compiler import ir
@@ -60,3 +60,32 @@ def sites(graph: ir.Graph) -> Iterator[Site]:
             case _:
                 assert_never(layer)
     yield Site("head", graph.head.linear, "head.norm", "output", 128)
+
+
+def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Graph:
+    """The graph with every linear layer replaced by what ``change`` makes of its site."""
+    changed = {site.role: change(site) for site in sites(graph)}
+
+    def mlp(node: ir.Mlp, prefix: str) -> ir.Mlp:
+        return replace(node, up=changed[f"{prefix}.up"], down=changed[f"{prefix}.down"])
+
+    layers: list[ir.Layer] = []
+    for number, layer in enumerate(graph.layers):
+        match layer:
+            case ir.Attention():
+                parts = ("query", "key", "value", "output")
+                new = {part: changed[f"{number}.{part}"] for part in parts}
+                layers.append(replace(layer, **new))
+            case ir.Mlp():
+                layers.append(mlp(layer, f"{number}"))
+            case ir.Moe():
+                experts = [mlp(e, f"{number}.expert{i}") for i, e in enumerate(layer.experts)]
+                layers.append(replace(layer, gate=changed[f"{number}.gate"], experts=experts))
+            case _:
+                assert_never(layer)
+    return replace(
+        graph,
+        embed=replace(graph.embed, linear=changed["embed"]),
+        layers=layers,
+        head=replace(graph.head, linear=changed["head"]),
+    )

@@ -1,0 +1,155 @@
+"""The magnitude at which each int8 point saturates, chosen by the error at the task's output.
+
+Of a tensor's values a few may be huge, and whether they matter only what follows can tell: clipped
+activations of a pretrained transformer cost 10 dB at the output where the tensor's own squared
+error hardly changes, and even that of the layer's output prefers to clip them. So the codes of one
+point at a time are tried on float runs, with everything behind them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moesaic.compiler import ir
+from moesaic.compiler.float_reference import embed_patches, run_float, run_head, run_layer
+from moesaic.compiler.points import sites
+from moesaic.compiler.quant.calibrate import Statistics
+from moesaic.compiler.quant.share import Key, SharedPoints
+
+VALUES = 200_000
+"""Candidates are tried on so many values of the residual stream: a few frames of a large model,
+all samples of a small one."""
+LEAST_FRAMES = 4
+MIXTURES = (0.0, 0.5, 1.0)
+"""Candidates between the largest magnitude (0) and the clip of least squared error (1)."""
+INT8_MAX = 127
+WIDER = ("residual", "output", "logits")
+"""Ends of the names of points that have more than eight bits."""
+
+_EXPERT = re.compile(r"\.expert\d+")
+
+
+def choose_clips(
+    graphs: Mapping[str, ir.Graph],
+    samples: Mapping[str, NDArray[np.float32]],
+    shared: SharedPoints,
+    statistics: Statistics,
+) -> dict[Key, float]:
+    """Clip of every int8 point that the samples reached.
+
+    The experts of a layer are tried together. The mean over frames is of the logarithm of the
+    squared error: one frame with a huge value counts as one frame.
+    """
+    errors: dict[Key, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    with torch.no_grad():
+        for task, graph in graphs.items():
+            rows = _evenly(samples[task], graph.tokens * graph.channels)
+            for points, mixture, error in _Trials(task, graph, rows, shared, statistics).run():
+                for point in points:
+                    errors[shared.find(task, point)][mixture] += error
+    return {
+        key: _mixed(statistics, key, min(tried, key=lambda mixture: (tried[mixture], mixture)))
+        for key, tried in errors.items()
+        if statistics.ranges[key].maximum > 0.0
+    }
+
+
+def _mixed(statistics: Statistics, key: Key, mixture: float) -> float:
+    seen = statistics.ranges[key]
+    return float(seen.maximum ** (1 - mixture) * seen.best_clip(INT8_MAX) ** mixture)
+
+
+def _evenly(samples: NDArray[np.float32], values: int) -> NDArray[np.float32]:
+    """As many of the samples as needed, spread over all; ``values`` is what one frame has."""
+    wanted = max(LEAST_FRAMES, math.ceil(VALUES / values))
+    return samples[:: math.ceil(len(samples) / wanted)]
+
+
+def rounded(value: Tensor, clip: float) -> Tensor:
+    """``value`` as int8 codes with the step ``clip / 127`` hold it."""
+    step = clip / INT8_MAX
+    return torch.floor(value / step + 0.5).clamp_(-INT8_MAX - 1, INT8_MAX) * step
+
+
+class _Trials:
+    """All points of one task."""
+
+    def __init__(
+        self,
+        task: str,
+        graph: ir.Graph,
+        rows: NDArray[np.float32],
+        shared: SharedPoints,
+        statistics: Statistics,
+    ) -> None:
+        self.task, self.graph, self.shared, self.statistics = task, graph, shared, statistics
+        self.flat = torch.from_numpy(rows.reshape(len(rows), -1))
+        self.states: list[Tensor] = []
+        self.logits: dict[str, Tensor] = {}
+        self.output = torch.empty(0)
+
+        def keep(point: str, value: Tensor) -> None:
+            if point == "residual":
+                self.states.append(value)
+            elif point == "output":
+                self.output = value
+            elif point.endswith(".logits"):
+                self.logits[point] = value
+
+        run_float(graph, rows, keep, torch.float32)
+
+    def run(self) -> Iterable[tuple[list[str], float, float]]:
+        """Yield (points, mixture, sum of the frames' log errors) of every trial."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for site in sites(self.graph):
+            for point in (site.source, site.target):
+                group = groups[_EXPERT.sub("", point)]
+                if not point.endswith(WIDER) and point not in group:
+                    group.append(point)
+        for points in groups.values():
+            seen = [self.statistics.ranges[self.shared.find(self.task, p)] for p in points]
+            if not any(one.maximum for one in seen):
+                continue
+            if len(points) == 1 and seen[0].best_clip(INT8_MAX) == seen[0].maximum:
+                yield points, 0.0, 0.0  # there is nothing to choose
+                continue
+            for mixture in MIXTURES:
+                error = self._run(points, mixture) - self.output
+                squared = error.flatten(1).double().square().sum(1)
+                yield points, mixture, float(squared.clamp_min(1e-300).log().sum())
+
+    def _run(self, points: list[str], mixture: float) -> Tensor:
+        """The output [frames, rows, outputs] with some points rounded."""
+        graph = self.graph
+        clips = {
+            point: _mixed(self.statistics, self.shared.find(self.task, point), mixture)
+            for point in points
+        }
+        result = torch.empty(0)
+
+        def replaced(name: str, value: Tensor) -> Tensor | None:
+            nonlocal result
+            if name == "output":
+                result = value
+            if name in clips:
+                return rounded(value, clips[name])
+            # The choice of experts is not at stake here: it would only add chance.
+            return self.logits.get(name)
+
+        first = points[0].split(".")[0]
+        start = int(first) if first.isdigit() else len(graph.layers) if first == "head" else 0
+        state = self.states[start]
+        if first == "input":
+            state = embed_patches(graph, self.flat, replaced)
+        for number in range(start, len(graph.layers)):
+            state = run_layer(graph.layers[number], state, str(number), replaced)
+        run_head(graph, state, replaced)
+        return result

@@ -1,0 +1,64 @@
+"""Rotates the residual stream, so that outliers of single channels spread over all.
+
+LayerNorm without gamma and beta takes the mean off a row and divides by what is left: it commutes
+with every rotation that keeps the direction of equal channels. So the stream ``x`` becomes
+``Q x``: what writes it is multiplied by ``Q`` from the left, what reads the normalised rows by
+``Q.T`` from the right. Pretrained transformers have few huge channels that everything depends on
+(a row's largest value is 13 to 17 times its root mean square); rotated rows are close to normal
+(4 to 5 times), which is what eight bits hold well. It costs no cycle.
+
+After QuaRot (Ashkboos et al. 2024, arXiv 2404.00456), which rotates RMS-normalised networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.compiler import ir
+from moesaic.compiler.points import Site, map_linears
+
+SEED = 0
+
+
+def rotation(channels: int) -> NDArray[np.float64]:
+    """An orthogonal matrix [channels, channels] that maps equal channels to themselves.
+
+    Uniformly distributed over all such matrices, and always the same: tasks that share weights
+    keep sharing them.
+    """
+    random = np.random.default_rng([SEED, channels])
+    # Columns: the direction of equal channels, and any basis of all that is orthogonal to it.
+    start = np.concatenate(
+        [np.ones((channels, 1)), random.standard_normal((channels, channels - 1))], axis=1
+    )
+    basis, _ = np.linalg.qr(start)
+    turned, upper = np.linalg.qr(random.standard_normal((channels - 1, channels - 1)))
+    turned = turned * np.sign(np.diag(upper))  # what makes the distribution uniform
+    rest = basis[:, 1:]
+    direction = np.full((channels, channels), 1.0 / channels)
+    result: NDArray[np.float64] = direction + rest @ turned @ rest.T
+    return result
+
+
+def rotate_residual(graph: ir.Graph) -> ir.Graph:
+    """The same function on a rotated residual stream; norms must be folded.
+
+    The streams that the file has are no longer the graph's, so there are none.
+    """
+    turn = rotation(graph.channels)
+
+    def change(site: Site) -> ir.Linear:
+        weight = site.linear.weight.astype(np.float64)
+        bias = site.linear.bias.astype(np.float64)
+        if site.source.endswith("norm"):
+            weight = weight @ turn.T
+        if site.target == "residual":
+            weight, bias = turn @ weight, turn @ bias
+        return replace(site.linear, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
+
+    rotated = map_linears(graph, change)
+    initial = (graph.embed.initial.astype(np.float64) @ turn.T).astype(np.float32)
+    return replace(rotated, embed=replace(rotated.embed, initial=initial), streams=[])
