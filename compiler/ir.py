@@ -192,8 +192,6 @@ class Graph:
     head: Head
     streams: list[Stream | None] = field(default_factory=list)
     """Where the file has the stream before the first layer and behind each, if it does."""
-    rounding_bits: int = 24
-    """Significant bits of the shortest float that the file computes in."""
     notes: list[str] = field(default_factory=list)
     """What the reader of a report should know (an approximation taken, for example)."""
     host: HostPart | None = None

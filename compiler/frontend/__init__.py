@@ -100,7 +100,6 @@ def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Gr
         layers=backbone.layers,
         head=backbone.head,
         streams=find_streams(traced, backbone.states),
-        rounding_bits=traced.rounding_bits,
         notes=_summarise(notes),
         host=host,
     )

@@ -22,7 +22,7 @@ from moesaic.compiler.frontend.operators import OPERATORS
 from moesaic.compiler.frontend.trace import RANDOM, Trace
 from moesaic.compiler.frontend.views import NotRecognised, View
 
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 LATE = "only a LayerNorm and one linear layer can follow the last transformer layer"
 
 

@@ -10,6 +10,7 @@ from onnx import helper
 
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.algebra import Algebra, Value
+from moesaic.compiler.frontend.floats import ROUNDED
 from moesaic.compiler.frontend.load import (
     OnnxGraph,
     attribute_constant,
@@ -46,8 +47,6 @@ ADVICE = {
     "Upsample": HOST,
 }
 """What to do about an operator that nothing here supports."""
-SIGNIFICANT_BITS = {onnx.TensorProto.FLOAT16: 11, onnx.TensorProto.BFLOAT16: 8}
-"""Of floats that are shorter than float32."""
 RANDOM = (
     "Bernoulli",
     "Multinomial",
@@ -71,8 +70,6 @@ class Trace:
         that read what those make are not among them.
     notes
         For reports.
-    rounding_bits
-        Significant bits of the shortest float that values are computed in.
     """
 
     graph: OnnxGraph
@@ -81,7 +78,6 @@ class Trace:
     values: dict[str, Value]
     refused: dict[str, Refusal] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
-    rounding_bits: int = 24
 
     def output(self) -> View:
         """Return the graph's output.
@@ -139,6 +135,8 @@ def trace(graph: OnnxGraph) -> Trace:
     arena.add(source)
     traced = Trace(graph, arena, source, dict(graph.constants))
     traced.values[graph.input_name] = arena.view(source, graph.input_shape)
+    if graph.input_name in graph.rounded:
+        traced.notes.append((ROUNDED, source.node))
     types = Types(graph)
     untraced: set[str] = set()
     for node in graph.nodes:
@@ -159,10 +157,8 @@ def trace(graph: OnnxGraph) -> Trace:
             untraced.update(node.output)
         else:
             traced.values.update(zip(node.output, results, strict=False))
-            for name, value in zip(node.output, results, strict=False):
-                if isinstance(value, View):
-                    bits = SIGNIFICANT_BITS.get(types.of(name), 24)
-                    traced.rounding_bits = min(traced.rounding_bits, bits)
+            if graph.rounded.intersection(node.output) and isinstance(results[0], View):
+                traced.notes.append((ROUNDED, describe(node)))
     return traced
 
 

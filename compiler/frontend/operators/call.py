@@ -18,12 +18,8 @@ Note = tuple[str, str]
 
 FLOATS = (
     onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 )
-ROUNDED = "rounding to 16 bits is left out"
-"""Note on a cast to a shorter float."""
 
 
 @dataclass
