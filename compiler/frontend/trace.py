@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,11 @@ ADVICE = {
     "Upsample": HOST,
 }
 """What to do about an operator that nothing here supports."""
+FOREIGN_ADVICE = {
+    "com.microsoft.nchwc": "save the optimised model at a level below 99, whose layout is for one "
+    "processor",
+}
+"""The same for all operators of a domain."""
 RANDOM = (
     "Bernoulli",
     "Multinomial",
@@ -147,7 +153,12 @@ def trace(graph: OnnxGraph) -> Trace:
         try:
             inputs = [traced.values[name] if name else None for name in node.input]
             results = _run(algebra, node, inputs, types, graph, traced.notes)
-            surplus = {name for name in node.output[len(results) :] if name} & read
+            made = {
+                name: value
+                for name, value in zip(node.output, results, strict=False)
+                if value is not None
+            }
+            surplus = {name for name in node.output if name and name not in made} & read
             if surplus:
                 raise NotRecognised(f"its output {min(surplus)!r} is not supported")
         except UserError:
@@ -156,7 +167,7 @@ def trace(graph: OnnxGraph) -> Trace:
             traced.refused[first_output(node)] = _refusal(node, error, graph.path)
             untraced.update(node.output)
         else:
-            traced.values.update(zip(node.output, results, strict=False))
+            traced.values.update(made)
             if graph.rounded.intersection(node.output) and isinstance(results[0], View):
                 traced.notes.append((ROUNDED, describe(node)))
     return traced
@@ -181,7 +192,7 @@ def _run(
     types: Types,
     graph: OnnxGraph,
     notes: list[Note],
-) -> list[Value]:
+) -> Sequence[Value | None]:
     domain = standard_domain(node)
 
     def check() -> None:
@@ -205,7 +216,7 @@ def _run(
             return layout.move(node, inputs, graph.opsets)
     operator = OPERATORS.get((domain, node.op_type))
     if operator is None:
-        advice = ADVICE.get(node.op_type, HOST)
+        advice = FOREIGN_ADVICE.get(domain) or ADVICE.get(node.op_type, HOST)
         name = f"{domain}.{node.op_type}" if domain else node.op_type
         raise _NoUnit(name, advice)
     check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from moesaic.compiler.frontend.floats import ROUNDED
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_short import KINDS, shorten
 from tests.compiler.onnx_vit import Vit
-from tests.compiler.test_frontend_models import Encoder
+from tests.compiler.test_frontend_models import export_encoder
 from tests.compiler.validated import read_validated, samples_for
 
 FORMS = [
@@ -80,19 +79,7 @@ def test_the_file_itself_computes_nearly_the_same(tmp_path: Path, kind: str) -> 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 def test_torch_exports_short_floats(tmp_path: Path, kind: torch.dtype) -> None:
     """What ``model.half()`` and ``model.bfloat16()`` export, weights to the bit."""
-    torch.manual_seed(0)
-    model = Encoder().eval().to(kind)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = torch.zeros(1, 3, 8, 12, dtype=kind)
-            torch.onnx.export(
-                model, (image,), str(tmp_path / "model.onnx"), dynamo=False, opset_version=17
-            )
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    model = export_encoder(tmp_path / "model.onnx", dtype=kind)
     graph, _ = read_validated(tmp_path / "model.onnx")
     layer = graph.layers[1]
     assert isinstance(layer, ir.Mlp)
