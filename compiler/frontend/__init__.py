@@ -8,7 +8,8 @@ from moesaic.compiler import ir
 from moesaic.compiler.frontend.cut import UNREADABLE, Backbone, find_cut
 from moesaic.compiler.frontend.head import read_head
 from moesaic.compiler.frontend.host_part import extract_host_part
-from moesaic.compiler.frontend.load import describe, node_name, read_model
+from moesaic.compiler.frontend.load import read_model
+from moesaic.compiler.frontend.nodes import describe, node_name
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.recognise import read_embedding, read_layers
 from moesaic.compiler.frontend.streams import find_streams

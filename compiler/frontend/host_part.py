@@ -11,7 +11,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.cut import is_data
 from moesaic.compiler.frontend.host_macs import count_macs
-from moesaic.compiler.frontend.load import (
+from moesaic.compiler.frontend.nodes import (
     describe,
     first_output,
     node_name,

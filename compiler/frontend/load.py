@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, inliner, numpy_helper
 
 from moesaic.compiler.frontend.floats import widen
+from moesaic.compiler.frontend.nodes import describe, reads
+from moesaic.compiler.frontend.quantised import Quantisation
+from moesaic.compiler.frontend.unquantise import unquantise
 from moesaic.spec.errors import UserError
 
 OPSETS = range(17, 24)
@@ -26,7 +29,8 @@ class OnnxGraph:
 
     path: str
     model: onnx.ModelProto
-    """The file's contents, local functions inlined, 16-bit floats widened."""
+    """The file's contents in float32: local functions inlined, 16-bit floats widened, quantisers
+    taken out."""
     opsets: dict[str, int]
     nodes: list[onnx.NodeProto]
     constants: dict[str, NDArray[np.generic]]
@@ -35,39 +39,8 @@ class OnnxGraph:
     output_name: str
     rounded: set[str]
     """Values that the file rounds to 16 bits: its input, results of casts."""
-
-
-def describe(node: onnx.NodeProto) -> str:
-    """Return how messages name a node."""
-    return f"node {node_name(node)!r} ({node.op_type})"
-
-
-def node_name(node: onnx.NodeProto) -> str:
-    """Return a node's name, or that of its first output where it has none."""
-    return str(node.name or next(iter(node.output), "?"))
-
-
-def first_output(node: onnx.NodeProto) -> str:
-    """Return the first output that a node has: unlike its name, no other node's."""
-    return next(name for name in node.output if name)
-
-
-def standard_domain(node: onnx.NodeProto) -> str:
-    """Return a node's domain, "" being ONNX's own under either of its names."""
-    return "" if node.domain == "ai.onnx" else str(node.domain)
-
-
-def reads(node: onnx.NodeProto) -> list[str]:
-    """Return the names of the values that a node reads, also from within its subgraphs."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            own = {value.name for value in graph.input}
-            own |= {tensor.name for tensor in graph.initializer}
-            own |= {name for inner in graph.node for name in inner.output}
-            inside = [name for inner in graph.node for name in reads(inner)]
-            names += [name for name in inside if name not in own]
-    return names
+    quantisation: Quantisation = field(default_factory=Quantisation)
+    """What the quantisers were that have been taken out of the model."""
 
 
 def read_model(path: str | Path) -> OnnxGraph:
@@ -92,6 +65,7 @@ def read_model(path: str | Path) -> OnnxGraph:
         model = _inline(model, path)
     model = _sorted(model, path)
     rounded = widen(model, lambda tensor, what: _array(tensor, what, path))
+    quantisation = unquantise(model, str(path))
     graph = model.graph
     if graph.sparse_initializer:
         raise UserError(
@@ -126,6 +100,7 @@ def read_model(path: str | Path) -> OnnxGraph:
         input_shape=_static_shape(inputs[0], path),
         output_name=output,
         rounded=rounded,
+        quantisation=quantisation,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +12,9 @@ from onnx import helper
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.algebra import Algebra, Value
 from moesaic.compiler.frontend.floats import ROUNDED
-from moesaic.compiler.frontend.load import (
-    OnnxGraph,
-    attribute_constant,
+from moesaic.compiler.frontend.given import note_rounding
+from moesaic.compiler.frontend.load import OnnxGraph, attribute_constant
+from moesaic.compiler.frontend.nodes import (
     describe,
     first_output,
     node_name,
@@ -133,7 +133,7 @@ def trace(graph: OnnxGraph) -> Trace:
     UserError
         A constant is not finite.
     """
-    arena = Arena()
+    arena = Arena(graph.quantisation.weights)
     algebra = Algebra(arena)
     size = int(np.prod(graph.input_shape))
     read = {graph.output_name, *(name for node in graph.nodes for name in reads(node))}
@@ -141,6 +141,7 @@ def trace(graph: OnnxGraph) -> Trace:
     arena.add(source)
     traced = Trace(graph, arena, source, dict(graph.constants))
     traced.values[graph.input_name] = arena.view(source, graph.input_shape)
+    _note_roundings(traced, [graph.input_name])
     if graph.input_name in graph.rounded:
         traced.notes.append((ROUNDED, source.node))
     types = Types(graph)
@@ -168,9 +169,19 @@ def trace(graph: OnnxGraph) -> Trace:
             untraced.update(node.output)
         else:
             traced.values.update(made)
+            _note_roundings(traced, made)
             if graph.rounded.intersection(node.output) and isinstance(results[0], View):
                 traced.notes.append((ROUNDED, describe(node)))
     return traced
+
+
+def _note_roundings(traced: Trace, names: Iterable[str]) -> None:
+    """Remember which of these values the file rounds."""
+    for name in names:
+        value = traced.values[name]
+        quantiser = traced.graph.quantisation.activations.get(name)
+        if quantiser is not None and isinstance(value, View):
+            note_rounding(traced.arena, value, quantiser)
 
 
 def _refusal(node: onnx.NodeProto, error: Exception, path: str) -> Refusal:

@@ -73,7 +73,7 @@ def quantise_tasks(
     statistics = calibrate(folded, checked, shared)
     headroom = RESIDUAL_HEADROOM
     for _ in range(HEADROOM_TRIES):
-        scales, done = Scales(statistics, shared, headroom), Done()
+        scales, done = Scales(statistics, shared, headroom, folded), Done()
         built = {task: Builder(task, graph, scales, done).build() for task, graph in folded.items()}
         runs = {
             task: Comparison(graph, built[task], checked[task][:SAMPLES_MEASURED])

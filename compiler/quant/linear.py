@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.compiler.quant.given import kept_scale
 from moesaic.compiler.quant.points import Site
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntLinear, Scale
@@ -45,7 +46,7 @@ def best_scales(weight: Array, importance: Array) -> Array:
 def quantise_linear(
     site: Site, source_scale: float, target_scale: float, importance: Array
 ) -> IntLinear:
-    """Quantise one layer.
+    """Quantise one layer; integers that a quantised file gives stay as they are.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ def quantise_linear(
     weight = site.linear.weight.astype(np.float64)
     bias = site.linear.bias.astype(np.float64)
     alone = np.abs(bias) / (source_scale * (1 << BIAS_BITS_ALONE))
-    scale = best_scales(weight, importance)
+    kept = kept_scale(site.linear)
+    scale = best_scales(weight, importance) if kept is None else kept
     empty = np.abs(weight).max(1) == 0
     # A channel of zeros alone (a dead one) is zero at every scale: one that gives a plain factor.
     scale = np.where(empty, np.where(alone > 0, alone, target_scale / source_scale), scale)
