@@ -20,6 +20,11 @@ def find_codes(arena: Arena, weight: FloatArray) -> NDArray[np.int8] | None:
 
     They are found by value: integers times the scales of one of the file's quantised matrices that
     give the weight to the bit, however it was moved on the way to its product.
+
+    Raises
+    ------
+    NotRecognised
+        They have more bits than the accelerator.
     """
     for held in arena.weights:
         if held.scale.size in (1, weight.shape[0]):
@@ -33,6 +38,11 @@ def find_codes(arena: Arena, weight: FloatArray) -> NDArray[np.int8] | None:
                 if not np.array_equal(codes * steps[part], weight[part]):
                     break
             else:
+                if held.bits > BITS:
+                    raise NotRecognised(
+                        f"its weights have {held.bits} bits at {held.node}, where the accelerator "
+                        f"has {BITS}: quantise with weight_type=QuantType.QInt8"
+                    )
                 if np.abs(codes).max(initial=0) <= MOST_CODE:
                     return codes.astype(np.int8)
     return None

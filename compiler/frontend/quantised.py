@@ -39,6 +39,9 @@ class QuantisedWeight:
     scale: NDArray[np.float32]
     """[1], or one for each place along `axis`."""
     axis: int
+    bits: int
+    node: str
+    """How messages name what makes the constant."""
 
 
 @dataclass

@@ -31,7 +31,23 @@ DATA_DEPENDENT = (
     "its result's shape or place depends on the data: export mixtures of experts as a loop over "
     "all experts or as com.microsoft.MoE"
 )
+INTEGERS = "quantise the float model with quant_format=QuantFormat.QDQ and quantize_static"
 ADVICE = {
+    **dict.fromkeys(
+        (
+            "ConvInteger",
+            "DynamicQuantizeLinear",
+            "DynamicQuantizeMatMul",
+            "MatMulInteger",
+            "MatMulIntegerToFloat",
+            "QAttention",
+            "QGemm",
+            "QLinearAdd",
+            "QLinearConv",
+            "QLinearMatMul",
+        ),
+        INTEGERS,
+    ),
     "AveragePool": HOST,
     "BatchNormalization": "fold it into the layer before it",
     "ConvTranspose": HOST,

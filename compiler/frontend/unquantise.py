@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from moesaic.compiler.frontend.nodes import describe, reads
-from moesaic.compiler.frontend.quantised import BITS, Quantisation, QuantisedWeight, Quantiser
+from moesaic.compiler.frontend.quantised import Quantisation, QuantisedWeight, Quantiser
 from moesaic.compiler.frontend.quantiser_inputs import QuantiserInputs, attributes, integer_type
+from moesaic.spec.errors import UserError
 
 PAIR_DOMAINS = ("", "ai.onnx", "com.microsoft")
 QUANT_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -56,12 +57,16 @@ class _Remover:
         for node in self.graph.node:
             if not _is_quantiser(node):
                 kept.append(node)
-            elif node.op_type == "QuantizeLinear":
-                self._quantise(node)
-            elif node.op_type == "DequantizeLinear":
-                self._dequantise(node)
-            else:
-                self._quant(node)
+                continue
+            try:
+                self._take(node)
+            except UserError:
+                raise
+            except Exception as error:  # a malformed node can fail anywhere
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise self.inputs.wrong(
+                    node, f"is not valid ({reason}): check the export"
+                ) from error
         read = {name for node in kept for name in reads(node)}
         read |= {output.name for output in self.graph.output}
         for name, node in self.codes.items():
@@ -73,9 +78,18 @@ class _Remover:
         self._drop_unread()
         return self.found
 
+    def _take(self, node: onnx.NodeProto) -> None:
+        if node.op_type == "QuantizeLinear":
+            self._quantise(node)
+        elif node.op_type == "DequantizeLinear":
+            self._dequantise(node)
+        else:
+            self._quant(node)
+
     def _quantise(self, node: onnx.NodeProto) -> None:
         if self.inputs.constant(node.input[0]) is not None:
             return  # what reads it finds it constant, too
+        self.inputs.one_scale(node)
         zero, kind = self.inputs.zero_point(node)
         width = integer_type(kind)
         if width is None:
@@ -109,12 +123,6 @@ class _Remover:
             raise self.inputs.wrong(
                 node, f"must read integers, not {codes.dtype}: quantise to QInt8"
             )
-        if codes.ndim >= 2 and BITS < width[0] < 32:
-            raise self.inputs.wrong(
-                node,
-                f"holds weights of {width[0]} bits, where the accelerator has {BITS}: quantise"
-                " with weight_type=QuantType.QInt8",
-            )
         scale = self.inputs.scales(node).reshape(-1)
         zero: NDArray[np.int64] = np.zeros(1, np.int64)
         if len(node.input) > 2 and node.input[2]:
@@ -133,7 +141,8 @@ class _Remover:
                 f"must have one scale, or one for each channel, not {scale.size} of"
                 f" {'x'.join(map(str, codes.shape))}: quantise per channel, without blocks",
             )
-        self._store(node, codes.astype(np.int64) - _along(zero, axis, codes.ndim), scale, axis)
+        whole = codes.astype(np.int64) - _along(zero, axis, codes.ndim)
+        self._store(node, whole, scale, axis, width[0])
 
     def _quant(self, node: onnx.NodeProto) -> None:
         """A Quant node rounds a constant or an activation, and leaves it a float."""
@@ -155,12 +164,6 @@ class _Remover:
             self._remember(node, int(zero), int(bits), signed)
             self.renamed[node.output[0]] = self._source(node)
             return
-        if values.ndim >= 2 and bits > BITS:
-            raise self.inputs.wrong(
-                node,
-                f"rounds weights to {bits:g} bits, where the accelerator has {BITS}: train with"
-                f" at most {BITS}",
-            )
         shape = self.inputs.scales(node).shape
         scale = self.inputs.scales(node).reshape(-1)
         axis = next((i - len(shape) + values.ndim for i, n in enumerate(shape) if n > 1), 0)
@@ -171,7 +174,8 @@ class _Remover:
         most = least + (1 << int(bits)) - 1
         if given.get("narrow", 0):
             least, most = (least + 1, most) if signed else (least, most - 1)
-        self._store(node, (whole.clip(least, most) - zero).astype(np.int64), scale, axis)
+        codes = (whole.clip(least, most) - zero).astype(np.int64)
+        self._store(node, codes, scale, axis, int(bits))
 
     def _source(self, node: onnx.NodeProto) -> str:
         """Return the tensor that a quantiser of an activation rounds."""
@@ -184,14 +188,19 @@ class _Remover:
         self.found.activations[source] = Quantiser(step, zero, bits, signed, describe(node))
 
     def _store(
-        self, node: onnx.NodeProto, codes: NDArray[np.int64], scale: NDArray[np.float32], axis: int
+        self,
+        node: onnx.NodeProto,
+        codes: NDArray[np.int64],
+        scale: NDArray[np.float32],
+        axis: int,
+        bits: int,
     ) -> None:
         """Put the floats that codes stand for where the node's output was."""
         values = codes.astype(np.float32) * _along(scale, axis, codes.ndim)
         self.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
         self.inputs.keep(node.output[0], values)
         if codes.ndim >= 2:
-            weight = QuantisedWeight(codes.astype(np.int32), scale, axis)
+            weight = QuantisedWeight(codes.astype(np.int32), scale, axis, bits, describe(node))
             self.found.weights.append(weight)
 
     def _rename(self) -> None:
