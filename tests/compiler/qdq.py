@@ -102,15 +102,18 @@ def own_ways(path: Path) -> dict[str, list[str]]:
     traced, graph = trace(read_model(path)), load_graph(path)
     taken = set(given_steps(graph).values())
     ups = {part.name for layer in graph.layers for part in _ups(layer)}
+    quantisers = traced.graph.quantisation.activations
+    sources = {name: _source(traced, name) for name in quantisers}
+
+    def is_taken(name: str) -> bool:
+        # In front of a GELU a step may equal the one behind it: their largest values agree.
+        up = isinstance(sources[name], Product) and sources[name].name in ups
+        return quantisers[name].step in taken and not up
+
+    biased = {sources[name].start for name in quantisers if sources[name] and is_taken(name)}
     ways: dict[str, list[str]] = {}
-    biased = {
-        source.start
-        for name, quantiser in traced.graph.quantisation.activations.items()
-        if quantiser.step in taken and (source := _source(traced, name)) is not None
-    }
-    for name, quantiser in traced.graph.quantisation.activations.items():
-        source = _source(traced, name)
-        if source is None or quantiser.step in taken:
+    for name, source in sources.items():
+        if source is None or is_taken(name):
             continue
         if isinstance(source, Norm):
             kind = "normalised rows, behind gamma and beta"
