@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
 
 from moesaic.compiler import ir
+from moesaic.compiler.float_reference import run_float
+from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.load import read_model
 from moesaic.compiler.quant import quantise, quantise_tasks
 from moesaic.compiler.quant.given import given_steps, kept_scale
@@ -66,6 +68,34 @@ def test_quantised_graph_is_read(
         else:
             wanted |= {f"{number}.expert{e}.hidden" for e in range(len(layer.experts))}
     assert given_steps(graph).keys() == wanted
+
+
+@pytest.mark.parametrize("scale", ["query", "both", "scores", "per head"])
+@pytest.mark.parametrize("attention", ["joint", "separate", "scores transposed"])
+def test_steps_are_those_of_the_points(tmp_path: Path, attention: str, scale: str) -> None:
+    """ONNX Runtime's are largest magnitudes over 127: measured here at each point once more.
+
+    Wherever the file scales queries and keys, and in front of which operator it rounds them.
+    """
+    form = {"attention": attention, "scale": scale, "mlp": "loop"}
+    path = quantised(tmp_path, form)
+    largest: dict[str, float] = {}
+
+    def observe(point: str, value: Any) -> None:
+        if value.numel():
+            largest[point] = max(largest.get(point, 0.0), float(value.abs().max()))
+
+    run_float(load_graph(tmp_path / "model.onnx"), SAMPLES, observe)
+    steps = given_steps(read_validated(path)[0])
+    assert len(steps) >= 9
+    joint = max(largest[f"0.{part}"] for part in ("query", "key", "value"))
+    for point, step in steps.items():
+        if "expert" in point:  # the file runs all experts on all tokens
+            continue
+        seen = [largest[point]]
+        if attention == "joint" and point in ("0.query", "0.key", "0.value"):
+            seen.append(joint)  # rounded before they are taken apart, and not again
+        assert any(step == pytest.approx(value / 127, rel=1e-4) for value in seen), point
 
 
 def test_what_is_left_is_the_file_without_its_pairs(tmp_path: Path) -> None:
