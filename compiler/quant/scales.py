@@ -86,8 +86,7 @@ class Scales:
 
     def int8(self, task: str, point: str) -> float:
         """Step of an int8 point."""
-        step = self.given(task, point)
-        return self.clip(task, point) / INT8_MAX if step is None else step
+        return self.clip(task, point) / INT8_MAX
 
     def given(self, task: str, point: str) -> float | None:
         """The int8 step that a quantised file gives a point, if it gives one."""

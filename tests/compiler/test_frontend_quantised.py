@@ -70,6 +70,25 @@ def test_quantised_graph_is_read(
     assert given_steps(graph).keys() == wanted
 
 
+def test_the_last_of_several_roundings_counts(tmp_path: Path) -> None:
+    """Keys are rounded behind their bias and behind each change of their layout."""
+    path = quantised(tmp_path, {"attention": "separate"})
+    proto = onnx.load(path)
+    product = next(n for n in proto.graph.node if n.op_type == "Softmax").input[0]
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    scores = product
+    while makers[scores].op_type != "MatMul":
+        scores = makers[scores].input[0]
+    second = makers[makers[scores].input[1]]
+    first = makers[second.input[0]]
+    assert first.op_type == "QuantizeLinear" and makers[first.input[0]].op_type == "Transpose"
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0.125, "f"), "other"))
+    first.input[1] = second.input[1] = "other"
+    onnx.save(proto, tmp_path / "changed.onnx")
+    before, after = (given_steps(load_graph(p)) for p in (path, tmp_path / "changed.onnx"))
+    assert after == {**before, "0.key": 0.125}
+
+
 @pytest.mark.parametrize("scale", ["query", "both", "scores", "per head"])
 @pytest.mark.parametrize("attention", ["joint", "separate", "scores transposed"])
 def test_steps_are_those_of_the_points(tmp_path: Path, attention: str, scale: str) -> None:
@@ -110,9 +129,11 @@ def test_what_is_left_is_the_file_without_its_pairs(tmp_path: Path) -> None:
     assert graph.output_name == onnx.load(path).graph.output[0].name
 
 
-def test_integers_are_the_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_integers_are_the_files(tmp_path: Path, per_channel: bool) -> None:
     """Steps, weights and input codes to the bit; nothing but folded layers is quantised anew."""
-    path = quantised(tmp_path, {"mlp": "loop", "attention": "separate"})
+    form = {"mlp": "loop", "attention": "separate"}
+    path = quantised(tmp_path, form, per_channel=per_channel)
     graph, _ = read_validated(path)
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     held = {a.tobytes() for a in tensors.values() if a.dtype == np.int8}
