@@ -1,7 +1,7 @@
-"""Given scales beside ONNX Runtime: python -m tests.compiler.measure_given FLOAT.onnx SAMPLES.npz.
+"""Given steps beside ONNX Runtime: python -m tests.compiler.measure_given nano|deit-t.
 
 Quantises a float file with ``quantize_static``, compiles it to integers, and says by how much both
-differ and why. Markdown, as in docs/numerics.md.
+differ and why. As in docs/numerics.md.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.load import read_model
 from moesaic.compiler.quant import quantise
 from moesaic.compiler.quant.given import given_steps
+from moesaic.models.config import M3ViTConfig
+from moesaic.models.export import export_onnx
+from moesaic.models.m3vit import random_model, trained_model
+from moesaic.models.scenes import HELDOUT_SEED, make_batch
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.intgraph import IntGraph
@@ -90,24 +94,42 @@ def compare(source: Path, calibration: np.ndarray, x: np.ndarray, folder: Path) 
     )
 
 
+def nano(path: Path) -> np.ndarray:
+    """Export the trained nano; returns scenes that it has not seen."""
+    model = trained_model("nano")
+    export_onnx(model, "seg", path)
+    seeds = range(HELDOUT_SEED, HELDOUT_SEED + 16)
+    return make_batch(seeds, model.config.height, model.config.width).image
+
+
+def deit_t(path: Path) -> np.ndarray:
+    """Export a dense transformer of DeiT-T's width and depth on 8 x 8 patches, random weights."""
+    config = M3ViTConfig(
+        height=128, width=128, patch=16, dim=192, depth=12, heads=3, mlp_ratio=4.0,
+        moe_layers="none", attention="sdpa", tasks=(("d", 2),),
+    )  # fmt: skip
+    export_onnx(random_model(config, seed=0), "d", path)
+    return np.random.default_rng(0).standard_normal((16, 3, 128, 128)).astype(np.float32)
+
+
+MODELS = {"nano": nano, "deit-t": deit_t}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("samples", type=Path, help="an .npz file; half calibrates, half measures")
-    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("model", choices=MODELS)
     arguments = parser.parse_args()
-    with np.load(arguments.samples) as file:
-        samples = file[load_graph(arguments.model).input_name][: arguments.count]
-    half = len(samples) // 2
-    with tempfile.TemporaryDirectory() as folder:
-        found = compare(arguments.model, samples[:half], samples[half:], Path(folder))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        samples = MODELS[arguments.model](folder / "float.onnx")
+        found = compare(folder / "float.onnx", samples[:8], samples[8:], folder)
     for name in ("runtime_to_float", "integers_to_float", "integers_to_runtime"):
         print(f"{name}: {getattr(found, name):.1f} dB")
     print(f"equal output codes: {found.equal:.1%}")
     print(*found.notes, sep="\n")
     for name, alone in found.shared:
         print(f"{name} alone, against the float file: {alone:.1f} dB")
-    print("| done in its own way | quantisers | alone | with all above |\n|---|---|---|---|")
+    print("| done in its own way | quantisers | alone | left |\n|---|---|---|---|")
     for row in found.rows:
         print(f"| {row.cause} | {row.count} | {row.alone:.1f} | {row.rest:.1f} |")
 
