@@ -48,7 +48,7 @@ def compile(
             f" on the calibration samples"
         )
         console.print(f"  {_compared(task['validation'])}")
-        for note in task["notes"]:
+        for note in [*task["notes"], *task["quantisation"]["notes"]]:
             console.print(f"  note: {note}")
         if task["host"]:
             console.print(placement_table(name, task))

@@ -17,6 +17,22 @@ FloatArray = NDArray[np.float32]
 IndexArray = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a quantised file says of a linear layer; None where it says nothing.
+
+    A rewrite may scale rows of the weight: the codes stay. One that scales what the layer reads or
+    gives must take the step away.
+    """
+
+    codes: NDArray[np.int8] | None = None
+    """[outputs, inputs], -127 to 127; each row of the file's weight is its codes times a scale."""
+    source: float | None = None
+    """Real value of one int8 code of what it reads."""
+    target: float | None = None
+    """Real value of one int8 code of what it gives."""
+
+
 @dataclass
 class Linear:
     """``y = x @ weight.T + bias``; weight [outputs, inputs], bias [outputs] (zeros if absent)."""
@@ -25,6 +41,7 @@ class Linear:
     bias: FloatArray
     name: str
     """ONNX node that it comes from, for messages."""
+    given: Given = Given()
 
     @property
     def outputs(self) -> int:
@@ -192,8 +209,6 @@ class Graph:
     head: Head
     streams: list[Stream | None] = field(default_factory=list)
     """Where the file has the stream before the first layer and behind each, if it does."""
-    rounding_bits: int = 24
-    """Significant bits of the shortest float that the file computes in."""
     notes: list[str] = field(default_factory=list)
     """What the reader of a report should know (an approximation taken, for example)."""
     host: HostPart | None = None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import assert_never
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.cut import UNREADABLE, Backbone, find_cut
 from moesaic.compiler.frontend.head import read_head
 from moesaic.compiler.frontend.host_part import extract_host_part
-from moesaic.compiler.frontend.load import describe, node_name, read_model
+from moesaic.compiler.frontend.load import read_model
+from moesaic.compiler.frontend.nodes import describe, node_name
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.recognise import read_embedding, read_layers
 from moesaic.compiler.frontend.streams import find_streams
 from moesaic.compiler.frontend.trace import Trace, trace
 from moesaic.compiler.frontend.views import NotRecognised, View
 from moesaic.spec.errors import UserError
+
+NO_INTEGERS = "weights that are no int8 with a scale for each output are quantised anew"
 
 
 def load_graph(path: str | Path, task: str = "default", partition: bool = False) -> ir.Graph:
@@ -87,6 +91,7 @@ def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Gr
     elsewhere = {node.name for node in host.nodes} if host else set()
     hosted = {describe(node) for node in traced.graph.nodes if node_name(node) in elsewhere}
     notes = [note for note in traced.notes + backbone.notes if note[1] not in hosted]
+    notes += _quantised_anew(traced, backbone)
     shape = output.shape
     if host is not None and shape[:1] != (1,):
         shape = (1, *shape)  # an inner tensor need have no batch axis, a frame has
@@ -100,10 +105,31 @@ def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Gr
         layers=backbone.layers,
         head=backbone.head,
         streams=find_streams(traced, backbone.states),
-        rounding_bits=traced.rounding_bits,
         notes=_summarise(notes),
         host=host,
     )
+
+
+def _quantised_anew(traced: Trace, backbone: Backbone) -> list[Note]:
+    """Note the layers of a quantised file whose weights are no integers times a scale per row."""
+    if not traced.graph.quantisation.weights:
+        return []
+    linears = [backbone.embed.linear]
+    for layer in backbone.layers:
+        match layer:
+            case ir.Attention():
+                linears += [layer.query, layer.key, layer.value, layer.output]
+            case ir.Mlp():
+                linears += [layer.up, layer.down]
+            case ir.Moe():
+                linears += [layer.gate, *(part for e in layer.experts for part in (e.up, e.down))]
+            case _:
+                assert_never(layer)
+    if backbone.head.linear.name != backbone.head.norm.name:  # else it is the LayerNorm itself
+        linears.append(backbone.head.linear)
+    return [
+        (NO_INTEGERS, f"node {linear.name!r}") for linear in linears if linear.given.codes is None
+    ]
 
 
 def _summarise(notes: list[Note]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.compiler.frontend.given import find_codes
 from moesaic.compiler.frontend.views import (
     Arena,
     BatchProduct,
@@ -134,7 +135,8 @@ class Algebra:
             )
         size = flat.shape[0] * matrix.shape[0]
         check_elements(size, "its result")
-        source = Product(self.node, self.name, size, rows=flat, weight=matrix)
+        codes = find_codes(self.arena, matrix)
+        source = Product(self.node, self.name, size, rows=flat, weight=matrix, codes=codes)
         return self._new(source, (*rows.shape[:-1], matrix.shape[0]))
 
     def matmul(self, left: Value, right: Value) -> Value:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.algebra import is_uniform
+from moesaic.compiler.frontend.given import find_step
 from moesaic.compiler.frontend.read import (
     LinearReading,
     NormalisedLinear,
@@ -73,7 +74,9 @@ def _unscaled(view: View) -> tuple[float, View]:
 
 def _projection(arena: Arena, state: State, view: View, what: str) -> NormalisedLinear:
     try:
-        return read_normalised(arena, state, read_linear(arena, view))
+        linear = read_linear(arena, view)
+        linear.given = replace(linear.given, target=find_step(arena, view, what))
+        return read_normalised(arena, state, linear)
     except NotRecognised as error:
         raise NotRecognised(f"the {what} of attention: {error}") from error
 
@@ -143,8 +146,10 @@ def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Atte
     plain = view.plain
     of_column = [_head_number(arena, plain[:1, column]) for column in range(view.shape[1])]
     heads = []
-    for number in dict.fromkeys(of_column):
-        mine = [column for column, other in enumerate(of_column) if other == number]
+    columns_of: dict[tuple[int, int], list[int]] = {}
+    for column, number in enumerate(of_column):
+        columns_of.setdefault(number, []).append(column)
+    for mine in columns_of.values():
         heads.append(_read_head(arena, state, plain[:, mine], weight[:, mine]))
     value_dim = heads[0].output.shape[1]
     if any(head.output.shape[1] != value_dim for head in heads):
@@ -154,9 +159,13 @@ def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Atte
         if head.scale != common:
             head.query.weight = head.query.weight * (head.scale / common)
             head.query.bias = head.query.bias * (head.scale / common)
+            head.query.given = replace(head.query.given, target=None)
     readings = [getattr(head, part) for part in ("query", "key", "value") for head in heads]
     norm, linears = share_norm(readings)
     count = len(heads)
+    columns = np.concatenate([columns_of[number] for number in columns_of])
+    codes = None if output.given.codes is None else output.given.codes[:, columns]
+    given = ir.Given(codes, source=find_step(arena, plain, "attended values"))
     query, key, value = (_stack(linears[i * count : (i + 1) * count]) for i in range(3))
     return ir.Attention(
         norm=norm,
@@ -164,7 +173,7 @@ def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Atte
         key=key,
         value=value,
         output=make_linear(
-            np.concatenate([head.output for head in heads], axis=1), bias, output.name
+            np.concatenate([head.output for head in heads], axis=1), bias, output.name, given
         ),
         heads=count,
         head_dim=query.outputs // count,
@@ -179,4 +188,15 @@ def _stack(linears: list[ir.Linear]) -> ir.Linear:
         np.concatenate([linear.weight for linear in linears]),
         np.concatenate([linear.bias for linear in linears]),
         linears[0].name,
+        _stack_given([linear.given for linear in linears]),
+    )
+
+
+def _stack_given(given: list[ir.Given]) -> ir.Given:
+    """Return what heads have in common, their codes one after the other."""
+    codes = [part.codes for part in given if part.codes is not None]
+    target = given[0].target
+    return ir.Given(
+        np.concatenate(codes) if len(codes) == len(given) else None,
+        target=target if all(part.target == target for part in given) else None,
     )

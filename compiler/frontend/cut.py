@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.head import read_head
-from moesaic.compiler.frontend.load import describe, reads
+from moesaic.compiler.frontend.nodes import describe, reads
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import State
 from moesaic.compiler.frontend.recognise import is_embedding, read_embedding, read_layers

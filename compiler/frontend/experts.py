@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.activation import read_activation
 from moesaic.compiler.frontend.algebra import is_uniform
+from moesaic.compiler.frontend.given import find_step
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import (
     NormalisedLinear,
@@ -293,9 +294,10 @@ def read_expert(
     up, note = read_activation(arena, down.inputs)
     if note:
         notes.append(note)
+    given = replace(down.given, source=find_step(arena, down.inputs, "activations"))
     return ExpertReading(
         _in_order(read_normalised(arena, state, up), state),
-        make_linear(down.weight * factor, down.bias * factor, down.name),
+        make_linear(down.weight * factor, down.bias * factor, down.name, given),
         tanh=note is not None,
     )
 

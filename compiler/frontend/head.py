@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from moesaic.compiler import ir
+from moesaic.compiler.frontend.given import find_output_step
 from moesaic.compiler.frontend.read import (
     LinearReading,
     State,
@@ -56,6 +59,7 @@ def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
     else:
         linear = read_linear(arena, everything)
         norm = _head_norm(arena, source, linear.inputs)
+    linear.given = replace(linear.given, target=find_output_step(arena, flat))
     state = _last_state(arena, norm)
     reading = read_normalised(arena, state, linear)
     tokens = np.zeros(used.max() + 1, np.int64)

@@ -11,7 +11,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.cut import is_data
 from moesaic.compiler.frontend.host_macs import count_macs
-from moesaic.compiler.frontend.load import (
+from moesaic.compiler.frontend.nodes import (
     describe,
     first_output,
     node_name,
@@ -22,7 +22,7 @@ from moesaic.compiler.frontend.operators import OPERATORS
 from moesaic.compiler.frontend.trace import RANDOM, Trace
 from moesaic.compiler.frontend.views import NotRecognised, View
 
-FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 LATE = "only a LayerNorm and one linear layer can follow the last transformer layer"
 
 
@@ -74,13 +74,16 @@ def _extract(traced: Trace, tensor: str) -> onnx.ModelProto:
     view = traced.values[tensor]
     assert isinstance(view, View)
     value.shape = onnx_ir.Shape(view.shape)
+    if value.dtype is None:  # behind an operator that ONNX does not know; those compute floats
+        value.dtype = onnx_ir.DataType.FLOAT
     for node in graph.all_nodes():
         # Exporters leave stack traces here: paths on the machine of whoever exported the model.
         node.metadata_props.clear()
         node.doc_string = None
     graph.metadata_props.clear()
     graph.doc_string = None
-    return onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=model.ir_version))
+    proto = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=model.ir_version))
+    return shape_inference.infer_shapes(proto)
 
 
 def _following(traced: Trace, tensor: str) -> list[onnx.NodeProto]:

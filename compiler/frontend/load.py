@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 from numpy.typing import NDArray
 from onnx import external_data_helper, inliner, numpy_helper
 
+from moesaic.compiler.frontend.floats import widen
+from moesaic.compiler.frontend.nodes import describe, reads
+from moesaic.compiler.frontend.quantised import Quantisation
+from moesaic.compiler.frontend.unquantise import unquantise
 from moesaic.spec.errors import UserError
 
 OPSETS = range(17, 24)
@@ -24,46 +29,18 @@ class OnnxGraph:
 
     path: str
     model: onnx.ModelProto
-    """The file's contents, local functions inlined."""
+    """The file's contents in float32: local functions inlined, 16-bit floats widened, quantisers
+    taken out."""
     opsets: dict[str, int]
     nodes: list[onnx.NodeProto]
     constants: dict[str, NDArray[np.generic]]
     input_name: str
     input_shape: tuple[int, ...]
     output_name: str
-
-
-def describe(node: onnx.NodeProto) -> str:
-    """Return how messages name a node."""
-    return f"node {node_name(node)!r} ({node.op_type})"
-
-
-def node_name(node: onnx.NodeProto) -> str:
-    """Return a node's name, or that of its first output where it has none."""
-    return str(node.name or next(iter(node.output), "?"))
-
-
-def first_output(node: onnx.NodeProto) -> str:
-    """Return the first output that a node has: unlike its name, no other node's."""
-    return next(name for name in node.output if name)
-
-
-def standard_domain(node: onnx.NodeProto) -> str:
-    """Return a node's domain, "" being ONNX's own under either of its names."""
-    return "" if node.domain == "ai.onnx" else str(node.domain)
-
-
-def reads(node: onnx.NodeProto) -> list[str]:
-    """Return the names of the values that a node reads, also from within its subgraphs."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            own = {value.name for value in graph.input}
-            own |= {tensor.name for tensor in graph.initializer}
-            own |= {name for inner in graph.node for name in inner.output}
-            inside = [name for inner in graph.node for name in reads(inner)]
-            names += [name for name in inside if name not in own]
-    return names
+    rounded: set[str]
+    """Values that the file rounds to 16 bits: its input, results of casts."""
+    quantisation: Quantisation = field(default_factory=Quantisation)
+    """What the quantisers were that have been taken out of the model."""
 
 
 def read_model(path: str | Path) -> OnnxGraph:
@@ -86,6 +63,9 @@ def read_model(path: str | Path) -> OnnxGraph:
     opsets[""] = opset
     if model.functions:
         model = _inline(model, path)
+    model = _sorted(model, path)
+    rounded = widen(model, lambda tensor, what: _array(tensor, what, path))
+    quantisation = unquantise(model, str(path))
     graph = model.graph
     if graph.sparse_initializer:
         raise UserError(
@@ -119,6 +99,8 @@ def read_model(path: str | Path) -> OnnxGraph:
         input_name=inputs[0].name,
         input_shape=_static_shape(inputs[0], path),
         output_name=output,
+        rounded=rounded,
+        quantisation=quantisation,
     )
 
 
@@ -148,6 +130,26 @@ def _inline(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
         raise UserError(
             f"local functions of {path} cannot be inlined; export without functions: "
             f"{_first_line(error)}"
+        ) from error
+
+
+def _sorted(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
+    """Return a model whose nodes follow what they read: converters append casts at the end."""
+    produced = {name for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if not produced.isdisjoint(reads(node)):
+            break
+        produced.difference_update(node.output)
+    else:
+        return model
+    try:
+        sorted_model = onnx_ir.from_proto(model)
+        sorted_model.graph.sort()
+        return onnx_ir.to_proto(sorted_model)
+    except Exception as error:  # cycles, and whatever a damaged graph runs into
+        raise UserError(
+            f"{path} reads values before they are made, in a circle: export it again "
+            f"({_first_line(error)})"
         ) from error
 
 
@@ -186,7 +188,9 @@ def _static_shape(value: onnx.ValueInfoProto, path: str | Path) -> tuple[int, ..
     tensor = value.type.tensor_type
     if tensor.elem_type != onnx.TensorProto.FLOAT:
         known = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        raise UserError(f"input {value.name!r} of {path} must be float32, not {known.lower()}")
+        raise UserError(
+            f"input {value.name!r} of {path} must be float32 or a 16-bit float, not {known.lower()}"
+        )
     if not tensor.HasField("shape") or not tensor.shape.dim:
         raise UserError(f"input {value.name!r} of {path} must have a shape: export it with one")
     shape = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from moesaic.compiler.frontend.views import (
     View,
 )
 from moesaic.compiler.ir import IndexArray
+
+NOTHING = ir.Given()
+"""Of a linear layer that the file does not quantise."""
 
 
 def per_column(array: NDArray[np.float64], what: str) -> RealArray:
@@ -66,15 +69,18 @@ class LinearReading:
     bias: RealArray
     name: str
     node: str
-
-    def linear(self) -> ir.Linear:
-        return make_linear(self.weight, self.bias, self.name)
+    given: ir.Given = NOTHING
 
 
-def make_linear(weight: RealArray, bias: RealArray, name: str) -> ir.Linear:
+def make_linear(
+    weight: RealArray, bias: RealArray, name: str, given: ir.Given = NOTHING
+) -> ir.Linear:
     """Return an `ir.Linear` in float32."""
     return ir.Linear(
-        np.ascontiguousarray(weight, np.float32), np.ascontiguousarray(bias, np.float32), name
+        np.ascontiguousarray(weight, np.float32),
+        np.ascontiguousarray(bias, np.float32),
+        name,
+        given,
     )
 
 
@@ -85,7 +91,10 @@ def read_linear(arena: Arena, view: View) -> LinearReading:
         raise NotRecognised(f"it comes from {source.node}, not from a linear layer")
     matrix = as_matrix(view, source, source.weight.shape[0])
     weight = source.weight[matrix.columns].astype(np.float64) * matrix.scale[:, None]
-    return LinearReading(source.rows[matrix.rows], weight, matrix.offset, source.name, source.node)
+    given = NOTHING if source.codes is None else ir.Given(source.codes[matrix.columns])
+    return LinearReading(
+        source.rows[matrix.rows], weight, matrix.offset, source.name, source.node, given
+    )
 
 
 class State:
@@ -120,6 +129,7 @@ class NormalisedLinear:
     weight: RealArray
     bias: RealArray
     name: str
+    given: ir.Given = NOTHING
 
 
 def read_normalised(arena: Arena, state: State, linear: LinearReading) -> NormalisedLinear:
@@ -138,7 +148,14 @@ def read_normalised(arena: Arena, state: State, linear: LinearReading) -> Normal
     tokens = state.locate(norm.rows[matrix.rows])
     if np.array_equal(matrix.columns, np.arange(channels)):
         return NormalisedLinear(
-            norm, tokens, matrix.scale, matrix.offset, linear.weight, linear.bias, linear.name
+            norm,
+            tokens,
+            matrix.scale,
+            matrix.offset,
+            linear.weight,
+            linear.bias,
+            linear.name,
+            linear.given,
         )
     weight = np.zeros((linear.weight.shape[0], channels))
     np.add.at(weight.T, matrix.columns, (linear.weight * matrix.scale).T)
@@ -150,6 +167,7 @@ def read_normalised(arena: Arena, state: State, linear: LinearReading) -> Normal
         weight,
         linear.bias + linear.weight @ matrix.offset,
         linear.name,
+        replace(linear.given, codes=None),
     )
 
 
@@ -164,11 +182,12 @@ def share_norm(readings: list[NormalisedLinear]) -> tuple[ir.Norm, list[ir.Linea
             raise NotRecognised(f"{reading.norm.node} and {first.norm.node} must be one LayerNorm")
     gamma, beta = first.gamma, first.beta
     if all(np.array_equal(r.gamma, gamma) and np.array_equal(r.beta, beta) for r in readings[1:]):
-        linears = [make_linear(r.weight, r.bias, r.name) for r in readings]
+        linears = [make_linear(r.weight, r.bias, r.name, r.given) for r in readings]
     else:
         gamma, beta = np.ones_like(gamma), np.zeros_like(beta)
         linears = [
-            make_linear(r.weight * r.gamma, r.bias + r.weight @ r.beta, r.name) for r in readings
+            make_linear(r.weight * r.gamma, r.bias + r.weight @ r.beta, r.name, r.given)
+            for r in readings
         ]
     norm = ir.Norm(
         gamma.astype(np.float32), beta.astype(np.float32), first.norm.epsilon, first.norm.name

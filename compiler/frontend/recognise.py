@@ -7,9 +7,11 @@ import numpy as np
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.attention import read_attention
 from moesaic.compiler.frontend.experts import read_expert, read_loop, read_node
+from moesaic.compiler.frontend.given import find_step
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import (
     State,
+    make_linear,
     per_column,
     read_linear,
     rows_and_columns,
@@ -31,7 +33,7 @@ from moesaic.compiler.frontend.views import (
     Times,
     View,
 )
-from moesaic.compiler.ir import FloatArray, IndexArray
+from moesaic.compiler.ir import IndexArray
 
 
 def is_embedding(arena: Arena, view: View) -> bool:
@@ -209,9 +211,10 @@ def read_embedding(arena: Arena, state: State, source: Input) -> ir.Embed:
     initial[first:last] += inputs.offset @ weight.T
     linear_weight = weight * per_column(inputs.scale, "scale")
     gather: IndexArray = inputs.ids - source.start
-    channels: FloatArray = np.zeros(weight.shape[0], np.float32)
+    codes = None if product.codes is None else product.codes[columns]
+    given = ir.Given(codes, source=find_step(arena, inputs.plain, "input"))
     return ir.Embed(
-        linear=ir.Linear(np.ascontiguousarray(linear_weight, np.float32), channels, product.name),
+        linear=make_linear(linear_weight, np.zeros(weight.shape[0]), product.name, given),
         gather=gather,
         initial=initial.astype(np.float32),
         first_row=first,

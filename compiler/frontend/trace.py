@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +11,10 @@ from onnx import helper
 
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.algebra import Algebra, Value
-from moesaic.compiler.frontend.load import (
-    OnnxGraph,
-    attribute_constant,
+from moesaic.compiler.frontend.floats import ROUNDED
+from moesaic.compiler.frontend.given import note_rounding
+from moesaic.compiler.frontend.load import OnnxGraph, attribute_constant
+from moesaic.compiler.frontend.nodes import (
     describe,
     first_output,
     node_name,
@@ -29,7 +31,23 @@ DATA_DEPENDENT = (
     "its result's shape or place depends on the data: export mixtures of experts as a loop over "
     "all experts or as com.microsoft.MoE"
 )
+INTEGERS = "quantise the float model with quant_format=QuantFormat.QDQ and quantize_static"
 ADVICE = {
+    **dict.fromkeys(
+        (
+            "ConvInteger",
+            "DynamicQuantizeLinear",
+            "DynamicQuantizeMatMul",
+            "MatMulInteger",
+            "MatMulIntegerToFloat",
+            "QAttention",
+            "QGemm",
+            "QLinearAdd",
+            "QLinearConv",
+            "QLinearMatMul",
+        ),
+        INTEGERS,
+    ),
     "AveragePool": HOST,
     "BatchNormalization": "fold it into the layer before it",
     "ConvTranspose": HOST,
@@ -46,8 +64,11 @@ ADVICE = {
     "Upsample": HOST,
 }
 """What to do about an operator that nothing here supports."""
-SIGNIFICANT_BITS = {onnx.TensorProto.FLOAT16: 11, onnx.TensorProto.BFLOAT16: 8}
-"""Of floats that are shorter than float32."""
+FOREIGN_ADVICE = {
+    "com.microsoft.nchwc": "save the optimised model at a level below 99, whose layout is for one "
+    "processor",
+}
+"""The same for all operators of a domain."""
 RANDOM = (
     "Bernoulli",
     "Multinomial",
@@ -71,8 +92,6 @@ class Trace:
         that read what those make are not among them.
     notes
         For reports.
-    rounding_bits
-        Significant bits of the shortest float that values are computed in.
     """
 
     graph: OnnxGraph
@@ -81,7 +100,6 @@ class Trace:
     values: dict[str, Value]
     refused: dict[str, Refusal] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
-    rounding_bits: int = 24
 
     def output(self) -> View:
         """Return the graph's output.
@@ -131,7 +149,7 @@ def trace(graph: OnnxGraph) -> Trace:
     UserError
         A constant is not finite.
     """
-    arena = Arena()
+    arena = Arena(graph.quantisation.weights)
     algebra = Algebra(arena)
     size = int(np.prod(graph.input_shape))
     read = {graph.output_name, *(name for node in graph.nodes for name in reads(node))}
@@ -139,6 +157,9 @@ def trace(graph: OnnxGraph) -> Trace:
     arena.add(source)
     traced = Trace(graph, arena, source, dict(graph.constants))
     traced.values[graph.input_name] = arena.view(source, graph.input_shape)
+    _note_roundings(traced, [graph.input_name])
+    if graph.input_name in graph.rounded:
+        traced.notes.append((ROUNDED, source.node))
     types = Types(graph)
     untraced: set[str] = set()
     for node in graph.nodes:
@@ -149,7 +170,12 @@ def trace(graph: OnnxGraph) -> Trace:
         try:
             inputs = [traced.values[name] if name else None for name in node.input]
             results = _run(algebra, node, inputs, types, graph, traced.notes)
-            surplus = {name for name in node.output[len(results) :] if name} & read
+            made = {
+                name: value
+                for name, value in zip(node.output, results, strict=False)
+                if value is not None
+            }
+            surplus = {name for name in node.output if name and name not in made} & read
             if surplus:
                 raise NotRecognised(f"its output {min(surplus)!r} is not supported")
         except UserError:
@@ -158,12 +184,20 @@ def trace(graph: OnnxGraph) -> Trace:
             traced.refused[first_output(node)] = _refusal(node, error, graph.path)
             untraced.update(node.output)
         else:
-            traced.values.update(zip(node.output, results, strict=False))
-            for name, value in zip(node.output, results, strict=False):
-                if isinstance(value, View):
-                    bits = SIGNIFICANT_BITS.get(types.of(name), 24)
-                    traced.rounding_bits = min(traced.rounding_bits, bits)
+            traced.values.update(made)
+            _note_roundings(traced, made)
+            if graph.rounded.intersection(node.output) and isinstance(results[0], View):
+                traced.notes.append((ROUNDED, describe(node)))
     return traced
+
+
+def _note_roundings(traced: Trace, names: Iterable[str]) -> None:
+    """Remember which of these values the file rounds."""
+    for name in names:
+        value = traced.values[name]
+        quantiser = traced.graph.quantisation.activations.get(name)
+        if quantiser is not None and isinstance(value, View):
+            note_rounding(traced.arena, value, quantiser)
 
 
 def _refusal(node: onnx.NodeProto, error: Exception, path: str) -> Refusal:
@@ -185,7 +219,7 @@ def _run(
     types: Types,
     graph: OnnxGraph,
     notes: list[Note],
-) -> list[Value]:
+) -> Sequence[Value | None]:
     domain = standard_domain(node)
 
     def check() -> None:
@@ -209,7 +243,7 @@ def _run(
             return layout.move(node, inputs, graph.opsets)
     operator = OPERATORS.get((domain, node.op_type))
     if operator is None:
-        advice = ADVICE.get(node.op_type, HOST)
+        advice = FOREIGN_ADVICE.get(domain) or ADVICE.get(node.op_type, HOST)
         name = f"{domain}.{node.op_type}" if domain else node.op_type
         raise _NoUnit(name, advice)
     check()

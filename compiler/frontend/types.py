@@ -12,7 +12,8 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from moesaic.compiler.frontend.algebra import Value
-from moesaic.compiler.frontend.load import OnnxGraph, standard_domain
+from moesaic.compiler.frontend.load import OnnxGraph
+from moesaic.compiler.frontend.nodes import standard_domain
 from moesaic.compiler.frontend.views import NotRecognised, View, check_elements
 
 SMALL = 256

@@ -8,13 +8,14 @@ numbers about. What is left between two sources is an affine map of elements, wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.compiler.frontend.quantised import QuantisedWeight, Quantiser
 from moesaic.compiler.ir import FloatArray, IndexArray
 
 RealArray = NDArray[np.float64]
@@ -181,6 +182,8 @@ class Product(Source):
 
     rows: View
     weight: FloatArray
+    codes: NDArray[np.int8] | None = None
+    """The weight as integers, [O, K] times a scale for each row, if the file has it so."""
 
 
 @dataclass(eq=False)
@@ -282,10 +285,38 @@ class Experts(Source):
     renormalise: bool
 
 
-class Arena:
-    """All sources of one graph, in order of creation."""
+@dataclass(eq=False)
+class Rounded:
+    """A value that the file rounds to integers: it has elements of one source."""
 
-    def __init__(self) -> None:
+    view: View
+    quantiser: Quantiser
+    _places: IndexArray | None = None
+
+    def places(self, start: int, size: int) -> IndexArray:
+        """Return where in the flattened view each of the source's elements is; NONE: nowhere."""
+        if self._places is None:
+            self._places = np.full(size, NONE)
+            ids = self.view.ids.reshape(-1)
+            there = np.flatnonzero(ids != NONE)
+            self._places[ids[there] - start] = there
+        return self._places
+
+
+class Arena:
+    """All sources of one graph, in order of creation.
+
+    Attributes
+    ----------
+    weights
+        Matrices that a quantised file holds as integers.
+    rounded
+        Values that it rounds, by their source's start, in the file's order.
+    """
+
+    def __init__(self, weights: Sequence[QuantisedWeight] = ()) -> None:
+        self.weights = weights
+        self.rounded: dict[int, list[Rounded]] = {}
         self.sources: list[Source] = []
         self._starts: list[int] = []
         self._end = 0

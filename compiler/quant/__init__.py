@@ -20,6 +20,7 @@ from moesaic.compiler.ir import Graph
 from moesaic.compiler.quant.build import Builder, Done
 from moesaic.compiler.quant.calibrate import Statistics, calibrate, channel_statistics
 from moesaic.compiler.quant.choose import choose_clips
+from moesaic.compiler.quant.given import has_given
 from moesaic.compiler.quant.measure import Comparison, make_report
 from moesaic.compiler.quant.moments import Moments
 from moesaic.compiler.quant.options import QuantOptions
@@ -87,6 +88,9 @@ def quantise_tasks(
     if not graphs:
         raise UserError("no graph to quantise: give at least one task")
     options = options or QuantOptions()
+    if any(has_given(graph) for graph in graphs.values()):
+        # What a quantised file gives holds for its tensors as they are.
+        options = options.without(["rotate", "centre", "equalise"])
     checked = {task: check_samples(task, graph, samples) for task, graph in graphs.items()}
     rewritten = rewrite_tasks(graphs, checked, options)
     shared = SharedPoints(rewritten)
@@ -143,7 +147,7 @@ def _build(
 ) -> tuple[dict[str, IntGraph], dict[str, QuantReport]]:
     headroom = RESIDUAL_HEADROOM
     for _ in range(HEADROOM_TRIES):
-        scales, done = Scales(statistics, shared, clips, headroom), Done()
+        scales, done = Scales(statistics, shared, clips, headroom, graphs), Done()
         built = {
             task: Builder(task, graph, scales, options, done).build()
             for task, graph in graphs.items()

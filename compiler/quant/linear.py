@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from moesaic.compiler.points import Site
 from moesaic.compiler.quant.feedback import round_half_up, round_with_feedback
+from moesaic.compiler.quant.given import kept_scale
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntLinear, Scale
 
@@ -62,7 +63,7 @@ def best_scales(weight: Array, importance: Array) -> Array:
 def quantise_linear(
     site: Site, source_scale: float, target_scale: float, inputs: Inputs
 ) -> IntLinear:
-    """Quantise one layer.
+    """Quantise one layer; integers that a quantised file gives stay as they are.
 
     Parameters
     ----------
@@ -84,13 +85,14 @@ def quantise_linear(
     alone = np.abs(bias) / (source_scale * (1 << BIAS_BITS_ALONE))
     # Codes of the input are rounded: noise of its own, alike in all features.
     covariance = inputs.covariance + np.eye(len(inputs.covariance)) * source_scale**2 / 12
-    scale = best_scales(weight, np.diag(covariance))
+    kept = kept_scale(site.linear)
+    scale = best_scales(weight, np.diag(covariance)) if kept is None else kept
     empty = np.abs(weight).max(1) == 0
     # A channel of zeros alone (a dead one) is zero at every scale: one that gives a plain factor.
     scale = np.where(empty, np.where(alone > 0, alone, target_scale / source_scale), scale)
 
     def codes(scale: Array) -> tuple[Array, Array, Array]:
-        if inputs.feedback:
+        if inputs.feedback and kept is None:
             whole = round_with_feedback(weight, scale, covariance, WEIGHT_MAX)
         else:
             whole = np.clip(round_half_up(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)

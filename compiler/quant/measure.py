@@ -15,6 +15,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.float_reference import choose_experts, run_float
 from moesaic.compiler.points import mlp_hidden, sites
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
+from moesaic.compiler.quant.given import given_notes
 from moesaic.compiler.quant.report import PointReport, QuantReport
 from moesaic.compiler.quant.scales import HIDDEN_LIMIT, INT16_MAX, Scales
 from moesaic.spec.execute import Executor
@@ -95,7 +96,7 @@ def make_report(task: str, graph: ir.Graph, scales: Scales, comparison: Comparis
         sqnr_db=comparison.sqnr_db,
         routing_flips=comparison.flips,
         points=_points(task, graph, scales),
-        notes=[*_notes(task, graph, scales)],
+        notes=[*given_notes(graph), *_notes(task, graph, scales)],
     )
 
 

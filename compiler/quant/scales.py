@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from moesaic.compiler import ir
 from moesaic.compiler.quant.calibrate import Statistics
+from moesaic.compiler.quant.given import OUTPUT_STEPS, given_steps
 from moesaic.compiler.quant.moments import Moments
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.spec import tables
@@ -33,6 +35,8 @@ class Scales:
         Chosen magnitudes at which int8 points saturate; elsewhere that of least squared error.
     residual_headroom
         The residual reaches full scale at this multiple of its largest magnitude.
+    graphs
+        Tasks to float graphs: what a quantised file gives comes before what was seen.
     """
 
     def __init__(
@@ -41,18 +45,28 @@ class Scales:
         shared: SharedPoints,
         clips: Mapping[Key, float],
         residual_headroom: float = RESIDUAL_HEADROOM,
+        graphs: Mapping[str, ir.Graph] | None = None,
     ) -> None:
         self.statistics = statistics
         self.shared = shared
         self.residual_headroom = residual_headroom
         self._chosen = clips
         self._clips: dict[Key, float] = {}
+        self._given = {
+            (task, point): step
+            for task, graph in (graphs or {}).items()
+            for point, step in given_steps(graph).items()
+        }
+        # Of tasks that share a point, one that has no step takes another's.
+        self._shared_given = {shared.find(*key): step for key, step in self._given.items()}
 
     def clip(self, task: str, point: str) -> float:
         """Magnitude at which an int8 point saturates.
 
         An expert that no sample reached takes the largest clip of its layer's experts.
         """
+        if (step := self.given(task, point)) is not None:
+            return step * INT8_MAX
         key = self.shared.find(task, point)
         if key not in self._clips:
             seen = self.statistics.ranges[key]
@@ -87,6 +101,11 @@ class Scales:
         """Of the rows at a point; empty if there were none."""
         return self.statistics.moments.get(self.shared.find(task, point), Moments())
 
+    def given(self, task: str, point: str) -> float | None:
+        """The int8 step that a quantised file gives a point, if it gives one."""
+        own = self._given.get((task, point))
+        return self._shared_given.get(self.shared.find(task, point)) if own is None else own
+
     def maximum(self, task: str, point: str) -> float:
         """Largest magnitude seen; 1.0 at a point that was always 0."""
         return self.statistics.ranges[self.shared.find(task, point)].maximum or 1.0
@@ -118,4 +137,7 @@ class Scales:
 
     def output(self, task: str) -> float:
         """int16 step of a task's output."""
+        step = self.given(task, "output")
+        if step is not None:
+            return step / OUTPUT_STEPS
         return self.maximum(task, "output") * OUTPUT_HEADROOM / INT16_MAX

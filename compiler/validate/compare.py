@@ -21,15 +21,13 @@ from moesaic.compiler.float_reference import Observe, embed_patches, run_head, r
 from moesaic.compiler.frontend.probe import expose_tensors
 from moesaic.compiler.validate.oracle import Oracle
 from moesaic.compiler.validate.perturb import own_samples, perturbed
-from moesaic.compiler.validate.routing import NearTies
+from moesaic.compiler.validate.routing import ROUNDING, NearTies
 from moesaic.spec.errors import UserError
 
 SAFETY = 64.0
 """Times the measured error of float32: sums in another order and other functions' errors."""
 MOST_ERROR = 0.05
 """Share of a row's peak: where float32 may be off by more, nothing can be compared."""
-ROUNDINGS = 16
-"""Of 16-bit floats, if the file has any, between two tensors that are compared."""
 UNMEASURED = 2.0**-20
 """Share of a row's peak that float32 may be wrong by where every choice is a tie."""
 LEAST_TIES = 8
@@ -123,7 +121,6 @@ class _Comparison:
     ) -> None:
         self.graph, self.task, self.rows, self.file = graph, task, rows, file
         self.result = Validation(samples=len(rows))
-        self.unit = 2.0**-graph.rounding_bits
 
     def run(self) -> Validation:
         graph, known = self.graph, -1
@@ -149,7 +146,7 @@ class _Comparison:
         """Run from the stream in front of layer ``start`` (-1: the input) to a place."""
         graph = self.graph
         layers = graph.layers[max(start, 0) : end]
-        ties = NearTies(layers, max(start, 0), SAFETY, self.unit)
+        ties = NearTies(layers, max(start, 0), SAFETY)
 
         def compute(dtype: torch.dtype, observe: Observe) -> Tensor:
             if start < 0:
@@ -192,7 +189,7 @@ class _Comparison:
         peak = exact.abs().amax(-1, keepdim=True).clamp_min(1e-30)
         share = self._float_error(exact, short, peak, rows)
         ratio = (value - exact).abs() / (share * peak)
-        lost = (share > MOST_ERROR).squeeze(-1) & (self.unit < MOST_ERROR / ROUNDINGS)
+        lost = (share > MOST_ERROR).squeeze(-1)
         wrong = (ratio > 1).any(-1)
         missed = wrong & rows & ~lost
         if depth == 1 and int(missed.sum()) == int(rows.sum()) >= LEAST_TIES:
@@ -215,14 +212,14 @@ class _Comparison:
         """Return how far the file may be off, as a share of each row's peak, [samples, rows, 1].
 
         Measured in float32 where both made the same choices: a row's own error, or twice that of
-        most rows; beside it, a few roundings of the shortest float that the file computes in.
+        most rows.
         """
         measured = ((short - exact).abs() / peak).amax(-1, keepdim=True)
         settled = measured.squeeze(-1)[~near]
         usual = 2 * float(settled.median()) if settled.numel() else UNMEASURED
         share = torch.where(near[..., None], torch.tensor(0.0).double(), measured)
-        share = share.clamp_min(max(usual, 2.0**-24))
-        return SAFETY * share + (ROUNDINGS * self.unit if self.unit > 2.0**-24 else 0.0)
+        share = share.clamp_min(max(usual, ROUNDING))
+        return SAFETY * share
 
     def _name(self, place: _Place) -> str:
         if place.number > len(self.graph.layers):

@@ -8,6 +8,9 @@ from torch import Tensor
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import choose_experts
 
+ROUNDING = 2.0**-24
+"""Relative error of one rounding to float32."""
+
 
 class NearTies:
     """Watches the logits of one or several layers, in float64 and in float32.
@@ -15,9 +18,9 @@ class NearTies:
     Pass :meth:`observe` to the run in float64 and :meth:`observe_short` to that in float32.
     """
 
-    def __init__(self, layers: list[ir.Layer], first: int, safety: float, unit: float) -> None:
+    def __init__(self, layers: list[ir.Layer], first: int, safety: float) -> None:
         self._layers, self._first = layers, first
-        self._safety, self._unit = safety, unit
+        self._safety = safety
         self._exact: dict[str, Tensor] = {}
         self._near: Tensor | None = None
         self.unreached = 0
@@ -39,7 +42,7 @@ class NearTies:
         margin = ordered[..., layer.top_k - 1] - ordered[..., layer.top_k]
         error = (value.double() - exact).abs().amax(-1)  # each token's own, or the usual one
         error = torch.maximum(error, error.median())
-        error = torch.maximum(error, self._unit * exact.abs().amax(-1))
+        error = torch.maximum(error, ROUNDING * exact.abs().amax(-1))
         near = margin <= self._safety * error
         self._near = near if self._near is None else self._near | near
 

@@ -65,6 +65,10 @@ class Vit:
         self.nodes.append(helper.make_node(kind, list(inputs), names, domain=domain, **attributes))
         return names[0] if outputs == 1 else names
 
+    def fused(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any):
+        """An operator of ONNX Runtime's own."""
+        return self.op(kind, *inputs, outputs=outputs, domain="com.microsoft", **attributes)
+
     def reshape(self, x: str, *shape: int) -> str:
         return self.op("Reshape", x, self.ints(*shape))
 
@@ -136,6 +140,13 @@ class Vit:
             x = self.op("Cast", self.op("Cast", x, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
         if self.gelu in ("node", "tanh node"):
             return self.op("Gelu", x, approximate="none" if self.gelu == "node" else "tanh")
+        if self.gelu == "fused":
+            return self.fused("Gelu", x)
+        if self.gelu in ("fused with bias", "tanh fused"):
+            kind = "BiasGelu" if self.gelu == "fused with bias" else "FastGelu"
+            return self.fused(kind, x, self.const(self.draw(HIDDEN, std=0.2)))
+        if self.gelu == "quick":
+            return self.fused("QuickGelu", x, alpha=1.702)
         if self.gelu == "torch":  # x * 0.5 * (1 + erf(x / sqrt 2))
             gate = self.op("Add", self.op("Erf", self.op("Div", x, root)), one)
             return self.op("Mul", self.op("Mul", x, half), gate)
@@ -174,6 +185,16 @@ class Vit:
         if self.residual == "constant before":
             operands = self.op("Add", stream, self.const(self.draw(CHANNELS))), branch
         return self.op("Add", *operands)
+
+    def skip_norm(self, stream: str, branch: str) -> tuple[str, str]:
+        """A residual sum and its LayerNorm in one node: normalised, sum."""
+        inputs = [branch, stream, self.const(1 + self.draw(CHANNELS)), ""]
+        if self.residual == "fused with bias":
+            inputs[3] = self.const(self.draw(CHANNELS))
+            inputs.append(self.const(self.draw(CHANNELS)))
+        normal, _, _, total = self.fused("SkipLayerNormalization", *inputs, outputs=4, epsilon=1e-6)
+        self.nodes[-1].output[1] = self.nodes[-1].output[2] = ""
+        return normal, total
 
     # -- the whole model ------------------------------------------------------------------
 
@@ -220,6 +241,20 @@ class Vit:
         def heads(part: str, *order: int) -> str:
             return self.transpose(self.reshape(part, 1, count, HEADS, depth), *order)
 
+        if self.attention == "fused joint":
+            weight, bias = self.draw(CHANNELS, 3 * CHANNELS), self.draw(3 * CHANNELS, std=0.2)
+            mixed = self.fused(
+                "Attention", x, self.const(weight), self.const(bias), num_heads=HEADS
+            )
+            return self.dense(mixed, CHANNELS, CHANNELS)
+        if self.attention == "fused unequal":  # values are wider than queries and keys
+            sizes = [6, 6, CHANNELS]
+            weight = self.const(self.draw(CHANNELS, sum(sizes)))
+            options = {"num_heads": HEADS, "qkv_hidden_sizes": sizes, "scale": 0.4}
+            mixed = self.fused(
+                "Attention", x, weight, self.const(self.draw(sum(sizes), std=0.2)), **options
+            )
+            return self.dense(mixed, CHANNELS, CHANNELS)
         if self.attention in ("joint", "columns interleaved", "gather", "split"):
             joint = self.dense(x, CHANNELS, 3 * CHANNELS, std=0.6)
             if self.attention == "split":
@@ -248,6 +283,10 @@ class Vit:
                     "Attention", query, key, value, q_num_heads=HEADS, kv_num_heads=HEADS
                 )
                 return self.dense(mixed, CHANNELS, CHANNELS)
+            if self.attention == "fused heads":
+                bias = self.const(self.draw(3 * CHANNELS, std=0.2))
+                mixed = self.fused("MultiHeadAttention", query, key, value, bias, num_heads=HEADS)
+                return self.dense(mixed, CHANNELS, CHANNELS)
             if self.attention == "shared keys":
                 key, value = self.slice(key, 2, 0, depth), self.slice(value, 2, 4, 4 + depth)
                 query = heads(query, 0, 2, 1, 3)
@@ -269,6 +308,9 @@ class Vit:
                 "MatMul", self.transpose(key, 0, 1, 3, 2), self.transpose(query, 0, 1, 3, 2)
             )
             scores = self.transpose(scores, 0, 1, 3, 2)
+        elif self.scale == "fused":
+            turned = self.transpose(key, 0, 1, 3, 2)
+            scores = self.fused("FusedMatMul", query, turned, alpha=SCALE, transB=1)
         else:
             scores = self.op("MatMul", query, key)
         if self.scale == "scores":
@@ -430,9 +472,12 @@ class Vit:
         if self.embed == "tokens":
             shape = [self.batch, PATCHES, 3 * PATCH * PATCH]
         x, count = self.tokens("x")
-        if self.residual != "no attention":
-            x = self.add(x, self.mix(self.layer_norm(x), count))
-        normal = self.layer_norm(x)
+        if self.residual in ("fused", "fused with bias"):
+            normal, x = self.skip_norm(x, self.mix(self.layer_norm(x), count))
+        else:
+            if self.residual != "no attention":
+                x = self.add(x, self.mix(self.layer_norm(x), count))
+            normal = self.layer_norm(x)
         branch = self.perceptron(normal) if self.mlp == "dense" else self.mixture(normal, count)
         output = self.finish(self.add(x, branch), count)
         graph = helper.make_graph(

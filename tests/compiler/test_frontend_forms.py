@@ -28,9 +28,21 @@ FORMS: dict[str, list[str]] = {
         "guarded",
         "node 3d",
         "shared keys",
+        "fused joint",
+        "fused unequal",
+        "fused heads",
     ],
-    "scale": ["key", "both", "scores", "per head", "none"],
-    "gelu": ["torch", "half last", "half gate", "tanh node", "tanh arithmetic"],
+    "scale": ["key", "both", "scores", "per head", "none", "fused"],
+    "gelu": [
+        "torch",
+        "half last",
+        "half gate",
+        "tanh node",
+        "tanh arithmetic",
+        "fused",
+        "fused with bias",
+        "tanh fused",
+    ],
     "mlp": [
         "loop",
         "gather",
@@ -47,7 +59,14 @@ FORMS: dict[str, list[str]] = {
         "node",
     ],
     "head": ["norm first", "class", "convolution"],
-    "residual": ["branch first", "layer scale", "constant after", "no attention"],
+    "residual": [
+        "branch first",
+        "layer scale",
+        "constant after",
+        "no attention",
+        "fused",
+        "fused with bias",
+    ],
 }
 
 

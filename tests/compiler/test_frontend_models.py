@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,11 +83,13 @@ class Encoder(torch.nn.Module):
         return self.head(self.norm(self.encoder(tokens))[:, 0])
 
 
-def test_torch_encoder_by_the_older_exporter(tmp_path: Path) -> None:
+def export_encoder(path: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Encoder:
+    """Export an encoder of random weights by torch's older exporter, and return it."""
     torch.manual_seed(0)
     model = Encoder().eval()
     for parameter in model.parameters():  # the two layers start out equal
         parameter.data += 0.1 * torch.randn_like(parameter)
+    model = model.to(dtype)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # ONNX has no such operator
     try:
@@ -94,15 +97,20 @@ def test_torch_encoder_by_the_older_exporter(tmp_path: Path) -> None:
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model,
-                (torch.zeros(1, 3, 8, 12),),
-                str(tmp_path / "model.onnx"),
+                (torch.zeros(1, 3, 8, 12, dtype=dtype),),
+                str(path),
                 dynamo=False,
                 opset_version=17,
                 input_names=["image"],
-                dynamic_axes={"image": {0: "batch"}},
+                **options,
             )
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    return model
+
+
+def test_torch_encoder_by_the_older_exporter(tmp_path: Path) -> None:
+    export_encoder(tmp_path / "model.onnx", dynamic_axes={"image": {0: "batch"}})
     graph, error = compare(tmp_path / "model.onnx")
     assert error < 1e-5
     assert [type(layer) for layer in graph.layers] == [ir.Attention, ir.Mlp] * 2

@@ -6,6 +6,7 @@ from moesaic.compiler.frontend.operators.call import Call, Note, Operator
 from moesaic.compiler.frontend.operators.choosing import CHOICES
 from moesaic.compiler.frontend.operators.composite import COMPOSITES
 from moesaic.compiler.frontend.operators.elementwise import ELEMENTWISE
+from moesaic.compiler.frontend.operators.fused import FUSED
 from moesaic.compiler.frontend.operators.products import PRODUCTS
 from moesaic.compiler.frontend.operators.reductions import REDUCTIONS
 
@@ -15,6 +16,7 @@ _STANDARD = {**CHOICES, **ELEMENTWISE, **PRODUCTS, **REDUCTIONS}
 OPERATORS: dict[tuple[str, str], Operator] = {
     **{("", name): operator for name, operator in _STANDARD.items()},
     **COMPOSITES,
+    **FUSED,
 }
 """By domain ("" is ONNX's own) and operator. Besides these, `layout` moves elements about, and what
 reads constants alone is run by ONNX's reference evaluator."""

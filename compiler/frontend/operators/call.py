@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,8 @@ Note = tuple[str, str]
 
 FLOATS = (
     onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 )
-ROUNDED = "rounding to 16 bits is left out"
-"""Note on a cast to a shorter float."""
 
 
 @dataclass
@@ -65,7 +61,7 @@ class Call:
         return self.types[index] if index < len(self.types) else onnx.TensorProto.UNDEFINED
 
 
-Handler = Callable[[Call], list[Value]]
+Handler = Callable[[Call], Sequence[Value | None]]
 
 ANY = None
 """In :attr:`Operator.fixed`: every value of an attribute means the same here."""
@@ -78,8 +74,8 @@ class Operator:
     Attributes
     ----------
     run
-        Computes the outputs from a :class:`Call`; it may give fewer than the node has, and a node
-        that reads another one is refused.
+        Computes the outputs from a :class:`Call`; it may give fewer than the node has, or None for
+        some, and a node that reads one of those is refused.
     inputs
         Inputs that ``run`` looks at; None: all of them.
     attributes
@@ -93,7 +89,7 @@ class Operator:
     attributes: tuple[str, ...] = ()
     fixed: Mapping[str, tuple[Any, ...] | None] = field(default_factory=dict)
 
-    def __call__(self, call: Call) -> list[Value]:
+    def __call__(self, call: Call) -> Sequence[Value | None]:
         """Check that all of a node is understood, and run it.
 
         Raises

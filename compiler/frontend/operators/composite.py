@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.compiler.frontend.algebra import Value, as_view
+from moesaic.compiler.frontend.algebra import Algebra, Value, as_view
 from moesaic.compiler.frontend.operators.call import ANY, Call, Operator
 from moesaic.compiler.frontend.operators.reductions import softmax
 from moesaic.compiler.frontend.views import Experts, NotRecognised, View
@@ -20,7 +20,7 @@ def _transpose(value: Value, order: list[int]) -> Value:
     return value.transpose(*order)
 
 
-def _heads(value: View, count: int) -> View:
+def split_heads(value: View, count: int) -> View:
     """Bring [1, S, heads * D] or [1, heads, S, D] into [heads, S, D]."""
     if value.shape[0] != 1 or len(value.shape) not in (3, 4):
         raise NotRecognised(f"its operands must have a batch of 1, not shape {value.shape}")
@@ -32,6 +32,12 @@ def _heads(value: View, count: int) -> View:
     return as_view(_transpose(split, [1, 0, 2]))
 
 
+def attend(algebra: Algebra, query: View, key: View, value: View, scale: float) -> View:
+    """Return ``softmax(scale * query @ key.T) @ value``, each [heads, tokens, columns]."""
+    scores = algebra.matmul(query.affine(scale, 0.0), key.swap_last())
+    return as_view(algebra.matmul(softmax(algebra, as_view(scores), 2), value))
+
+
 def _attention(call: Call) -> list[Value]:
     """Scaled dot-product attention; shared key and value heads are repeated."""
     attributes = call.attributes
@@ -41,15 +47,13 @@ def _attention(call: Call) -> list[Value]:
         raise NotRecognised("attribute 'scale' must not be 0")
     flat = len(call.view(0).shape) == 3
     counts = attributes.get("q_num_heads", 0), attributes.get("kv_num_heads", 0)
-    query = _heads(call.view(0), counts[0])
-    key, value = (_heads(call.view(index), counts[1]) for index in (1, 2))
+    query = split_heads(call.view(0), counts[0])
+    key, value = (split_heads(call.view(index), counts[1]) for index in (1, 2))
     if query.shape[0] % key.shape[0]:
         raise NotRecognised(f"{query.shape[0]} query heads do not share {key.shape[0]} key heads")
     shared = np.arange(query.shape[0]) // (query.shape[0] // key.shape[0])
     scale = attributes.get("scale") or query.shape[2] ** -0.5
-    transposed = _transpose(key[shared], [0, 2, 1])
-    scores = as_view(call.algebra.matmul(query.affine(scale, 0.0), transposed))
-    mixed = as_view(call.algebra.matmul(softmax(call.algebra, scores, 2), value[shared]))
+    mixed = attend(call.algebra, query, key[shared], value[shared], scale)
     if flat:
         tokens = as_view(_transpose(mixed, [1, 0, 2]))
         return [tokens.reshape(1, tokens.shape[0], -1)]

@@ -9,7 +9,6 @@ from moesaic.compiler.frontend.algebra import Value, as_view
 from moesaic.compiler.frontend.operators.call import (
     ANY,
     FLOATS,
-    ROUNDED,
     Call,
     Handler,
     Operator,
@@ -73,8 +72,6 @@ def _converted(call: Call, target: int) -> Value:
     """Return an input as it is where a cast to the element type `target` changes no value."""
     view = call.view(0)
     if target in FLOATS:
-        if target in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
-            call.notes.append((ROUNDED, call.algebra.node))
         return view
     kind = onnx.TensorProto.DataType.Name(target).lower()
     sources = call.algebra.arena.sources_of(view)

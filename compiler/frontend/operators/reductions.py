@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesaic.compiler.frontend.algebra import Algebra, Value
 from moesaic.compiler.frontend.operators.call import Call, Operator
@@ -43,13 +44,23 @@ def _layer_norm(call: Call) -> list[Value]:
     view = call.view(0)
     axis = call.attributes.get("axis", -1) % len(view.shape)
     columns = int(np.prod(view.shape[axis:]))
-    normal: Value = call.algebra.norm(
-        view.reshape(-1, columns), float(call.attributes.get("epsilon", 1e-5))
-    ).reshape(*view.shape)
-    normal = call.algebra.times(normal, call.constant(1, "scale"))
-    if call.optional(2) is not None:
-        normal = call.algebra.add(normal, call.constant(2, "bias"))
-    return [normal]
+    epsilon = float(call.attributes.get("epsilon", 1e-5))
+    beta = None if call.optional(2) is None else call.constant(2, "bias")
+    return [normalise(call.algebra, view, columns, epsilon, call.constant(1, "scale"), beta)]
+
+
+def normalise(
+    algebra: Algebra,
+    view: View,
+    columns: int,
+    epsilon: float,
+    gamma: NDArray[np.generic],
+    beta: NDArray[np.generic] | None,
+) -> Value:
+    """Return the LayerNorm of rows of `columns` elements."""
+    normal: Value = algebra.norm(view.reshape(-1, columns), epsilon).reshape(*view.shape)
+    normal = algebra.times(normal, gamma)
+    return normal if beta is None else algebra.add(normal, beta)
 
 
 def softmax(algebra: Algebra, view: View, axis: int) -> View:
