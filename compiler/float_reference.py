@@ -150,8 +150,8 @@ def run_float(
         gamma and beta, which are folded into the next linear layers), `{i}.query`, `{i}.key`,
         `{i}.value`, `{i}.scores` [samples, heads, tokens, tokens] (scaled), `{i}.attention`,
         `{i}.hidden`, `{i}.logits`, `{i}.expert{e}.hidden` [routed tokens, hidden]; `head.norm`
-        and `output` [samples, rows, outputs], before the output layout. What it returns, if it does,
-        takes the point's place.
+        and `output` [samples, rows, outputs], before the output layout. What it
+        returns, if it does, takes the point's place.
 
     Returns
     -------
