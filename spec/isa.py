@@ -20,7 +20,7 @@ from operator import xor
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 INSTRUCTION_BYTES = 32
 CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""

@@ -111,15 +111,14 @@ MAX_TABLE = 1 << 22
 
 
 def exponent_table() -> Tensor:
-    """Softmax numerators by the exponent, in steps of 2**-7 octave."""
-    mantissa, octaves = semantics.exp2_negative(torch.arange(1 << tables.EXPONENT_BITS))
-    return semantics.round_shift(mantissa, octaves + 8)
+    """``semantics.softmax_fine`` by the exponent, in steps of 2**-7 octave."""
+    return semantics.softmax_fine(torch.arange(1 << tables.EXPONENT_BITS), 1, 0)
 
 
 def numerator_table(scale: Scale, largest: int) -> Tensor | None:
-    """Softmax numerators by the distance from the row's largest score, 0 .. ``largest``.
+    """``semantics.softmax_fine`` by the distance from the row's largest score, 0 .. ``largest``.
 
-    Cut off behind the first distance whose numerator is 0; one entry if all are equal. None where
+    Cut off behind the first distance whose entry is 0; one entry if all are equal. None where
     more than :data:`MAX_TABLE` would be left: in heads of many dimensions whose scores hardly
     count.
     """
@@ -132,8 +131,7 @@ def numerator_table(scale: Scale, largest: int) -> Tensor | None:
         largest = 0
     if largest >= MAX_TABLE:
         return None
-    numerators, _ = semantics.softmax(-torch.arange(largest + 1), scale.multiplier, scale.shift)
-    return numerators
+    return semantics.softmax_fine(torch.arange(largest + 1), scale.multiplier, scale.shift)
 
 
 class Attention:
@@ -155,7 +153,10 @@ class Attention:
             table = exponent_table()
             factor = layer.softmax.multiplier * 2.0**-layer.softmax.shift
             self._exponent = torch.tensor([factor, 0.5], dtype=torch.float64, device=device)
-        self._numerators = table.to(device, self.product_type)
+        # In whole steps, with 8 fraction bits: float32 holds them and their thresholds exactly.
+        step = 2.0**-tables.DITHER_BITS
+        self._numerators = table.to(device, self.product_type) * step
+        self._dither = semantics.dither(tokens).to(device, self.product_type) * step
         sums = torch.arange(1, tokens * kernels.UINT8_LARGEST + 1)
         multiplier, shift = semantics.attention_scale(
             sums, layer.scale.multiplier, layer.scale.shift
@@ -180,7 +181,7 @@ class Attention:
         else:
             factor, half = self._exponent
             index = kernels.rescale_(distance.double(), factor, half, 0, last)
-        probability = look_up(self._numerators, index)
+        probability = look_up(self._numerators, index).add_(self._dither).floor_()
         return probability, look_up(self._scales, probability.sum(-1))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -131,14 +131,25 @@ def layer_norm(
     return saturate(round_shift(wide, 8), 8), wide
 
 
+def softmax_fine(distance: Tensor, multiplier: int, shift: int) -> Tensor:
+    """Softmax numerators with 8 fraction bits, 0 to 255 * 256, of distances from the largest."""
+    mantissa, octaves = exp2_negative(round_shift(distance * multiplier, shift))
+    return mantissa >> octaves
+
+
+def dither(columns: int, device: torch.device | None = None) -> Tensor:
+    """Rounding threshold of each of ``columns`` columns of a row, 0 to 255."""
+    table = _table(tables.DITHER_TABLE, device or torch.device("cpu"))
+    return table[torch.arange(columns, device=device) % len(table)]
+
+
 def softmax(scores: Tensor, multiplier: int, shift: int) -> tuple[Tensor, Tensor]:
-    """Un-normalised probabilities of int32 ``scores`` [rows, columns]: (uint8, row sums).
+    """Un-normalised probabilities of int32 ``scores`` [..., columns]: (uint8, row sums).
 
     The largest score of a row gives 255. Row sums are at least 255.
     """
-    distance = scores.amax(-1, keepdim=True) - scores
-    mantissa, exponent = exp2_negative(round_shift(distance * multiplier, shift))
-    probability = round_shift(mantissa, exponent + 8)
+    fine = softmax_fine(scores.amax(-1, keepdim=True) - scores, multiplier, shift)
+    probability = (fine + dither(scores.shape[-1], scores.device)) >> tables.DITHER_BITS
     return probability, probability.sum(-1)
 
 

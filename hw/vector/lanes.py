@@ -116,6 +116,9 @@ class Lanes(wiring.Component):
             first.multiplier.eq(self.lane_multiplier),
             first.shift.eq(self.lane_shift),
             first.limit.eq(self.limit),
+            exp2.column.eq(
+                delay(m, self.issue.column[: tables.DITHER_BITS], requantised, "column")
+            ),
             exp2.valid.eq(valid_lanes),
             second.multiplier.eq(factor.replicate(count)),
             second.shift.eq(distance.replicate(count)),

@@ -118,16 +118,21 @@ async def gelu(dut) -> None:
 
 @cocotb.test()
 async def exp2(dut) -> None:
-    """Every exponent; then random ones with lanes switched off."""
+    """Every exponent in every lane; then random ones with lanes switched off. Any chunk."""
     count = 1 << tables.EXPONENT_BITS
+    every = torch.arange(count).repeat_interleave(LANES)
     random_part = torch.randint(0, count, (300 * LANES,))
-    exponent = torch.cat([torch.arange(count), random_part])
+    exponent = torch.cat([every, random_part])
     valid = torch.ones_like(exponent)
-    valid[count:] = torch.randint(0, 2, (len(random_part),))
+    valid[len(every) :] = torch.randint(0, 2, (len(random_part),))
     mantissa, octaves = semantics.exp2_negative(exponent)
-    value = semantics.round_shift(mantissa, octaves + 8) * valid
+    # As columns of one row: chunk after chunk, every threshold in turn.
+    threshold = semantics.dither(len(exponent))
+    chunks = range(0, len(exponent), LANES)
+    value = ((mantissa >> octaves) + threshold >> 8) * valid
     drive = {
         "exponent": pack_rows(exponent, tables.EXPONENT_BITS),
+        "exponent_column": [first % (1 << tables.DITHER_BITS) for first in chunks],
         "exponent_valid": pack_rows(valid, 1),
     }
     found = await stream(dut, drive, ["probability"], 3)

@@ -284,6 +284,9 @@ def add_random_drain(program: Program, kind: Drain) -> None:
         rows = len(program.sums[0])
         n_tiles = min(n_tiles, arch.accumulator_rows // rows)
     all_columns = groups * n_tiles * arch.width
+    if kind == Drain.SOFTMAX and random.random() < 0.2:  # as many columns as there are thresholds
+        n_tiles = arch.accumulator_rows // 2 - random.randrange(3)
+        rows, all_columns = random.choice([1, 2]), n_tiles * arch.width
     columns = all_columns - random.choice([0, random.randrange(arch.width)])
     if kind != Drain.SOFTMAX and random.random() < 0.15:
         columns = random.randint(1, all_columns)  # whole tiles without a valid column

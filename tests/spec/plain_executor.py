@@ -122,7 +122,9 @@ def attention(rows: list[Row], layer: IntAttention) -> list[Row]:
             for s in scores:
                 distance = (max(scores) - s) * layer.softmax.multiplier
                 mantissa, shift = power(shift_round(distance, layer.softmax.shift))
-                numerators.append(shift_round(mantissa, shift + 8))
+                column = len(numerators) % 256
+                threshold = sum((column >> bit & 1) << 7 - bit for bit in range(8))
+                numerators.append((mantissa // 2**shift + threshold) // 256)
             inverse, t = invert(sum(numerators))
             factor = Scale(shift_round(inverse * layer.scale.multiplier, 16), t + layer.scale.shift)
             for d in range(head * layer.value_dim, (head + 1) * layer.value_dim):

@@ -9,8 +9,10 @@ from __future__ import annotations
 BOUNDS: dict[str, float] = {
     "scale, relative": 2.0**-16,
     "exp2 table, relative": 1.4e-5,
-    "softmax numerator, steps of 1/255": 1.2,
-    "softmax probability, 129 normal scores": 0.03,
+    "softmax numerator, steps of 1/255": 1.6,
+    "softmax probability, 129 normal scores": 0.012,
+    "softmax probability, 257 normal scores": 0.016,
+    "softmax row sum of a tail below one step, relative": 0.012,
     "reciprocal, relative": 3.1e-5,
     "reciprocal square root, relative": 3.8e-5,
     "attention scale, relative": 6.2e-5,
