@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from moesaic.spec import tables
-from moesaic.spec.formats import GATE_FRACTION_BITS, ONE_Q15, RESIDUAL_GUARD_BITS
+from moesaic.spec.formats import (
+    GATE_FRACTION_BITS,
+    HIDDEN_BITS,
+    ONE_Q15,
+    RESIDUAL_GUARD_BITS,
+    UINT8_BITS,
+)
 
 
 def round_shift(value: Tensor, shift: int | Tensor) -> Tensor:
@@ -110,9 +116,18 @@ def gelu_fine(z: Tensor) -> Tensor:
     return (z.clamp(min=0) << fine) - delta
 
 
-def gelu(z: Tensor, multiplier: int, shift: int) -> Tensor:
-    """int8 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14."""
-    return requantise(gelu_fine(z), multiplier, shift, 8)
+def gelu(z: Tensor, multiplier: int, shift: int, offset: int) -> Tensor:
+    """uint8 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14.
+
+    ``offset``, 0 to 255, is the code of zero: GELU is never below -0.17, so few codes lie below it.
+    """
+    value = round_shift(gelu_fine(z) * multiplier, shift) + offset
+    return value.clamp(0, (1 << UINT8_BITS) - 1)
+
+
+def gelu_wide(z: Tensor, multiplier: int, shift: int) -> Tensor:
+    """int16 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14."""
+    return requantise(gelu_fine(z), multiplier, shift, HIDDEN_BITS)
 
 
 def layer_norm(

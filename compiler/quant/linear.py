@@ -43,7 +43,7 @@ def best_scales(weight: Array, importance: Array) -> Array:
 
 
 def quantise_linear(
-    site: Site, source_scale: float, target_scale: float, importance: Array
+    site: Site, source_scale: float, target_scale: float, importance: Array, zero: int = 0
 ) -> IntLinear:
     """Quantise one layer.
 
@@ -55,6 +55,8 @@ def quantise_linear(
         Real value of one step of the input and of the requantised output.
     importance
         [inputs], mean square of each input.
+    zero
+        Code of the input's zero: the bias takes it out again.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def quantise_linear(
 
     def codes(scale: Array) -> tuple[Array, Array, Array]:
         whole = np.clip(round_half_up(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
-        offset = round_half_up(bias / (source_scale * scale))
+        offset = round_half_up(bias / (source_scale * scale)) - zero * whole.sum(1)
         return whole, offset, np.abs(whole).sum(1) * site.input_limit + np.abs(offset)
 
     whole, offset, worst = codes(scale)

@@ -24,7 +24,7 @@ class Site:
     source: str
     target: str
     input_limit: int
-    """Largest magnitude of an input code: 128 for int8, 32768 for int16."""
+    """Largest magnitude of an input code: 128 for int8, 255 for uint8, 32768 for int16."""
 
 
 def mlp_hidden(layer: int, expert: int | None = None) -> str:
@@ -36,7 +36,7 @@ def _mlp_sites(mlp: ir.Mlp, layer: int, expert: int | None) -> Iterator[Site]:
     prefix = f"{layer}" if expert is None else f"{layer}.expert{expert}"
     hidden = mlp_hidden(layer, expert)
     yield Site(f"{prefix}.up", mlp.up, f"{layer}.norm", hidden, 128)
-    yield Site(f"{prefix}.down", mlp.down, hidden, "residual", 128)
+    yield Site(f"{prefix}.down", mlp.down, hidden, "residual", 255)
 
 
 def sites(graph: ir.Graph) -> Iterator[Site]:

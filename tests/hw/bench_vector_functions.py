@@ -92,28 +92,34 @@ async def requantise(dut) -> None:
 
 @cocotb.test()
 async def gelu(dut) -> None:
-    """Every input, at a usual output scale; then random scales."""
+    """Every input, at usual output scales and offsets; then random ones, far beyond 16 bits too."""
     half = 1 << tables.GELU_INPUT_BITS - 1
     z = torch.arange(-half, half)
-    drive: dict[str, list[int]] = {"gelu_z": [], "gelu_multiplier": [], "gelu_shift": []}
+    names = ("gelu_z", "gelu_multiplier", "gelu_shift", "gelu_offset")
+    drive: dict[str, list[int]] = {name: [] for name in names}
     expected: list[int] = []
-    settings = [(z, 40960, 25), (z[5::32], 65535, 22)]
+    expected_wide: list[int] = []
+    settings = [(z, 40960, 25, 7), (z[5::32], 65535, 22, 255), (z[5::32], 65535, 10, 0)]
     for _ in range(20):
         sample = torch.randint(-half, half, (64 * LANES,))
         sample[::2] >>= 4
-        settings.append((sample, random.getrandbits(16), random.randrange(10, 45)))
-    for sample, multiplier, shift in settings:
+        factor = random.getrandbits(16), random.randrange(10, 45)
+        settings.append((sample, *factor, random.getrandbits(8)))
+    for sample, multiplier, shift, offset in settings:
         words = pack_rows(sample, tables.GELU_INPUT_BITS)
         drive["gelu_z"] += words
         drive["gelu_multiplier"] += [multiplier] * len(words)
         drive["gelu_shift"] += [shift] * len(words)
-        expected += pack_rows(semantics.gelu(sample, multiplier, shift), 8)
-    # The second multiplier takes its factors when GELU's result arrives there, 4 cycles later.
-    for name in ("gelu_multiplier", "gelu_shift"):
-        drive[name] = [0] * 4 + drive[name]
-    drive["gelu_z"] += [0] * 4
-    found = await stream(dut, drive, ["gelu_value"], 10)
+        drive["gelu_offset"] += [offset] * len(words)
+        expected += pack_rows(semantics.gelu(sample, multiplier, shift, offset), 8)
+        expected_wide += pack_rows(semantics.gelu_wide(sample, multiplier, shift), 16)
+    # The second multiplier takes its factors when GELU's result arrives there, 4 cycles later; the
+    # offset is added behind its last register.
+    for name, early in zip(names, (0, 4, 4, 9), strict=True):
+        drive[name] = [0] * early + drive[name] + [0] * (9 - early)
+    found = await stream(dut, drive, ["gelu_value", "gelu_wide"], 10)
     check("gelu", found["gelu_value"][: len(expected)], expected)
+    check("wide gelu", found["gelu_wide"][: len(expected)], expected_wide)
 
 
 @cocotb.test()
