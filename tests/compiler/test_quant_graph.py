@@ -26,6 +26,7 @@ from moesaic.spec.execute import Executor
 from moesaic.spec.graphcheck import check_shapes, check_values
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.intgraph import IntDense, IntGraph, IntMoe
+from moesaic.spec.schema import SchemaError
 from tests.compiler.quant_models import SMALL, float_graph, random_graph, random_samples
 
 
@@ -287,3 +288,17 @@ def test_zero_of_hidden_rows_is_taken_out_exactly() -> None:
     zeros = down.bias + mlp.mlp.offset * down.weight.sum(1, dtype=np.int64)
     got = zeros * down.multiplier / 2.0**down.shift * integer.residual_scale / 256
     assert np.abs(got - exact.down.bias).max() < integer.residual_scale
+
+
+@pytest.mark.parametrize(
+    "wide", [set(), {"1.norm"}, {"2.norm"}, {"3.norm"}, {"1.hidden"}, {"3.expert0.hidden"}]
+)
+def test_sums_of_all_forms_are_proven(wide: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a limit that is in reach: weights get coarser until every sum is within it."""
+    monkeypatch.setattr("moesaic.compiler.quant.linear.ACCUMULATOR_MAX", 1 << 19)
+    monkeypatch.setattr("moesaic.spec.graphcheck.ACCUMULATOR_MAX", 1 << 19)
+    _, _, integer = built(wide)
+    check_values(integer)
+    monkeypatch.setattr("moesaic.spec.graphcheck.ACCUMULATOR_MAX", 1 << 18)
+    with pytest.raises(SchemaError, match="accumulators"):
+        check_values(integer)
