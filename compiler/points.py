@@ -24,7 +24,7 @@ class Site:
     source: str
     target: str
     input_limit: int
-    """Largest magnitude of an input code: 128 for int8, 32768 for int16."""
+    """Largest magnitude of an input code: 128 for int8, 255 for uint8, 32768 for int16."""
 
 
 def mlp_hidden(layer: int, expert: int | None = None) -> str:
@@ -36,7 +36,7 @@ def _mlp_sites(mlp: ir.Mlp, layer: int, expert: int | None) -> Iterator[Site]:
     prefix = f"{layer}" if expert is None else f"{layer}.expert{expert}"
     hidden = mlp_hidden(layer, expert)
     yield Site(f"{prefix}.up", mlp.up, f"{layer}.norm", hidden, 128)
-    yield Site(f"{prefix}.down", mlp.down, hidden, "residual", 128)
+    yield Site(f"{prefix}.down", mlp.down, hidden, "residual", 255)
 
 
 def sites(graph: ir.Graph) -> Iterator[Site]:
@@ -74,8 +74,8 @@ def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Grap
         match layer:
             case ir.Attention():
                 parts = ("query", "key", "value", "output")
-                new = {part: changed[f"{number}.{part}"] for part in parts}
-                layers.append(replace(layer, **new))
+                query, key, value, output = (changed[f"{number}.{part}"] for part in parts)
+                layers.append(replace(layer, query=query, key=key, value=value, output=output))
             case ir.Mlp():
                 layers.append(mlp(layer, f"{number}"))
             case ir.Moe():

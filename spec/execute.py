@@ -51,14 +51,21 @@ class _Graph:
                 case IntAttention():
                     self.attention[index] = Attention(layer, graph.tokens, device)
                 case IntDense():
-                    self.mlps[index] = [Mlp(layer.mlp, device)]
+                    largest = _largest(layer.wide)
+                    self.mlps[index] = [Mlp(layer.mlp, device, largest)]
                 case IntMoe():
                     self.gates[index] = Linear(
                         [layer.gate], LOGIT_BITS, device, kernels.INT16_LARGEST
                     )
-                    self.mlps[index] = [Mlp(expert, device) for expert in layer.experts]
+                    largest = _largest(layer.wide)
+                    self.mlps[index] = [Mlp(expert, device, largest) for expert in layer.experts]
                 case _:
                     unreachable(layer)
+
+
+def _largest(wide: bool) -> int:
+    """Largest magnitude in a layer's normalised rows."""
+    return kernels.INT16_LARGEST if wide else kernels.INT8_LARGEST
 
 
 class Executor:
@@ -126,16 +133,17 @@ class Executor:
 
             narrow, wide = kernels.layer_norm(residual, layer.norm)
             inside("norm", narrow)
+            rows = wide if layer.wide else narrow
             match layer:
                 case IntAttention():
-                    addend = self._attention(narrow, ready.attention[index], inside)
+                    addend = self._attention(rows, ready.attention[index], inside)
                     residual = kernels.residual_add(residual, addend, ready.one)
                 case IntDense():
-                    addend = ready.mlps[index][0](narrow)
+                    addend = ready.mlps[index][0](rows)
                     residual = kernels.residual_add(residual, addend, ready.one)
                 case IntMoe():
                     logits, mlps = ready.gates[index](wide), ready.mlps[index]
-                    residual = self._moe(residual, narrow, logits, layer, mlps, inside)
+                    residual = self._moe(residual, rows, logits, layer, mlps, inside)
                 case _:
                     unreachable(layer)
             inside("residual", residual)
@@ -145,8 +153,8 @@ class Executor:
         watch("head.norm", narrow)
         return ready.head(narrow)
 
-    def _attention(self, narrow: Tensor, layer: Attention, watch: Observe) -> Tensor:
-        query, key, value = layer.split(narrow)
+    def _attention(self, normalised: Tensor, layer: Attention, watch: Observe) -> Tensor:
+        query, key, value = layer.split(normalised)
         watch("query", query)
         watch("key", key)
         watch("value", value)
@@ -159,7 +167,7 @@ class Executor:
     def _moe(
         self,
         residual: Tensor,
-        narrow: Tensor,
+        normalised: Tensor,
         logits: Tensor,
         layer: IntMoe,
         experts: list[Mlp],
@@ -185,7 +193,7 @@ class Executor:
         grouped, pairs = ascending.flatten().sort(stable=True)
         numbers = torch.arange(len(experts), device=self.device)
         counts = (grouped[:, None] == numbers).sum(0).tolist()
-        parts = narrow.flatten(0, 1)[pairs // layer.top_k].split(counts)
+        parts = normalised.flatten(0, 1)[pairs // layer.top_k].split(counts)
         results = [expert(part) for expert, part in zip(experts, parts, strict=True) if len(part)]
         addend = residual.new_empty(len(pairs), channels)
         addend[pairs] = torch.cat(results)

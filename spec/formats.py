@@ -24,6 +24,10 @@ ONE_Q15 = 1 << GATE_FRACTION_BITS
 """Gate weight 1.0."""
 GATE_BITS = ONE_Q15.bit_length()
 """A gate weight, unsigned: 0.0 to 1.0."""
+UINT8_BITS = 8
+"""Hidden rows behind the GELU, unsigned, and the code of zero in them."""
+HIDDEN_BITS = 16
+"""Hidden rows in two planes, signed."""
 PROBABILITY_BITS = 8
 """Un-normalised softmax probabilities, unsigned."""
 

@@ -42,23 +42,27 @@ MAX_WEIGHTS = 1 << 30
 def linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear, int]]:
     """All linear layers with where they are and the largest magnitude of an input."""
 
-    def mlp(where: str, part: IntMlp) -> Iterator[tuple[str, IntLinear, int]]:
-        yield f"{where}.up", part.up, INT8_LARGEST
-        yield f"{where}.down", part.down, INT8_LARGEST
+    def rows(wide: bool) -> int:
+        return INT16_LARGEST if wide else INT8_LARGEST
+
+    def mlp(where: str, part: IntMlp, wide: bool) -> Iterator[tuple[str, IntLinear, int]]:
+        yield f"{where}.up", part.up, rows(wide)
+        yield f"{where}.down", part.down, INT16_LARGEST if part.wide else UINT8_LARGEST
 
     yield "embed.linear", graph.embed.linear, INT8_LARGEST
     for index, layer in enumerate(graph.layers):
         where = f"layers[{index}]"
         match layer:
             case IntAttention():
-                for name in ("query", "key", "value", "output"):
-                    yield f"{where}.{name}", getattr(layer, name), INT8_LARGEST
+                for name in ("query", "key", "value"):
+                    yield f"{where}.{name}", getattr(layer, name), rows(layer.wide)
+                yield f"{where}.output", layer.output, INT8_LARGEST
             case IntDense():
-                yield from mlp(where, layer.mlp)
+                yield from mlp(where, layer.mlp, layer.wide)
             case IntMoe():
                 yield f"{where}.gate", layer.gate, INT16_LARGEST
                 for number, expert in enumerate(layer.experts):
-                    yield from mlp(f"{where}.experts[{number}]", expert)
+                    yield from mlp(f"{where}.experts[{number}]", expert, layer.wide)
             case _:
                 unreachable(layer)
     yield "head.linear", graph.head.linear, INT8_LARGEST
@@ -139,6 +143,8 @@ def _attention(where: str, layer: IntAttention, channels: int) -> None:
 def _mlp(where: str, layer: IntMlp, channels: int) -> None:
     _linear(f"{where}.up", layer.up, layer.up.outputs, channels)
     _linear(f"{where}.down", layer.down, channels, layer.up.outputs)
+    if layer.wide:
+        _same(f"{where}.offset of 16-bit rows", layer.offset, 0)
 
 
 def _moe(where: str, layer: IntMoe, channels: int) -> None:

@@ -106,7 +106,8 @@ class IntEmbed:
 
 @dataclass(frozen=True)
 class IntAttention:
-    """q, k, v are int8; ``output`` adds 24-bit addends to the residual."""
+    """q, k, v are int8, from the int8 rows or the 16-bit ones (``wide``); ``output`` adds 24-bit
+    addends to the residual."""
 
     norm: IntNorm
     query: IntLinear
@@ -121,30 +122,39 @@ class IntAttention:
     scale: Scale
     """Accumulated p*v times 1/sum to int8."""
     name: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class IntMlp:
-    """``up`` requantises to 18 bits with 12 fraction bits; ``gelu`` is from Q.14 to int8."""
+    """``up`` requantises to 18 bits with 12 fraction bits; ``gelu`` is from Q.14 to hidden codes.
+
+    They are uint8 with ``offset`` as the code of zero (``down``'s bias holds -offset times the sum
+    of its weights), or int16 without offset (``wide``).
+    """
 
     up: IntLinear
     gelu: Scale
     down: IntLinear
+    offset: Annotated[int, Range(0, 255)] = 0
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class IntDense:
-    """A dense MLP layer."""
+    """A dense MLP layer on the int8 normalised rows, or on the 16-bit ones (``wide``)."""
 
     norm: IntNorm
     mlp: IntMlp
     name: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class IntMoe:
     """A mixture-of-experts layer. ``gate`` takes the 16-bit normalised rows and gives 24-bit
-    logits; experts take the int8 rows and add to the residual in ascending order."""
+    logits; experts take the int8 rows, or the 16-bit ones (``wide``), and add to the residual in
+    ascending order."""
 
     norm: IntNorm
     gate: IntLinear
@@ -154,6 +164,7 @@ class IntMoe:
     """Logit to steps of 2**-7 octave."""
     experts: Annotated[tuple[IntMlp, ...], Items(1, MAX_EXPERTS)]
     name: str
+    wide: bool = False
 
 
 IntLayer = IntAttention | IntDense | IntMoe

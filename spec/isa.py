@@ -18,9 +18,9 @@ from functools import reduce
 from operator import xor
 
 from moesaic.spec.errors import UserError
-from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS
+from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS, UINT8_BITS
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 INSTRUCTION_BYTES = 32
 CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""
@@ -95,7 +95,8 @@ class Drain(enum.IntEnum):
     INT8 = 0
     """requantise to int8, write activations."""
     GELU = 1
-    """requantise to Q5.12, GELU, requantise with (multiplier, shift), write int8 activations."""
+    """requantise to Q5.12, GELU, requantise with (multiplier, shift), write activations: add
+    `offset` and clamp to uint8, or with `wide` saturate to int16 and write two planes."""
     RESIDUAL = 2
     """requantise to 24 bits, weight (gate or 1.0), add to the int16 residual stream."""
     LOGITS = 3
@@ -195,6 +196,9 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
             "second requantisation (GELU), exponent scale (SOFTMAX), scale",
         ),
         Field("shift", SHIFT_BITS, "right shift that belongs to `multiplier`"),
+        Field("offset", UINT8_BITS, "code of zero (GELU, not `wide`)"),
+        Field("wide", 1, "write the high and the low plane of 16-bit results (GELU)"),
+        Field("plane_stride", 20, "words from the high to the low plane (`wide`)"),
     ),
     Opcode.NORM: (
         Field("wide", 1, "also write the high and the low plane of the 16-bit result"),

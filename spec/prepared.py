@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from moesaic.spec import kernels, semantics, tables
-from moesaic.spec.formats import ADDEND_BITS
+from moesaic.spec.formats import ADDEND_BITS, HIDDEN_BITS
 from moesaic.spec.intgraph import IntAttention, IntLinear, IntMlp, Scale
 
 
@@ -68,37 +68,67 @@ class Linear:
 
 
 @cache
-def _gelu_fine() -> Tensor:
+def _all_z() -> Tensor:
     half = 1 << tables.GELU_INPUT_BITS - 1
-    return semantics.gelu_fine(torch.arange(-half, half))
+    return torch.arange(-half, half)
 
 
-def gelu_table(scale: Scale) -> tuple[int, Tensor]:
-    """(first z, int8 results from there on); beyond both ends results do not change.
+@cache
+def _gelu_fine(device: torch.device) -> Tensor:
+    """``semantics.gelu_fine`` of every pre-activation, the lowest first, float32."""
+    return semantics.gelu_fine(_all_z()).to(device, torch.float32)
+
+
+def gelu_table(scale: Scale, offset: int) -> tuple[int, Tensor]:
+    """(first z, uint8 results from there on); beyond both ends results do not change.
 
     Computed over all pre-activations; the constant ends are cut off.
     """
-    result = semantics.requantise(_gelu_fine(), scale.multiplier, scale.shift, 8).to(torch.int8)
+    result = semantics.gelu(_all_z(), scale.multiplier, scale.shift, offset).to(torch.uint8)
     changes = (result[1:] != result[:-1]).nonzero().flatten()
     first, last = (int(changes[0]), int(changes[-1]) + 1) if len(changes) else (0, 0)
     return first - len(result) // 2, result[first : last + 1]
 
 
 class Mlp:
-    """Up, GELU and down for any rows: int8 codes [..., channels], float32, to 24-bit addends."""
+    """Up, GELU and down for any rows: codes [..., channels], any float, to 24-bit addends.
 
-    def __init__(self, mlp: IntMlp, device: torch.device) -> None:
-        self._up, self._down = (
-            Linear([mlp.up], tables.GELU_INPUT_BITS, device),
-            Linear([mlp.down], ADDEND_BITS, device),
-        )
-        first, table = gelu_table(mlp.gelu)
-        self._up.low, self._up.high = first, first + len(table) - 1
-        self._table = table.to(device, torch.float32)
+    Parameters
+    ----------
+    mlp
+        Its constants.
+    device
+        Where they go.
+    largest
+        Largest magnitude of an input.
+    """
+
+    def __init__(self, mlp: IntMlp, device: torch.device, largest: int) -> None:
+        hidden = kernels.INT16_LARGEST if mlp.wide else kernels.UINT8_LARGEST
+        self._up = Linear([mlp.up], tables.GELU_INPUT_BITS, device, largest)
+        self._down = Linear([mlp.down], ADDEND_BITS, device, hidden)
+        self._rescale = None
+        if mlp.wide:  # every z has another result: one table for all layers, then their scale
+            self._table = _gelu_fine(device)
+            factor = mlp.gelu.multiplier * 2.0**-mlp.gelu.shift
+            self._rescale = torch.tensor([factor, 0.5], dtype=torch.float64, device=device)
+        else:
+            first, table = gelu_table(mlp.gelu, mlp.offset)
+            self._up.low, self._up.high = first, first + len(table) - 1
+            self._table = table.to(device, torch.float32)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Hidden codes [..., hidden]."""
+        z = self._up(x)
+        codes = look_up(self._table, z.sub_(self._up.low))
+        if self._rescale is None:
+            return codes
+        factor, half = self._rescale
+        low, high = -(1 << HIDDEN_BITS - 1), (1 << HIDDEN_BITS - 1) - 1
+        return kernels.rescale_(codes.double(), factor, half, low, high)
 
     def __call__(self, x: Tensor) -> Tensor:
-        z = self._up(x)
-        return self._down(look_up(self._table, z.sub_(self._up.low)))
+        return self._down(self.hidden(x))
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:
@@ -111,15 +141,14 @@ MAX_TABLE = 1 << 22
 
 
 def exponent_table() -> Tensor:
-    """Softmax numerators by the exponent, in steps of 2**-7 octave."""
-    mantissa, octaves = semantics.exp2_negative(torch.arange(1 << tables.EXPONENT_BITS))
-    return semantics.round_shift(mantissa, octaves + 8)
+    """``semantics.softmax_fine`` by the exponent, in steps of 2**-7 octave."""
+    return semantics.softmax_fine(torch.arange(1 << tables.EXPONENT_BITS), 1, 0)
 
 
 def numerator_table(scale: Scale, largest: int) -> Tensor | None:
-    """Softmax numerators by the distance from the row's largest score, 0 .. ``largest``.
+    """``semantics.softmax_fine`` by the distance from the row's largest score, 0 .. ``largest``.
 
-    Cut off behind the first distance whose numerator is 0; one entry if all are equal. None where
+    Cut off behind the first distance whose entry is 0; one entry if all are equal. None where
     more than :data:`MAX_TABLE` would be left: in heads of many dimensions whose scores hardly
     count.
     """
@@ -132,17 +161,17 @@ def numerator_table(scale: Scale, largest: int) -> Tensor | None:
         largest = 0
     if largest >= MAX_TABLE:
         return None
-    numerators, _ = semantics.softmax(-torch.arange(largest + 1), scale.multiplier, scale.shift)
-    return numerators
+    return semantics.softmax_fine(torch.arange(largest + 1), scale.multiplier, scale.shift)
 
 
 class Attention:
-    """Attention of all heads and frames at once, from int8 rows to 24-bit addends."""
+    """Attention of all heads and frames at once, from normalised rows to 24-bit addends."""
 
     def __init__(self, layer: IntAttention, tokens: int, device: torch.device) -> None:
         self.heads = layer.heads
         self.widths = [part.outputs for part in (layer.query, layer.key, layer.value)]
-        self.project = Linear([layer.query, layer.key, layer.value], 8, device)
+        largest = kernels.INT16_LARGEST if layer.wide else kernels.INT8_LARGEST
+        self.project = Linear([layer.query, layer.key, layer.value], 8, device, largest)
         self.output = Linear([layer.output], ADDEND_BITS, device)
         score = layer.head_dim * kernels.INT8_LARGEST**2
         product = tokens * kernels.UINT8_LARGEST * kernels.INT8_LARGEST
@@ -155,7 +184,10 @@ class Attention:
             table = exponent_table()
             factor = layer.softmax.multiplier * 2.0**-layer.softmax.shift
             self._exponent = torch.tensor([factor, 0.5], dtype=torch.float64, device=device)
-        self._numerators = table.to(device, self.product_type)
+        # In whole steps, with 8 fraction bits: float32 holds them and their thresholds exactly.
+        step = 2.0**-tables.DITHER_BITS
+        self._numerators = table.to(device, self.product_type) * step
+        self._dither = semantics.dither(tokens).to(device, self.product_type) * step
         sums = torch.arange(1, tokens * kernels.UINT8_LARGEST + 1)
         multiplier, shift = semantics.attention_scale(
             sums, layer.scale.multiplier, layer.scale.shift
@@ -164,7 +196,7 @@ class Attention:
         self._scales = torch.cat([scales[:1], scales]).to(device)
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        """Query, key and value [frames, heads, tokens, dim] of int8 rows, float64."""
+        """Query, key and value [frames, heads, tokens, dim] of normalised rows, float64."""
         parts = self.project(rows).split(self.widths, -1)
         return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
 
@@ -180,7 +212,7 @@ class Attention:
         else:
             factor, half = self._exponent
             index = kernels.rescale_(distance.double(), factor, half, 0, last)
-        probability = look_up(self._numerators, index)
+        probability = look_up(self._numerators, index).add_(self._dither).floor_()
         return probability, look_up(self._scales, probability.sum(-1))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from moesaic.spec import tables
-from moesaic.spec.formats import GATE_FRACTION_BITS, ONE_Q15, RESIDUAL_GUARD_BITS
+from moesaic.spec.formats import (
+    GATE_FRACTION_BITS,
+    HIDDEN_BITS,
+    ONE_Q15,
+    RESIDUAL_GUARD_BITS,
+    UINT8_BITS,
+)
 
 
 def round_shift(value: Tensor, shift: int | Tensor) -> Tensor:
@@ -110,9 +116,18 @@ def gelu_fine(z: Tensor) -> Tensor:
     return (z.clamp(min=0) << fine) - delta
 
 
-def gelu(z: Tensor, multiplier: int, shift: int) -> Tensor:
-    """int8 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14."""
-    return requantise(gelu_fine(z), multiplier, shift, 8)
+def gelu(z: Tensor, multiplier: int, shift: int, offset: int) -> Tensor:
+    """uint8 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14.
+
+    ``offset``, 0 to 255, is the code of zero: GELU is never below -0.17, so few codes lie below it.
+    """
+    value = round_shift(gelu_fine(z) * multiplier, shift) + offset
+    return value.clamp(0, (1 << UINT8_BITS) - 1)
+
+
+def gelu_wide(z: Tensor, multiplier: int, shift: int) -> Tensor:
+    """int16 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14."""
+    return requantise(gelu_fine(z), multiplier, shift, HIDDEN_BITS)
 
 
 def layer_norm(
@@ -131,14 +146,25 @@ def layer_norm(
     return saturate(round_shift(wide, 8), 8), wide
 
 
+def softmax_fine(distance: Tensor, multiplier: int, shift: int) -> Tensor:
+    """Softmax numerators with 8 fraction bits, 0 to 255 * 256, of distances from the largest."""
+    mantissa, octaves = exp2_negative(round_shift(distance * multiplier, shift))
+    return mantissa >> octaves
+
+
+def dither(columns: int, device: torch.device | None = None) -> Tensor:
+    """Rounding threshold of each of ``columns`` columns of a row, 0 to 255."""
+    table = _table(tables.DITHER_TABLE, device or torch.device("cpu"))
+    return table[torch.arange(columns, device=device) % len(table)]
+
+
 def softmax(scores: Tensor, multiplier: int, shift: int) -> tuple[Tensor, Tensor]:
-    """Un-normalised probabilities of int32 ``scores`` [rows, columns]: (uint8, row sums).
+    """Un-normalised probabilities of int32 ``scores`` [..., columns]: (uint8, row sums).
 
     The largest score of a row gives 255. Row sums are at least 255.
     """
-    distance = scores.amax(-1, keepdim=True) - scores
-    mantissa, exponent = exp2_negative(round_shift(distance * multiplier, shift))
-    probability = round_shift(mantissa, exponent + 8)
+    fine = softmax_fine(scores.amax(-1, keepdim=True) - scores, multiplier, shift)
+    probability = (fine + dither(scores.shape[-1], scores.device)) >> tables.DITHER_BITS
     return probability, probability.sum(-1)
 
 

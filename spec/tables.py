@@ -15,6 +15,13 @@ EXP2_TABLE: tuple[int, ...] = tuple(
     for i in range(1 << EXP2_FRACTION_BITS)
 )
 """255 * 2**(-i / 128) in Q8.8, 128 entries of 16 bits."""
+DITHER_BITS = 8
+DITHER_TABLE: tuple[int, ...] = tuple(
+    int(f"{i:0{DITHER_BITS}b}"[::-1], 2) for i in range(1 << DITHER_BITS)
+)
+"""Rounding thresholds of softmax numerators by column modulo 256, in 1/256: 0 .. 255, each once.
+The bits of the column in reverse order (van der Corput's sequence), so that neighbours differ most:
+together they round a row without bias, where a half would drop a tail of small numerators."""
 EXPONENT_BITS = 12
 """Exponents are clamped to ``2**EXPONENT_BITS - 1`` steps of 2**-7 octave (below 2**-31)."""
 

@@ -250,7 +250,7 @@ class FunctionalModel:
         if kind is Drain.INT8:
             self._write_activations(values, value.numpy())
         elif kind is Drain.GELU:
-            self._write_activations(values, semantics.gelu(value, *scale).numpy())
+            self._write_hidden(values, value)
         elif kind is Drain.RESIDUAL:
             self._add_residual(values, value)
         elif kind is Drain.LOGITS:
@@ -286,6 +286,16 @@ class FunctionalModel:
         for row, target in zip(rows, self._targets(values, len(rows)), strict=True):
             start = (values["base"] + target * values["stride"]) * self.arch.depth
             self.state.activation[start : start + len(row)] = row.astype(np.uint8).view(np.int8)
+
+    def _write_hidden(self, values: dict[str, int], z: torch.Tensor) -> None:
+        scale = (values["multiplier"], values["shift"])
+        if not values["wide"]:
+            self._write_activations(values, semantics.gelu(z, *scale, values["offset"]).numpy())
+            return
+        wide = semantics.gelu_wide(z, *scale).numpy()
+        low = {**values, "base": values["base"] + values["plane_stride"]}
+        self._write_activations(values, wide >> 8)
+        self._write_activations(low, wide & 255)
 
     def _add_residual(self, values: dict[str, int], addend: torch.Tensor) -> None:
         weights = [semantics.ONE_Q15] * len(addend)

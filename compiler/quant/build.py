@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
@@ -34,8 +36,11 @@ from moesaic.spec.intgraph import (
 WIDE_STEPS = 256
 """Steps of the 16-bit normalised row in one step of the 8-bit one."""
 
-Done = dict[tuple[str, float, float], IntLinear]
-"""(digest of the float layer, input step, output step) to the integer layer."""
+INT16_LARGEST = 32768
+
+Done = dict[tuple[str, float, float, int, int], IntLinear]
+"""(digest of the float layer, input step, output step, code of the input's zero, largest magnitude
+of an input code) to the integer layer."""
 
 
 class Builder:
@@ -52,13 +57,29 @@ class Builder:
     done
         Linear layers of the tasks before, and where this task's go: equal layers with equal
         scales become one object.
+    wide
+        Points that are held in 16 bits: normalised rows (``3.norm``) and hidden rows
+        (``5.hidden``, ``7.expert2.hidden``).
+
+    Raises
+    ------
+    ValueError
+        ``wide`` names something else.
     """
 
     def __init__(
-        self, task: str, graph: ir.Graph, scales: Scales, options: QuantOptions, done: Done
+        self,
+        task: str,
+        graph: ir.Graph,
+        scales: Scales,
+        options: QuantOptions,
+        done: Done,
+        wide: Collection[str] = (),
     ) -> None:
         self.task, self.graph, self.scales, self.done = task, graph, scales, done
-        self.options = options
+        self.options, self.wide = options, frozenset(wide)
+        if unknown := sorted(self.wide - set(may_be_wide(graph))):
+            raise ValueError(f"wide must name normalised or hidden rows, not {unknown[0]!r}")
         self.sites = {site.role: site for site in sites(graph)}
         self.residual = scales.residual(task)
         self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)
@@ -104,8 +125,12 @@ class Builder:
             case ir.Attention():
                 return self._attention(number, layer)
             case ir.Mlp():
-                norm = self._norm(f"{number}.norm", layer.norm)
-                return IntDense(norm, self._mlp(number, layer, None), ir.layer_label(number, layer))
+                return IntDense(
+                    norm=self._norm(f"{number}.norm", layer.norm),
+                    mlp=self._mlp(number, layer, None),
+                    name=ir.layer_label(number, layer),
+                    wide=f"{number}.norm" in self.wide,
+                )
             case ir.Moe():
                 return self._moe(number, layer, self._norm(f"{number}.norm", layer.norm))
             case _:
@@ -115,11 +140,10 @@ class Builder:
         prove_attention(layer, self.graph.tokens)
         step = {
             part: self.scales.int8(self.task, f"{number}.{part}")
-            for part in ("norm", "query", "key", "value", "attention")
+            for part in ("query", "key", "value", "attention")
         }
         query, key, value = (
-            self._linear(f"{number}.{part}", step["norm"], step[part])
-            for part in ("query", "key", "value")
+            self._from_norm(number, part, step[part]) for part in ("query", "key", "value")
         )
         score = step["query"] * step["key"] * layer.scale * SCORE_OCTAVES
         return IntAttention(
@@ -134,6 +158,7 @@ class Builder:
             softmax=_scale(score, f"scores of {layer.name}"),
             scale=_scale(step["value"] / step["attention"], f"attention of {layer.name}"),
             name=ir.layer_label(number, layer),
+            wide=f"{number}.norm" in self.wide,
         )
 
     def _moe(self, number: int, layer: ir.Moe, norm: IntNorm) -> IntMoe:
@@ -147,17 +172,26 @@ class Builder:
             softmax=_scale(logit * SCORE_OCTAVES, f"logits of {layer.name}"),
             experts=tuple(self._mlp(number, layer, e) for e in range(len(layer.experts))),
             name=ir.layer_label(number, layer),
+            wide=f"{number}.norm" in self.wide,
         )
 
     def _mlp(self, number: int, node: ir.Mlp | ir.Moe, expert: int | None) -> IntMlp:
-        prefix = f"{number}" if expert is None else f"{number}.expert{expert}"
-        hidden = self.scales.int8(self.task, mlp_hidden(number, expert))
+        prefix = "" if expert is None else f"expert{expert}."
+        point = mlp_hidden(number, expert)
+        wide = point in self.wide
+        if wide:
+            hidden, offset = self.scales.hidden_wide(self.task, point), 0
+        else:
+            hidden, offset = self.scales.hidden(self.task, point)
+        down = f"{number}.{prefix}down"
+        limit = INT16_LARGEST if wide else self.sites[down].input_limit
         fine = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
-        norm = self.scales.int8(self.task, f"{number}.norm")
         return IntMlp(
-            up=self._linear(f"{prefix}.up", norm, HIDDEN_STEP),
+            up=self._from_norm(number, f"{prefix}up", HIDDEN_STEP),
             gelu=_scale(fine / hidden, f"activations of {node.name}"),
-            down=self._linear(f"{prefix}.down", hidden, self.addend),
+            down=self._linear(down, hidden, self.addend, offset, limit),
+            offset=offset,
+            wide=wide,
         )
 
     def _head(self) -> IntHead:
@@ -177,9 +211,21 @@ class Builder:
         step = self.scales.int8(self.task, point) / WIDE_STEPS
         return IntNorm(channels, epsilon, _scale(1.0 / step, f"norm {norm.name}"))
 
-    def _linear(self, role: str, source: float, target: float) -> IntLinear:
+    def _from_norm(self, number: int, part: str, target: float) -> IntLinear:
+        """A linear layer of normalised rows, in 8 or 16 bits."""
+        source, role = self.scales.int8(self.task, f"{number}.norm"), f"{number}.{part}"
+        if f"{number}.norm" in self.wide:
+            return self._linear(role, source / WIDE_STEPS, target, limit=INT16_LARGEST)
+        return self._linear(role, source, target)
+
+    def _linear(
+        self, role: str, source: float, target: float, zero: int = 0, limit: int | None = None
+    ) -> IntLinear:
+        """Quantise a layer once; ``limit`` is the largest input code if not that of its site."""
         site: Site = self.sites[role]
-        key = (digest(site), source, target)
+        if limit is not None:
+            site = replace(site, input_limit=limit)
+        key = (digest(site), source, target, zero, site.input_limit)
         if key not in self.done:
             seen = self.scales.moments(self.task, site.source)
             inputs = Inputs(
@@ -188,8 +234,15 @@ class Builder:
                 self.options.feedback,
                 self.options.correct,
             )
-            self.done[key] = quantise_linear(site, source, target, inputs)
+            self.done[key] = quantise_linear(site, source, target, inputs, zero)
         return self.done[key]
+
+
+def may_be_wide(graph: ir.Graph) -> Iterator[str]:
+    """Points that can be held in 16 bits."""
+    for site in sites(graph):
+        if site.source != "head.norm" and site.source.endswith((".norm", "hidden")):
+            yield site.source
 
 
 def prove_attention(layer: ir.Attention, tokens: int) -> None:

@@ -22,6 +22,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.float_reference import embed_patches, run_float, run_head, run_layer
 from moesaic.compiler.points import sites
 from moesaic.compiler.quant.calibrate import Statistics
+from moesaic.compiler.quant.scales import INT8_MAX, UINT8_MAX, hidden_codes
 from moesaic.compiler.quant.share import Key, SharedPoints
 
 VALUES = 200_000
@@ -30,7 +31,6 @@ all samples of a small one."""
 LEAST_FRAMES = 4
 MIXTURES = (0.0, 0.5, 1.0)
 """Candidates between the largest magnitude (0) and the clip of least squared error (1)."""
-INT8_MAX = 127
 WIDER = ("residual", "output", "logits")
 """Ends of the names of points that have more than eight bits."""
 
@@ -73,10 +73,15 @@ def _evenly(samples: NDArray[np.float32], values: int) -> NDArray[np.float32]:
     return samples[:: math.ceil(len(samples) / wanted)]
 
 
-def rounded(value: Tensor, clip: float) -> Tensor:
-    """``value`` as int8 codes with the step ``clip / 127`` hold it."""
-    step = clip / INT8_MAX
-    return torch.floor(value / step + 0.5).clamp_(-INT8_MAX - 1, INT8_MAX) * step
+def rounded(value: Tensor, point: str, clip: float) -> Tensor:
+    """``value`` as 8-bit codes of a point that saturate at ``clip`` hold it."""
+    if point.endswith("hidden"):
+        step, zero = hidden_codes(clip)
+        lowest, highest = -zero, UINT8_MAX - zero
+    else:
+        step = clip / INT8_MAX
+        lowest, highest = -INT8_MAX - 1, INT8_MAX
+    return torch.floor(value / step + 0.5).clamp_(lowest, highest) * step
 
 
 class _Trials:
@@ -140,7 +145,7 @@ class _Trials:
             if name == "output":
                 result = value
             if name in clips:
-                return rounded(value, clips[name])
+                return rounded(value, name, clips[name])
             # The choice of experts is not at stake here: it would only add chance.
             return self.logits.get(name)
 

@@ -61,7 +61,7 @@ def best_scales(weight: Array, importance: Array) -> Array:
 
 
 def quantise_linear(
-    site: Site, source_scale: float, target_scale: float, inputs: Inputs
+    site: Site, source_scale: float, target_scale: float, inputs: Inputs, zero: int = 0
 ) -> IntLinear:
     """Quantise one layer; integers that a quantised file gives stay as they are.
 
@@ -73,6 +73,8 @@ def quantise_linear(
         Real value of one step of the input and of the requantised output.
     inputs
         Statistics of the input rows.
+    zero
+        Code of the input's zero: the bias takes it out again.
 
     Raises
     ------
@@ -97,7 +99,7 @@ def quantise_linear(
         else:
             whole = np.clip(round_half_up(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
         lost = (weight - whole * scale[:, None]) @ inputs.mean if inputs.correct else 0.0
-        offset = round_half_up((bias + lost) / (source_scale * scale))
+        offset = round_half_up((bias + lost) / (source_scale * scale)) - zero * whole.sum(1)
         return whole, offset, np.abs(whole).sum(1) * site.input_limit + np.abs(offset)
 
     whole, offset, worst = codes(scale)

@@ -107,6 +107,8 @@ def _points(task: str, graph: ir.Graph, scales: Scales) -> dict[str, PointReport
         seen = scales.statistics.ranges[scales.shared.find(task, name)]
         bits, clip = scales.bits_and_clip(task, name)
         step = clip / ((1 << bits - 1) - 1)
+        if name.endswith("hidden"):
+            step, _ = scales.hidden(task, name)
         points[name] = PointReport(bits, seen.maximum, clip, step, seen.clipped_share(clip))
     return points
 

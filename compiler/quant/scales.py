@@ -20,8 +20,18 @@ LOGIT_LIMIT = 1 << 21
 HIDDEN_STEP = 2.0**-tables.GELU_INPUT_FRACTION_BITS
 HIDDEN_LIMIT = 2.0 ** (tables.GELU_INPUT_BITS - 1 - tables.GELU_INPUT_FRACTION_BITS)
 """Pre-activations saturate at +-32."""
+GELU_LOWEST = 0.17
+"""GELU is never below -0.16998."""
+UINT8_MAX = 255
 SCORE_OCTAVES = math.log2(math.e) * (1 << tables.EXP2_FRACTION_BITS)
 """Steps of 2**-7 octave in a factor of e."""
+
+
+def hidden_codes(clip: float) -> tuple[float, int]:
+    """Step and code of zero of uint8 codes up to ``clip``; GELU is not below -0.17."""
+    lowest = min(GELU_LOWEST, clip)
+    step = (clip + lowest) / UINT8_MAX
+    return step, min(math.ceil(lowest / step), UINT8_MAX)
 
 
 class Scales:
@@ -105,6 +115,16 @@ class Scales:
         """The int8 step that a quantised file gives a point, if it gives one."""
         own = self._given.get((task, point))
         return self._shared_given.get(self.shared.find(task, point)) if own is None else own
+
+    def hidden(self, task: str, point: str) -> tuple[float, int]:
+        """Step and code of zero of uint8 hidden rows."""
+        if (step := self.given(task, point)) is not None:
+            return step, 128  # a quantised file's codes are signed
+        return hidden_codes(self.clip(task, point))
+
+    def hidden_wide(self, task: str, point: str) -> float:
+        """Step of int16 hidden rows, which hold all that the samples reached."""
+        return max(self.clip(task, point), min(self.maximum(task, point), HIDDEN_LIMIT)) / INT16_MAX
 
     def maximum(self, task: str, point: str) -> float:
         """Largest magnitude seen; 1.0 at a point that was always 0."""

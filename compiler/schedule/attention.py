@@ -11,7 +11,7 @@ from moesaic.compiler.schedule.steps import (
     reads,
     writes,
 )
-from moesaic.compiler.schedule.writer import Rows, StepWriter, natural, pad_to, per_head
+from moesaic.compiler.schedule.writer import Rows, Source, StepWriter, natural, pad_to, per_head
 from moesaic.spec import isa, layout
 from moesaic.spec.intgraph import IntAttention
 
@@ -19,7 +19,7 @@ from moesaic.spec.intgraph import IntAttention
 def lower_attention(writer: StepWriter, layer: IntAttention) -> None:
     """Write the steps of one attention layer."""
     arch, tokens = writer.arch, writer.graph.tokens
-    narrow = writer.norm(layer.norm, tokens)
+    normal = Source.normalised(writer.norm(layer.norm, tokens, wide=layer.wide), layer.wide)
     projected = {}
     for name, linear, dim, side in (
         ("key", layer.key, layer.head_dim, 1),
@@ -30,7 +30,7 @@ def lower_attention(writer: StepWriter, layer: IntAttention) -> None:
         buffer = writer.buffer(name, tokens, len(indices), side)
         projected[name] = buffer
         writer.linear(
-            narrow,
+            normal,
             Weights(linear, natural(linear.inputs, arch.depth), pad_to(indices, arch.width)),
             Rows(tokens),
             {"kind": isa.Drain.INT8, "base": Address(buffer), "stride": buffer.words // tokens},
@@ -41,7 +41,7 @@ def lower_attention(writer: StepWriter, layer: IntAttention) -> None:
     attended = writer.buffer("attended", tokens, len(value_columns))
     _lower_heads(writer, layer, projected, attended)
     writer.linear(
-        attended,
+        Source(attended),
         Weights(layer.output, value_columns, natural(layer.output.outputs, arch.width)),
         Rows(tokens),
         writer.to_residual(),

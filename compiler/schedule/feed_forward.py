@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from moesaic.compiler.schedule.steps import (
     QUEUES_WRITE,
     RESIDUAL_READ,
@@ -10,7 +12,7 @@ from moesaic.compiler.schedule.steps import (
     Buffer,
     writes,
 )
-from moesaic.compiler.schedule.writer import Rows, StepWriter
+from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.intgraph import IntDense, IntMlp, IntMoe
 
@@ -18,9 +20,9 @@ from moesaic.spec.intgraph import IntDense, IntMlp, IntMoe
 def lower_dense(writer: StepWriter, layer: IntDense) -> None:
     """Write the steps of a dense MLP layer."""
     rows = Rows(writer.graph.tokens)
-    narrow = writer.norm(layer.norm, writer.graph.tokens)
-    hidden = _hidden(writer, layer.mlp)
-    _lower_up(writer, narrow, hidden, layer.mlp, rows)
+    normal = writer.norm(layer.norm, writer.graph.tokens, wide=layer.wide)
+    hidden = _hidden(writer, (layer.mlp,))
+    _lower_up(writer, Source.normalised(normal, layer.wide), hidden, layer.mlp, rows)
     _lower_down(writer, hidden, layer.mlp, rows)
 
 
@@ -28,19 +30,16 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int) -> None:
     """Gate, routing, then experts: first products run some experts ahead of the second ones, so
     that hidden activations drain meanwhile. Their sums keep the experts' order."""
     tokens = writer.graph.tokens
-    narrow = writer.norm(layer.norm, tokens, wide=True)
-    plane = narrow.words // 3
+    normal = writer.norm(layer.norm, tokens, wide=True)
     sequence = _sequence(writer, index)
     logit_tiles = layout.words(layer.gate.outputs, writer.arch.width)
     writer.linear(
-        narrow,
+        Source.normalised(normal, True),
         writer.weights(layer.gate),
         Rows(tokens),
         {"kind": isa.Drain.LOGITS},
         (),
         columns=layer.gate.outputs,
-        streamed=isa.Streamed.SIGNED16,
-        plane=plane,
         one_group=logit_tiles > 1,
     )
     writer.emit(
@@ -56,13 +55,13 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int) -> None:
         sequence=sequence,
     )
     ahead = min(writer.schedule.experts_ahead, len(layer.experts) - 1)
-    widest = max(layer.experts, key=lambda expert: expert.up.outputs)
-    hidden = [_hidden(writer, widest, f"hidden{i}") for i in range(ahead + 1)]
+    hidden = [_hidden(writer, layer.experts, f"hidden{i}") for i in range(ahead + 1)]
+    rows = Source.normalised(normal, layer.wide)
     for number in range(len(layer.experts) + ahead):
         if number < len(layer.experts):
             expert = layer.experts[number]
             place = hidden[number % len(hidden)]
-            _lower_up(writer, narrow, place, expert, Rows(0, number), gather=True)
+            _lower_up(writer, rows, place, expert, Rows(0, number), gather=True)
         if number >= ahead:
             done = number - ahead
             place = hidden[done % len(hidden)]
@@ -74,13 +73,16 @@ def _sequence(writer: StepWriter, index: int) -> int:
     return sum(isinstance(layer, IntMoe) for layer in writer.graph.layers[: index + 1]) % 255 + 1
 
 
-def _hidden(writer: StepWriter, mlp: IntMlp, name: str = "hidden") -> Buffer:
-    return writer.buffer(name, writer.graph.tokens, mlp.up.outputs, 1)
+def _hidden(writer: StepWriter, mlps: Sequence[IntMlp], name: str = "hidden") -> Buffer:
+    """Room for the hidden rows of any of ``mlps``: two planes if one needs them."""
+    widest = max(mlp.up.outputs for mlp in mlps)
+    planes = 2 if any(mlp.wide for mlp in mlps) else 1
+    return writer.buffer(name, writer.graph.tokens, widest, 1, planes)
 
 
 def _lower_up(
     writer: StepWriter,
-    source: Buffer,
+    source: Source,
     hidden: Buffer,
     mlp: IntMlp,
     rows: Rows,
@@ -97,6 +99,9 @@ def _lower_up(
             "stride": words,
             "multiplier": mlp.gelu.multiplier,
             "shift": mlp.gelu.shift,
+            "offset": mlp.offset,
+            "wide": int(mlp.wide),
+            "plane_stride": hidden.words // 2 if mlp.wide else 0,
         },
         writes(hidden),
         columns=layout.words(mlp.up.outputs, writer.arch.lanes) * writer.arch.lanes,
@@ -108,8 +113,11 @@ def _lower_down(writer: StepWriter, hidden: Buffer, mlp: IntMlp, rows: Rows) -> 
     drain = writer.to_residual()
     if rows.expert is not None:
         drain["scatter"] = 1
+    source = Source(hidden, isa.Streamed.UNSIGNED8)
+    if mlp.wide:
+        source = Source(hidden, isa.Streamed.SIGNED16, 0, hidden.words // 2)
     writer.linear(
-        hidden,
+        source,
         writer.weights(mlp.down),
         rows,
         drain,

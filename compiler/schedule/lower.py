@@ -15,7 +15,7 @@ from moesaic.compiler.schedule.steps import (
     Step,
     writes,
 )
-from moesaic.compiler.schedule.writer import Rows, StepWriter
+from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe
@@ -72,7 +72,7 @@ def _lower_embed(writer: StepWriter) -> None:
         base=0,
     )
     writer.linear(
-        patches,
+        Source(patches),
         writer.weights(embed.linear),
         Rows(rows),
         writer.to_residual(embed.first_row),
@@ -90,7 +90,7 @@ def _lower_head(writer: StepWriter) -> None:
         words=layout.output_chunks(writer.arch, head.rows, head.linear.outputs),
     )
     writer.linear(
-        narrow,
+        Source(narrow),
         writer.weights(head.linear),
         Rows(head.rows),
         {"kind": isa.Drain.OUTPUT},

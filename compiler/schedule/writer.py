@@ -57,6 +57,29 @@ def pad_to(indices: tuple[int, ...], size: int) -> tuple[int, ...]:
     return (*indices, *([-1] * (-len(indices) % size)))
 
 
+@dataclass(frozen=True)
+class Source:
+    """Rows of a buffer as a MATMUL streams them.
+
+    ``first`` is the word of the first row, in the high plane if there are two; ``plane`` the words
+    from there to the low one.
+    """
+
+    buffer: Buffer
+    streamed: isa.Streamed = isa.Streamed.SIGNED8
+    first: int = 0
+    plane: int = 0
+
+    @staticmethod
+    def normalised(buffer: Buffer, wide: bool) -> Source:
+        """The int8 rows, or with ``wide`` the 16-bit rows, that NORM has written; three planes
+        if there are any 16-bit rows."""
+        if not wide:
+            return Source(buffer)
+        plane = buffer.words // 3
+        return Source(buffer, isa.Streamed.SIGNED16, plane, plane)
+
+
 class StepWriter:
     """Collects the steps of one task for one architecture, as a schedule says.
 
@@ -86,9 +109,10 @@ class StepWriter:
         """Activation words of a row of ``columns`` bytes."""
         return layout.words(columns, self.arch.depth)
 
-    def buffer(self, name: str, rows: int, columns: int, side: int = 0) -> Buffer:
-        """A piece of the activation scratchpad for ``rows`` rows of ``columns`` bytes."""
-        return Buffer(f"{self.label}.{name}", rows * self.words(columns), side)
+    def buffer(self, name: str, rows: int, columns: int, side: int = 0, planes: int = 1) -> Buffer:
+        """A piece of the activation scratchpad for ``rows`` rows of ``columns`` bytes, or for
+        several planes of them."""
+        return Buffer(f"{self.label}.{name}", planes * rows * self.words(columns), side)
 
     @property
     def residual_words(self) -> int:
@@ -119,15 +143,13 @@ class StepWriter:
 
     def linear(
         self,
-        source: Buffer,
+        source: Source,
         weights: Weights,
         rows: Rows,
         drain: dict[str, int | Address],
         targets: tuple[Access, ...],
         *,
         columns: int,
-        streamed: isa.Streamed = isa.Streamed.SIGNED8,
-        plane: int = 0,
         gather: bool = False,
         one_group: bool = False,
     ) -> None:
@@ -139,20 +161,20 @@ class StepWriter:
         n_tiles, groups = together, tiles // together
         self.emit(
             isa.Opcode.MATMUL,
-            (*reads(source), *rows.accesses),
+            (*reads(source.buffer), *rows.accesses),
             weights,
             **rows.fields,
             gather=int(gather),
             stationary=isa.Stationary.RING,
-            streamed=streamed,
+            streamed=source.streamed,
             parameters=1,
             k_tiles=k_tiles,
             n_tiles=n_tiles,
             groups=groups,
             ring_words=tiles * (arch.parameter_ring_words + k_tiles * arch.tile_ring_words),
-            stream_base=Address(source, plane),
+            stream_base=Address(source.buffer, source.first),
             stream_stride=k_tiles,
-            plane_stride=plane,
+            plane_stride=source.plane,
         )
         self.emit(
             isa.Opcode.DRAIN,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,16 +18,29 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.formats import (
     GATE_BITS,
     GATE_FRACTION_BITS,
+    HIDDEN_BITS,
     MULTIPLIER_BITS,
     PROBABILITY_BITS,
     RESIDUAL_BITS,
     RESIDUAL_GUARD_BITS,
     SHIFT_BITS,
+    UINT8_BITS,
 )
 from moesaic.spec.isa import Drain
 
 RESIDUAL_SHIFT = GATE_FRACTION_BITS + RESIDUAL_GUARD_BITS
 """Q15 weight, and the guard bits of an addend."""
+
+
+def offset_code(value: Value, offset: Value) -> Value:
+    """``value + offset`` clamped to uint8: the code of a hidden activation.
+
+    ``value`` has been saturated to ``HIDDEN_BITS`` bits, which changes no code: what is cut off is
+    beyond +-32767, and with any offset of 0 to 255 the code is 255 or 0 from +-255 on.
+    """
+    total = value + offset
+    high = total[UINT8_BITS:-1].any()
+    return Mux(total[-1], 0, Mux(high, (1 << UINT8_BITS) - 1, total[:UINT8_BITS]))
 
 
 class Lanes(wiring.Component):
@@ -42,8 +55,8 @@ class Lanes(wiring.Component):
     ----------
     issue
         The chunk, in the cycle of its issue.
-    multiplier, shift
-        Second requantisation of GELU, with the issue.
+    multiplier, shift, offset, wide
+        Second requantisation and form of the result of GELU, with the issue.
     weight
         Gate weight, 1 cycle after the issue.
     residual_address
@@ -76,6 +89,8 @@ class Lanes(wiring.Component):
                 "issue": In(issue_layout(arch)),
                 "multiplier": In(MULTIPLIER_BITS),
                 "shift": In(SHIFT_BITS),
+                "offset": In(UINT8_BITS),
+                "wide": In(1),
                 "weight": In(GATE_BITS),
                 "residual_address": In(address),
                 "operand": In(data.ArrayLayout(signed(OPERAND_BITS), lanes)),
@@ -100,7 +115,7 @@ class Lanes(wiring.Component):
         m.submodules.first = first = Requantise(count, OPERAND_BITS, LIMITS)
         m.submodules.gelu = gelu = Gelu(count)
         m.submodules.exp2 = exp2 = Exp2(count)
-        m.submodules.second = second = Requantise(count, CHUNK_BITS, (8, CHUNK_BITS))
+        m.submodules.second = second = Requantise(count, CHUNK_BITS, (HIDDEN_BITS, CHUNK_BITS))
         operation = taps(m, self.issue.operation, self.RESULT, "operation")
         requantised = Operands.LATENCY + Requantise.LATENCY
         valid_lanes = delay(m, self.issue.lanes, requantised, "lanes")
@@ -109,6 +124,8 @@ class Lanes(wiring.Component):
         is_gelu = operation[1] == Drain.GELU
         factor = Mux(is_gelu, delay(m, self.multiplier, 1, "multiplier"), self.weight)
         distance = Mux(is_gelu, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
+        offset = delay(m, self.offset, self.RESULT - 1, "offset")
+        wide = delay(m, self.wide, self.RESULT - 1, "wide")
         factor = delay(m, factor, self.SECOND - 1, "factor")
         distance = delay(m, distance, self.SECOND - 1, "distance")
         m.d.comb += [
@@ -116,6 +133,9 @@ class Lanes(wiring.Component):
             first.multiplier.eq(self.lane_multiplier),
             first.shift.eq(self.lane_shift),
             first.limit.eq(self.limit),
+            exp2.column.eq(
+                delay(m, self.issue.column[: tables.DITHER_BITS], requantised, "column")
+            ),
             exp2.valid.eq(valid_lanes),
             second.multiplier.eq(factor.replicate(count)),
             second.shift.eq(distance.replicate(count)),
@@ -158,8 +178,11 @@ class Lanes(wiring.Component):
                 Mux(operation[self.SECOND] == Drain.GELU, gelu.value[i], line.as_signed())
             )
             line = delay(m, line, Requantise.LATENCY, f"result_{i}")
+            hidden = second.value[i][:HIDDEN_BITS].as_signed()
+            planes = Cat(Const(0, 8), hidden)  # where NORM has its low and its high plane
+            gelu_chunk = Mux(wide, planes, offset_code(hidden, offset))
             m.d.sync += self.chunk[i].eq(
-                Mux(operation[self.RESULT - 1] == Drain.GELU, second.value[i], line)
+                Mux(operation[self.RESULT - 1] == Drain.GELU, gelu_chunk, line)
             )
             sum_ = Signal(signed(CHUNK_BITS + 1), name=f"sum_{i}", reset_less=True)
             m.d.sync += [

@@ -123,6 +123,7 @@ def output_layout(arch: ArchConfig) -> data.StructLayout:
             "address": address,  # activation word
             "select": max(1, (arch.depth // arch.lanes - 1).bit_length()),  # chunk of the word
             "wide": 1,  # also the high and the low plane, each `plane` words on
+            "planes_only": 1,  # with `wide`: no int8 result in front of the planes
             "plane": address,
             "row_last": 1,
             "last": 1,  # of the instruction, which then gives the tokens of `signal`

@@ -23,7 +23,8 @@ class OutputStage(wiring.Component):
     A chunk reserves its place before it enters the pipeline; ``room`` says that there is one. So
     the pipeline never stops. Routes (``output_layout``) and data are put separately, each in
     order. A chunk can leave two cycles after its data are put; activation words with planes take
-    three cycles. With an instruction's last chunk its tokens are given, in program order.
+    a cycle for each plane, and one for an int8 result in front of them. With an instruction's last
+    chunk its tokens are given, in program order.
 
     Attributes
     ----------
@@ -91,6 +92,7 @@ class OutputStage(wiring.Component):
 
         # The head waits in registers, so that the ports do not hang on the memory's read time.
         loaded, done, last_part = Signal(), Signal(), Signal()
+        route_first_part = data.View(output_layout(arch), route_read.data).planes_only
         route = Signal(output_layout(arch), reset_less=True)
         chunk = Signal(data.ArrayLayout(CHUNK_BITS, arch.lanes), reset_less=True)
         part = Signal(2)  # 0 int8, 1 high plane, 2 low plane
@@ -100,7 +102,7 @@ class OutputStage(wiring.Component):
                 loaded.eq(1),
                 route.eq(route_read.data),
                 chunk.eq(chunk_read.data),
-                part.eq(0),
+                part.eq(route_first_part),
             ]
         with m.Elif(done):
             m.d.sync += loaded.eq(0)

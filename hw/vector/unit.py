@@ -45,7 +45,7 @@ class VectorUnit(wiring.Component):
     NORM until every residual value is written, ATTENTION until its SOFTMAX has its sums.
 
     NORM takes a cycle per residual word (three with planes), plus about
-    ``Statistics.LATENCY_LIMIT`` per instruction.
+    ``Statistics.LATENCY_LIMIT`` per instruction. GELU with planes takes two cycles per chunk.
 
     Attributes
     ----------
@@ -108,8 +108,9 @@ class VectorUnit(wiring.Component):
 
         issue = sequencer.issue
         drain, norm = view(Opcode.DRAIN, sequencer.held), view(Opcode.NORM, sequencer.held)
-        is_norm = Signal()
+        is_norm, is_gelu = Signal(), Signal()
         m.d.comb += is_norm.eq(issue.operation == NORM)
+        m.d.comb += is_gelu.eq(issue.operation == Drain.GELU)
 
         # What the sequencer waits for, and what it consumes.
         m.d.comb += [
@@ -181,6 +182,8 @@ class VectorUnit(wiring.Component):
             lanes.issue.eq(issue),
             lanes.multiplier.eq(drain.multiplier),
             lanes.shift.eq(drain.shift),
+            lanes.offset.eq(drain.offset),
+            lanes.wide.eq(drain.wide),
             lanes.weight.eq(addressing.weight),
             lanes.residual_address.eq(addressing.residual),
             lanes.operand.eq(operands.operand),
@@ -218,8 +221,9 @@ class VectorUnit(wiring.Component):
             addressing.token.eq(self.queue.token),
             addressing.queue_weight.eq(self.queue.weight),
             route.destination.eq(Mux(issue.null, Destination.NONE, destinations[issue.operation])),
-            route.wide.eq(is_norm & norm.wide),
-            route.plane.eq(norm.plane_stride),
+            route.wide.eq(Mux(is_norm, norm.wide, is_gelu & drain.wide)),
+            route.planes_only.eq(is_gelu & drain.wide),
+            route.plane.eq(Mux(is_norm, norm.plane_stride, drain.plane_stride)),
             route.row_last.eq(issue.row_last),
             route.last.eq(issue.last),
             route.signal.eq(drain.signal),

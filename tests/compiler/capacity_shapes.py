@@ -64,6 +64,7 @@ def sizes(rng: random.Random, arch: ArchConfig) -> Shape:
         outputs=_size(rng, 4 * depth),
         head_rows=tokens - first,
         head_first=first,
+        wide=rng.choice([0.0, 1.0]),  # not of the seed: every graph of the shape has the same sizes
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Shape:
     outputs: int = 30
     head_rows: int = 8
     head_first: int = 1
+    wide: float = 0.3
+    """Share of normalised and hidden rows in 16 bits."""
 
 
 def random_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
@@ -76,26 +78,39 @@ def random_intgraph(
 
     Without ``values``, linear layers have sizes only: enough to schedule, and quick.
     """
-    rng = np.random.default_rng(seed)
+    rng, forms = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     linear = random_linear if values else valueless_linear
     c = shape.channels
+
+    def is_wide() -> bool:
+        return bool(forms.random() < shape.wide)
 
     def norm() -> IntNorm:
         return IntNorm(c, int(rng.integers(0, 10**6)), Scale.of(rng.uniform(6000, 12000)))
 
-    def mlp(hidden: int) -> IntMlp:
-        return IntMlp(linear(rng, hidden, c, 8000), Scale.of(0.004), linear(rng, c, hidden, 2e5))
+    def normalised(outputs: int, gain: float, wide: bool) -> IntLinear:
+        return linear(rng, outputs, c, gain / 256 if wide else gain)
+
+    def mlp(hidden: int, wide_rows: bool) -> IntMlp:
+        wide, offset = is_wide(), int(forms.choice([0, forms.integers(1, 30), 128, 255]))
+        up = normalised(hidden, 8000, wide_rows)
+        down = linear(rng, c, hidden, 2e5 / 256 if wide else 2e5)
+        if wide:
+            return IntMlp(up, Scale.of(1.024), down, wide=True)
+        taken_out = down.bias - offset * down.weight.sum(1, dtype=np.int32)
+        return IntMlp(up, Scale.of(0.004), replace(down, bias=taken_out), offset)
 
     layers: list[IntAttention | IntDense | IntMoe] = []
     for index, mixture in enumerate(shape.moe):
         width = shape.heads * shape.head_dim
         values = shape.heads * shape.value_dim
+        wide = is_wide()
         layers.append(
             IntAttention(
                 norm(),
-                linear(rng, width, c, 40),
-                linear(rng, width, c, 40),
-                linear(rng, values, c, 40),
+                normalised(width, 40, wide),
+                normalised(width, 40, wide),
+                normalised(values, 40, wide),
                 linear(rng, c, values, 2e5),
                 shape.heads,
                 shape.head_dim,
@@ -103,8 +118,10 @@ def random_intgraph(
                 Scale.of(rng.uniform(0.05, 0.3)),
                 Scale.of(rng.uniform(0.8, 2)),
                 f"attention{index}",
+                wide,
             )
         )
+        wide = is_wide()
         if mixture:
             gate = linear(rng, shape.experts, c, 10000)
             layers.append(
@@ -114,12 +131,13 @@ def random_intgraph(
                     shape.top_k,
                     shape.renormalise,
                     Scale.of(rng.uniform(0.005, 0.05)),
-                    tuple(mlp(shape.expert_hidden) for _ in range(shape.experts)),
+                    tuple(mlp(shape.expert_hidden, wide) for _ in range(shape.experts)),
                     f"moe{index}",
+                    wide,
                 )
             )
         else:
-            layers.append(IntDense(norm(), mlp(shape.hidden), f"mlp{index}"))
+            layers.append(IntDense(norm(), mlp(shape.hidden, wide), f"mlp{index}", wide))
     embed = IntEmbed(
         linear(rng, c, shape.patch_inputs, 5e5),
         rng.integers(-3000, 3000, (shape.tokens, c)).astype(np.int16),

@@ -127,7 +127,7 @@ def tight(extra: int) -> tuple[Shape, ArchConfig]:
     arch = PRESETS["nano"]
     shape = Shape(
         tokens=32, patches=32, head_rows=32, head_first=0, channels=16, heads=1, head_dim=16,
-        value_dim=16, patch_inputs=16, outputs=16, moe=(False,), hidden=0,
+        value_dim=16, patch_inputs=16, outputs=16, moe=(False,), hidden=0, wide=0.0,
     )  # fmt: skip
     words = arch.activation_words // 32 - 1 + extra  # of a row, beside that of the source
     return replace(shape, hidden=words * arch.depth), arch
@@ -174,7 +174,7 @@ def test_source_of_few_groups_may_be_drained_over() -> None:
     arch = replace(SMALL, activation_bytes=4 << 10)
     shape = Shape(
         tokens=32, patches=32, head_rows=32, head_first=0, channels=8, heads=1, head_dim=8,
-        value_dim=8, patch_inputs=8, outputs=8, moe=(False,), hidden=128,
+        value_dim=8, patch_inputs=8, outputs=8, moe=(False,), hidden=128, wide=0.0,
     )  # fmt: skip
     graph = random_intgraph(shape, values=False)
     with pytest.raises(UserError, match="mlp0.hidden need 4096 bytes beside 256 live ones"):

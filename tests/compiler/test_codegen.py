@@ -51,6 +51,8 @@ SHAPES = {
         tokens=60, patches=59, heads=5, head_dim=9, value_dim=17, channels=72, head_rows=59
     ),
     "three_experts": Shape(experts=3, top_k=3, moe=(True,)),
+    "all_16_bits": Shape(wide=1.0, moe=(True, False), experts=4),
+    "all_8_bits": Shape(wide=0.0, moe=(True, False), experts=4),
 }
 
 
@@ -106,6 +108,8 @@ def test_experts_of_different_widths() -> None:
                 random_linear(rng, 9 + 40 * n, graph.channels, 8000),
                 expert.gelu,
                 random_linear(rng, graph.channels, 9 + 40 * n, 2e5),
+                expert.offset,
+                expert.wide,
             )
             for n, expert in enumerate(layer.experts)
         )

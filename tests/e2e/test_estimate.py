@@ -26,9 +26,18 @@ LARGE = Shape(
 )  # fmt: skip
 
 
+PLANES = Shape(
+    tokens=40, patches=39, head_rows=39, channels=16, heads=1, head_dim=16, value_dim=16,
+    hidden=320, moe=(False, False), wide=1.0,
+)  # fmt: skip
+"""Hidden rows of few inputs: their drain, two writes a chunk, is longer than their product."""
+
+
 @pytest.mark.parametrize("arch", [NANO, SMALL], ids=lambda a: a.name)
 @pytest.mark.parametrize(
-    "shape", [SHAPES["wide_heads"], SHAPES["all_moe_top4"], LARGE], ids=["heads", "moe", "large"]
+    "shape",
+    [SHAPES["wide_heads"], SHAPES["all_moe_top4"], LARGE, PLANES],
+    ids=["heads", "moe", "large", "planes"],
 )
 def test_estimate_is_close_to_the_simulation(shape: Shape, arch: ArchConfig) -> None:
     graph = random_intgraph(shape, seed=5)

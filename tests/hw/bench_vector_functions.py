@@ -92,42 +92,53 @@ async def requantise(dut) -> None:
 
 @cocotb.test()
 async def gelu(dut) -> None:
-    """Every input, at a usual output scale; then random scales."""
+    """Every input, at usual output scales and offsets; then random ones, far beyond 16 bits too."""
     half = 1 << tables.GELU_INPUT_BITS - 1
     z = torch.arange(-half, half)
-    drive: dict[str, list[int]] = {"gelu_z": [], "gelu_multiplier": [], "gelu_shift": []}
+    names = ("gelu_z", "gelu_multiplier", "gelu_shift", "gelu_offset")
+    drive: dict[str, list[int]] = {name: [] for name in names}
     expected: list[int] = []
-    settings = [(z, 40960, 25), (z[5::32], 65535, 22)]
+    expected_wide: list[int] = []
+    settings = [(z, 40960, 25, 7), (z[5::32], 65535, 22, 255), (z[5::32], 65535, 10, 0)]
     for _ in range(20):
         sample = torch.randint(-half, half, (64 * LANES,))
         sample[::2] >>= 4
-        settings.append((sample, random.getrandbits(16), random.randrange(10, 45)))
-    for sample, multiplier, shift in settings:
+        factor = random.getrandbits(16), random.randrange(10, 45)
+        settings.append((sample, *factor, random.getrandbits(8)))
+    for sample, multiplier, shift, offset in settings:
         words = pack_rows(sample, tables.GELU_INPUT_BITS)
         drive["gelu_z"] += words
         drive["gelu_multiplier"] += [multiplier] * len(words)
         drive["gelu_shift"] += [shift] * len(words)
-        expected += pack_rows(semantics.gelu(sample, multiplier, shift), 8)
-    # The second multiplier takes its factors when GELU's result arrives there, 4 cycles later.
-    for name in ("gelu_multiplier", "gelu_shift"):
-        drive[name] = [0] * 4 + drive[name]
-    drive["gelu_z"] += [0] * 4
-    found = await stream(dut, drive, ["gelu_value"], 10)
+        drive["gelu_offset"] += [offset] * len(words)
+        expected += pack_rows(semantics.gelu(sample, multiplier, shift, offset), 8)
+        expected_wide += pack_rows(semantics.gelu_wide(sample, multiplier, shift), 16)
+    # The second multiplier takes its factors when GELU's result arrives there, 4 cycles later; the
+    # offset is added behind its last register.
+    for name, early in zip(names, (0, 4, 4, 9), strict=True):
+        drive[name] = [0] * early + drive[name] + [0] * (9 - early)
+    found = await stream(dut, drive, ["gelu_value", "gelu_wide"], 10)
     check("gelu", found["gelu_value"][: len(expected)], expected)
+    check("wide gelu", found["gelu_wide"][: len(expected)], expected_wide)
 
 
 @cocotb.test()
 async def exp2(dut) -> None:
-    """Every exponent; then random ones with lanes switched off."""
+    """Every exponent in every lane; then random ones with lanes switched off. Any chunk."""
     count = 1 << tables.EXPONENT_BITS
+    every = torch.arange(count).repeat_interleave(LANES)
     random_part = torch.randint(0, count, (300 * LANES,))
-    exponent = torch.cat([torch.arange(count), random_part])
+    exponent = torch.cat([every, random_part])
     valid = torch.ones_like(exponent)
-    valid[count:] = torch.randint(0, 2, (len(random_part),))
+    valid[len(every) :] = torch.randint(0, 2, (len(random_part),))
     mantissa, octaves = semantics.exp2_negative(exponent)
-    value = semantics.round_shift(mantissa, octaves + 8) * valid
+    # As columns of one row: chunk after chunk, every threshold in turn.
+    threshold = semantics.dither(len(exponent))
+    chunks = range(0, len(exponent), LANES)
+    value = ((mantissa >> octaves) + threshold >> 8) * valid
     drive = {
         "exponent": pack_rows(exponent, tables.EXPONENT_BITS),
+        "exponent_column": [first % (1 << tables.DITHER_BITS) for first in chunks],
         "exponent_valid": pack_rows(valid, 1),
     }
     found = await stream(dut, drive, ["probability"], 3)

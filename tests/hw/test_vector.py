@@ -45,7 +45,7 @@ def run(arch: ArchConfig, testcase: str | None = None, **parameters: object) -> 
 
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS.keys())
 def test_vector_unit(arch: ArchConfig) -> None:
-    assert run(arch) == 10
+    assert run(arch) == 11
 
 
 def test_falsified_expectation_fails_the_run() -> None:

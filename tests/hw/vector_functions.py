@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal, signed
+from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +11,7 @@ from moesaic.hw.arithmetic.reciprocal import Reciprocal
 from moesaic.hw.arithmetic.reciprocal_sqrt import ReciprocalSqrt
 from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.vector.gelu import GELU_OUTPUT_BITS, Gelu
+from moesaic.hw.vector.lanes import offset_code
 from moesaic.spec import tables
 
 LANES = 16
@@ -23,7 +24,8 @@ VARIANCE_BITS = 58
 class VectorFunctions(wiring.Component):
     """Function units side by side; ports are packed, lane 0 in the lowest bits.
 
-    ``gelu_*`` is the GELU unit with the second requantiser behind it, as in the vector unit.
+    ``gelu_*`` is the GELU unit with the second requantiser and the offset behind it, as in the
+    vector unit; ``gelu_wide`` is its 16-bit result.
     """
 
     def __init__(self) -> None:
@@ -37,8 +39,11 @@ class VectorFunctions(wiring.Component):
                 "gelu_z": In(LANES * tables.GELU_INPUT_BITS),
                 "gelu_multiplier": In(16),
                 "gelu_shift": In(6),
+                "gelu_offset": In(8),
                 "gelu_value": Out(LANES * 8),
+                "gelu_wide": Out(LANES * 16),
                 "exponent": In(LANES * tables.EXPONENT_BITS),
+                "exponent_column": In(tables.DITHER_BITS),
                 "exponent_valid": In(LANES),
                 "probability": Out(LANES * 8),
                 "sum": In(SUM_BITS),
@@ -54,7 +59,7 @@ class VectorFunctions(wiring.Component):
         m = Module()
         m.submodules.requantise = requantise = Requantise(LANES, OPERAND_BITS, LIMITS)
         m.submodules.gelu = gelu = Gelu(LANES)
-        m.submodules.scale = scale = Requantise(LANES, GELU_OUTPUT_BITS, (8,))
+        m.submodules.scale = scale = Requantise(LANES, GELU_OUTPUT_BITS, (16,))
         m.submodules.exp2 = exp2 = Exp2(LANES)
         m.submodules.reciprocal = reciprocal = Reciprocal(SUM_BITS)
         m.submodules.root = root = ReciprocalSqrt(VARIANCE_BITS)
@@ -70,8 +75,10 @@ class VectorFunctions(wiring.Component):
             scale.operand.eq(gelu.value),
             scale.multiplier.eq(self.gelu_multiplier.replicate(LANES)),
             scale.shift.eq(self.gelu_shift.replicate(LANES)),
-            self.gelu_value.eq(scale.value),
+            self.gelu_value.eq(Cat(offset_code(value, self.gelu_offset) for value in scale.value)),
+            self.gelu_wide.eq(scale.value),
             exp2.exponent.eq(self.exponent),
+            exp2.column.eq(self.exponent_column),
             exp2.valid.eq(self.exponent_valid),
             self.probability.eq(exp2.value),
             reciprocal.value.eq(self.sum),

@@ -107,6 +107,9 @@ class Program:
         stride: int = 1,
         multiplier: int = 0,
         shift: int = 0,
+        offset: int = 0,
+        wide: bool = False,
+        plane_stride: int = 0,
         expert: int | None = None,
         scatter: bool = False,
         magnitude: int = 24,
@@ -120,7 +123,8 @@ class Program:
             for group in range(groups):
                 tiles = [self._tile(kind, actual, magnitude) for _ in range(n_tiles)]
                 self._drain_group(
-                    kind, tiles, group, columns, base, stride, multiplier, shift,
+                    kind, tiles, group, columns, base, stride, multiplier, shift, offset,
+                    plane_stride if wide else None,
                     self.queues[expert] if expert is not None and scatter else None,
                 )  # fmt: skip
             if kind == Drain.ATTENTION:
@@ -130,6 +134,7 @@ class Program:
         self._end(
             Opcode.DRAIN, wait, signal, kind=kind, rows=rows, n_tiles=n_tiles, groups=groups,
             columns=columns, base=base, stride=stride, multiplier=multiplier, shift=shift,
+            offset=offset, wide=int(wide), plane_stride=plane_stride,
             expert=expert or 0, predicated=int(expert is not None), scatter=int(scatter),
         )  # fmt: skip
 
@@ -157,6 +162,8 @@ class Program:
         stride: int,
         multiplier: int,
         shift: int,
+        offset: int,
+        plane_stride: int | None,
         queue: list[tuple[int, int]] | None,
     ) -> None:
         arch = self.arch
@@ -181,8 +188,12 @@ class Program:
             blocks = torch.cat([block for _, block in tiles if block is not None])
             bias, m, s = blocks.unbind(1)
             result = semantics.requantise(scores + bias, m, s, BITS[kind])
-        if kind == Drain.GELU:
-            result = semantics.gelu(result, multiplier, shift)
+        planes = [result]
+        if kind == Drain.GELU and plane_stride is not None:
+            result = semantics.gelu_wide(result, multiplier, shift)
+            planes = [result >> 8, result & 255]
+        elif kind == Drain.GELU:
+            planes = [semantics.gelu(result, multiplier, shift, offset)]
 
         local_end = min(end - first_column, len(tiles) * arch.width)
         starts = range(0, max(local_end, 0), arch.lanes)
@@ -213,7 +224,10 @@ class Program:
                 self.residual[word] = semantics.residual_add(old, values, weight)
             else:
                 word = base + target * stride + column // arch.depth
-                self._write(word, column % arch.depth, values)
+                for index, plane in enumerate(planes):
+                    values = plane[r, start : start + arch.lanes]
+                    at = word + index * (plane_stride or 0)
+                    self._write(at, column % arch.depth, values)
 
     def norm(
         self,
@@ -284,6 +298,9 @@ def add_random_drain(program: Program, kind: Drain) -> None:
         rows = len(program.sums[0])
         n_tiles = min(n_tiles, arch.accumulator_rows // rows)
     all_columns = groups * n_tiles * arch.width
+    if kind == Drain.SOFTMAX and random.random() < 0.2:  # as many columns as there are thresholds
+        n_tiles = arch.accumulator_rows // 2 - random.randrange(3)
+        rows, all_columns = random.choice([1, 2]), n_tiles * arch.width
     columns = all_columns - random.choice([0, random.randrange(arch.width)])
     if kind != Drain.SOFTMAX and random.random() < 0.15:
         columns = random.randint(1, all_columns)  # whole tiles without a valid column
@@ -291,18 +308,22 @@ def add_random_drain(program: Program, kind: Drain) -> None:
     word = arch.lanes if is_residual else arch.depth
     words = arch.residual_words if is_residual else arch.activation_words
     stride = -(-columns // word) + random.randrange(3)
-    base = random.randrange(max(1, words - 21 * stride))
+    wide = kind == Drain.GELU and random.random() < 0.5
+    plane_stride = 20 * stride if wide or random.random() < 0.3 else 0
+    base = random.randrange(max(1, words - 21 * stride - plane_stride))
     magnitude = random.choice([31, 24, 16, 9])
     # GELU's result has 14 fraction bits; exponents are best around some hundreds.
     multiplier = random.randint(1 << 15, (1 << 16) - 1)
     shift = {
-        Drain.GELU: random.randint(21, 27),
+        Drain.GELU: random.randint(13, 19) if wide else random.randint(20, 27),
         Drain.SOFTMAX: magnitude + 16 - random.randint(8, 13),
         Drain.ATTENTION: max(0, magnitude - random.randint(14, 24)),
     }.get(kind, random.getrandbits(6))
     program.drain(
         kind, rows=rows, n_tiles=n_tiles, groups=groups, columns=columns, base=base,
-        stride=stride, multiplier=multiplier, shift=shift, expert=expert,
+        stride=stride, multiplier=multiplier, shift=shift, offset=random.getrandbits(8),
+        wide=wide or (kind != Drain.GELU and random.random() < 0.5), plane_stride=plane_stride,
+        expert=expert,
         scatter=expert is not None and random.random() < 0.7, magnitude=magnitude,
     )  # fmt: skip
 

@@ -91,17 +91,21 @@ def norm(row: Row, layer: IntNorm) -> tuple[Row, Row]:
     return [clamp(shift_round(x, 8), 8) for x in wide], wide
 
 
-def gelu(z: int, scale: Scale) -> int:
+def gelu(z: int, layer: IntMlp) -> int:
     index, fraction = divmod(abs(z), 128)
     delta = 0
     if index < 176:
         low, high = tables.GELU_TABLE[index], tables.GELU_TABLE[index + 1]
         delta = shift_round(low * 128 + (high - low) * fraction, 7)
-    return scaled(max(z, 0) * 4 - delta, scale, 8)
+    fine = max(z, 0) * 4 - delta
+    if layer.wide:
+        return scaled(fine, layer.gelu, 16)
+    code = shift_round(fine * layer.gelu.multiplier, layer.gelu.shift) + layer.offset
+    return max(0, min(255, code))
 
 
 def mlp(row: Row, layer: IntMlp) -> Row:
-    return linear([gelu(z, layer.gelu) for z in linear(row, layer.up, 18)], layer.down, 24)
+    return linear([gelu(z, layer) for z in linear(row, layer.up, 18)], layer.down, 24)
 
 
 def add(row: Row, addend: Row, weight: int = 32768) -> Row:
@@ -109,9 +113,9 @@ def add(row: Row, addend: Row, weight: int = 32768) -> Row:
 
 
 def attention(rows: list[Row], layer: IntAttention) -> list[Row]:
-    narrow = [norm(row, layer.norm)[0] for row in rows]
+    normal = [norm(row, layer.norm)[layer.wide] for row in rows]
     query, key, value = (
-        [linear(row, part, 8) for row in narrow] for part in (layer.query, layer.key, layer.value)
+        [linear(row, part, 8) for row in normal] for part in (layer.query, layer.key, layer.value)
     )
     attended: list[Row] = [[] for _ in rows]
     for head in range(layer.heads):
@@ -122,7 +126,9 @@ def attention(rows: list[Row], layer: IntAttention) -> list[Row]:
             for s in scores:
                 distance = (max(scores) - s) * layer.softmax.multiplier
                 mantissa, shift = power(shift_round(distance, layer.softmax.shift))
-                numerators.append(shift_round(mantissa, shift + 8))
+                column = len(numerators) % 256
+                threshold = sum((column >> bit & 1) << 7 - bit for bit in range(8))
+                numerators.append((mantissa // 2**shift + threshold) // 256)
             inverse, t = invert(sum(numerators))
             factor = Scale(shift_round(inverse * layer.scale.multiplier, 16), t + layer.scale.shift)
             for d in range(head * layer.value_dim, (head + 1) * layer.value_dim):
@@ -146,7 +152,7 @@ def route(logits: Row, layer: IntMoe) -> list[tuple[int, int]]:
 def moe(row: Row, layer: IntMoe) -> Row:
     narrow, wide = norm(row, layer.norm)
     for expert, weight in sorted(route(linear(wide, layer.gate, 24), layer)):
-        row = add(row, mlp(narrow, layer.experts[expert]), weight)
+        row = add(row, mlp(wide if layer.wide else narrow, layer.experts[expert]), weight)
     return row
 
 
@@ -160,7 +166,8 @@ def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
             case IntAttention():
                 rows = attention(rows, layer)
             case IntDense():
-                rows = [add(row, mlp(norm(row, layer.norm)[0], layer.mlp)) for row in rows]
+                normal = [norm(row, layer.norm)[layer.wide] for row in rows]
+                rows = [add(x, mlp(y, layer.mlp)) for x, y in zip(rows, normal, strict=True)]
             case IntMoe():
                 rows = [moe(row, layer) for row in rows]
             case _:

@@ -62,6 +62,14 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
     "head_dim": (lambda p: first(p, "IntAttention").update(head_dim=10**9), "query.weight must"),
     "value_dim": (lambda p: first(p, "IntAttention").update(value_dim=4), "value.weight must"),
     "top_k": (lambda p: first(p, "IntMoe").update(top_k=4), "top_k must be at most 3"),
+    "offset": (lambda p: first(p, "IntMlp").update(offset=256), "offset must be 0 to 255, not 256"),
+    "offset below": (lambda p: first(p, "IntMlp").update(offset=-1), "offset must be 0 to 255"),
+    "offset of 16-bit rows": (
+        lambda p: first(p, "IntMlp").update(wide=True, offset=3),
+        "offset of 16-bit rows must be 0, not 3",
+    ),
+    "wide as number": (lambda p: first(p, "IntDense").update(wide=1), "wide must be bool, not 1"),
+    "no wide": (lambda p: first(p, "IntAttention").pop("wide"), "has no wide"),
     "no experts": (lambda p: first(p, "IntMoe").update(experts=[]), "must have 1 to 64 entries"),
     "too many experts": (
         lambda p: first(p, "IntMoe").update(experts=first(p, "IntMoe")["experts"] * 22),
@@ -111,20 +119,36 @@ def test_graphs_that_break_a_rule_are_refused(name: str, tmp_path: Path) -> None
     assert message in refusal(tmp_path)
 
 
-def test_accumulators_are_proven_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "part", "form", "largest"),
+    [
+        ("IntHead", "linear", {}, 128),
+        ("IntAttention", "key", {"wide": False}, 128),
+        ("IntAttention", "key", {"wide": True}, 32768),
+        ("IntMlp", "down", {"wide": False}, 255),
+        ("IntMlp", "down", {"wide": True, "offset": 0}, 32768),
+        ("IntMoe", "gate", {"wide": False}, 32768),
+    ],
+)
+def test_accumulators_are_proven_again(
+    kind: str, part: str, form: dict[str, Any], largest: int, tmp_path: Path
+) -> None:
     """The bound itself is allowed, one more is not."""
     for more in (0, 1):
         made = pieces(0)
-        head = first(made, "IntHead")["linear"]
-        weight = made.arrays[head["weight"]["array"]]
-        sums = 128 * np.abs(weight.astype(np.int64)).sum(1)
-        bias = array_of(made, head, "bias")
+        owner = first(made, kind)
+        owner.update(form)
+        linear = owner[part]
+        weight = made.arrays[linear["weight"]["array"]]
+        sums = largest * np.abs(weight.astype(np.int64)).sum(1)
+        bias = array_of(made, linear, "bias")
         bias[0] = graphcheck.ACCUMULATOR_MAX - sums[0] + more
         folder = tmp_path / str(more)
         folder.mkdir()
         made.write(folder)
         if more:
-            assert "accumulators of head.linear must be at most" in refusal(folder)
+            message = refusal(folder)
+            assert "accumulators of" in message and f".{part} must be at most" in message
         else:
             load_bundle(folder)
 

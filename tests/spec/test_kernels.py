@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moesaic.spec import kernels, prepared, semantics, tables
-from moesaic.spec.intgraph import IntAttention, IntLinear, IntNorm, Scale
+from moesaic.spec.intgraph import IntAttention, IntLinear, IntMlp, IntNorm, Scale
 from moesaic.spec.precision import exact_float32
 from tests.compiler.random_intgraph import Shape, random_intgraph
 
@@ -77,19 +77,33 @@ def test_sums_beyond_24_bits_are_added_in_float64(inputs: int, dtype: torch.dtyp
 
 
 @settings(max_examples=15, deadline=None)
-@given(scales)
-def test_gelu_table_equals_semantics_everywhere(scale: Scale) -> None:
-    first, table = prepared.gelu_table(scale)
+@given(scales, st.integers(0, 255))
+def test_gelu_table_equals_semantics_everywhere(scale: Scale, offset: int) -> None:
+    first, table = prepared.gelu_table(scale, offset)
     got = table[(ALL_Z - first).clamp(0, len(table) - 1)]
-    assert equal(got, semantics.gelu(ALL_Z, scale.multiplier, scale.shift))
+    assert equal(got, semantics.gelu(ALL_Z, scale.multiplier, scale.shift, offset))
 
 
-@pytest.mark.parametrize("factor", [0.0, 2.0**-14, 127 / 2.0 / 16384, 127 / 32 / 16384, 300.0])
-def test_gelu_table_of_usual_and_extreme_scales(factor: float) -> None:
+@pytest.mark.parametrize("factor", [0.0, 2.0**-14, 0.004, 0.9, 5.0, 40000.0])
+@pytest.mark.parametrize("wide", [False, True])
+def test_hidden_rows_equal_semantics_everywhere(factor: float, wide: bool) -> None:
+    """Every pre-activation, through a layer up that passes it on."""
+    scale, one = Scale.of(factor), np.ones(1, np.uint16)
+    up = IntLinear(np.ones((1, 1), np.int8), np.zeros(1, np.int32), one, np.zeros(1, np.uint8))
+    mlp = prepared.Mlp(IntMlp(up, scale, up, 0 if wide else 9, wide), CPU, kernels.INT16_LARGEST)
+    scaled = scale.multiplier, scale.shift
+    want = semantics.gelu_wide(ALL_Z, *scaled) if wide else semantics.gelu(ALL_Z, *scaled, 9)
+    with exact_float32(CPU):
+        assert equal(mlp.hidden(ALL_Z[:, None].float())[:, 0], want)
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0**-14, 255 / 2.0 / 16384, 255 / 32 / 16384, 300.0])
+@pytest.mark.parametrize("offset", [0, 15, 255])
+def test_gelu_table_of_usual_and_extreme_scales(factor: float, offset: int) -> None:
     scale = Scale.of(factor)
-    first, table = prepared.gelu_table(scale)
+    first, table = prepared.gelu_table(scale, offset)
     got = table[(ALL_Z - first).clamp(0, len(table) - 1)]
-    assert equal(got, semantics.gelu(ALL_Z, scale.multiplier, scale.shift))
+    assert equal(got, semantics.gelu(ALL_Z, scale.multiplier, scale.shift, offset))
 
 
 @settings(max_examples=40, deadline=None)
@@ -97,14 +111,14 @@ def test_gelu_table_of_usual_and_extreme_scales(factor: float) -> None:
 def test_numerator_table_equals_semantics_everywhere(scale: Scale, largest: int) -> None:
     table = prepared.numerator_table(scale, largest)
     distance = torch.arange(largest + 1)
-    want, _ = semantics.softmax(-distance, scale.multiplier, scale.shift)
+    want = semantics.softmax_fine(distance, scale.multiplier, scale.shift)
     assert len(table) <= largest + 1
     assert equal(table[distance.clamp(max=len(table) - 1)], want)
 
 
 def test_numerator_table_ends_where_numerators_do() -> None:
     table = prepared.numerator_table(Scale.of(0.1), 1 << 20)
-    assert table[0] == 255 and table[-1] == 0 and table[-2] == 1
+    assert table[0] == 255 * 256 and table[-1] == 0 and table[-2] == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moesaic.spec.execute import Executor
+from moesaic.spec.intgraph import IntAttention, IntDense, IntLayer, IntMlp, IntMoe
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.spec import plain_executor
 
@@ -20,6 +21,9 @@ SHAPES = {
     "unequal_heads": Shape(
         tokens=5, patches=4, head_rows=4, heads=2, head_dim=5, value_dim=9, moe=(False,)
     ),
+    "all_16_bits": Shape(tokens=5, patches=4, head_rows=4, moe=(False, True), wide=1.0),
+    "all_8_bits": Shape(tokens=5, patches=4, head_rows=4, moe=(False, True), wide=0.0),
+    "some_16_bits": Shape(tokens=5, patches=4, head_rows=4, moe=(True, False, True), wide=0.5),
 }
 
 
@@ -31,6 +35,36 @@ def test_executor_equals_plain_integers(name: str) -> None:
     want = np.stack([plain_executor.run(graph, frame) for frame in x])
     assert got.dtype == np.int16 and (got == want).all()
     assert len(np.unique(got)) > got.size // 4, "the graph's outputs are nearly constant"
+
+
+@pytest.mark.parametrize("form", ["rows", "hidden", "offset"])
+@pytest.mark.parametrize("kind", [IntAttention, IntDense, IntMoe])
+def test_form_of_any_layer_changes_the_output(kind: type, form: str) -> None:
+    """So none of the fields goes unheeded by what the test above compares."""
+    graph = random_intgraph(replace(SHAPES["all_8_bits"], moe=(False, True)), seed=4)
+
+    def mlp(part: IntMlp) -> IntMlp:
+        if form == "hidden":
+            return replace(part, wide=True, offset=0)
+        return replace(part, offset=part.offset ^ 37)
+
+    def changed(layer: IntLayer) -> IntLayer:
+        if not isinstance(layer, kind):
+            return layer
+        if form == "rows":
+            return replace(layer, wide=True)
+        if isinstance(layer, IntDense):
+            return replace(layer, mlp=mlp(layer.mlp))
+        assert isinstance(layer, IntMoe)
+        return replace(layer, experts=tuple(mlp(expert) for expert in layer.experts))
+
+    if kind is IntAttention and form != "rows":
+        pytest.skip("attention has no hidden rows")
+    other = replace(graph, layers=tuple(changed(layer) for layer in graph.layers))
+    x = random_patches(graph, 1, seed=3)
+    before, after = Executor(graph).run(x), Executor(other).run(x)
+    assert (before != after).any()
+    assert (after[0] == plain_executor.run(other, x[0])).all()
 
 
 def test_frames_do_not_influence_each_other() -> None:

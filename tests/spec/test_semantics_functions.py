@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moesaic.spec import semantics, tables
 from moesaic.spec.intgraph import Scale
-from tests.spec.semantics_bounds import hold
+from tests.spec.semantics_bounds import BOUNDS, hold
 
 ALL_Z = torch.arange(-(1 << 17), 1 << 17)
 
@@ -63,20 +63,51 @@ def test_gelu_error_before_rounding() -> None:
 
 
 @pytest.mark.parametrize("largest", [0.5, 1.0, 2.0, 3.5, 6.0, 10.0, 20.0, 32.0])
-def test_gelu_int8_is_the_rounded_exact_one_nearly_always(largest: float) -> None:
-    factor = Scale.of(2.0**-14 * 127 / largest)
-    got = semantics.gelu(ALL_Z, factor.multiplier, factor.shift)
-    want = torch.floor(exact_gelu() * 127 / largest + 0.5).clamp(-128, 127)
+def test_gelu_uint8_is_the_rounded_exact_one_nearly_always(largest: float) -> None:
+    step = (largest + 0.17) / 255
+    factor, offset = Scale.of(2.0**-14 / step), math.ceil(0.17 / step)
+    got = semantics.gelu(ALL_Z, factor.multiplier, factor.shift, offset)
+    want = (torch.floor(exact_gelu() / step + 0.5) + offset).clamp(0, 255)
+    assert int(got.min()) in (0, 1) and int(got.max()) == 255
     difference = (got - want).abs()
     assert int(difference.max()) <= 1
     curved = (ALL_Z.abs() >> 12) < 6  # beyond, GELU is 0 or the identity
     share = float((difference[curved] > 0).double().mean())
     if largest == 0.5:  # the finest step is the worst case
-        hold("GELU int8 codes that differ by one, share", share)
-    assert share <= 2.5e-3
+        hold("GELU uint8 codes that differ by one, share", share)
+    assert share <= BOUNDS["GELU uint8 codes that differ by one, share"]
+
+
+@pytest.mark.parametrize("largest", [0.5, 2.0, 6.0, 20.0, 31.9])
+def test_gelu_int16_error(largest: float) -> None:
+    step = largest / 32767
+    factor = Scale.of(2.0**-14 / step)
+    got = semantics.gelu_wide(ALL_Z, factor.multiplier, factor.shift)
+    inside = exact_gelu() < largest
+    error = (got * step - exact_gelu()).abs()[inside] - step / 2
+    if largest == 0.5:  # then rounding hides nothing
+        hold("GELU int16 beyond half a step, absolute", float(error.max()))
+    scale_error = largest * BOUNDS["scale, relative"]
+    assert float(error.max()) <= BOUNDS["GELU int16 beyond half a step, absolute"] + scale_error
+    assert int(got.max()) == 32767
+
+
+def test_gelu_saturates_to_its_codes() -> None:
+    z = torch.tensor([0, 4096, 1 << 16, -(1 << 17), -3000])
+    assert semantics.gelu(z, 65535, 0, 7).tolist() == [7, 255, 255, 7, 0]
+    assert semantics.gelu(z, 65535, 0, 0).tolist() == [0, 255, 255, 0, 0]
+    assert semantics.gelu_wide(z, 65535, 0).tolist() == [0, 32767, 32767, 0, -32768]
+
+
+def test_saturating_to_16_bits_first_changes_no_uint8_code() -> None:
+    """The gateware saturates before it adds the offset."""
+    value = torch.cat([torch.arange(-70000, 70001), torch.tensor([-(1 << 36), 1 << 36])])
+    for offset in (0, 1, 7, 128, 254, 255):
+        unlimited = (value + offset).clamp(0, 255)
+        assert ((semantics.saturate(value, 16) + offset).clamp(0, 255) == unlimited).all()
 
 
 def test_gelu_is_the_identity_far_right_and_zero_far_left() -> None:
     factor = Scale.of(2.0**-14 * 4)
     z = torch.tensor([6 * 4096, 20 * 4096, -6 * 4096, -(1 << 17)])
-    assert semantics.gelu(z, factor.multiplier, factor.shift).tolist() == [24, 80, 0, 0]
+    assert semantics.gelu(z, factor.multiplier, factor.shift, 9).tolist() == [33, 89, 9, 9]

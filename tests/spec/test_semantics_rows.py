@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moesaic.spec import semantics
+from moesaic.spec import semantics, tables
 from moesaic.spec.intgraph import Scale
 from tests.spec.semantics_bounds import hold
 
@@ -82,15 +82,51 @@ def test_softmax_numerator_error() -> None:
     hold("softmax numerator, steps of 1/255", worst)
 
 
-def test_softmax_probability_error() -> None:
+@pytest.mark.parametrize("columns", [129, 257])
+def test_softmax_probability_error(columns: int) -> None:
     unit, worst = 0.0005, 0.0
     scale = Scale.of(unit * OCTAVES)
     for spread in (0.3, 2.0, 8.0, 30.0):
-        scores = (normal(200, 129) * spread / unit).round().long()
+        scores = (normal(200, columns) * spread / unit).round().long()
         numerator, sums = semantics.softmax(scores, scale.multiplier, scale.shift)
         exact = torch.softmax(scores.double() * unit, -1)
         worst = max(worst, float((numerator / sums[:, None] - exact).abs().max()))
-    hold("softmax probability, 129 normal scores", worst)
+    hold(f"softmax probability, {columns} normal scores", worst)
+
+
+def test_softmax_keeps_the_mass_of_a_tail() -> None:
+    """One score stands out; all others lie where each numerator is a fraction of one step."""
+    unit, worst = 0.0005, 0.0
+    scale = Scale.of(unit * OCTAVES)
+    for columns in (65, 129, 257, 600):
+        for place in (0, columns // 2, columns - 1):
+            for numerator in (1.0, 0.7, 0.4, 0.1, 0.03):
+                scores = torch.full((1, columns), round(math.log(numerator / 255) / unit))
+                scores[0, place] = 0
+                _, sums = semantics.softmax(scores, scale.multiplier, scale.shift)
+                exact = 255 + 255 * math.exp(int(scores.min()) * unit) * (columns - 1)
+                worst = max(worst, abs(float(sums) / exact - 1))
+    hold("softmax row sum of a tail below one step, relative", worst)
+
+
+@pytest.mark.parametrize("bits", range(9))
+def test_dither_thresholds_are_spread_evenly(bits: int) -> None:
+    """Any aligned run of 2**bits columns has one threshold in each of 2**bits equal parts."""
+    thresholds = semantics.dither(1024).reshape(-1, 1 << bits)
+    parts = (thresholds >> 8 - bits).sort(-1).values
+    assert (parts == torch.arange(1 << bits)).all()
+    assert (thresholds[:, 0] < 256 >> bits).all(), "the first of a run is its lowest"
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 30000), min_size=1, max_size=520))
+def test_softmax_rounds_each_numerator_at_its_columns_threshold(distances: list[int]) -> None:
+    numerator, _ = semantics.softmax(-torch.tensor([[0, *distances]]), 40000, 15)
+    for column, distance in enumerate([0, *distances]):
+        exponent = min((distance * 40000 + (1 << 14)) >> 15, 4095)
+        fine = tables.EXP2_TABLE[exponent % 128] >> exponent // 128
+        reversed_column = int(f"{column % 256:08b}"[::-1], 2)
+        assert int(numerator[0, column]) == (fine + reversed_column) // 256
 
 
 @settings(max_examples=50)

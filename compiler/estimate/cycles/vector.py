@@ -95,7 +95,7 @@ class Vector:
             if kind in ROWS_OUTSIDE:
                 steps = [rows * sum(chunks)]
             issued += sum(steps)
-            at = yield from self._issue(kind, rows, sum(steps), at)
+            at = yield from self._issue(step, rows, sum(steps), at)
             if kind in PARAMETER_KINDS:
                 self.blocks += n_tiles
                 frame.consumed.extend([at] * n_tiles)
@@ -108,9 +108,10 @@ class Vector:
             self.softmax.append(at - 1)
         return issued
 
-    def _issue(self, kind: Drain, rows: int, chunks: int, at: float) -> Time:
+    def _issue(self, step: Step, rows: int, chunks: int, at: float) -> Time:
         """Issue ``chunks`` from ``at`` on; returns the cycle after the last one."""
         frame, arch, timing = self.frame, self.arch, self.timing
+        kind = Drain(field(step, "kind"))
         end = at + chunks
         cycles: float  # that the destination needs for them
         if kind is Drain.LOGITS:
@@ -133,6 +134,9 @@ class Vector:
             self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
             frame.stored.put(chunks, max(self.offered, sent))
             cycles = self.offered - begin
+        elif kind is Drain.GELU and field(step, "wide"):
+            cycles = 2 * chunks
+            self.offered = max(self.offered, at + timing.chunk) + cycles
         else:
             return end
         # The last chunks wait behind the pipeline and not in front of it.
