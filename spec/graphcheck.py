@@ -137,7 +137,8 @@ def _attention(where: str, layer: IntAttention, channels: int) -> None:
     _linear(f"{where}.key", layer.key, width, channels)
     _linear(f"{where}.value", layer.value, values, channels)
     _linear(f"{where}.output", layer.output, channels, values)
-    _most(f"{where}.head_dim", layer.head_dim, ACCUMULATOR_MAX // INT8_LARGEST**2)
+    query = INT16_LARGEST if layer.wide_query else INT8_LARGEST
+    _most(f"{where}.head_dim", layer.head_dim, ACCUMULATOR_MAX // (query * INT8_LARGEST))
 
 
 def _mlp(where: str, layer: IntMlp, channels: int) -> None:

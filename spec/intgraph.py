@@ -106,8 +106,8 @@ class IntEmbed:
 
 @dataclass(frozen=True)
 class IntAttention:
-    """q, k, v are int8, from the int8 rows or the 16-bit ones (``wide``); ``output`` adds 24-bit
-    addends to the residual."""
+    """q, k, v are int8, or q is int16 (``wide_query``), from the int8 rows or the 16-bit ones
+    (``wide``); ``output`` adds 24-bit addends to the residual."""
 
     norm: IntNorm
     query: IntLinear
@@ -123,6 +123,7 @@ class IntAttention:
     """Accumulated p*v times 1/sum to int8."""
     name: str
     wide: bool = False
+    wide_query: bool = False
 
 
 @dataclass(frozen=True)

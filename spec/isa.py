@@ -93,7 +93,7 @@ class Drain(enum.IntEnum):
     """What DRAIN does with an accumulator row."""
 
     INT8 = 0
-    """requantise to int8, write activations."""
+    """requantise to int8, write activations; with `wide` to int16, in two planes."""
     GELU = 1
     """requantise to Q5.12, GELU, requantise with (multiplier, shift), write activations: add
     `offset` and clamp to uint8, or with `wide` saturate to int16 and write two planes."""
@@ -197,7 +197,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         ),
         Field("shift", SHIFT_BITS, "right shift that belongs to `multiplier`"),
         Field("offset", UINT8_BITS, "code of zero (GELU, not `wide`)"),
-        Field("wide", 1, "write the high and the low plane of 16-bit results (GELU)"),
+        Field("wide", 1, "write the high and the low plane of 16-bit results (INT8, GELU)"),
         Field("plane_stride", 20, "words from the high to the low plane (`wide`)"),
     ),
     Opcode.NORM: (

@@ -40,7 +40,9 @@ def power_of_half(exponent: Tensor) -> Tensor:
     return (1023 - exponent << 52).view(torch.float64)
 
 
-def rescale_(value: Tensor, factor: Tensor, offset: Tensor, low: int, high: int) -> Tensor:
+def rescale_(
+    value: Tensor, factor: Tensor, offset: Tensor, low: int | Tensor, high: int | Tensor
+) -> Tensor:
     """``floor(value * factor + offset)`` clamped to low .. high, in place; see the module."""
     return torch.addcmul(offset, value, factor, out=value).floor_().clamp_(low, high)
 

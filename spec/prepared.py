@@ -36,7 +36,7 @@ class Linear:
     Attributes
     ----------
     low, high
-        Results are clamped to these.
+        Results are clamped to these, or every output to its own.
     dtype
         Of the products' sums: float32 if the weights prove it exact.
     """
@@ -48,7 +48,8 @@ class Linear:
         device: torch.device,
         largest: int = kernels.INT8_LARGEST,
     ) -> None:
-        self.low, self.high = -(1 << bits - 1), (1 << bits - 1) - 1
+        self.low: int | Tensor = -(1 << bits - 1)
+        self.high: int | Tensor = (1 << bits - 1) - 1
         weight = np.concatenate([part.weight for part in parts]).astype(np.int32)
         bound = int(np.abs(weight).sum(1, dtype=np.int64).max()) * largest
         self.dtype = kernels.float_for(bound)
@@ -172,8 +173,13 @@ class Attention:
         self.widths = [part.outputs for part in (layer.query, layer.key, layer.value)]
         largest = kernels.INT16_LARGEST if layer.wide else kernels.INT8_LARGEST
         self.project = Linear([layer.query, layer.key, layer.value], 8, device, largest)
+        query = kernels.INT16_LARGEST if layer.wide_query else kernels.INT8_LARGEST
+        if layer.wide_query:
+            is_query = torch.arange(sum(self.widths), device=device) < self.widths[0]
+            largest = torch.where(is_query, query, kernels.INT8_LARGEST).double()
+            self.project.low, self.project.high = -largest, largest - 1
         self.output = Linear([layer.output], ADDEND_BITS, device)
-        score = layer.head_dim * kernels.INT8_LARGEST**2
+        score = layer.head_dim * query * kernels.INT8_LARGEST
         product = tokens * kernels.UINT8_LARGEST * kernels.INT8_LARGEST
         # Distances are up to twice a score, and are float32 too.
         self.score_type = kernels.float_for(2 * score)

@@ -248,9 +248,11 @@ class FunctionalModel:
             return
         value = self._requantise(accumulated, values, kind)[:, :columns]
         if kind is Drain.INT8:
-            self._write_activations(values, value.numpy())
+            self._write_rows(values, value)
+        elif kind is Drain.GELU and values["wide"]:
+            self._write_rows(values, semantics.gelu_wide(value, *scale))
         elif kind is Drain.GELU:
-            self._write_hidden(values, value)
+            self._write_rows(values, semantics.gelu(value, *scale, values["offset"]))
         elif kind is Drain.RESIDUAL:
             self._add_residual(values, value)
         elif kind is Drain.LOGITS:
@@ -266,7 +268,10 @@ class FunctionalModel:
         raw = b"".join(self.state.blocks.popleft()[: 8 * self.arch.width] for _ in range(tiles))
         block = np.frombuffer(raw, entry)
         bias, m, s = (torch.as_tensor(block[x].astype(np.int64)) for x in ("bias", "m", "s"))
-        bits = {Drain.INT8: 8, Drain.GELU: 18, Drain.RESIDUAL: 24, Drain.LOGITS: 24}.get(kind, 16)
+        narrow = 16 if values["wide"] else 8
+        bits = {Drain.INT8: narrow, Drain.GELU: 18, Drain.RESIDUAL: 24, Drain.LOGITS: 24}.get(
+            kind, 16
+        )
         return semantics.requantise(accumulated + bias, m, s, bits)
 
     def _softmax(self, values: dict[str, int], scores: torch.Tensor) -> None:
@@ -287,15 +292,14 @@ class FunctionalModel:
             start = (values["base"] + target * values["stride"]) * self.arch.depth
             self.state.activation[start : start + len(row)] = row.astype(np.uint8).view(np.int8)
 
-    def _write_hidden(self, values: dict[str, int], z: torch.Tensor) -> None:
-        scale = (values["multiplier"], values["shift"])
+    def _write_rows(self, values: dict[str, int], codes: torch.Tensor) -> None:
+        rows = codes.numpy()
         if not values["wide"]:
-            self._write_activations(values, semantics.gelu(z, *scale, values["offset"]).numpy())
+            self._write_activations(values, rows)
             return
-        wide = semantics.gelu_wide(z, *scale).numpy()
         low = {**values, "base": values["base"] + values["plane_stride"]}
-        self._write_activations(values, wide >> 8)
-        self._write_activations(low, wide & 255)
+        self._write_activations(values, rows >> 8)
+        self._write_activations(low, rows & 255)
 
     def _add_residual(self, values: dict[str, int], addend: torch.Tensor) -> None:
         weights = [semantics.ONE_Q15] * len(addend)

@@ -199,7 +199,7 @@ class OrderModel:
             first, last = group * columns, min((group + 1) * columns, values["columns"])
             inner = np.arange(first // size, layout.words(max(last, first), size))
             words = values["base"] + rows[:, None] * values["stride"] + inner
-            if kind is Drain.GELU and values["wide"]:
+            if kind in (Drain.INT8, Drain.GELU) and values["wide"]:
                 words = np.concatenate([words, words + values["plane_stride"]])
             work.writes.append(self._inside(words.ravel(), space))
         if residual:

@@ -58,8 +58,8 @@ class Builder:
         Linear layers of the tasks before, and where this task's go: equal layers with equal
         scales become one object.
     wide
-        Points that are held in 16 bits: normalised rows (``3.norm``) and hidden rows
-        (``5.hidden``, ``7.expert2.hidden``).
+        Points that are held in 16 bits: normalised rows (``3.norm``), queries (``3.query``) and
+        hidden rows (``5.hidden``, ``7.expert2.hidden``).
 
     Raises
     ------
@@ -79,7 +79,9 @@ class Builder:
         self.task, self.graph, self.scales, self.done = task, graph, scales, done
         self.options, self.wide = options, frozenset(wide)
         if unknown := sorted(self.wide - set(may_be_wide(graph))):
-            raise ValueError(f"wide must name normalised or hidden rows, not {unknown[0]!r}")
+            raise ValueError(
+                f"wide must name normalised rows, queries or hidden rows, not {unknown[0]!r}"
+            )
         self.sites = {site.role: site for site in sites(graph)}
         self.residual = scales.residual(task)
         self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)
@@ -137,11 +139,14 @@ class Builder:
                 assert_never(layer)
 
     def _attention(self, number: int, layer: ir.Attention) -> IntAttention:
-        prove_attention(layer, self.graph.tokens)
+        wide_query = f"{number}.query" in self.wide
+        prove_attention(layer, self.graph.tokens, wide_query)
         step = {
             part: self.scales.int8(self.task, f"{number}.{part}")
             for part in ("query", "key", "value", "attention")
         }
+        if wide_query:
+            step["query"] /= WIDE_STEPS
         query, key, value = (
             self._from_norm(number, part, step[part]) for part in ("query", "key", "value")
         )
@@ -159,6 +164,7 @@ class Builder:
             scale=_scale(step["value"] / step["attention"], f"attention of {layer.name}"),
             name=ir.layer_label(number, layer),
             wide=f"{number}.norm" in self.wide,
+            wide_query=wide_query,
         )
 
     def _moe(self, number: int, layer: ir.Moe, norm: IntNorm) -> IntMoe:
@@ -243,9 +249,11 @@ def may_be_wide(graph: ir.Graph) -> Iterator[str]:
     for site in sites(graph):
         if site.source != "head.norm" and site.source.endswith((".norm", "hidden")):
             yield site.source
+        if site.target.endswith(".query"):
+            yield site.target
 
 
-def prove_attention(layer: ir.Attention, tokens: int) -> None:
+def prove_attention(layer: ir.Attention, tokens: int, wide_query: bool = False) -> None:
     """Q*K^T and P*V have no weights: their largest sums follow from the shapes alone.
 
     Raises
@@ -253,10 +261,11 @@ def prove_attention(layer: ir.Attention, tokens: int) -> None:
     UserError
         A sum could leave int32.
     """
-    if max(tokens * 255 * 128, layer.head_dim * 128 * 128) > ACCUMULATOR_MAX:
+    score = (INT16_LARGEST if wide_query else 128) * 128
+    if max(tokens * 255 * 128, layer.head_dim * score) > ACCUMULATOR_MAX:
         raise UserError(
             f"attention {layer.name} must have at most {ACCUMULATOR_MAX // (255 * 128)} tokens"
-            f" and {ACCUMULATOR_MAX // (128 * 128)} dimensions per head for its sums to fit"
+            f" and {ACCUMULATOR_MAX // score} dimensions per head for its sums to fit"
             f" 32 bits, not {tokens} and {layer.head_dim}: choose a smaller model"
         )
 

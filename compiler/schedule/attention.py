@@ -21,19 +21,26 @@ def lower_attention(writer: StepWriter, layer: IntAttention) -> None:
     arch, tokens = writer.arch, writer.graph.tokens
     normal = Source.normalised(writer.norm(layer.norm, tokens, wide=layer.wide), layer.wide)
     projected = {}
-    for name, linear, dim, side in (
-        ("key", layer.key, layer.head_dim, 1),
-        ("query", layer.query, layer.head_dim, 0),
-        ("value", layer.value, layer.value_dim, 1),
+    for name, linear, dim, side, wide in (
+        ("key", layer.key, layer.head_dim, 1, False),
+        ("query", layer.query, layer.head_dim, 0, layer.wide_query),
+        ("value", layer.value, layer.value_dim, 1, False),
     ):
         indices = per_head(layer.heads, dim, arch.depth)
-        buffer = writer.buffer(name, tokens, len(indices), side)
+        words = writer.words(len(indices))
+        buffer = writer.buffer(name, tokens, len(indices), side, 2 if wide else 1)
         projected[name] = buffer
         writer.linear(
             normal,
             Weights(linear, natural(linear.inputs, arch.depth), pad_to(indices, arch.width)),
             Rows(tokens),
-            {"kind": isa.Drain.INT8, "base": Address(buffer), "stride": buffer.words // tokens},
+            {
+                "kind": isa.Drain.INT8,
+                "base": Address(buffer),
+                "stride": words,
+                "wide": int(wide),
+                "plane_stride": tokens * words if wide else 0,
+            },
             writes(buffer),
             columns=len(indices),
         )
@@ -88,7 +95,7 @@ def _lower_scores(
         isa.Opcode.MATMUL,
         reads(projected["query"], projected["key"]),
         stationary=isa.Stationary.COLUMNS,
-        streamed=isa.Streamed.SIGNED8,
+        streamed=isa.Streamed.SIGNED16 if layer.wide_query else isa.Streamed.SIGNED8,
         track_maximum=1,
         rows=rows,
         k_tiles=words,
@@ -96,6 +103,7 @@ def _lower_scores(
         groups=1,
         stream_base=Address(projected["query"], first * stride + head * words),
         stream_stride=stride,
+        plane_stride=tokens * stride if layer.wide_query else 0,
         stationary_base=Address(projected["key"], head * words),
         stationary_stride=stride,
         stationary_rows=tokens,

@@ -46,17 +46,17 @@ def offset_code(value: Value, offset: Value) -> Value:
 class Lanes(wiring.Component):
     """Everything from the first multiplication on. Never stops; all operations take equally long.
 
-    Cycles are counted from the issue: operands at 4, requantised at 10 (softmax exponents; NORM's
-    result splits into its planes at 11; probabilities at 13), second multiplication 14 to 20 (GELU
-    by its output scale, residual addends by their gate weight), results at ``RESULT``. RESIDUAL
-    reads the old value at 19 and writes at ``WRITTEN``.
+    Cycles are counted from the issue: operands at 4, requantised at 10 (softmax exponents; 16-bit
+    results split into their planes at 11; probabilities at 13), second multiplication 14 to 20
+    (GELU by its output scale, residual addends by their gate weight), results at ``RESULT``.
+    RESIDUAL reads the old value at 19 and writes at ``WRITTEN``.
 
     Attributes
     ----------
     issue
         The chunk, in the cycle of its issue.
     multiplier, shift, offset, wide
-        Second requantisation and form of the result of GELU, with the issue.
+        Second requantisation of GELU, and whether GELU or INT8 give 16 bits, with the issue.
     weight
         Gate weight, 1 cycle after the issue.
     residual_address
@@ -125,7 +125,10 @@ class Lanes(wiring.Component):
         factor = Mux(is_gelu, delay(m, self.multiplier, 1, "multiplier"), self.weight)
         distance = Mux(is_gelu, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
         offset = delay(m, self.offset, self.RESULT - 1, "offset")
-        wide = delay(m, self.wide, self.RESULT - 1, "wide")
+        wide = taps(m, self.wide, self.RESULT - 1, "wide")
+        in_planes = (operation[requantised] == NORM) | (
+            (operation[requantised] == Drain.INT8) & wide[requantised]
+        )
         factor = delay(m, factor, self.SECOND - 1, "factor")
         distance = delay(m, distance, self.SECOND - 1, "distance")
         m.d.comb += [
@@ -165,7 +168,7 @@ class Lanes(wiring.Component):
             int8 = clamp(round_half(value[7:RESIDUAL_BITS].as_signed()), 8)
             line: Value = self._register(
                 m,
-                Mux(operation[requantised] == NORM, Cat(int8, value[:RESIDUAL_BITS]), value),
+                Mux(in_planes, Cat(int8, value[:RESIDUAL_BITS]), value),
                 f"split_{i}",
             )
             line = delay(m, line, self.PROBABILITY - requantised - 1, f"narrow_{i}")
@@ -180,7 +183,7 @@ class Lanes(wiring.Component):
             line = delay(m, line, Requantise.LATENCY, f"result_{i}")
             hidden = second.value[i][:HIDDEN_BITS].as_signed()
             planes = Cat(Const(0, 8), hidden)  # where NORM has its low and its high plane
-            gelu_chunk = Mux(wide, planes, offset_code(hidden, offset))
+            gelu_chunk = Mux(wide[-1], planes, offset_code(hidden, offset))
             m.d.sync += self.chunk[i].eq(
                 Mux(operation[self.RESULT - 1] == Drain.GELU, gelu_chunk, line)
             )

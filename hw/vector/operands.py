@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -29,7 +29,7 @@ class Operands(wiring.Component):
 
     Attributes
     ----------
-    issue, multiplier, shift, channels, statistics
+    issue, multiplier, shift, wide, channels, statistics
         The chunk, fields of its instruction, and its row's statistics (NORM).
     residual, parameters
         Residual word and parameter block entries, 1 cycle after the issue.
@@ -51,6 +51,7 @@ class Operands(wiring.Component):
                 "issue": In(issue_layout(arch)),
                 "multiplier": In(MULTIPLIER_BITS),
                 "shift": In(SHIFT_BITS),
+                "wide": In(1),
                 "channels": In(isa.width(Opcode.NORM, "channels")),
                 "statistics": In(statistics_layout()),
                 "residual": In(data.ArrayLayout(signed(RESIDUAL_BITS), lanes)),
@@ -94,10 +95,14 @@ class Operands(wiring.Component):
         m.d.comb += own.eq(
             (operation != Drain.SOFTMAX) & (operation != Drain.ATTENTION) & (operation != NORM)
         )
+        wide = delay(m, self.wide, 3, "wide")
         with m.Switch(operation):
             for kind, bits in LIMIT_BITS.items():
+                limit: Value = Const(LIMITS.index(bits))
+                if kind == Drain.INT8:
+                    limit = Mux(wide, LIMITS.index(RESIDUAL_BITS), limit)
                 with m.Case(kind):
-                    m.d.sync += self.limit.eq(LIMITS.index(bits))
+                    m.d.sync += self.limit.eq(limit)
 
         for i in range(lanes):
             parameters = self.parameters[i]

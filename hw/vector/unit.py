@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Array, Module, Mux, Signal
+from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -20,7 +20,13 @@ from moesaic.hw.vector.addressing import Addressing
 from moesaic.hw.vector.events import STALLS, VectorEvents
 from moesaic.hw.vector.lanes import Lanes
 from moesaic.hw.vector.operands import Operands
-from moesaic.hw.vector.operation import DESTINATION, NORM, Destination, output_layout
+from moesaic.hw.vector.operation import (
+    DESTINATION,
+    NORM,
+    WIDE_KINDS,
+    Destination,
+    output_layout,
+)
 from moesaic.hw.vector.output import OutputStage
 from moesaic.hw.vector.parameters import ParameterBuffer
 from moesaic.hw.vector.row_scale import RowScale
@@ -45,7 +51,8 @@ class VectorUnit(wiring.Component):
     NORM until every residual value is written, ATTENTION until its SOFTMAX has its sums.
 
     NORM takes a cycle per residual word (three with planes), plus about
-    ``Statistics.LATENCY_LIMIT`` per instruction. GELU with planes takes two cycles per chunk.
+    ``Statistics.LATENCY_LIMIT`` per instruction. INT8 and GELU with planes take two cycles per
+    chunk.
 
     Attributes
     ----------
@@ -108,9 +115,10 @@ class VectorUnit(wiring.Component):
 
         issue = sequencer.issue
         drain, norm = view(Opcode.DRAIN, sequencer.held), view(Opcode.NORM, sequencer.held)
-        is_norm, is_gelu = Signal(), Signal()
+        is_norm, drains_planes = Signal(), Signal()
+        may_be_wide = Cat(issue.operation == kind for kind in WIDE_KINDS).any()
         m.d.comb += is_norm.eq(issue.operation == NORM)
-        m.d.comb += is_gelu.eq(issue.operation == Drain.GELU)
+        m.d.comb += drains_planes.eq(may_be_wide & drain.wide)
 
         # What the sequencer waits for, and what it consumes.
         m.d.comb += [
@@ -171,6 +179,7 @@ class VectorUnit(wiring.Component):
             operands.issue.eq(issue),
             operands.multiplier.eq(drain.multiplier),
             operands.shift.eq(drain.shift),
+            operands.wide.eq(drain.wide),
             operands.channels.eq(norm.channels),
             operands.statistics.eq(statistics.rows.payload),
             operands.residual.eq(residual.read_data),
@@ -221,8 +230,8 @@ class VectorUnit(wiring.Component):
             addressing.token.eq(self.queue.token),
             addressing.queue_weight.eq(self.queue.weight),
             route.destination.eq(Mux(issue.null, Destination.NONE, destinations[issue.operation])),
-            route.wide.eq(Mux(is_norm, norm.wide, is_gelu & drain.wide)),
-            route.planes_only.eq(is_gelu & drain.wide),
+            route.wide.eq(Mux(is_norm, norm.wide, drains_planes)),
+            route.planes_only.eq(drains_planes),
             route.plane.eq(Mux(is_norm, norm.plane_stride, drain.plane_stride)),
             route.row_last.eq(issue.row_last),
             route.last.eq(issue.last),

@@ -64,7 +64,8 @@ def sizes(rng: random.Random, arch: ArchConfig) -> Shape:
         outputs=_size(rng, 4 * depth),
         head_rows=tokens - first,
         head_first=first,
-        wide=rng.choice([0.0, 1.0]),  # not of the seed: every graph of the shape has the same sizes
+        # Of the sizes, not of the graph's seed: every graph of the shape needs the same.
+        wide=random.Random(f"{tokens} {head_dim} {experts}").choice([0.0, 0.0, 1.0]),
     )
 
 

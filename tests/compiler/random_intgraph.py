@@ -104,21 +104,23 @@ def random_intgraph(
     for index, mixture in enumerate(shape.moe):
         width = shape.heads * shape.head_dim
         values = shape.heads * shape.value_dim
-        wide = is_wide()
+        wide, wide_query = is_wide(), is_wide()
+        steps = 256 if wide_query else 1
         layers.append(
             IntAttention(
                 norm(),
-                normalised(width, 40, wide),
+                normalised(width, 40 * steps, wide),
                 normalised(width, 40, wide),
                 normalised(values, 40, wide),
                 linear(rng, c, values, 2e5),
                 shape.heads,
                 shape.head_dim,
                 shape.value_dim,
-                Scale.of(rng.uniform(0.05, 0.3)),
+                Scale.of(rng.uniform(0.05, 0.3) / steps),
                 Scale.of(rng.uniform(0.8, 2)),
                 f"attention{index}",
                 wide,
+                wide_query,
             )
         )
         wide = is_wide()

@@ -187,10 +187,12 @@ class Program:
         else:
             blocks = torch.cat([block for _, block in tiles if block is not None])
             bias, m, s = blocks.unbind(1)
-            result = semantics.requantise(scores + bias, m, s, BITS[kind])
+            bits = 16 if kind == Drain.INT8 and plane_stride is not None else BITS[kind]
+            result = semantics.requantise(scores + bias, m, s, bits)
         planes = [result]
-        if kind == Drain.GELU and plane_stride is not None:
-            result = semantics.gelu_wide(result, multiplier, shift)
+        if kind in (Drain.INT8, Drain.GELU) and plane_stride is not None:
+            if kind == Drain.GELU:
+                result = semantics.gelu_wide(result, multiplier, shift)
             planes = [result >> 8, result & 255]
         elif kind == Drain.GELU:
             planes = [semantics.gelu(result, multiplier, shift, offset)]
@@ -308,7 +310,7 @@ def add_random_drain(program: Program, kind: Drain) -> None:
     word = arch.lanes if is_residual else arch.depth
     words = arch.residual_words if is_residual else arch.activation_words
     stride = -(-columns // word) + random.randrange(3)
-    wide = kind == Drain.GELU and random.random() < 0.5
+    wide = kind in (Drain.INT8, Drain.GELU) and random.random() < 0.5
     plane_stride = 20 * stride if wide or random.random() < 0.3 else 0
     base = random.randrange(max(1, words - 21 * stride - plane_stride))
     magnitude = random.choice([31, 24, 16, 9])
@@ -322,7 +324,8 @@ def add_random_drain(program: Program, kind: Drain) -> None:
     program.drain(
         kind, rows=rows, n_tiles=n_tiles, groups=groups, columns=columns, base=base,
         stride=stride, multiplier=multiplier, shift=shift, offset=random.getrandbits(8),
-        wide=wide or (kind != Drain.GELU and random.random() < 0.5), plane_stride=plane_stride,
+        wide=wide or (kind not in (Drain.INT8, Drain.GELU) and random.random() < 0.5),
+        plane_stride=plane_stride,
         expert=expert,
         scatter=expert is not None and random.random() < 0.7, magnitude=magnitude,
     )  # fmt: skip

@@ -115,7 +115,12 @@ def add(row: Row, addend: Row, weight: int = 32768) -> Row:
 def attention(rows: list[Row], layer: IntAttention) -> list[Row]:
     normal = [norm(row, layer.norm)[layer.wide] for row in rows]
     query, key, value = (
-        [linear(row, part, 8) for row in normal] for part in (layer.query, layer.key, layer.value)
+        [linear(row, part, bits) for row in normal]
+        for part, bits in (
+            (layer.query, 16 if layer.wide_query else 8),
+            (layer.key, 8),
+            (layer.value, 8),
+        )
     )
     attended: list[Row] = [[] for _ in rows]
     for head in range(layer.heads):

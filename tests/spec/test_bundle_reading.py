@@ -69,6 +69,10 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
         "offset of 16-bit rows must be 0, not 3",
     ),
     "wide as number": (lambda p: first(p, "IntDense").update(wide=1), "wide must be bool, not 1"),
+    "wide_query as number": (
+        lambda p: first(p, "IntAttention").update(wide_query=2),
+        "wide_query must be bool, not 2",
+    ),
     "no wide": (lambda p: first(p, "IntAttention").pop("wide"), "has no wide"),
     "no experts": (lambda p: first(p, "IntMoe").update(experts=[]), "must have 1 to 64 entries"),
     "too many experts": (

@@ -37,8 +37,13 @@ def test_executor_equals_plain_integers(name: str) -> None:
     assert len(np.unique(got)) > got.size // 4, "the graph's outputs are nearly constant"
 
 
-@pytest.mark.parametrize("form", ["rows", "hidden", "offset"])
-@pytest.mark.parametrize("kind", [IntAttention, IntDense, IntMoe])
+FORMS = [
+    *((IntAttention, form) for form in ("rows", "query")),
+    *((kind, form) for kind in (IntDense, IntMoe) for form in ("rows", "hidden", "offset")),
+]
+
+
+@pytest.mark.parametrize(("kind", "form"), FORMS)
 def test_form_of_any_layer_changes_the_output(kind: type, form: str) -> None:
     """So none of the fields goes unheeded by what the test above compares."""
     graph = random_intgraph(replace(SHAPES["all_8_bits"], moe=(False, True)), seed=4)
@@ -53,13 +58,13 @@ def test_form_of_any_layer_changes_the_output(kind: type, form: str) -> None:
             return layer
         if form == "rows":
             return replace(layer, wide=True)
+        if isinstance(layer, IntAttention):
+            return replace(layer, wide_query=True)
         if isinstance(layer, IntDense):
             return replace(layer, mlp=mlp(layer.mlp))
         assert isinstance(layer, IntMoe)
         return replace(layer, experts=tuple(mlp(expert) for expert in layer.experts))
 
-    if kind is IntAttention and form != "rows":
-        pytest.skip("attention has no hidden rows")
     other = replace(graph, layers=tuple(changed(layer) for layer in graph.layers))
     x = random_patches(graph, 1, seed=3)
     before, after = Executor(graph).run(x), Executor(other).run(x)

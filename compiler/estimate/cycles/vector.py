@@ -134,7 +134,7 @@ class Vector:
             self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
             frame.stored.put(chunks, max(self.offered, sent))
             cycles = self.offered - begin
-        elif kind is Drain.GELU and field(step, "wide"):
+        elif kind in (Drain.INT8, Drain.GELU) and field(step, "wide"):
             cycles = 2 * chunks
             self.offered = max(self.offered, at + timing.chunk) + cycles
         else:
