@@ -15,7 +15,7 @@ from moesaic.models.packing import BITS, SMALL, pack, unpack
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model(dataclasses.replace(preset("nano"), depth=2), 1)
+    return random_model(dataclasses.replace(preset("nano"), height=128, width=256, depth=2), 1)
 
 
 @pytest.mark.parametrize("bits", BITS)
