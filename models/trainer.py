@@ -25,6 +25,10 @@ CLIP_NORM = 1.0
 HISTORY_STEPS = 50
 """Steps over which the losses of one entry of `Trainer.history` are averaged."""
 
+STALL = 10
+"""A step counts for at most as many times its processor time: a process that somebody has
+suspended does not train, and its budget must not run out meanwhile."""
+
 Losses = dict[str, float]
 
 
@@ -36,7 +40,7 @@ class Trainer:
     step
         Steps taken.
     seconds
-        Time spent in them, over all resumptions.
+        Time spent in them, over all resumptions, without times of suspension.
     history
         One entry for every `HISTORY_STEPS` steps: {'step', 'seconds', 'height', and the mean
         loss of each task}.
@@ -103,14 +107,18 @@ class Trainer:
         """
         self.model.train()
         while self.progress < 1:
-            began = time.monotonic()
+            began, began_cpu = time.monotonic(), time.process_time()
             losses = self._take_step()
-            self.seconds += time.monotonic() - began
+            passed, worked = time.monotonic() - began, time.process_time() - began_cpu
+            self.seconds += min(passed, STALL * worked)
             self._record(losses)
             if each_step is not None and not each_step(losses):
                 break
         self.model.eval()
-        return self.progress >= 1
+        finished = self.progress >= 1
+        if finished and self._joint:  # the other tasks' gates have not been trained at all
+            self._part_gates()
+        return finished
 
     def _record(self, losses: Losses) -> None:
         self._recent.append(losses)

@@ -96,6 +96,13 @@ def test_gates_part_as_equals_and_then_differ(scenes: SceneBatch) -> None:
     assert not torch.equal(gates("depth"), gates("seg"))
 
 
+def test_a_run_that_ends_with_joint_gates_leaves_them_to_every_task(scenes: SceneBatch) -> None:
+    trainer = Trainer(fresh(), scenes, Plan(steps=3, batch=2, joint_share=1.0))
+    assert trainer.run()
+    for layer in trainer.model.moe_layers():
+        assert torch.equal(layer.gates["depth"].weight, layer.gates["seg"].weight)
+
+
 def test_coarse_batches_are_the_same_scenes_at_half_the_size(scenes: SceneBatch) -> None:
     model = fresh()
     trainer = Trainer(model, scenes, Plan(steps=2, batch=1, coarse_share=0.5))
@@ -184,6 +191,18 @@ def test_a_budget_of_time_ends_the_run(scenes: SceneBatch) -> None:
     assert trainer.run(lambda _: sizes.add(trainer._coarse) or True)
     assert trainer.step > 1 and trainer.seconds >= 0.3 and sizes == {True, False}
     assert not trainer.model.training
+
+
+def test_a_suspended_run_does_not_use_up_its_budget(
+    scenes: SceneBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(fresh(), scenes, Plan(seconds=100.0, batch=1))
+    clock, processor = iter([0.0, 3.0, 5.0, 995.0]), iter([0.0, 2.5, 3.0, 5.0])
+    monkeypatch.setattr("moesaic.models.trainer.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("moesaic.models.trainer.time.process_time", lambda: next(processor))
+    seconds = []
+    assert not trainer.run(lambda _: seconds.append(trainer.seconds) or len(seconds) < 2)
+    assert seconds == [3.0, 23.0]  # 3 s of work; 990 s in which the processor worked for 2 s
 
 
 def test_divergence_is_said(scenes: SceneBatch) -> None:
