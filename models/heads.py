@@ -18,18 +18,17 @@ class PatchHead(nn.Module):
 
     def __init__(self, config: M3ViTConfig, channels: int) -> None:
         super().__init__()
-        self.grid = config.grid
         self.patch = config.patch
         self.channels = channels
         self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         self.linear = nn.Linear(config.dim, config.patch * config.patch * channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, patches, dim) to (N, channels, H, W).
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Map (N, patches, dim), `grid` rows and columns of them, to (N, channels, H, W).
 
         A patch's linear outputs are ordered (row, column, channel).
         """
-        rows, columns = self.grid
+        rows, columns = grid
         pixels = self.linear(self.norm(x))
         pixels = pixels.reshape(-1, rows, columns, self.patch, self.patch, self.channels)
         pixels = pixels.permute(0, 5, 1, 3, 2, 4)
@@ -46,7 +45,6 @@ class UpsampleHead(nn.Module):
 
     def __init__(self, config: M3ViTConfig, channels: int) -> None:
         super().__init__()
-        self.grid = config.grid
         self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
         stages, inputs = [], config.dim
         for _ in range(config.patch.bit_length() - 1):
@@ -56,9 +54,9 @@ class UpsampleHead(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.last = nn.Conv2d(inputs, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, patches, dim) to (N, channels, H, W)."""
-        x = self.norm(x).transpose(1, 2).reshape(x.shape[0], -1, *self.grid)
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Map (N, patches, dim), `grid` rows and columns of them, to (N, channels, H, W)."""
+        x = self.norm(x).transpose(1, 2).reshape(x.shape[0], -1, *grid)
         for stage in self.stages:
             x = F.relu(stage(x))
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

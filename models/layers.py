@@ -101,12 +101,15 @@ class MoE(nn.Module):
     def _grouped(self, x: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
         """Run each expert on its own tokens only: the same sum, experts / top_k times faster."""
         flat = x.reshape(-1, x.shape[-1])
-        total = torch.zeros_like(flat)
-        for e, expert in enumerate(self.experts):
-            token, slot = torch.where(indices.reshape(-1, self.top_k) == e)
-            gate = weights.reshape(-1, self.top_k)[token, slot]
-            total = total.index_add(0, token, gate[:, None] * expert(flat[token]))
-        return total.reshape(x.shape)
+        chosen = indices.reshape(-1)
+        # Choices in the order of their experts: one gather and one scatter serve all experts.
+        order = chosen.argsort(stable=True)
+        token = order // self.top_k
+        counts = torch.bincount(chosen, minlength=len(self.experts)).tolist()
+        parts = flat.index_select(0, token).split(counts)
+        mixed = torch.cat([expert(part) for expert, part in zip(self.experts, parts, strict=True)])
+        mixed = weights.reshape(-1).index_select(0, order)[:, None] * mixed
+        return torch.zeros_like(flat).index_add(0, token, mixed).reshape(x.shape)
 
 
 class Block(nn.Module):
@@ -123,7 +126,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, task: str) -> Tensor:
         """Map (N, T, dim) to (N, T, dim)."""
-        x = x + self.attention(self.norm1(x))
+        return self.transform(self.attend(x), task)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Run the first half, which is the same for all tasks."""
+        return x + self.attention(self.norm1(x))
+
+    def transform(self, x: Tensor, task: str) -> Tensor:
+        """Run the second half on what `attend` returned."""
         hidden = self.norm2(x)
         # A dense MLP is the only one that does not depend on the task.
         return x + (self.mlp(hidden) if isinstance(self.mlp, Mlp) else self.mlp(hidden, task))

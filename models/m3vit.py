@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from moesaic.models.config import M3ViTConfig, preset
 from moesaic.models.heads import HEADS
 from moesaic.models.layers import Block, Mlp, MoE
+from moesaic.models.packing import pack, unpack
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
@@ -20,8 +22,8 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 class M3ViT(nn.Module):
     """The multi-task network. A forward pass serves one task.
 
-    The backbone runs once per task, because the gates of the MoE layers differ by task;
-    all other weights are shared.
+    From the first MoE layer on, the backbone runs once per task, because the gates differ by
+    task; all other weights are shared.
     """
 
     def __init__(self, config: M3ViTConfig) -> None:
@@ -50,15 +52,52 @@ class M3ViT(nn.Module):
         Tensor
             (N, channels, H, W): class logits for 'seg', encoded depth for 'depth'.
         """
+        features = self.gated(self.shared(image), task)
+        return self.heads[task](features, self.grid_of(image))
+
+    def grid_of(self, image: Tensor) -> tuple[int, int]:
+        """Patches per column and per row of an image, which may be smaller than the model's."""
+        return image.shape[-2] // self.config.patch, image.shape[-1] // self.config.patch
+
+    def shared(self, image: Tensor) -> Tensor:
+        """Run what is the same for all tasks: everything before the first gate.
+
+        Maps (N, 3, H, W) to (N, T, dim). Images of another size than the model's are for
+        training: the position embeddings are averaged over the patches that coincide.
+        """
         x = self.patch_embed(image).flatten(2).transpose(1, 2)
         if self.config.class_token:
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = x + self.position
-        for block in self.blocks:
+        x = x + self._positions(self.grid_of(image))
+        first = self._first_gate()
+        for block in self.blocks[:first]:
+            x = block(x, "")
+        return self.blocks[first].attend(x) if first < len(self.blocks) else x
+
+    def gated(self, x: Tensor, task: str) -> Tensor:
+        """Run the rest of the backbone on what `shared` returned.
+
+        Returns (N, patches, dim): the class token is dropped.
+        """
+        first = self._first_gate()
+        if first < len(self.blocks):
+            x = self.blocks[first].transform(x, task)
+        for block in self.blocks[first + 1 :]:
             x = block(x, task)
-        if self.config.class_token:
-            x = x[:, 1:]
-        return self.heads[task](x)
+        return x[:, 1:] if self.config.class_token else x
+
+    def _first_gate(self) -> int:
+        """Index of the first MoE block, or the number of blocks."""
+        blocks = range(self.config.depth)
+        return next((layer for layer in blocks if self.config.is_moe(layer)), self.config.depth)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        if grid == self.config.grid:
+            return self.position
+        extra = int(self.config.class_token)
+        patches = self.position[:, extra:].transpose(1, 2).unflatten(2, self.config.grid)
+        patches = F.interpolate(patches, size=grid, mode="area").flatten(2).transpose(1, 2)
+        return torch.cat([self.position[:, :extra], patches], dim=1)
 
     def moe_layers(self) -> list[MoE]:
         """Return the MoE layers in order."""
@@ -142,9 +181,14 @@ def with_upsample_heads(model: M3ViT, width: int, seed: int) -> M3ViT:
     return result
 
 
-def save_checkpoint(model: M3ViT, path: Path) -> None:
-    """Write configuration and weights; `load_checkpoint` reads them."""
-    torch.save({"config": model.config.to_dict(), "weights": model.state_dict()}, path)
+def save_checkpoint(model: M3ViT, path: Path, bits: int = 32) -> None:
+    """Write configuration and weights; `load_checkpoint` reads them.
+
+    With 16 or 8 bits (see `packing.pack`) the file is smaller and what it holds is another
+    model, with rounded weights: measure that one.
+    """
+    weights = pack(model.state_dict(), bits)
+    torch.save({"config": model.config.to_dict(), "weights": weights}, path)
 
 
 def load_checkpoint(path: Path) -> M3ViT:
@@ -159,7 +203,7 @@ def load_checkpoint(path: Path) -> M3ViT:
         # weights_only: a checkpoint must not be able to run code.
         stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         model = M3ViT(M3ViTConfig.from_dict(stored["config"]))
-        model.load_state_dict(stored["weights"])
+        model.load_state_dict(unpack(stored["weights"]))
     except FileNotFoundError:
         raise ValueError(f"checkpoint {path} must exist: train one or name another") from None
     except (OSError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

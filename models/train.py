@@ -5,196 +5,180 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
+import signal
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
-from torch.nn import functional as F
 
 from moesaic.models.config import PRESETS, preset
-from moesaic.models.m3vit import M3ViT, initialise, save_checkpoint
-from moesaic.models.metrics import class_iou, depth_rmse
-from moesaic.models.scenes import CLASS_NAMES, HELDOUT_SEED, SceneBatch, make_batch, normalise
+from moesaic.models.evaluation import evaluate
+from moesaic.models.m3vit import M3ViT, initialise, load_checkpoint, save_checkpoint
+from moesaic.models.packing import BITS
+from moesaic.models.plan import Plan
+from moesaic.models.scene_store import draw_scenes, progress_bar, stored_scenes
+from moesaic.models.scenes import HELDOUT_SEED, SceneBatch
+from moesaic.models.trainer import HISTORY_STEPS, Trainer
 
-DEPTH_WEIGHT = 4.0
-BALANCE_WEIGHT = 0.02
-CLIP_NORM = 1.0
-
-
-def progress_bar() -> Progress:
-    """Return the progress display of all long steps here."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+SAVE_SECONDS = 240.0
+CURVE_POINTS = 25
 
 
-def draw_scenes(count: int, height: int, width: int, first_seed: int) -> SceneBatch:
-    """Draw `count` scenes of consecutive seeds, with a progress bar."""
-    parts: list[SceneBatch] = []
+def train(model: M3ViT, scenes: SceneBatch, **plan: Any) -> None:
+    """Train all tasks of a model in place, with a plan of the fields of `Plan`."""
+    run(Trainer(model, scenes, Plan(**plan)))
+
+
+def run(trainer: Trainer, state: Path | None = None) -> bool:
+    """Train with a progress display until the plan is done or a signal asks to stop.
+
+    With `state`, the run is written there every `SAVE_SECONDS` and at its end. Returns whether
+    the plan is done.
+    """
+    stop: list[int] = []
+    handled = [signal.SIGTERM, signal.SIGINT] if state else []
+    before = {number: signal.signal(number, lambda n, _: stop.append(n)) for number in handled}
+    saved = time.monotonic()
     with progress_bar() as progress:
-        bar = progress.add_task("scenes", total=count, note="")
-        for start in range(0, count, 64):
-            size = min(64, count - start)
-            seeds = range(first_seed + start, first_seed + start + size)
-            parts.append(make_batch(seeds, height, width))
-            progress.advance(bar, size)
-    return SceneBatch(
-        np.concatenate([part.rgb for part in parts]),
-        np.concatenate([part.seg for part in parts]),
-        np.concatenate([part.depth for part in parts]),
-    )
+        bar = progress.add_task(
+            "training", total=trainer.length, completed=int(trainer.done), note=""
+        )
 
-
-def balance_loss(model: M3ViT) -> Tensor:
-    """Return the mean over MoE layers of E * sum_e (share of e) * (mean gate of e); 1 is even."""
-    terms = []
-    for layer in model.moe_layers():
-        assert layer.statistics is not None, "balance_loss needs a forward pass in training mode"
-        share, gate = layer.statistics
-        terms.append(len(layer.experts) * (share * gate).sum())
-    return torch.stack(terms).mean() if terms else torch.zeros(())
-
-
-def task_loss(output: Tensor, seg: Tensor, depth: Tensor, task: str) -> Tensor:
-    """Return cross-entropy for 'seg' and smooth L1 (quadratic below 0.1) for 'depth'."""
-    if task == "seg":
-        return F.cross_entropy(output, seg)
-    return DEPTH_WEIGHT * F.smooth_l1_loss(output, depth, beta=0.1)
-
-
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over 5 % of the steps, then half a cosine down to 1 % of the peak."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return peak * (step + 1) / warm
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm))))
-
-
-def train(
-    model: M3ViT,
-    scenes: SceneBatch,
-    *,
-    steps: int,
-    batch: int = 32,
-    peak_rate: float = 2e-3,
-    weight_decay: float = 0.05,
-    seed: int = 0,
-) -> None:
-    """Train all tasks of a model in place on `scenes`, mirrored at random, with AdamW."""
-    rng = np.random.default_rng(seed)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    kept = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=peak_rate, betas=(0.9, 0.98))
-    model.train()
-    order = np.empty(0, np.int64)
-    with progress_bar() as progress:
-        bar = progress.add_task("training", total=steps, note="")
-        for step in range(steps):
-            if len(order) < batch:
-                order = np.concatenate([order, rng.permutation(len(scenes.rgb))])
-            picks, order = order[:batch], order[batch:]
-            flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
-            image = torch.from_numpy(normalise(scenes.rgb[picks][..., flip]))
-            seg = torch.from_numpy(scenes.seg[picks][..., flip].astype(np.int64))
-            depth = torch.from_numpy(scenes.depth[picks][..., flip].copy())
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, steps, peak_rate)
-            optimiser.zero_grad(set_to_none=True)
-            losses = {}
-            for task in model.config.task_names:
-                loss = task_loss(model(image, task), seg, depth, task)
-                # One backward pass per task keeps only one graph in memory.
-                (loss + BALANCE_WEIGHT * balance_loss(model)).backward()
-                losses[task] = float(loss.detach())
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-            optimiser.step()
+        def each_step(losses: dict[str, float]) -> bool:
+            nonlocal saved
             note = "  ".join(f"{task} {value:.3f}" for task, value in losses.items())
-            progress.update(bar, advance=1, note=note)
-            if step % 250 == 0 and not progress.console.is_terminal:
-                print(f"step {step}/{steps}  {note}", flush=True)
-    model.eval()
+            progress.update(bar, completed=trainer.done, note=note)
+            if trainer.step % HISTORY_STEPS == 0 and not progress.console.is_terminal:
+                share, minutes = 100 * trainer.progress, trainer.seconds / 60
+                print(f"step {trainer.step}  {share:.1f} %  {minutes:.1f} min  {note}", flush=True)
+            if state and time.monotonic() - saved > SAVE_SECONDS:
+                trainer.save(state)
+                saved = time.monotonic()
+            return not stop
+
+        finished = trainer.run(each_step)
+    if state:
+        trainer.save(state)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return finished
 
 
-@torch.no_grad()
-def predict(model: M3ViT, scenes: SceneBatch, task: str, batch: int = 16) -> np.ndarray:
-    """Return the network's output for a task on all scenes: (N, channels, H, W) float32."""
-    model.eval()
-    parts = [
-        model(torch.from_numpy(normalise(scenes.rgb[start : start + batch])), task).numpy()
-        for start in range(0, len(scenes.rgb), batch)
-    ]
-    return np.concatenate(parts)
-
-
-@torch.no_grad()
-def expert_shares(model: M3ViT, scenes: SceneBatch, task: str) -> list[list[float]]:
-    """Return, for each MoE layer, the share of (token, slot) choices that each expert got."""
-    shares: list[list[float]] = []
-    model.train()  # the statistics are kept in training mode only; nothing else differs
-    model(torch.from_numpy(normalise(scenes.rgb)), task)
-    for layer in model.moe_layers():
-        assert layer.statistics is not None
-        shares.append([round(float(value), 4) for value in layer.statistics[0]])
-    model.eval()
-    return shares
-
-
-def evaluate(model: M3ViT, scenes: SceneBatch) -> dict[str, object]:
-    """Return mIoU, IoU per class, depth RMSE (encoded units) and expert shares on `scenes`."""
-    iou = class_iou(predict(model, scenes, "seg").argmax(1), scenes.seg, len(CLASS_NAMES))
-    return {
-        "miou": round(float(np.nanmean(iou)), 4),
-        "iou": {name: round(float(value), 4) for name, value in zip(CLASS_NAMES, iou, strict=True)},
-        "depth_rmse": round(depth_rmse(predict(model, scenes, "depth"), scenes.depth), 5),
-        "heldout_scenes": len(scenes.rgb),
-        "expert_shares": {
-            task: expert_shares(model, scenes, task) for task in model.config.task_names
-        },
-    }
-
-
-def main() -> None:
-    """Train a preset, write the checkpoint and, beside it, a JSON file of what it measures."""
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="nano", choices=sorted(PRESETS))
     parser.add_argument("--out", type=Path, required=True, help="checkpoint file (.pt)")
     parser.add_argument("--scenes", type=int, default=6000, help="training scenes")
-    parser.add_argument("--steps", type=int, default=6000)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="length of the run (default: 6000)")
+    length.add_argument("--minutes", type=float, help="length of the run in time instead of steps")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--heldout", type=int, default=64, help="evaluation scenes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--coarse", type=float, default=0.0, help="share of the run at half the resolution"
+    )
+    parser.add_argument(
+        "--joint",
+        type=float,
+        default=0.0,
+        help="share of the run with the same gates for all tasks",
+    )
+    parser.add_argument(
+        "--bits", type=int, choices=BITS, default=32, help="of large weights in the checkpoint"
+    )
+    parser.add_argument("--threads", type=int, help="of torch (default: it decides)")
+    parser.add_argument(
+        "--state", type=Path, help="file to resume from if it is there; written as the run goes on"
+    )
+    parser.add_argument(
+        "--scene-file", type=Path, help="file (.npz) of the training scenes; written if missing"
+    )
     options = parser.parse_args()
+    if options.steps is None and options.minutes is None:
+        options.steps = 6000
+    return options
 
+
+def command_line(options: argparse.Namespace) -> str:
+    """Return the command that makes the same checkpoint.
+
+    Where the run was kept between its parts is not in it: that changes nothing. With --minutes,
+    how far a run gets depends on the machine.
+    """
+    words = [
+        f"--{name} {value}"
+        for name, value in vars(options).items()
+        if value is not None and name not in ("state", "scene_file", "threads")
+    ]
+    return " ".join(["python -m moesaic.models.train", *words])
+
+
+def prepare(options: argparse.Namespace) -> Trainer:
+    """Return the run that the options ask for, where it stood if it has a state.
+
+    Raises
+    ------
+    ValueError
+        An option has a value that does not work, or a file is not what it must be.
+    """
+    plan = Plan(
+        steps=1 if options.steps is None else options.steps,
+        seconds=None if options.minutes is None else options.minutes * 60,
+        batch=options.batch,
+        peak_rate=options.rate,
+        seed=options.seed,
+        coarse_share=options.coarse,
+        joint_share=options.joint,
+    )
     config = preset(options.preset)
     torch.manual_seed(options.seed)
     model = M3ViT(config)
     initialise(model, options.seed)
+    scenes = stored_scenes(options.scene_file, options.scenes, config.height, config.width)
+    trainer = Trainer(model, scenes, plan)
+    if options.state and options.state.exists():
+        trainer.restore(options.state)
+        print(f"resumed {options.state} at step {trainer.step}", flush=True)
+    return trainer
+
+
+def thinned(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return about `CURVE_POINTS` entries of a history, the last one included."""
+    return history[:: -max(1, round(len(history) / CURVE_POINTS))][::-1]
+
+
+def main() -> None:
+    """Train a preset, write the checkpoint and, beside it, a JSON file of what it measures."""
+    options = parse_options()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     began = time.monotonic()
-    scenes = draw_scenes(options.scenes, config.height, config.width, 0)
-    train(model, scenes, steps=options.steps, batch=options.batch, seed=options.seed)
-    heldout = draw_scenes(options.heldout, config.height, config.width, HELDOUT_SEED)
-    report = evaluate(model, heldout)
-    report["train_seconds"] = round(time.monotonic() - began)
-    report["command"] = (
-        f"python -m moesaic.models.train --preset {options.preset} --scenes {options.scenes} "
-        f"--steps {options.steps} --batch {options.batch} --heldout {options.heldout} "
-        f"--seed {options.seed} --out {options.out}"
-    )
+    try:
+        trainer = prepare(options)
+        config = trainer.model.config
+        # Before the training: whatever is wrong with them should not be found hours later.
+        heldout = draw_scenes(options.heldout, config.height, config.width, HELDOUT_SEED)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        earlier = trainer.seconds
+        finished = run(trainer, options.state)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if not finished:
+        raise SystemExit(f"stopped at step {trainer.step}: the same command goes on from there")
+    save_checkpoint(trainer.model, options.out, options.bits)
+    # What is measured is what was written: rounded, if it has few bits.
+    report = evaluate(load_checkpoint(options.out), heldout)
+    report["train_seconds"] = round(earlier + time.monotonic() - began)
+    report["train_steps"] = trainer.step
+    report["curve"] = thinned(trainer.history)
+    report["command"] = command_line(options)
     report["date"] = datetime.date.today().isoformat()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(model, options.out)
     options.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
