@@ -156,7 +156,7 @@ def run_float(
     Returns
     -------
     NDArray
-        [samples, *graph.output_shape[1:]] (the whole output shape if its first axis is not 1).
+        [samples, *graph.output_shape[1:]].
     """
     note: Observe = observe or (lambda point, tensor: None)
     samples = np.asarray(x, np.float64).reshape(-1, int(np.prod(graph.input_shape)))
@@ -166,5 +166,4 @@ def run_float(
         for i, layer in enumerate(graph.layers):
             state = _seen(note, "residual", run_layer(layer, state, str(i), note))
         laid_out = run_head(graph, state, note).numpy()
-    shape = graph.output_shape[1:] if graph.output_shape[:1] == (1,) else graph.output_shape
-    return laid_out.reshape(len(samples), *shape)
+    return laid_out.reshape(len(samples), *graph.output_shape[1:])

@@ -204,6 +204,7 @@ class Graph:
     input_shape: tuple[int, ...]
     output_name: str
     output_shape: tuple[int, ...]
+    """Of one frame, behind an axis of 1 that the file's tensor may lack."""
     embed: Embed
     layers: list[Layer]
     head: Head

@@ -93,8 +93,8 @@ def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Gr
     notes = [note for note in traced.notes + backbone.notes if note[1] not in hosted]
     notes += _quantised_anew(traced, backbone)
     shape = output.shape
-    if host is not None and shape[:1] != (1,):
-        shape = (1, *shape)  # an inner tensor need have no batch axis, a frame has
+    if shape[:1] != (1,):
+        shape = (1, *shape)  # a tensor need have no batch axis, a frame has
     return ir.Graph(
         source=traced.graph.path,
         input_name=traced.graph.input_name,

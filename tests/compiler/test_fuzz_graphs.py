@@ -14,8 +14,11 @@ from moesaic.compiler.driver import compile
 from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.validate.oracle import Oracle
+from moesaic.spec.bundle import load_bundle
 from moesaic.spec.errors import UserError
-from tests.compiler.graph_strategies import EXAMPLES, Example
+from moesaic.spec.execute import Executor
+from moesaic.spec.hostside import dequantise_output, quantise_input
+from tests.compiler.graph_strategies import EXAMPLES, Edit, Example
 from tests.compiler.validated import read_validated, samples_for
 from tests.fuzzing import fuzz
 
@@ -83,3 +86,20 @@ def test_any_file_is_refused_or_right(tmp_path: Path) -> None:
 def test_any_file_compiles_or_is_refused(tmp_path: Path) -> None:
     counts = fuzz("compiled graphs", EXAMPLES, lambda e: try_file(e, tmp_path, whole=True), 12)
     assert counts["right"]
+
+
+def test_an_output_without_a_batch_axis_is_compiled_and_opened(tmp_path: Path) -> None:
+    """Found by the fuzzer: frames of such an output lost their first axis."""
+    options = (("attention", "columns interleaved"), ("residual", "no attention"), ("seed", 0))
+    example = Example(options, (Edit("use another output", 57, 0, 0, 0.0),))
+    assert try_file(example, tmp_path, whole=True) == "right"
+    bundle = load_bundle(tmp_path / "bundle")
+    graph = bundle.graphs["default"]
+    assert graph.output_shape[:1] == (1,) < graph.output_shape[1:2]
+    codes = Executor(graph).run(quantise_input(graph, bundle.sample("default", "input")))
+    given = bundle.sample("default", "float")
+    assert (
+        dequantise_output(graph, codes).shape
+        == given.shape
+        == (len(codes), *graph.output_shape[1:])
+    )
