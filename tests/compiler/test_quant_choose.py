@@ -1,0 +1,83 @@
+"""Ranges are chosen by what they cost at the task's output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from moesaic.compiler import ir
+from moesaic.compiler.quant import quantise
+from moesaic.compiler.quant.calibrate import calibrate
+from moesaic.compiler.quant.choose import choose_clips, rounded
+from moesaic.compiler.quant.share import SharedPoints
+from moesaic.compiler.rewrite import fold_norms
+from tests.compiler.quant_models import random_graph, random_samples
+
+
+def spiky(graph: ir.Graph, *, read: bool) -> ir.Graph:
+    """The graph with a hidden unit of the first MLP that is huge for some tokens.
+
+    Either nothing but this unit is read, or all but this.
+    """
+    layers = list(graph.layers)
+    mlp = layers[1]
+    assert isinstance(mlp, ir.Mlp)
+    up, down = mlp.up.weight.copy(), mlp.down.weight.copy()
+    up[0] *= 12
+    down[:, 1:] *= not read
+    down[:, 0] *= read
+    layers[1] = replace(mlp, up=replace(mlp.up, weight=up), down=replace(mlp.down, weight=down))
+    return replace(graph, layers=layers)
+
+
+def chosen(graph: ir.Graph, samples: np.ndarray) -> tuple[float, float, float]:
+    """Largest magnitude, clip of least squares and chosen clip of the first hidden rows."""
+    graphs, given = {"seg": fold_norms(graph)}, {"seg": samples}
+    shared = SharedPoints(graphs)
+    statistics = calibrate(graphs, given, shared)
+    key = shared.find("seg", "1.hidden")
+    seen = statistics.ranges[key]
+    return seen.maximum, seen.best_clip(), choose_clips(graphs, given, shared, statistics)[key]
+
+
+def test_a_huge_activation_is_kept_where_it_matters_and_cut_where_not() -> None:
+    samples = random_samples(count=8)
+    largest, least_squares, kept = chosen(spiky(random_graph(), read=True), samples)
+    assert least_squares < 0.9 * largest and kept == pytest.approx(largest)
+    largest, least_squares, cut = chosen(spiky(random_graph(), read=False), samples)
+    assert cut == pytest.approx(least_squares) and cut < 0.9 * largest
+
+
+def test_every_int8_point_that_was_reached_is_chosen() -> None:
+    samples = random_samples(count=4)
+    graphs, given = {"seg": fold_norms(random_graph())}, {"seg": samples}
+    shared = SharedPoints(graphs)
+    statistics = calibrate(graphs, given, shared)
+    clips = choose_clips(graphs, given, shared, statistics)
+    points = {point for _, point in clips}
+    assert {"input", "0.norm", "2.query", "2.attention", "1.hidden", "head.norm"} <= points
+    assert not any(point.endswith(("residual", "output", "logits")) for point in points)
+    for key, clip in clips.items():
+        assert 0 < clip <= statistics.ranges[key].maximum * (1 + 1e-9), key
+
+
+def test_codes_are_those_of_the_point() -> None:
+    values = torch.tensor([-9.0, -1.28, -0.17, 0.0, 0.004, 0.006, 1.27, 9.0])
+    assert rounded(values, "0.query", 1.27).tolist() == pytest.approx(
+        [-1.28, -1.28, -0.17, 0, 0, 0.01, 1.27, 1.27]
+    )
+    hidden = rounded(values, "1.hidden", 1.27)  # 255 steps from -0.17 on
+    step = (1.27 + 0.17) / 255
+    assert hidden.min() >= -0.17 - step and hidden.max() == pytest.approx(1.27, abs=step)
+    assert hidden[3] == 0
+
+
+def test_one_constant_frame_among_the_samples_changes_little() -> None:
+    samples = random_samples(count=8)
+    flat = samples.copy()
+    flat[3] = 0.25
+    _, report = quantise(random_graph(), flat, "seg")
+    assert report.sqnr_db >= 25
