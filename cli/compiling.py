@@ -28,10 +28,20 @@ def compile(
     calibrate: Annotated[Path, typer.Option(help=".npz: input names to sample arrays")],
     output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
     partition: PartitionOption = False,
+    without: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="leave out of quantisation: rotate, centre, equalise, ranges, feedback, correct",
+        ),
+    ] = "",
 ) -> None:
     """Compile one ONNX model per task into a bundle."""
     from moesaic.cli.placement_view import placement_table
     from moesaic.compiler.driver import compile as run
+    from moesaic.compiler.quant import QuantOptions
+
+    options = QuantOptions().without(name for name in without.split(",") if name)
 
     tasks: dict[str, str | Path] = {}
     for model in models:
@@ -41,7 +51,9 @@ def compile(
             raise UserError(f"task {name!r} is given twice; write TASK=FILE.onnx with other names")
         tasks[name] = path
     with console.status("compiling") as status:
-        report = run(tasks, target, calibrate, output, status.update, partition=partition)
+        report = run(
+            tasks, target, calibrate, output, status.update, partition=partition, options=options
+        )
     for name, task in report["tasks"].items():
         console.print(
             f"{name}: {task['macs'] / 1e6:.1f} M MAC, SQNR {task['sqnr_db']:.1f} dB"

@@ -14,7 +14,7 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.package import BundlePlace, bundle_files
-from moesaic.compiler.quant import quantise_tasks
+from moesaic.compiler.quant import QuantOptions, quantise_tasks
 from moesaic.compiler.report.partition import open_host_part, report_host_part
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.validate.compare import open_oracle, validate
@@ -39,6 +39,7 @@ def compile(
     progress: Progress | None = None,
     *,
     partition: bool = False,
+    options: QuantOptions | None = None,
 ) -> dict[str, Any]:
     """Compile one ONNX model per task into the bundle directory ``output``.
 
@@ -57,6 +58,8 @@ def compile(
     partition
         Let the host compute what follows the transformer layers where the accelerator does not
         take it.
+    options
+        What quantisation does besides rounding; everything by default.
 
     Returns
     -------
@@ -76,7 +79,7 @@ def compile(
     arch = target if isinstance(target, ArchConfig) else load_arch(target)
     given = calibrate if isinstance(calibrate, Mapping) else open_arrays(calibrate)
     with BundlePlace(Path(output)) as place:
-        return _compile(tasks, arch, given, place, say, partition)
+        return _compile(tasks, arch, given, place, say, partition, options)
 
 
 def _compile(
@@ -86,6 +89,7 @@ def _compile(
     place: BundlePlace,
     say: Progress,
     partition: bool,
+    options: QuantOptions | None,
 ) -> dict[str, Any]:
     graphs, samples = {}, {}
     for name, path in tasks.items():
@@ -100,7 +104,7 @@ def _compile(
         oracles[name] = open_oracle(path, graphs[name])
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     say("calibrating and quantising")
-    quantised, reports = quantise_tasks(graphs, samples)
+    quantised, reports = quantise_tasks(graphs, samples, options)
     image, codes, schedules = WeightImage(arch), {}, {}
     for name, graph in quantised.items():
         say(f"scheduling {name}")

@@ -158,7 +158,8 @@ def _build(
         }
         if not any(run.saturated for run in runs.values()):
             reports = {
-                task: make_report(task, graph, scales, runs[task]) for task, graph in graphs.items()
+                task: make_report(task, graph, scales, runs[task], options)
+                for task, graph in graphs.items()
             }
             return built, reports
         # The integer run left the float run's range, through a flipped expert for example.

@@ -16,6 +16,7 @@ from moesaic.compiler.float_reference import choose_experts, run_float
 from moesaic.compiler.points import mlp_hidden, sites
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
 from moesaic.compiler.quant.given import given_notes
+from moesaic.compiler.quant.options import QuantOptions
 from moesaic.compiler.quant.report import PointReport, QuantReport
 from moesaic.compiler.quant.scales import HIDDEN_LIMIT, INT16_MAX, Scales
 from moesaic.spec.execute import Executor
@@ -88,15 +89,19 @@ class Comparison:
             self._tokens[number] += differs.numel()
 
 
-def make_report(task: str, graph: ir.Graph, scales: Scales, comparison: Comparison) -> QuantReport:
+def make_report(
+    task: str, graph: ir.Graph, scales: Scales, comparison: Comparison, options: QuantOptions
+) -> QuantReport:
     """Collect the figures of one task."""
+    left_out = options.left_out
+    without = [f"quantised without {', '.join(left_out)}"] if left_out else []
     return QuantReport(
         task=task,
         samples=comparison.samples,
         sqnr_db=comparison.sqnr_db,
         routing_flips=comparison.flips,
         points=_points(task, graph, scales),
-        notes=[*given_notes(graph), *_notes(task, graph, scales)],
+        notes=[*given_notes(graph), *without, *_notes(task, graph, scales)],
     )
 
 

@@ -25,6 +25,11 @@ class QuantOptions:
     correct: bool = True
     """Move the mean error of rounded weights into the bias."""
 
+    @property
+    def left_out(self) -> list[str]:
+        """Names of what is switched off."""
+        return [field.name for field in fields(self) if not getattr(self, field.name)]
+
     def without(self, names: Iterable[str]) -> QuantOptions:
         """These options with some switched off.
 

@@ -197,3 +197,12 @@ def test_two_tasks_keep_sharing_what_they_share() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(UserError, match="--without takes rotate, centre.*not 'turn'"):
         QuantOptions().without(["turn"])
+
+
+def test_what_is_left_out_is_noted() -> None:
+    _, report = quantise(
+        random_graph(), random_samples(), "seg", QuantOptions().without(["rotate", "correct"])
+    )
+    assert "quantised without rotate, correct" in report.notes
+    _, report = quantise(random_graph(), random_samples(), "seg")
+    assert not any("without" in note for note in report.notes)

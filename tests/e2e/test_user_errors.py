@@ -57,6 +57,21 @@ def test_task_named_twice(compile_with, small_models: tuple[Path, list[str]]) ->
     assert_refused(compile_with(models=[model, model]), "given twice")
 
 
+def test_unknown_rewrite(small_models: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, models = small_models
+    options = [
+        "--target",
+        "nano",
+        "--calibrate",
+        folder / "samples.npz",
+        "--without",
+        "rotate,turn",
+    ]
+    done = moesaic("compile", *models, *options, "-o", tmp_path / "bundle")
+    assert_refused(done, "--without takes rotate, centre", "not 'turn'")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("arrays", "needle"),
     [
