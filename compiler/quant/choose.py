@@ -45,10 +45,12 @@ def choose_clips(
 ) -> dict[Key, float]:
     """Clip of every int8 point that the samples reached.
 
-    The experts of a layer are tried together. The mean over frames is of the logarithm of the
-    squared error: one frame with a huge value counts as one frame.
+    The experts of a layer are tried together. A clip below the largest magnitude is taken where it
+    lowers the error by more than chance: the logarithm of its ratio, frame by frame, is below zero
+    by a standard deviation. So one frame with a huge value counts as one frame, and few frames
+    decide little: what a sample reached, others will exceed.
     """
-    errors: dict[Key, dict[float, float]] = defaultdict(lambda: defaultdict(float))
+    errors: dict[Key, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     with torch.no_grad():
         for task, graph in graphs.items():
             rows = _evenly(samples[task], graph.tokens * graph.channels)
@@ -56,10 +58,22 @@ def choose_clips(
                 for point in points:
                     errors[shared.find(task, point)][mixture] += error
     return {
-        key: _mixed(statistics, key, min(tried, key=lambda mixture: (tried[mixture], mixture)))
+        key: _mixed(statistics, key, _best(tried))
         for key, tried in errors.items()
         if statistics.ranges[key].maximum > 0.0
     }
+
+
+def _best(tried: Mapping[float, list[float]]) -> float:
+    """The mixture whose logarithmic errors, one a frame, are surely the least; 0 if none is."""
+    most = np.asarray(tried[0.0])
+
+    def gain(mixture: float) -> float:
+        ratio = np.asarray(tried[mixture]) - most
+        return float(ratio.mean() + ratio.std())
+
+    best = min(tried, key=lambda mixture: (gain(mixture), mixture))
+    return best if gain(best) < 0.0 else 0.0
 
 
 def _mixed(statistics: Statistics, key: Key, mixture: float) -> float:
@@ -111,8 +125,8 @@ class _Trials:
 
         run_float(graph, rows, keep, torch.float32)
 
-    def run(self) -> Iterable[tuple[list[str], float, float]]:
-        """Yield (points, mixture, sum of the frames' log errors) of every trial."""
+    def run(self) -> Iterable[tuple[list[str], float, list[float]]]:
+        """Yield (points, mixture, logarithms of the frames' squared errors) of every trial."""
         groups: dict[str, list[str]] = defaultdict(list)
         for site in sites(self.graph):
             for point in (site.source, site.target):
@@ -124,12 +138,11 @@ class _Trials:
             if not any(one.maximum for one in seen):
                 continue
             if len(points) == 1 and seen[0].best_clip(INT8_MAX) == seen[0].maximum:
-                yield points, 0.0, 0.0  # there is nothing to choose
-                continue
+                continue  # there is nothing to choose
             for mixture in MIXTURES:
                 error = self._run(points, mixture) - self.output
                 squared = error.flatten(1).double().square().sum(1)
-                yield points, mixture, float(squared.clamp_min(1e-300).log().sum())
+                yield points, mixture, squared.clamp_min(1e-300).log().tolist()
 
     def _run(self, points: list[str], mixture: float) -> Tensor:
         """The output [frames, rows, outputs] with some points rounded."""

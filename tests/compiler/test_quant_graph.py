@@ -227,7 +227,8 @@ def built(wide: set[str], graph: ir.Graph | None = None) -> tuple[ir.Graph, np.n
     graph, samples = fold_norms(graph or random_graph()), random_samples()
     shared = SharedPoints({"seg": graph})
     scales = Scales(calibrate({"seg": graph}, {"seg": samples}, shared), shared, {})
-    return graph, samples, Builder("seg", graph, scales, QuantOptions(), {}, wide).build()
+    options = QuantOptions().without(["correct"])  # biases are those of the float layers
+    return graph, samples, Builder("seg", graph, scales, options, {}, wide).build()
 
 
 def on_grid(linear: ir.Linear) -> ir.Linear:
