@@ -53,7 +53,7 @@ def test_schedule_changes_cycles_and_no_result(schedule: Schedule) -> None:
 
 
 def test_chosen_schedule_is_no_slower_than_any_single_change() -> None:
-    graph = random_intgraph(SHAPE, seed=7)
+    graph = random_intgraph(replace(SHAPE, wide=0.0), seed=7)
 
     def cycles(schedule: Schedule) -> int:
         return estimate_graphs(
