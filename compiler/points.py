@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from moesaic.compiler import ir
+from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 
 
 @dataclass(frozen=True)
@@ -35,31 +36,31 @@ def mlp_hidden(layer: int, expert: int | None = None) -> str:
 def _mlp_sites(mlp: ir.Mlp, layer: int, expert: int | None) -> Iterator[Site]:
     prefix = f"{layer}" if expert is None else f"{layer}.expert{expert}"
     hidden = mlp_hidden(layer, expert)
-    yield Site(f"{prefix}.up", mlp.up, f"{layer}.norm", hidden, 128)
-    yield Site(f"{prefix}.down", mlp.down, hidden, "residual", 255)
+    yield Site(f"{prefix}.up", mlp.up, f"{layer}.norm", hidden, INT8_LARGEST)
+    yield Site(f"{prefix}.down", mlp.down, hidden, "residual", UINT8_LARGEST)
 
 
 def sites(graph: ir.Graph) -> Iterator[Site]:
     """All linear layers of a graph, in the order of execution."""
-    yield Site("embed", graph.embed.linear, "input", "residual", 128)
+    yield Site("embed", graph.embed.linear, "input", "residual", INT8_LARGEST)
     for number, layer in enumerate(graph.layers):
         norm = f"{number}.norm"
         match layer:
             case ir.Attention():
                 for part in ("query", "key", "value"):
                     point = f"{number}.{part}"
-                    yield Site(point, getattr(layer, part), norm, point, 128)
+                    yield Site(point, getattr(layer, part), norm, point, INT8_LARGEST)
                 source = f"{number}.attention"
-                yield Site(f"{number}.output", layer.output, source, "residual", 128)
+                yield Site(f"{number}.output", layer.output, source, "residual", INT8_LARGEST)
             case ir.Mlp():
                 yield from _mlp_sites(layer, number, None)
             case ir.Moe():
-                yield Site(f"{number}.gate", layer.gate, norm, f"{number}.logits", 32768)
+                yield Site(f"{number}.gate", layer.gate, norm, f"{number}.logits", INT16_LARGEST)
                 for index, expert in enumerate(layer.experts):
                     yield from _mlp_sites(expert, number, index)
             case _:
                 assert_never(layer)
-    yield Site("head", graph.head.linear, "head.norm", "output", 128)
+    yield Site("head", graph.head.linear, "head.norm", "output", INT8_LARGEST)
 
 
 def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Graph:

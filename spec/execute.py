@@ -19,6 +19,8 @@ from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.formats import (
     ADDEND_BITS,
     GATE_FRACTION_BITS,
+    INT8_LARGEST,
+    INT16_LARGEST,
     LOGIT_BITS,
     RESIDUAL_BITS,
     RESIDUAL_GUARD_BITS,
@@ -54,9 +56,7 @@ class _Graph:
                     largest = _largest(layer.wide)
                     self.mlps[index] = [Mlp(layer.mlp, device, largest)]
                 case IntMoe():
-                    self.gates[index] = Linear(
-                        [layer.gate], LOGIT_BITS, device, kernels.INT16_LARGEST
-                    )
+                    self.gates[index] = Linear([layer.gate], LOGIT_BITS, device, INT16_LARGEST)
                     largest = _largest(layer.wide)
                     self.mlps[index] = [Mlp(expert, device, largest) for expert in layer.experts]
                 case _:
@@ -65,7 +65,7 @@ class _Graph:
 
 def _largest(wide: bool) -> int:
     """Largest magnitude in a layer's normalised rows."""
-    return kernels.INT16_LARGEST if wide else kernels.INT8_LARGEST
+    return INT16_LARGEST if wide else INT8_LARGEST
 
 
 class Executor:

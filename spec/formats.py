@@ -39,3 +39,6 @@ PARAMETER: dict[str, int] = {
 }
 """Bits of a column's entry in a parameter block, the first field lowest."""
 PARAMETER_BYTES = sum(PARAMETER.values()) // 8
+
+INT8_LARGEST, UINT8_LARGEST, INT16_LARGEST = 128, 255, 32768
+"""Largest magnitudes of codes, for proofs that sums of their products fit."""

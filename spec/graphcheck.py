@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 
 from moesaic.spec.exhaustive import unreachable
+from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -26,9 +27,6 @@ from moesaic.spec.intgraph import (
 from moesaic.spec.schema import SchemaError
 
 ACCUMULATOR_MAX = (1 << 31) - 1
-INT8_LARGEST = 128
-UINT8_LARGEST = 255
-INT16_LARGEST = 32768
 MAX_CHANNELS = 1 << 15
 """Up to here LayerNorm's variance stays below 2**62."""
 MAX_TENSOR_VALUES = 1 << 26

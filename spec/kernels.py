@@ -21,13 +21,11 @@ import torch
 from torch import Tensor
 
 from moesaic.spec import semantics
+from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST
 from moesaic.spec.intgraph import IntNorm
 
 FLOAT32_INTEGERS = 1 << 24
 """float32 holds every integer up to this magnitude."""
-INT8_LARGEST = 128
-UINT8_LARGEST = 255
-INT16_LARGEST = 32768
 
 
 def float_for(largest_sum: int) -> torch.dtype:

@@ -15,7 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from moesaic.spec import kernels, semantics, tables
-from moesaic.spec.formats import ADDEND_BITS, HIDDEN_BITS
+from moesaic.spec.formats import (
+    ADDEND_BITS,
+    HIDDEN_BITS,
+    INT8_LARGEST,
+    INT16_LARGEST,
+    UINT8_LARGEST,
+)
 from moesaic.spec.intgraph import IntAttention, IntLinear, IntMlp, Scale
 
 
@@ -46,7 +52,7 @@ class Linear:
         parts: Sequence[IntLinear],
         bits: int,
         device: torch.device,
-        largest: int = kernels.INT8_LARGEST,
+        largest: int = INT8_LARGEST,
     ) -> None:
         self.low: int | Tensor = -(1 << bits - 1)
         self.high: int | Tensor = (1 << bits - 1) - 1
@@ -105,7 +111,7 @@ class Mlp:
     """
 
     def __init__(self, mlp: IntMlp, device: torch.device, largest: int) -> None:
-        hidden = kernels.INT16_LARGEST if mlp.wide else kernels.UINT8_LARGEST
+        hidden = INT16_LARGEST if mlp.wide else UINT8_LARGEST
         self._up = Linear([mlp.up], tables.GELU_INPUT_BITS, device, largest)
         self._down = Linear([mlp.down], ADDEND_BITS, device, hidden)
         self._rescale = None
@@ -171,16 +177,16 @@ class Attention:
     def __init__(self, layer: IntAttention, tokens: int, device: torch.device) -> None:
         self.heads = layer.heads
         self.widths = [part.outputs for part in (layer.query, layer.key, layer.value)]
-        largest = kernels.INT16_LARGEST if layer.wide else kernels.INT8_LARGEST
+        largest = INT16_LARGEST if layer.wide else INT8_LARGEST
         self.project = Linear([layer.query, layer.key, layer.value], 8, device, largest)
-        query = kernels.INT16_LARGEST if layer.wide_query else kernels.INT8_LARGEST
+        query = INT16_LARGEST if layer.wide_query else INT8_LARGEST
         if layer.wide_query:
             is_query = torch.arange(sum(self.widths), device=device) < self.widths[0]
-            largest = torch.where(is_query, query, kernels.INT8_LARGEST).double()
+            largest = torch.where(is_query, query, INT8_LARGEST).double()
             self.project.low, self.project.high = -largest, largest - 1
         self.output = Linear([layer.output], ADDEND_BITS, device)
-        score = layer.head_dim * query * kernels.INT8_LARGEST
-        product = tokens * kernels.UINT8_LARGEST * kernels.INT8_LARGEST
+        score = layer.head_dim * query * INT8_LARGEST
+        product = tokens * UINT8_LARGEST * INT8_LARGEST
         # Distances are up to twice a score, and are float32 too.
         self.score_type = kernels.float_for(2 * score)
         self.product_type = kernels.float_for(product)
@@ -194,7 +200,7 @@ class Attention:
         step = 2.0**-tables.DITHER_BITS
         self._numerators = table.to(device, self.product_type) * step
         self._dither = semantics.dither(tokens).to(device, self.product_type) * step
-        sums = torch.arange(1, tokens * kernels.UINT8_LARGEST + 1)
+        sums = torch.arange(1, tokens * UINT8_LARGEST + 1)
         multiplier, shift = semantics.attention_scale(
             sums, layer.scale.multiplier, layer.scale.shift
         )

@@ -17,6 +17,7 @@ from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES, Scales
 from moesaic.compiler.quant.share import digest
 from moesaic.spec import semantics, tables
 from moesaic.spec.errors import UserError
+from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 from moesaic.spec.intgraph import (
     EPSILON_BITS,
     IntAttention,
@@ -35,8 +36,6 @@ from moesaic.spec.intgraph import (
 
 WIDE_STEPS = 256
 """Steps of the 16-bit normalised row in one step of the 8-bit one."""
-
-INT16_LARGEST = 32768
 
 Done = dict[tuple[str, float, float, int, int], IntLinear]
 """(digest of the float layer, input step, output step, code of the input's zero, largest magnitude
@@ -261,10 +260,11 @@ def prove_attention(layer: ir.Attention, tokens: int, wide_query: bool = False) 
     UserError
         A sum could leave int32.
     """
-    score = (INT16_LARGEST if wide_query else 128) * 128
-    if max(tokens * 255 * 128, layer.head_dim * score) > ACCUMULATOR_MAX:
+    score = (INT16_LARGEST if wide_query else INT8_LARGEST) * INT8_LARGEST
+    mixed = UINT8_LARGEST * INT8_LARGEST
+    if max(tokens * mixed, layer.head_dim * score) > ACCUMULATOR_MAX:
         raise UserError(
-            f"attention {layer.name} must have at most {ACCUMULATOR_MAX // (255 * 128)} tokens"
+            f"attention {layer.name} must have at most {ACCUMULATOR_MAX // mixed} tokens"
             f" and {ACCUMULATOR_MAX // score} dimensions per head for its sums to fit"
             f" 32 bits, not {tokens} and {layer.head_dim}: choose a smaller model"
         )

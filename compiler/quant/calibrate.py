@@ -29,7 +29,7 @@ class Statistics:
 
     ranges: dict[Key, Range] = field(default_factory=lambda: defaultdict(Range))
     moments: dict[Key, Moments] = field(default_factory=dict)
-    """At points that a linear layer reads (with pairs), and at those that are rewritten."""
+    """At points that a linear layer reads."""
     addend: float = 0.0
     """Largest |output| of any layer that adds to the residual stream, before gate weights."""
 
@@ -52,12 +52,11 @@ def calibrate(
             array = value.detach().numpy()
             key = shared.find(task, point)  # noqa: B023
             statistics.ranges[key].add(array)
-            readers = by_source.get(point, [])  # noqa: B023
-            if not readers and not point.endswith(REWRITTEN):
+            readers = by_source.get(point)  # noqa: B023
+            if not readers:
                 return
-            moments = statistics.moments.setdefault(key, Moments(pairs=bool(readers)))
             rows = array.reshape(-1, array.shape[-1])
-            moments.add(rows)
+            statistics.moments.setdefault(key, Moments()).add(rows)
             for site in readers:
                 if site.target == "residual":
                     addend = rows @ site.linear.weight.T + site.linear.bias

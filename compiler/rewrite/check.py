@@ -13,7 +13,7 @@ from moesaic.spec.metrics import ratio_db
 
 FRAMES = 2
 LEAST_DB = 70.0
-"""Roundings of rewritten weights to float32 leave 110 dB and more; int8 leaves 20 to 40."""
+"""Roundings of rewritten weights to float32 leave 129 dB and more; int8 leaves 20 to 40."""
 
 
 def check_rewritten(

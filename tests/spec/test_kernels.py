@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moesaic.spec import kernels, prepared, semantics, tables
+from moesaic.spec.formats import INT16_LARGEST
 from moesaic.spec.intgraph import IntAttention, IntLinear, IntMlp, IntNorm, Scale
 from moesaic.spec.precision import exact_float32
 from tests.compiler.random_intgraph import Shape, random_intgraph
@@ -90,7 +91,7 @@ def test_hidden_rows_equal_semantics_everywhere(factor: float, wide: bool) -> No
     """Every pre-activation, through a layer up that passes it on."""
     scale, one = Scale.of(factor), np.ones(1, np.uint16)
     up = IntLinear(np.ones((1, 1), np.int8), np.zeros(1, np.int32), one, np.zeros(1, np.uint8))
-    mlp = prepared.Mlp(IntMlp(up, scale, up, 0 if wide else 9, wide), CPU, kernels.INT16_LARGEST)
+    mlp = prepared.Mlp(IntMlp(up, scale, up, 0 if wide else 9, wide), CPU, INT16_LARGEST)
     scaled = scale.multiplier, scale.shift
     want = semantics.gelu_wide(ALL_Z, *scaled) if wide else semantics.gelu(ALL_Z, *scaled, 9)
     with exact_float32(CPU):
