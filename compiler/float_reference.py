@@ -33,14 +33,29 @@ def fold_norm(norm: ir.Norm, linear: ir.Linear) -> tuple[Tensor, Tensor]:
     return weight * _real(norm.gamma), bias
 
 
-def embed_patches(graph: ir.Graph, samples: Tensor, observe: Observe) -> Tensor:
+def folded(norm: ir.Norm | None, linear: ir.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return transposed weight and bias of a linear layer, behind a norm's gamma and beta."""
+    if norm is None:
+        weight, bias = _real(linear.weight), _real(linear.bias)
+    else:
+        weight, bias = fold_norm(norm, linear)
+    return weight.to(dtype).T, bias.to(dtype)
+
+
+Fold = Callable[[ir.Norm | None, ir.Linear, torch.dtype], tuple[Tensor, Tensor]]
+"""As :func:`folded`; a cached one saves time where layers run many times, and costs memory."""
+
+
+def embed_patches(
+    graph: ir.Graph, samples: Tensor, observe: Observe, fold: Fold = folded
+) -> Tensor:
     """Return the first residual stream [samples, tokens, channels] of flat inputs."""
     embed = graph.embed
     patches = samples[:, torch.from_numpy(embed.gather)]
     patches = _seen(observe, "input", patches)
     state = _real(embed.initial).to(samples.dtype).repeat(len(samples), 1, 1)
     rows = slice(embed.first_row, embed.first_row + embed.gather.shape[0])
-    state[:, rows] += _linear(embed.linear, patches)
+    state[:, rows] += _apply(fold, None, embed.linear, patches)
     return state
 
 
@@ -49,13 +64,9 @@ def _normalise(norm: ir.Norm, x: Tensor) -> Tensor:
     return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + norm.epsilon)
 
 
-def _folded(norm: ir.Norm, linear: ir.Linear, y: Tensor) -> Tensor:
-    weight, bias = fold_norm(norm, linear)
-    return y @ weight.to(y.dtype).T + bias.to(y.dtype)
-
-
-def _linear(linear: ir.Linear, x: Tensor) -> Tensor:
-    return x @ _real(linear.weight).to(x.dtype).T + _real(linear.bias).to(x.dtype)
+def _apply(fold: Fold, norm: ir.Norm | None, linear: ir.Linear, x: Tensor) -> Tensor:
+    weight, bias = fold(norm, linear, x.dtype)
+    return x @ weight + bias
 
 
 def choose_experts(moe: ir.Moe, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,9 +81,9 @@ def choose_experts(moe: ir.Moe, logits: Tensor) -> tuple[Tensor, Tensor]:
     return weights, index
 
 
-def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe) -> Tensor:
+def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe, fold: Fold) -> Tensor:
     def heads(name: str, linear: ir.Linear, width: int) -> Tensor:
-        value = _folded(layer.norm, linear, y)
+        value = _apply(fold, layer.norm, linear, y)
         value = _seen(observe, f"{point}.{name}", value)
         return value.unflatten(-1, (layer.heads, width)).transpose(1, 2)
 
@@ -82,28 +93,30 @@ def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe) -> 
     scores = query @ key.transpose(-1, -2) * layer.scale
     scores = _seen(observe, f"{point}.scores", scores)
     context = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
-    return _linear(layer.output, _seen(observe, f"{point}.attention", context))
+    return _apply(fold, None, layer.output, _seen(observe, f"{point}.attention", context))
 
 
-def _mlp(layer: ir.Mlp, y: Tensor, point: str, observe: Observe) -> Tensor:
+def _mlp(layer: ir.Mlp, y: Tensor, point: str, observe: Observe, fold: Fold) -> Tensor:
     approximate = "tanh" if layer.tanh else "none"
-    hidden = F.gelu(_folded(layer.norm, layer.up, y), approximate=approximate)
-    return _linear(layer.down, _seen(observe, f"{point}.hidden", hidden))
+    hidden = F.gelu(_apply(fold, layer.norm, layer.up, y), approximate=approximate)
+    return _apply(fold, None, layer.down, _seen(observe, f"{point}.hidden", hidden))
 
 
-def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe) -> Tensor:
-    logits = _seen(observe, f"{point}.logits", _folded(layer.norm, layer.gate, y))
+def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe, fold: Fold) -> Tensor:
+    logits = _seen(observe, f"{point}.logits", _apply(fold, layer.norm, layer.gate, y))
     weights, index = choose_experts(layer, logits)
     total = torch.zeros_like(y)
     for e, expert in enumerate(layer.experts):
         sample, token, slot = torch.where(index == e)
         if len(sample):  # an expert without tokens has nothing to observe
-            result = _mlp(expert, y[sample, token], f"{point}.expert{e}", observe)
+            result = _mlp(expert, y[sample, token], f"{point}.expert{e}", observe, fold)
             total[sample, token] += weights[sample, token, slot, None] * result
     return total
 
 
-def run_layer(layer: ir.Layer, state: Tensor, point: str, observe: Observe) -> Tensor:
+def run_layer(
+    layer: ir.Layer, state: Tensor, point: str, observe: Observe, fold: Fold = folded
+) -> Tensor:
     """Return the residual stream [samples, tokens, channels] behind a layer, in its own dtype.
 
     ``observe`` as in :func:`run_float`, ``point`` being the layer's number.
@@ -111,21 +124,21 @@ def run_layer(layer: ir.Layer, state: Tensor, point: str, observe: Observe) -> T
     y = _seen(observe, f"{point}.norm", _normalise(layer.norm, state))
     match layer:
         case ir.Attention():
-            return state + _attention(layer, y, point, observe)
+            return state + _attention(layer, y, point, observe, fold)
         case ir.Mlp():
-            return state + _mlp(layer, y, point, observe)
+            return state + _mlp(layer, y, point, observe, fold)
         case ir.Moe():
-            return state + _moe(layer, y, point, observe)
+            return state + _moe(layer, y, point, observe, fold)
         case _:
             assert_never(layer)
 
 
-def run_head(graph: ir.Graph, state: Tensor, observe: Observe) -> Tensor:
+def run_head(graph: ir.Graph, state: Tensor, observe: Observe, fold: Fold = folded) -> Tensor:
     """Return the output [samples, elements], laid out as the file has it, in the state's dtype."""
     head = graph.head
     rows = state[:, head.first_row : head.first_row + head.rows]
     y = _seen(observe, "head.norm", _normalise(head.norm, rows))
-    result = _seen(observe, "output", _folded(head.norm, head.linear, y))
+    result = _seen(observe, "output", _apply(fold, head.norm, head.linear, y))
     return result.flatten(1)[:, torch.from_numpy(head.permutation)]
 
 

@@ -33,7 +33,7 @@ class Given:
     """Real value of one int8 code of what it gives."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Linear:
     """``y = x @ weight.T + bias``; weight [outputs, inputs], bias [outputs] (zeros if absent)."""
 
@@ -52,7 +52,7 @@ class Linear:
         return int(self.weight.shape[1])
 
 
-@dataclass
+@dataclass(eq=False)
 class Norm:
     """LayerNorm over the channels; gamma, beta [channels]."""
 

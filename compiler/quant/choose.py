@@ -8,6 +8,7 @@ point at a time are tried on float runs, with everything behind them.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import defaultdict
@@ -19,7 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.float_reference import embed_patches, run_float, run_head, run_layer
+from moesaic.compiler.float_reference import (
+    embed_patches,
+    folded,
+    run_float,
+    run_head,
+    run_layer,
+)
 from moesaic.compiler.points import sites
 from moesaic.compiler.quant.calibrate import Statistics
 from moesaic.compiler.quant.scales import INT8_MAX, UINT8_MAX, hidden_codes
@@ -110,6 +117,7 @@ class _Trials:
         statistics: Statistics,
     ) -> None:
         self.task, self.graph, self.shared, self.statistics = task, graph, shared, statistics
+        self.fold = functools.cache(folded)
         self.flat = torch.from_numpy(rows.reshape(len(rows), -1))
         self.states: list[Tensor] = []
         self.logits: dict[str, Tensor] = {}
@@ -139,16 +147,22 @@ class _Trials:
                 continue
             if len(points) == 1 and seen[0].best_clip(INT8_MAX) == seen[0].maximum:
                 continue  # there is nothing to choose
-            for mixture in MIXTURES:
-                error = self._run(points, mixture) - self.output
-                squared = error.flatten(1).double().square().sum(1)
-                yield points, mixture, squared.clamp_min(1e-300).log().tolist()
+            errors = self._run(points) - self.output
+            squared = errors.flatten(2).double().square().sum(2).clamp_min(1e-300).log()
+            for mixture, logarithms in zip(MIXTURES, squared.tolist(), strict=True):
+                yield points, mixture, logarithms
 
-    def _run(self, points: list[str], mixture: float) -> Tensor:
-        """The output [frames, rows, outputs] with some points rounded."""
-        graph = self.graph
+    def _run(self, points: list[str]) -> Tensor:
+        """The output [mixtures, frames, rows, outputs] with some points rounded.
+
+        Copies of the frames, one for each mixture, run as one batch.
+        """
+        graph, copies = self.graph, len(MIXTURES)
         clips = {
-            point: _mixed(self.statistics, self.shared.find(self.task, point), mixture)
+            point: [
+                _mixed(self.statistics, self.shared.find(self.task, point), mixture)
+                for mixture in MIXTURES
+            ]
             for point in points
         }
         result = torch.empty(0)
@@ -156,18 +170,26 @@ class _Trials:
         def replaced(name: str, value: Tensor) -> Tensor | None:
             nonlocal result
             if name == "output":
-                result = value
+                result = value.unflatten(0, (copies, -1))
             if name in clips:
-                return rounded(value, name, clips[name])
-            # The choice of experts is not at stake here: it would only add chance.
-            return self.logits.get(name)
+                # All copies choose the same experts, so that of routed rows each has as many.
+                parts = zip(value.chunk(copies), clips[name], strict=True)
+                return torch.cat([rounded(part, name, clip) for part, clip in parts])
+            if name in self.logits:
+                # The choice of experts is not at stake here: it would only add chance.
+                return _copied(self.logits[name], copies)
+            return None
 
         first = points[0].split(".")[0]
         start = int(first) if first.isdigit() else len(graph.layers) if first == "head" else 0
-        state = self.states[start]
+        state = _copied(self.states[start], copies)
         if first == "input":
-            state = embed_patches(graph, self.flat, replaced)
+            state = embed_patches(graph, _copied(self.flat, copies), replaced, self.fold)
         for number in range(start, len(graph.layers)):
-            state = run_layer(graph.layers[number], state, str(number), replaced)
-        run_head(graph, state, replaced)
+            state = run_layer(graph.layers[number], state, str(number), replaced, self.fold)
+        run_head(graph, state, replaced, self.fold)
         return result
+
+
+def _copied(value: Tensor, copies: int) -> Tensor:
+    return torch.cat([value] * copies)
