@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -20,6 +20,9 @@ from moesaic.cli.console import (
 )
 from moesaic.spec.errors import UserError
 
+if TYPE_CHECKING:
+    from moesaic.compiler.accuracy.widths import Goal
+
 
 @app.command()
 def compile(
@@ -28,6 +31,17 @@ def compile(
     calibrate: Annotated[Path, typer.Option(help=".npz: input names to sample arrays")],
     output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
     partition: PartitionOption = False,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help=".npz to measure on; without it every fourth calibration sample"),
+    ] = None,
+    target_sqnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="give points 16 bits until this is reached")
+    ] = None,
+    budget_cycles: Annotated[
+        str,
+        typer.Option(metavar="N|P%", help="most cycles of a frame, or so much more for 16 bits"),
+    ] = "",
     without: Annotated[
         str,
         typer.Option(
@@ -42,7 +56,7 @@ def compile(
     from moesaic.compiler.quant import QuantOptions
 
     options = QuantOptions().without(name for name in without.split(",") if name)
-
+    goal = _goal(target_sqnr, budget_cycles)
     tasks: dict[str, str | Path] = {}
     for model in models:
         name, separator, path = model.partition("=")
@@ -52,19 +66,62 @@ def compile(
         tasks[name] = path
     with console.status("compiling") as status:
         report = run(
-            tasks, target, calibrate, output, status.update, partition=partition, options=options
+            tasks,
+            target,
+            calibrate,
+            output,
+            status.update,
+            partition=partition,
+            options=options,
+            held_out=held_out,
+            goal=goal,
         )
     for name, task in report["tasks"].items():
+        quantised = task["quantisation"]
         console.print(
-            f"{name}: {task['macs'] / 1e6:.1f} M MAC, SQNR {task['sqnr_db']:.1f} dB"
-            f" on the calibration samples"
+            f"{name}: {task['macs'] / 1e6:.1f} M MAC, SQNR {task['sqnr_db']:.1f} dB on"
+            f" {quantised['samples']} samples"
+            f" {'held out' if quantised['held_out'] else 'that calibration saw'}"
         )
+        if wide := _wide(quantised["points"]):
+            console.print(f"  in 16 bits: {wide}")
+        if task["warning"]:
+            console.print(f"  [yellow]warning:[/] {task['warning']}")
         console.print(f"  {_compared(task['validation'])}")
         for note in [*task["notes"], *task["quantisation"]["notes"]]:
             console.print(f"  note: {note}")
         if task["host"]:
             console.print(placement_table(name, task))
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
+
+
+def _goal(target_sqnr: float | None, budget: str) -> Goal | None:
+    """What 16-bit rows are for; ``budget`` in cycles, or ``15%`` more than without."""
+    from moesaic.compiler.accuracy.widths import Goal
+
+    if target_sqnr is None and not budget:
+        return None
+    if not budget:
+        return Goal(target_sqnr)
+    try:
+        if budget.endswith("%"):
+            goal = Goal(target_sqnr, more=float(budget[:-1]) / 100)
+        else:
+            goal = Goal(target_sqnr, cycles=int(budget))
+    except ValueError:
+        goal = Goal(more=-1.0)
+    if not (goal.cycles or 0) >= 0 or not (goal.more or 0) >= 0:
+        raise UserError(f"--budget-cycles takes cycles of a frame, or 15% more, not {budget!r}")
+    return goal
+
+
+def _wide(points: dict[str, Any]) -> str:
+    """Names of the 8-bit kinds of points that have 16 bits."""
+    from moesaic.compiler.points import layer_point
+
+    kinds = ("norm", "query", "hidden")
+    wide = [name for name, point in points.items() if name.endswith(kinds) and point["bits"] == 16]
+    return ", ".join(dict.fromkeys(layer_point(name) for name in wide))
 
 
 def _compared(validation: dict[str, Any]) -> str:

@@ -9,12 +9,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from moesaic.compiler.accuracy.advice import advise
+from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.package import BundlePlace, bundle_files
-from moesaic.compiler.quant import QuantOptions, quantise_tasks
+from moesaic.compiler.quant import Calibrated, QuantOptions
+from moesaic.compiler.quant.samples import split_held_out
 from moesaic.compiler.report.partition import open_host_part, report_host_part
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.validate.compare import open_oracle, validate
@@ -26,7 +29,7 @@ from moesaic.spec.hostside import check_frames, quantise_input
 from moesaic.spec.metrics import sqnr_db
 
 SAMPLES_KEPT = 8
-"""Calibration rows that the bundle keeps for ``verify``."""
+"""Rows that the bundle keeps for ``verify``: of those that integers are measured on."""
 
 Progress = Callable[[str], None]
 
@@ -40,6 +43,8 @@ def compile(
     *,
     partition: bool = False,
     options: QuantOptions | None = None,
+    held_out: str | Path | Mapping[str, NDArray[Any]] | None = None,
+    goal: Goal | None = None,
 ) -> dict[str, Any]:
     """Compile one ONNX model per task into the bundle directory ``output``.
 
@@ -60,6 +65,11 @@ def compile(
         take it.
     options
         What quantisation does besides rounding; everything by default.
+    held_out
+        Samples that integers are measured on, as ``calibrate``. Without them every fourth of the
+        calibration samples is held out, if there are eight or more.
+    goal
+        What 16-bit rows are for; None for none.
 
     Returns
     -------
@@ -78,25 +88,34 @@ def compile(
             raise UserError(f"task name must be letters, digits and underscores, not {name!r}")
     arch = target if isinstance(target, ArchConfig) else load_arch(target)
     given = calibrate if isinstance(calibrate, Mapping) else open_arrays(calibrate)
+    aside = held_out
+    if aside is not None and not isinstance(aside, Mapping):
+        aside = open_arrays(aside)
     with BundlePlace(Path(output)) as place:
-        return _compile(tasks, arch, given, place, say, partition, options)
+        return _compile(tasks, arch, given, aside, place, say, partition, options, goal)
 
 
 def _compile(
     tasks: Mapping[str, str | Path],
     arch: ArchConfig,
     given: Mapping[str, NDArray[Any]],
+    aside: Mapping[str, NDArray[Any]] | None,
     place: BundlePlace,
     say: Progress,
     partition: bool,
     options: QuantOptions | None,
+    goal: Goal | None,
 ) -> dict[str, Any]:
-    graphs, samples = {}, {}
+    graphs, samples, held_out = {}, {}, {}
     for name, path in tasks.items():
         say(f"reading {path}")
         graphs[name] = load_graph(path, name, partition)
         wanted = graphs[name].input_name, graphs[name].input_shape
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
+        if aside is None:
+            samples[name], held_out[name] = split_held_out(samples[name])
+        else:
+            held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
     oracles, validations = {}, {}
     for name, path in tasks.items():
@@ -104,7 +123,11 @@ def _compile(
         oracles[name] = open_oracle(path, graphs[name])
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     say("calibrating and quantising")
-    quantised, reports = quantise_tasks(graphs, samples, options)
+    calibrated = Calibrated(graphs, samples, options or QuantOptions(), held_out)
+    quantised, reports = calibrated.build()
+    if goal:
+        say("choosing 16-bit rows")
+        (quantised, reports), _ = choose_widths(calibrated, arch, goal)
     image, codes, schedules = WeightImage(arch), {}, {}
     for name, graph in quantised.items():
         say(f"scheduling {name}")
@@ -115,16 +138,18 @@ def _compile(
     for name, path in tasks.items():
         say(f"running {name} in float and in integers")
         graph = quantised[name]
-        rows = samples[name][:SAMPLES_KEPT]
+        rows = calibrated.measured[name][:SAMPLES_KEPT]
         reference = oracles[name].run(rows)[oracles[name].outputs[0]]
         output_codes, routing = run_and_watch_routing(graph, quantise_input(graph, rows))
         kept[f"{name}.input"], kept[f"{name}.float"] = rows, reference
         kept[f"{name}.codes"] = output_codes
         outputs = task_outputs(graph, output_codes, host_parts[name])
         (integer,) = outputs.values()
+        output_db = sqnr_db(reference, integer)
         report["tasks"][name] = {
             "source": Path(path).name,
-            "sqnr_db": sqnr_db(reference, integer),
+            "sqnr_db": output_db,
+            "warning": advise(graph, reports[name], calibrated.measured[name], output_db),
             "macs": graph.macs,
             "layers": len(graph.layers),
             "tokens": graph.tokens,

@@ -15,6 +15,8 @@ from moesaic.compiler import ir
 
 Observe = Callable[[str, Tensor], Tensor | None]
 """Sees a point; a tensor that it returns takes the point's place."""
+Change = Callable[[Tensor], Tensor]
+"""What is made of the values at a point."""
 
 
 def _seen(observe: Observe, point: str, value: Tensor) -> Tensor:
@@ -92,7 +94,8 @@ def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe, fol
     value = heads("value", layer.value, layer.value_dim)
     scores = query @ key.transpose(-1, -2) * layer.scale
     scores = _seen(observe, f"{point}.scores", scores)
-    context = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+    probability = _seen(observe, f"{point}.probability", scores.softmax(-1))
+    context = (probability @ value).transpose(1, 2).flatten(2)
     return _apply(fold, None, layer.output, _seen(observe, f"{point}.attention", context))
 
 
@@ -161,7 +164,8 @@ def run_float(
         Called as ``observe(point, tensor)`` for `input` [samples, rows, inputs]; `residual`
         [samples, tokens, channels], first and after each layer; for layer i `{i}.norm` (before
         gamma and beta, which are folded into the next linear layers), `{i}.query`, `{i}.key`,
-        `{i}.value`, `{i}.scores` [samples, heads, tokens, tokens] (scaled), `{i}.attention`,
+        `{i}.value`, `{i}.scores` [samples, heads, tokens, tokens] (scaled), `{i}.probability`
+        (their softmax), `{i}.attention`,
         `{i}.hidden`, `{i}.logits`, `{i}.expert{e}.hidden` [routed tokens, hidden]; `head.norm`
         and `output` [samples, rows, outputs], before the output layout. What it
         returns, if it does, takes the point's place.

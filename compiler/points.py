@@ -7,12 +7,15 @@ so on (see ``run_float``).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from moesaic.compiler import ir
 from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
+
+_EXPERT = re.compile(r"\.expert\d+")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,12 @@ class Site:
 def mlp_hidden(layer: int, expert: int | None = None) -> str:
     """Point behind the GELU of a dense MLP or of an expert."""
     return f"{layer}.hidden" if expert is None else f"{layer}.expert{expert}.hidden"
+
+
+def layer_point(point: str) -> str:
+    """The name that a layer's experts have in common for a point: ``5.hidden`` for
+    ``5.expert2.hidden``; other names as they are."""
+    return _EXPERT.sub("", point)
 
 
 def _mlp_sites(mlp: ir.Mlp, layer: int, expert: int | None) -> Iterator[Site]:

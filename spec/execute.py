@@ -43,7 +43,8 @@ class _Graph:
     def __init__(self, graph: IntGraph, device: torch.device) -> None:
         self.embed = Linear([graph.embed.linear], ADDEND_BITS, device)
         self.initial = torch.tensor(graph.embed.initial, dtype=torch.float64, device=device)
-        self.head = Linear([graph.head.linear], RESIDUAL_BITS, device)
+        largest = _largest(graph.head.wide)
+        self.head = Linear([graph.head.linear], RESIDUAL_BITS, device, largest)
         self.one = torch.tensor(2.0**-RESIDUAL_GUARD_BITS, device=device).double()
         self.attention: dict[int, Attention] = {}
         self.gates: dict[int, Linear] = {}
@@ -149,9 +150,9 @@ class Executor:
             inside("residual", residual)
         head = graph.head
         last = residual[:, head.first_row : head.first_row + head.rows]
-        narrow, _ = kernels.layer_norm(last, head.norm)
+        narrow, wide = kernels.layer_norm(last, head.norm)
         watch("head.norm", narrow)
-        return ready.head(narrow)
+        return ready.head(wide if head.wide else narrow)
 
     def _attention(self, normalised: Tensor, layer: Attention, watch: Observe) -> Tensor:
         query, key, value = layer.split(normalised)

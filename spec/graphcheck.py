@@ -63,7 +63,7 @@ def linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear, int]]:
                     yield from mlp(f"{where}.experts[{number}]", expert, layer.wide)
             case _:
                 unreachable(layer)
-    yield "head.linear", graph.head.linear, INT8_LARGEST
+    yield "head.linear", graph.head.linear, rows(graph.head.wide)
 
 
 def check_shapes(graph: IntGraph) -> None:

@@ -173,12 +173,14 @@ IntLayer = IntAttention | IntDense | IntMoe
 
 @dataclass(frozen=True)
 class IntHead:
-    """``linear`` gives int16 codes of the task's output for rows first_row .. first_row + rows."""
+    """``linear`` gives int16 codes of the task's output for rows first_row .. first_row + rows,
+    from the int8 normalised rows or the 16-bit ones (``wide``)."""
 
     norm: IntNorm
     linear: IntLinear
     first_row: int
     rows: Count
+    wide: bool = False
 
 
 @dataclass(frozen=True)

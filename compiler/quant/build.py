@@ -145,9 +145,10 @@ class Builder:
             for part in ("query", "key", "value", "attention")
         }
         if wide_query:
-            step["query"] /= WIDE_STEPS
+            step["query"] = self.scales.wide(self.task, f"{number}.query")
         query, key, value = (
-            self._from_norm(number, part, step[part]) for part in ("query", "key", "value")
+            self._from_norm(f"{number}.norm", f"{number}.{part}", step[part])
+            for part in ("query", "key", "value")
         )
         score = step["query"] * step["key"] * layer.scale * SCORE_OCTAVES
         return IntAttention(
@@ -168,10 +169,9 @@ class Builder:
 
     def _moe(self, number: int, layer: ir.Moe, norm: IntNorm) -> IntMoe:
         logit = self.scales.logits(self.task, number)
-        wide = self.scales.int8(self.task, f"{number}.norm") / WIDE_STEPS
         return IntMoe(
             norm=norm,
-            gate=self._linear(f"{number}.gate", wide, logit),
+            gate=self._linear(f"{number}.gate", self._norm_step(f"{number}.norm"), logit),
             top_k=layer.top_k,
             renormalise=layer.renormalise,
             softmax=_scale(logit * SCORE_OCTAVES, f"logits of {layer.name}"),
@@ -185,14 +185,14 @@ class Builder:
         point = mlp_hidden(number, expert)
         wide = point in self.wide
         if wide:
-            hidden, offset = self.scales.hidden_wide(self.task, point), 0
+            hidden, offset = self.scales.wide(self.task, point), 0
         else:
             hidden, offset = self.scales.hidden(self.task, point)
         down = f"{number}.{prefix}down"
         limit = INT16_LARGEST if wide else self.sites[down].input_limit
         fine = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
         return IntMlp(
-            up=self._from_norm(number, f"{prefix}up", HIDDEN_STEP),
+            up=self._from_norm(f"{number}.norm", f"{number}.{prefix}up", HIDDEN_STEP),
             gelu=_scale(fine / hidden, f"activations of {node.name}"),
             down=self._linear(down, hidden, self.addend, offset, limit),
             offset=offset,
@@ -201,9 +201,10 @@ class Builder:
 
     def _head(self) -> IntHead:
         head = self.graph.head
-        source = self.scales.int8(self.task, "head.norm")
-        linear = self._linear("head", source, self.scales.output(self.task))
-        return IntHead(self._norm("head.norm", head.norm), linear, head.first_row, head.rows)
+        norm = self._norm("head.norm", head.norm)
+        linear = self._from_norm("head.norm", "head", self.scales.output(self.task))
+        wide = "head.norm" in self.wide
+        return IntHead(norm, linear, head.first_row, head.rows, wide)
 
     def _norm(self, point: str, norm: ir.Norm) -> IntNorm:
         channels = self.graph.channels
@@ -213,15 +214,20 @@ class Builder:
                 f"norm {norm.name} must have an epsilon far below the residual's squares,"
                 f" not {norm.epsilon!r}: its input is next to zero on all samples"
             )
-        step = self.scales.int8(self.task, point) / WIDE_STEPS
+        step = self._norm_step(point)
         return IntNorm(channels, epsilon, _scale(1.0 / step, f"norm {norm.name}"))
 
-    def _from_norm(self, number: int, part: str, target: float) -> IntLinear:
+    def _norm_step(self, point: str) -> float:
+        """Step of the 16-bit normalised rows; that of the int8 rows is 256 times as large."""
+        if point in self.wide:
+            return self.scales.wide(self.task, point)
+        return self.scales.int8(self.task, point) / WIDE_STEPS
+
+    def _from_norm(self, point: str, role: str, target: float) -> IntLinear:
         """A linear layer of normalised rows, in 8 or 16 bits."""
-        source, role = self.scales.int8(self.task, f"{number}.norm"), f"{number}.{part}"
-        if f"{number}.norm" in self.wide:
-            return self._linear(role, source / WIDE_STEPS, target, limit=INT16_LARGEST)
-        return self._linear(role, source, target)
+        if point in self.wide:
+            return self._linear(role, self._norm_step(point), target, limit=INT16_LARGEST)
+        return self._linear(role, self.scales.int8(self.task, point), target)
 
     def _linear(
         self, role: str, source: float, target: float, zero: int = 0, limit: int | None = None
@@ -246,7 +252,7 @@ class Builder:
 def may_be_wide(graph: ir.Graph) -> Iterator[str]:
     """Points that can be held in 16 bits."""
     for site in sites(graph):
-        if site.source != "head.norm" and site.source.endswith((".norm", "hidden")):
+        if site.source.endswith((".norm", "hidden")):
             yield site.source
         if site.target.endswith(".query"):
             yield site.target

@@ -13,6 +13,7 @@ from torch import Tensor
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.points import Site, sites
+from moesaic.compiler.quant.growth import FramePeaks
 from moesaic.compiler.quant.moments import Moments
 from moesaic.compiler.quant.ranges import Range
 from moesaic.compiler.quant.share import Key, SharedPoints
@@ -21,6 +22,8 @@ CHUNK_FRAMES = 8
 """Frames per float run: bounds memory."""
 REWRITTEN = ("query", "key", "value", "attention")
 """Points whose features are centred and equalised."""
+WIDER = ("residual", "output", "logits")
+"""Ends of the names of points that have more than eight bits."""
 
 
 @dataclass
@@ -30,8 +33,14 @@ class Statistics:
     ranges: dict[Key, Range] = field(default_factory=lambda: defaultdict(Range))
     moments: dict[Key, Moments] = field(default_factory=dict)
     """At points that a linear layer reads."""
+    frames: dict[Key, FramePeaks] = field(default_factory=lambda: defaultdict(FramePeaks))
+    """At int8 points whose rows are those of a frame, which an expert's are not."""
     addend: float = 0.0
     """Largest |output| of any layer that adds to the residual stream, before gate weights."""
+
+    def growth(self, key: Key) -> float:
+        """How many times a point's range another frame may need; 1 where that is not known."""
+        return self.frames[key].growth() if key in self.frames else 1.0
 
 
 def calibrate(
@@ -47,11 +56,13 @@ def calibrate(
             by_source[site.source].append(site)
 
         def observe(point: str, value: Tensor) -> None:
-            if point.endswith(".scores"):  # their scale follows from query and key
+            if point.endswith((".scores", ".probability")):  # not quantised by a step of their own
                 return
             array = value.detach().numpy()
             key = shared.find(task, point)  # noqa: B023
             statistics.ranges[key].add(array)
+            if value.dim() == 3 and not point.endswith(WIDER):
+                statistics.frames[key].add(task, value, point.endswith(REWRITTEN))  # noqa: B023
             readers = by_source.get(point)  # noqa: B023
             if not readers:
                 return
@@ -67,19 +78,44 @@ def calibrate(
     return statistics
 
 
+@dataclass
+class Channels:
+    """What the frames have in the channels [features] of a point."""
+
+    frames: int = 0
+    total: NDArray[np.float64] | float = 0.0
+    peaks: NDArray[np.float64] | float = 0.0
+
+    def add(self, value: Tensor) -> None:
+        """Count frames [frames, rows, features]."""
+        self.frames += len(value)
+        self.total = self.total + value.mean(1).sum(0).double().numpy()
+        self.peaks = self.peaks + value.abs().amax(1).sum(0).double().numpy()
+
+    def mean(self) -> NDArray[np.float64]:
+        return np.asarray(self.total / self.frames)
+
+    def typical_peaks(self) -> NDArray[np.float64]:
+        """Largest magnitude of a frame, on average.
+
+        Unlike the largest of all frames, not the work of one of them: what the others leave of
+        the range is there for frames to come.
+        """
+        return np.asarray(self.peaks / self.frames)
+
+
 def channel_statistics(
     graphs: dict[str, ir.Graph],
     samples: dict[str, NDArray[np.float32]],
     shared: SharedPoints,
-) -> dict[Key, Moments]:
+) -> dict[Key, Channels]:
     """Means and peaks per feature of queries, keys, values and attended rows, in float32."""
-    seen: dict[Key, Moments] = {}
+    seen: dict[Key, Channels] = defaultdict(Channels)
     for task, graph in graphs.items():
 
         def observe(point: str, value: Tensor) -> None:
             if point.endswith(REWRITTEN):
-                moments = seen.setdefault(shared.find(task, point), Moments(pairs=False))  # noqa: B023
-                moments.add(value.flatten(0, -2).numpy())
+                seen[shared.find(task, point)].add(value)  # noqa: B023
 
         for start in range(0, len(samples[task]), CHUNK_FRAMES):
             part = samples[task][start : start + CHUNK_FRAMES]

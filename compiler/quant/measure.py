@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import assert_never
 
 import numpy as np
@@ -90,29 +90,44 @@ class Comparison:
 
 
 def make_report(
-    task: str, graph: ir.Graph, scales: Scales, comparison: Comparison, options: QuantOptions
+    task: str,
+    graph: ir.Graph,
+    scales: Scales,
+    comparison: Comparison,
+    options: QuantOptions,
+    *,
+    wide: Collection[str] = (),
+    held_out: bool = False,
+    notes: Sequence[str] = (),
 ) -> QuantReport:
-    """Collect the figures of one task."""
+    """Collect the figures of one task.
+
+    ``wide`` points have 16 bits; ``held_out`` says whether the comparison's samples are others
+    than those of calibration, of which ``notes`` tells.
+    """
     left_out = options.left_out
     without = [f"quantised without {', '.join(left_out)}"] if left_out else []
     return QuantReport(
         task=task,
         samples=comparison.samples,
+        held_out=held_out,
         sqnr_db=comparison.sqnr_db,
         routing_flips=comparison.flips,
-        points=_points(task, graph, scales),
-        notes=[*given_notes(graph), *without, *_notes(task, graph, scales)],
+        points=_points(task, graph, scales, wide),
+        notes=[*notes, *given_notes(graph), *without, *_notes(task, graph, scales)],
     )
 
 
-def _points(task: str, graph: ir.Graph, scales: Scales) -> dict[str, PointReport]:
+def _points(
+    task: str, graph: ir.Graph, scales: Scales, wide: Collection[str]
+) -> dict[str, PointReport]:
     names = dict.fromkeys(point for site in sites(graph) for point in (site.source, site.target))
     points = {}
     for name in names:
         seen = scales.statistics.ranges[scales.shared.find(task, name)]
-        bits, clip = scales.bits_and_clip(task, name)
+        bits, clip = scales.bits_and_clip(task, name, name in wide)
         step = clip / ((1 << bits - 1) - 1)
-        if name.endswith("hidden"):
+        if name.endswith("hidden") and name not in wide:
             step, _ = scales.hidden(task, name)
         points[name] = PointReport(bits, seen.maximum, clip, step, seen.clipped_share(clip))
     return points

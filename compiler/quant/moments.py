@@ -12,20 +12,11 @@ Array = NDArray[np.float64]
 
 @dataclass
 class Moments:
-    """Sums over rows, per feature and per pair of features.
+    """Sums over rows, per feature and per pair of features."""
 
-    Parameters
-    ----------
-    pairs
-        Whether products of features are kept: [features, features], for what linear layers read.
-    """
-
-    pairs: bool = True
     rows: int = 0
     total: Array | None = None
     """[features]."""
-    peak: Array | None = None
-    """Largest magnitude of each feature."""
     gram: Array | None = None
     """Sum of the outer products of the rows."""
 
@@ -34,21 +25,14 @@ class Moments:
         if not len(rows):
             return
         total = rows.sum(0, dtype=np.float64)
-        peak = np.abs(rows).max(0).astype(np.float64)
         self.rows += len(rows)
         self.total = total if self.total is None else self.total + total
-        self.peak = peak if self.peak is None else np.maximum(self.peak, peak)
-        if self.pairs:
-            gram = (rows.T @ rows).astype(np.float64)
-            self.gram = gram if self.gram is None else self.gram + gram
+        gram = (rows.T @ rows).astype(np.float64)
+        self.gram = gram if self.gram is None else self.gram + gram
 
     def mean(self, features: int) -> Array:
         """[features]; zeros if there was no row."""
         return np.zeros(features) if self.total is None else self.total / self.rows
-
-    def peaks(self, features: int) -> Array:
-        """Largest magnitudes [features]; zeros if there was no row."""
-        return np.zeros(features) if self.peak is None else self.peak
 
     def covariance(self, features: int) -> Array:
         """Mean outer product [features, features]; the identity if there was no row.

@@ -29,6 +29,8 @@ class QuantReport:
     task: str
     samples: int
     """Samples that SQNR and flips were measured on."""
+    held_out: bool
+    """Whether these are others than those of calibration."""
     sqnr_db: float
     """Of the integer graph's output against the float64 run."""
     routing_flips: dict[str, float]

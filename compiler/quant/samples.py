@@ -1,7 +1,8 @@
-"""Refuses calibration samples that no scale can come from."""
+"""Calibration samples: refused where no scale can come from them, some set aside."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,28 @@ from numpy.typing import NDArray
 from moesaic.compiler.ir import Graph
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostside import check_frames
+
+FEWEST_TO_SPLIT = 8
+"""Of fewer samples all are needed for calibration."""
+HELD_OUT_EVERY = 4
+VALUES = 200_000
+"""What takes many runs is tried on so many values of the residual stream: a few frames of a large
+model, all samples of a small one."""
+LEAST_FRAMES = 4
+
+
+def split_held_out(samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return samples for calibration, and every fourth to measure on; of few samples none."""
+    if len(samples) < FEWEST_TO_SPLIT:
+        return samples, samples[:0]
+    aside = np.arange(len(samples)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    return samples[~aside], samples[aside]
+
+
+def spread(samples: NDArray[np.float32], values: int) -> NDArray[np.float32]:
+    """As many samples as many runs can bear, evenly over all; ``values`` is what a frame has."""
+    wanted = max(LEAST_FRAMES, math.ceil(VALUES / values))
+    return samples[:: math.ceil(len(samples) / wanted)]
 
 
 def check_samples(

@@ -15,6 +15,8 @@ from moesaic.spec import tables
 INT8_MAX, INT16_MAX, INT24_MAX = 127, (1 << 15) - 1, (1 << 23) - 1
 RESIDUAL_HEADROOM = 1.5
 OUTPUT_HEADROOM = 1.25
+WIDE_HEADROOM = 2.0
+"""Points in 16 bits have codes to spare, and an outlier of other inputs costs more."""
 LOGIT_LIMIT = 1 << 21
 """The largest |logit| of the samples; logits have 24 bits, so four times that fits."""
 HIDDEN_STEP = 2.0**-tables.GELU_INPUT_FRACTION_BITS
@@ -84,7 +86,8 @@ class Scales:
             if seen.maximum == 0.0 and rest:
                 self._clips[key] = self._clip_of_experts(layer)
             else:
-                self._clips[key] = min(self._best(key), self._limit(point))
+                clip = self._best(key) * self.statistics.growth(key)
+                self._clips[key] = min(clip, self._limit(point))
         return self._clips[key]
 
     def _best(self, key: Key) -> float:
@@ -122,16 +125,19 @@ class Scales:
             return step, 128  # a quantised file's codes are signed
         return hidden_codes(self.clip(task, point))
 
-    def hidden_wide(self, task: str, point: str) -> float:
-        """Step of int16 hidden rows, which hold all that the samples reached."""
-        return max(self.clip(task, point), min(self.maximum(task, point), HIDDEN_LIMIT)) / INT16_MAX
+    def wide(self, task: str, point: str) -> float:
+        """Step of a point in 16 bits: what the samples reached fits, and more."""
+        reached = max(self.clip(task, point), self.maximum(task, point))
+        return min(reached * WIDE_HEADROOM, self._limit(point)) / INT16_MAX
 
     def maximum(self, task: str, point: str) -> float:
         """Largest magnitude seen; 1.0 at a point that was always 0."""
         return self.statistics.ranges[self.shared.find(task, point)].maximum or 1.0
 
-    def bits_and_clip(self, task: str, point: str) -> tuple[int, float]:
+    def bits_and_clip(self, task: str, point: str, wide: bool = False) -> tuple[int, float]:
         """Width of a point's codes and the magnitude at which they saturate."""
+        if wide:
+            return 16, self.wide(task, point) * INT16_MAX
         if point == "residual":
             return 16, self.residual(task) * INT16_MAX
         if point == "output":

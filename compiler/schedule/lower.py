@@ -84,13 +84,13 @@ def _lower_embed(writer: StepWriter) -> None:
 def _lower_head(writer: StepWriter) -> None:
     """Normalise, project, and store the outputs as they drain."""
     head = writer.graph.head
-    narrow = writer.norm(head.norm, head.rows, head.first_row)
+    normal = writer.norm(head.norm, head.rows, head.first_row, head.wide)
     writer.emit(
         isa.Opcode.STORE,
         words=layout.output_chunks(writer.arch, head.rows, head.linear.outputs),
     )
     writer.linear(
-        Source(narrow),
+        Source.normalised(normal, head.wide),
         writer.weights(head.linear),
         Rows(head.rows),
         {"kind": isa.Drain.OUTPUT},

@@ -145,7 +145,9 @@ def random_intgraph(
         rng.integers(-3000, 3000, (shape.tokens, c)).astype(np.int16),
         shape.tokens - shape.patches,
     )
-    head = IntHead(norm(), linear(rng, shape.outputs, c, 9000), shape.head_first, shape.head_rows)
+    wide = is_wide()
+    last = normalised(shape.outputs, 9000, wide)
+    head = IntHead(norm(), last, shape.head_first, shape.head_rows, wide)
     inputs = shape.patches * shape.patch_inputs
     outputs = shape.head_rows * shape.outputs
     return IntGraph(

@@ -83,7 +83,7 @@ def test_moments_are_those_of_all_rows(parts: int) -> None:
     for part in np.array_split(x, parts):
         seen.add(part)
     assert seen.rows == 60
-    assert np.allclose(seen.mean(7), x.mean(0)) and np.allclose(seen.peaks(7), np.abs(x).max(0))
+    assert np.allclose(seen.mean(7), x.mean(0))
     exact, trust = x.T @ x / 60, 60 / 67
     shrunk = trust * exact + (1 - trust) * np.diag(np.diag(exact))
     assert np.allclose(seen.covariance(7), shrunk)
@@ -92,5 +92,5 @@ def test_moments_are_those_of_all_rows(parts: int) -> None:
 def test_moments_of_no_rows() -> None:
     seen = Moments()
     seen.add(np.empty((0, 5)))
-    assert not seen.mean(5).any() and not seen.peaks(5).any()
+    assert not seen.mean(5).any()
     assert np.array_equal(seen.covariance(5), np.eye(5))

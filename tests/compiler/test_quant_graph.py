@@ -128,13 +128,13 @@ def test_saturated_residual_is_seen() -> None:
 
 
 def test_scale_is_widened_until_nothing_saturates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moesaic.compiler.quant.RESIDUAL_HEADROOM", 0.5)
+    monkeypatch.setattr("moesaic.compiler.quant.calibrated.RESIDUAL_HEADROOM", 0.5)
     graph, samples = random_graph(), random_samples(count=2)
     integer, report = quantise(graph, samples, "seg")
     assert Comparison(graph, integer, samples).saturated == 0
     residual = report.points["residual"]
     assert residual.maximum < residual.clip < 1.5 * residual.maximum
-    monkeypatch.setattr("moesaic.compiler.quant.HEADROOM_TRIES", 1)
+    monkeypatch.setattr("moesaic.compiler.quant.calibrated.HEADROOM_TRIES", 1)
     with pytest.raises(UserError, match="residual stream must stay in 16 bits"):
         quantise(graph, samples, "seg")
 
@@ -286,7 +286,7 @@ def test_points_in_16_bits_are_those_named() -> None:
     assert all(expert.wide or 0 < expert.offset < 128 for expert in moe.experts)
 
 
-@pytest.mark.parametrize("name", ["2.key", "head.norm", "9.norm", "3.hidden"])
+@pytest.mark.parametrize("name", ["2.key", "residual", "9.norm", "3.hidden"])
 def test_other_points_cannot_be_wide(name: str) -> None:
     with pytest.raises(ValueError, match=f"wide must name .* hidden rows, not '{name}'"):
         built({name})

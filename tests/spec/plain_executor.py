@@ -179,4 +179,6 @@ def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
                 assert_never(layer)
     head = graph.head
     last = rows[head.first_row : head.first_row + head.rows]
-    return np.array([linear(norm(row, head.norm)[0], head.linear, 16) for row in last], np.int16)
+    return np.array(
+        [linear(norm(row, head.norm)[head.wide], head.linear, 16) for row in last], np.int16
+    )

@@ -1,0 +1,1 @@
+"""What each rounding costs, and what to do about it."""

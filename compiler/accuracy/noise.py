@@ -1,0 +1,53 @@
+"""What the rounding of each point costs at the output, alone and together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moesaic.compiler.accuracy.reals import Rounding, in_reals
+from moesaic.compiler.points import layer_point
+from moesaic.compiler.quant.samples import spread
+from moesaic.compiler.replay import Replay
+from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.metrics import ratio_db
+
+
+@dataclass(frozen=True)
+class PointNoise:
+    """Of a point, or of the same point of all experts of a layer."""
+
+    point: str
+    noise: float
+    """Error of the output that its rounding alone makes: squared, as a share of the signal."""
+
+    @property
+    def db(self) -> float:
+        return ratio_db(1.0, self.noise)
+
+
+def noise_alone(graph: IntGraph, samples: NDArray[np.float32]) -> list[PointNoise]:
+    """Of every rounded point, the worst first.
+
+    A float run with the integers' weights is the yardstick; experts are chosen as in that run.
+    """
+    reals, roundings = in_reals(graph)
+    replay = Replay(reals, spread(samples, graph.tokens * graph.channels))
+    groups: dict[str, dict[str, Rounding]] = defaultdict(dict)
+    for point, rounding in roundings.items():
+        groups[layer_point(point)][point] = rounding
+    costs = [
+        PointNoise(name, _noise(replay.output, replay.run(changes)[0]))
+        for name, changes in groups.items()
+    ]
+    return sorted(costs, key=lambda cost: -cost.noise)
+
+
+def _noise(exact: Tensor, rounded: Tensor) -> float:
+    signal = float(exact.double().square().sum())
+    error = float((rounded - exact).double().square().sum())
+    return error / signal if signal else 0.0

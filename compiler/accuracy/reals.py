@@ -1,0 +1,204 @@
+"""An integer graph as a float graph, and how each of its points is rounded.
+
+All roundings on, it follows the integers (to what tables and multipliers of 16 bits lose); all
+off, it has their weights alone. So what one rounding costs can be measured by itself, from a
+bundle and without the file that it came from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moesaic.compiler import ir
+from moesaic.compiler.points import mlp_hidden
+from moesaic.compiler.quant.build import WIDE_STEPS
+from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES
+from moesaic.spec import tables
+from moesaic.spec.formats import RESIDUAL_BITS, RESIDUAL_GUARD_BITS, UINT8_LARGEST
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntLayer,
+    IntLinear,
+    IntMlp,
+    IntMoe,
+    IntNorm,
+)
+from moesaic.spec.semantics import dither
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Integers that hold a point: ``step`` is the real value of one, others saturate."""
+
+    step: float
+    lowest: int
+    highest: int
+
+    @staticmethod
+    def signed(step: float, bits: int) -> Codes:
+        return Codes(step, -(1 << bits - 1), (1 << bits - 1) - 1)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The values that are left."""
+        return torch.floor(value / self.step + 0.5).clamp_(self.lowest, self.highest) * self.step
+
+    def clipped(self, value: Tensor) -> float:
+        """Share of the values that saturate."""
+        codes = torch.floor(value / self.step + 0.5)
+        outside = (codes < self.lowest) | (codes > self.highest)
+        return float(outside.double().mean()) if outside.numel() else 0.0
+
+
+@dataclass(frozen=True)
+class Numerators:
+    """Softmax numerators, 255 for a row's largest, dithered: ``semantics.softmax``."""
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The probabilities [..., columns] that are left of probabilities."""
+        largest = value.amax(-1, keepdim=True)
+        threshold = dither(value.shape[-1]) / (1 << tables.DITHER_BITS)
+        numerators = torch.floor(value / largest * UINT8_LARGEST + threshold.to(value.dtype))
+        return numerators / numerators.sum(-1, keepdim=True)
+
+
+Rounding = Codes | Numerators
+
+
+def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
+    """Return the float graph, norms folded, and the rounding of every point that has one.
+
+    Queries, keys and values are in units of their codes: only their products have a scale.
+    """
+    roundings: dict[str, Rounding] = {"input": Codes.signed(graph.input_scale, 8)}
+    roundings["residual"] = Codes.signed(graph.residual_scale, RESIDUAL_BITS)
+    reader = _Reader(graph, roundings)
+    embed, head = graph.embed, graph.head
+    layers = [reader.layer(number, layer) for number, layer in enumerate(graph.layers)]
+    norm, narrow = reader.norm("head.norm", head.norm, head.wide)
+    roundings["output"] = Codes.signed(graph.output_scale, RESIDUAL_BITS)
+    return ir.Graph(
+        source=graph.task,
+        input_name=graph.input_name,
+        input_shape=graph.input_shape,
+        output_name=graph.output_name,
+        output_shape=graph.output_shape,
+        embed=ir.Embed(
+            linear=_linear("embed", embed.linear, graph.input_scale, reader.addend),
+            gather=graph.gather,
+            initial=(embed.initial * graph.residual_scale).astype(np.float32),
+            first_row=embed.first_row,
+            name="embed",
+        ),
+        layers=layers,
+        head=ir.Head(
+            norm=norm,
+            linear=_linear("head", head.linear, narrow, graph.output_scale),
+            first_row=head.first_row,
+            rows=head.rows,
+            permutation=graph.permutation,
+            name="head",
+        ),
+    ), roundings
+
+
+def _linear(name: str, linear: IntLinear, source: float, target: float, zero: int = 0) -> ir.Linear:
+    """A linear layer between codes of steps ``source`` and ``target``; ``zero`` stands for 0."""
+    factor = np.ldexp(linear.multiplier.astype(np.float64), -linear.shift.astype(np.int32))
+    weight = linear.weight.astype(np.float64)
+    bias = linear.bias + zero * weight.sum(1)
+    return ir.Linear(
+        weight=(weight * (factor * target / source)[:, None]).astype(np.float32),
+        bias=(bias * factor * target).astype(np.float32),
+        name=name,
+    )
+
+
+class _Reader:
+    """Layers of one graph; notes roundings as it goes."""
+
+    def __init__(self, graph: IntGraph, roundings: dict[str, Rounding]) -> None:
+        self.residual = graph.residual_scale
+        self.addend = self.residual / (1 << RESIDUAL_GUARD_BITS)
+        self.roundings = roundings
+
+    def norm(self, point: str, norm: IntNorm, wide: bool) -> tuple[ir.Norm, float]:
+        """A norm, and the step of the rows that the layers behind it read."""
+        fine = 1.0 / norm.scale.value
+        codes = Codes.signed(fine, 16) if wide else Codes.signed(fine * WIDE_STEPS, 8)
+        self.roundings[point] = codes
+        ones = np.ones(norm.channels, np.float32)
+        epsilon = norm.epsilon * self.residual**2 / norm.channels**2
+        return ir.Norm(ones, np.zeros_like(ones), epsilon, point), codes.step
+
+    def layer(self, number: int, layer: IntLayer) -> ir.Layer:
+        norm, step = self.norm(f"{number}.norm", layer.norm, layer.wide)
+        match layer:
+            case IntAttention():
+                return self._attention(number, layer, norm, step)
+            case IntDense():
+                return self._mlp(number, None, layer.mlp, norm, step)
+            case IntMoe():
+                fine = 1.0 / layer.norm.scale.value
+                logit = layer.softmax.value / SCORE_OCTAVES
+                return ir.Moe(
+                    norm=norm,
+                    gate=_linear(f"{number}.gate", layer.gate, fine, logit),
+                    top_k=layer.top_k,
+                    renormalise=layer.renormalise,
+                    experts=[
+                        self._mlp(number, expert, mlp, norm, step)
+                        for expert, mlp in enumerate(layer.experts)
+                    ],
+                    name=layer.name,
+                )
+            case _:
+                assert_never(layer)
+
+    def _attention(
+        self, number: int, layer: IntAttention, norm: ir.Norm, step: float
+    ) -> ir.Attention:
+        attended = 1.0 / layer.scale.value
+        self.roundings |= {
+            f"{number}.query": Codes.signed(1.0, 16 if layer.wide_query else 8),
+            f"{number}.key": Codes.signed(1.0, 8),
+            f"{number}.value": Codes.signed(1.0, 8),
+            f"{number}.probability": Numerators(),
+            f"{number}.attention": Codes.signed(attended, 8),
+        }
+        return ir.Attention(
+            norm=norm,
+            query=_linear(f"{number}.query", layer.query, step, 1.0),
+            key=_linear(f"{number}.key", layer.key, step, 1.0),
+            value=_linear(f"{number}.value", layer.value, step, 1.0),
+            output=_linear(f"{number}.output", layer.output, attended, self.addend),
+            heads=layer.heads,
+            head_dim=layer.head_dim,
+            value_dim=layer.value_dim,
+            scale=layer.softmax.value / SCORE_OCTAVES,
+            name=layer.name,
+        )
+
+    def _mlp(
+        self, number: int, expert: int | None, mlp: IntMlp, norm: ir.Norm, step: float
+    ) -> ir.Mlp:
+        point = mlp_hidden(number, expert)
+        hidden = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS / mlp.gelu.value
+        self.roundings[point] = (
+            Codes.signed(hidden, 16)
+            if mlp.wide
+            else Codes(hidden, -mlp.offset, UINT8_LARGEST - mlp.offset)
+        )
+        name = point.removesuffix("hidden")
+        return ir.Mlp(
+            norm=norm,
+            up=_linear(f"{name}up", mlp.up, step, HIDDEN_STEP),
+            down=_linear(f"{name}down", mlp.down, hidden, self.addend, mlp.offset),
+            name=name,
+        )

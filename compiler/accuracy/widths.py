@@ -1,0 +1,212 @@
+"""Which points get 16 bits: the most decibels for the cycles that their second plane takes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from moesaic.compiler.accuracy.noise import noise_alone
+from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.estimate.task import estimate
+from moesaic.compiler.estimate.tuning import choose_schedule
+from moesaic.compiler.points import layer_point
+from moesaic.compiler.quant import Calibrated, QuantReport
+from moesaic.compiler.quant.build import may_be_wide
+from moesaic.compiler.schedule.options import Schedule
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLayer, IntMlp, IntMoe
+
+LEAST_GAIN = 0.005
+"""Share of a task's noise that 16 bits at a point must take away."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What 16-bit rows are for.
+
+    Attributes
+    ----------
+    sqnr_db
+        Every task's SQNR at the end of the accelerator; None for as much as the budget gives.
+    cycles
+        Most cycles of a frame; None for no limit.
+    more
+        Most cycles that 16-bit rows may add, as a share of those without; None for no limit.
+    """
+
+    sqnr_db: float | None = None
+    cycles: int | None = None
+    more: float | None = None
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Points that get 16 bits together: of all experts of a layer, and of tasks that share it."""
+
+    points: frozenset[tuple[str, str]]
+    gains: dict[str, float]
+    """Task to the noise that goes, as a share of its signal."""
+    cycles: dict[str, int]
+    """Task to the cycles that come."""
+
+    @property
+    def worth(self) -> float:
+        return sum(self.gains.values()) / max(1, sum(self.cycles.values()))
+
+
+Built = tuple[dict[str, IntGraph], dict[str, QuantReport]]
+
+
+def choose_widths(calibrated: Calibrated, arch: ArchConfig, goal: Goal) -> tuple[Built, list[str]]:
+    """Return the integer graphs with their reports, and the points that have 16 bits.
+
+    Raises
+    ------
+    UserError
+        The goal is out of reach; the message says how far it went.
+    """
+    built = calibrated.build()
+    graphs, reports = built
+    schedules = {task: choose_schedule(graph, arch) for task, graph in graphs.items()}
+    plain = {task: _cycles(graph, arch, schedules[task]) for task, graph in graphs.items()}
+    limits = {task: _limit(goal, cycles) for task, cycles in plain.items()}
+    left = _candidates(calibrated, graphs, arch, schedules, plain)
+    chosen: set[tuple[str, str]] = set()
+    cycles = dict(plain)
+    while left and not _reached(goal, reports):
+        missing = {task: _missing(goal, report) for task, report in reports.items()}
+        added = False
+        for candidate in list(left):
+            if not any(gain and missing[task] > 0 for task, gain in candidate.gains.items()):
+                continue
+            left.remove(candidate)
+            after = {task: cycles[task] + more for task, more in candidate.cycles.items()}
+            if any(count > limits[task] for task, count in after.items()):
+                continue
+            chosen |= candidate.points
+            cycles.update(after)
+            added = True
+            for task, gain in candidate.gains.items():
+                missing[task] -= gain
+        if not added:
+            break
+        built = calibrated.build(_by_task(chosen))
+        graphs, reports = built
+    if goal.sqnr_db is not None and not _reached(goal, reports):
+        task, report = min(reports.items(), key=lambda pair: pair[1].sqnr_db)
+        raise UserError(
+            f"task {task} reaches {report.sqnr_db:.1f} dB with {len(chosen)} points in 16 bits"
+            f" ({cycles[task]} cycles, {plain[task]} without), not {goal.sqnr_db:g}: ask for less,"
+            " allow more cycles, or calibrate with more samples"
+        )
+    return built, sorted({layer_point(point) for _, point in chosen}, key=_order)
+
+
+def _reached(goal: Goal, reports: dict[str, QuantReport]) -> bool:
+    return goal.sqnr_db is not None and all(
+        report.sqnr_db >= goal.sqnr_db for report in reports.values()
+    )
+
+
+def _missing(goal: Goal, report: QuantReport) -> float:
+    """Noise, as a share of the signal, that must go."""
+    noise = 10 ** (-report.sqnr_db / 10)
+    return noise if goal.sqnr_db is None else noise - 10 ** (-goal.sqnr_db / 10)
+
+
+def _limit(goal: Goal, cycles: int) -> float:
+    limits = [float("inf")]
+    if goal.cycles is not None:
+        limits.append(goal.cycles)
+    if goal.more is not None:
+        limits.append((1 + goal.more) * cycles)
+    return min(limits)
+
+
+def _by_task(points: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    result: dict[str, set[str]] = defaultdict(set)
+    for task, point in points:
+        result[task].add(point)
+    return result
+
+
+def _order(point: str) -> tuple[int, str]:
+    first, _, rest = point.partition(".")
+    return (int(first), rest) if first.isdigit() else (1 << 30, point)
+
+
+def _candidates(
+    calibrated: Calibrated,
+    graphs: dict[str, IntGraph],
+    arch: ArchConfig,
+    schedules: dict[str, Schedule],
+    plain: dict[str, int],
+) -> list[_Candidate]:
+    """The worthiest first."""
+    alone = {
+        task: {cost.point: cost.noise for cost in noise_alone(graph, calibrated.measured[task])}
+        for task, graph in graphs.items()
+    }
+    groups: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    for task, graph in calibrated.graphs.items():
+        named: dict[str, list[str]] = defaultdict(list)
+        for point in dict.fromkeys(may_be_wide(graph)):
+            named[layer_point(point)].append(point)
+        for names in named.values():
+            # Tasks that share a point keep it equal, or its weights are stored twice.
+            key = min(calibrated.shared.find(task, point) for point in names)
+            groups[key] |= {(task, point) for point in names}
+    result = []
+    for points in groups.values():
+        gains, cycles = {}, {}
+        for task, own in _by_task(points).items():
+            gains[task] = alone[task][layer_point(next(iter(own)))]
+            wide = widened(graphs[task], own)
+            try:
+                cycles[task] = _cycles(wide, arch, schedules[task]) - plain[task]
+            except UserError:  # it needs more memory than there is
+                break
+        else:
+            result.append(_Candidate(frozenset(points), gains, cycles))
+    total = {task: sum(costs.values()) for task, costs in alone.items()}
+    useful = [
+        one
+        for one in result
+        if any(gain > LEAST_GAIN * total[task] for task, gain in one.gains.items())
+    ]
+    return sorted(useful, key=lambda one: -one.worth)
+
+
+def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
+    steps = compile_task(graph, arch, ShapeImage(arch), schedule).steps
+    return estimate(steps, arch, graph.macs).cycles
+
+
+def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
+    """The graph as to its sizes with some points in 16 bits; its values mean nothing."""
+    wide = {layer_point(point) for point in points}
+
+    def mlp(number: int, part: IntMlp) -> IntMlp:
+        return replace(part, wide=True, offset=0) if f"{number}.hidden" in wide else part
+
+    def layers() -> Iterator[IntLayer]:
+        for number, layer in enumerate(graph.layers):
+            rows = layer.wide or f"{number}.norm" in wide
+            match layer:
+                case IntAttention():
+                    query = layer.wide_query or f"{number}.query" in wide
+                    yield replace(layer, wide=rows, wide_query=query)
+                case IntDense():
+                    yield replace(layer, wide=rows, mlp=mlp(number, layer.mlp))
+                case IntMoe():
+                    experts = tuple(mlp(number, expert) for expert in layer.experts)
+                    yield replace(layer, wide=rows, experts=experts)
+                case _:
+                    assert_never(layer)
+
+    head = replace(graph.head, wide=graph.head.wide or "head.norm" in wide)
+    return replace(graph, layers=tuple(layers()), head=head)

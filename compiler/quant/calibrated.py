@@ -1,0 +1,170 @@
+"""Tasks that are ready to become integers: rewritten, calibrated, ranges chosen.
+
+Built once, they can become integers several times, with other points in 16 bits: what is not
+concerned stays as it was built first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.compiler.ir import Graph
+from moesaic.compiler.quant.build import Builder, Done
+from moesaic.compiler.quant.calibrate import Channels, calibrate, channel_statistics
+from moesaic.compiler.quant.choose import choose_clips
+from moesaic.compiler.quant.given import has_given
+from moesaic.compiler.quant.measure import Comparison, make_report
+from moesaic.compiler.quant.options import QuantOptions
+from moesaic.compiler.quant.outliers import leave_out_outliers
+from moesaic.compiler.quant.report import QuantReport
+from moesaic.compiler.quant.samples import check_samples
+from moesaic.compiler.quant.scales import RESIDUAL_HEADROOM, Scales
+from moesaic.compiler.quant.share import Key, SharedPoints
+from moesaic.compiler.rewrite import (
+    centre,
+    check_rewritten,
+    equalise,
+    fold_norms,
+    rotate_residual,
+)
+from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import IntGraph
+
+Wide = Mapping[str, Collection[str]]
+"""Task to the points that it holds in 16 bits."""
+
+SAMPLES_MEASURED = 32
+"""Samples on which integer and float are compared, at most."""
+HEADROOM_FACTOR = 1.5
+HEADROOM_TRIES = 4
+
+
+class Calibrated:
+    """All of quantisation that does not depend on which points have 16 bits.
+
+    Parameters
+    ----------
+    graphs
+        Task name to float graph. They are left as they are.
+    samples
+        Task name to calibration inputs [n, *input_shape[1:]], finite and not constant.
+    options
+        What is done besides rounding.
+    held_out
+        Task name to inputs that calibration does not see: integers are measured on these. Without
+        them on the calibration samples.
+
+    Raises
+    ------
+    UserError
+        Samples or weights are unusable.
+    """
+
+    def __init__(
+        self,
+        graphs: dict[str, Graph],
+        samples: Mapping[str, NDArray[np.floating]],
+        options: QuantOptions,
+        held_out: Mapping[str, NDArray[np.floating]] | None = None,
+    ) -> None:
+        if any(has_given(graph) for graph in graphs.values()):
+            # What a quantised file gives holds for its tensors as they are.
+            options = options.without(["rotate", "centre", "equalise"])
+        self.options = options
+        checked = {task: check_samples(task, graph, samples) for task, graph in graphs.items()}
+        self.notes: dict[str, Sequence[str]] = {}
+        for task, rows in checked.items():
+            checked[task], self.notes[task] = leave_out_outliers(rows)
+        measured = {task: rows for task, rows in (held_out or {}).items() if len(rows)}
+        for task in measured:
+            measured[task] = check_samples(task, graphs[task], measured)
+        self.held_out = bool(measured)
+        self.measured = {
+            task: measured.get(task, rows)[:SAMPLES_MEASURED] for task, rows in checked.items()
+        }
+        self.graphs = rewrite_tasks(graphs, checked, options)
+        self.shared = SharedPoints(self.graphs)
+        self.statistics = calibrate(self.graphs, checked, self.shared)
+        self.clips: dict[Key, float] = {}
+        if options.ranges:
+            self.clips = choose_clips(self.graphs, checked, self.shared, self.statistics)
+        self._done = Done()
+
+    def build(self, wide: Wide | None = None) -> tuple[dict[str, IntGraph], dict[str, QuantReport]]:
+        """Integer graph and what was measured, by task; ``wide`` points in 16 bits.
+
+        Raises
+        ------
+        UserError
+            A layer does not fit the integer formats.
+        """
+        wide = wide or {}
+        headroom = RESIDUAL_HEADROOM
+        for _ in range(HEADROOM_TRIES):
+            scales = Scales(self.statistics, self.shared, self.clips, headroom, self.graphs)
+            built = {
+                task: Builder(
+                    task, graph, scales, self.options, self._done, wide.get(task, ())
+                ).build()
+                for task, graph in self.graphs.items()
+            }
+            runs = {
+                task: Comparison(graph, built[task], self.measured[task])
+                for task, graph in self.graphs.items()
+            }
+            if not any(run.saturated for run in runs.values()):
+                reports = {
+                    task: make_report(
+                        task,
+                        graph,
+                        scales,
+                        runs[task],
+                        self.options,
+                        wide=wide.get(task, ()),
+                        held_out=self.held_out,
+                        notes=self.notes[task],
+                    )
+                    for task, graph in self.graphs.items()
+                }
+                return built, reports
+            # The integer run left the float run's range, through a flipped expert for example.
+            headroom *= HEADROOM_FACTOR
+        raise UserError(
+            f"{', '.join(self.graphs)}: the residual stream must stay in 16 bits on the samples,"
+            " but leaves them at any scale: the model's integer form is unstable on these samples"
+        )
+
+
+def rewrite_tasks(
+    graphs: dict[str, Graph], samples: dict[str, NDArray[np.float32]], options: QuantOptions
+) -> dict[str, Graph]:
+    """Return the same functions with norms folded and the exact rewrites of the options."""
+    result = {task: fold_norms(graph) for task, graph in graphs.items()}
+    if options.rotate:
+        result = {task: rotate_residual(graph) for task, graph in result.items()}
+    if options.centre:
+        shared = SharedPoints(result)
+        seen = channel_statistics(result, samples, shared)
+        for task, graph in result.items():
+            result[task] = centre(graph, _lookup(seen, shared, task, Channels.mean))
+    if options.equalise:
+        shared = SharedPoints(result)
+        seen = channel_statistics(result, samples, shared)
+        for task, graph in result.items():
+            result[task] = equalise(graph, _lookup(seen, shared, task, Channels.typical_peaks))
+    for task, graph in graphs.items():
+        check_rewritten(task, graph, result[task], samples[task])
+    return result
+
+
+def _lookup(
+    seen: dict[Key, Channels],
+    shared: SharedPoints,
+    task: str,
+    what: Callable[[Channels], NDArray[np.float64]],
+) -> Callable[[str], NDArray[np.float64]]:
+    """``what`` of a task's points, as the rewrites ask for it."""
+    return lambda point: what(seen[shared.find(task, point)])
