@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from moesaic.cli import compiling, estimating, running, simulating  # noqa: F401
+from moesaic.cli import compiling, estimating, measuring, running, simulating  # noqa: F401
 from moesaic.cli.console import app, console
 from moesaic.spec.errors import UserError
 

@@ -84,10 +84,13 @@ class OutputFile:
 
         self._write(write)
 
+    def write_bytes(self, data: bytes) -> None:
+        """Write data as they are."""
+        self._write(lambda file: file.write(data))
+
     def write_json(self, value: Any, indent: int | None = 1) -> None:
         """Write a JSON text."""
-        text = json.dumps(value, indent=indent).encode()
-        self._write(lambda file: file.write(text))
+        self.write_bytes(json.dumps(value, indent=indent).encode())
 
     def _write(self, write: Any) -> None:
         try:

@@ -91,7 +91,7 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
         output_shape=graph.output_shape,
         embed=ir.Embed(
             linear=_linear("embed", embed.linear, graph.input_scale, reader.addend),
-            gather=graph.gather,
+            gather=graph.gather.copy(),  # torch wants what it may write to
             initial=(embed.initial * graph.residual_scale).astype(np.float32),
             first_row=embed.first_row,
             name="embed",
@@ -102,7 +102,7 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
             linear=_linear("head", head.linear, narrow, graph.output_scale),
             first_row=head.first_row,
             rows=head.rows,
-            permutation=graph.permutation,
+            permutation=graph.permutation.copy(),
             name="head",
         ),
     ), roundings

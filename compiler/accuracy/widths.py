@@ -8,10 +8,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from moesaic.compiler.accuracy.noise import noise_alone
-from moesaic.compiler.codegen.task import compile_task
-from moesaic.compiler.estimate.shapes import ShapeImage
-from moesaic.compiler.estimate.task import estimate
-from moesaic.compiler.estimate.tuning import choose_schedule
+from moesaic.compiler.estimate.tuning import choose_schedule, fitting_schedule
 from moesaic.compiler.points import layer_point
 from moesaic.compiler.quant import Calibrated, QuantReport
 from moesaic.compiler.quant.build import may_be_wide
@@ -72,38 +69,72 @@ def choose_widths(calibrated: Calibrated, arch: ArchConfig, goal: Goal) -> tuple
     built = calibrated.build()
     graphs, reports = built
     schedules = {task: choose_schedule(graph, arch) for task, graph in graphs.items()}
-    plain = {task: _cycles(graph, arch, schedules[task]) for task, graph in graphs.items()}
-    limits = {task: _limit(goal, cycles) for task, cycles in plain.items()}
-    left = _candidates(calibrated, graphs, arch, schedules, plain)
-    chosen: set[tuple[str, str]] = set()
-    cycles = dict(plain)
-    while left and not _reached(goal, reports):
-        missing = {task: _missing(goal, report) for task, report in reports.items()}
-        added = False
-        for candidate in list(left):
-            if not any(gain and missing[task] > 0 for task, gain in candidate.gains.items()):
-                continue
-            left.remove(candidate)
-            after = {task: cycles[task] + more for task, more in candidate.cycles.items()}
-            if any(count > limits[task] for task, count in after.items()):
-                continue
-            chosen |= candidate.points
-            cycles.update(after)
-            added = True
-            for task, gain in candidate.gains.items():
-                missing[task] -= gain
-        if not added:
-            break
-        built = calibrated.build(_by_task(chosen))
-        graphs, reports = built
-    if goal.sqnr_db is not None and not _reached(goal, reports):
-        task, report = min(reports.items(), key=lambda pair: pair[1].sqnr_db)
+    plain = {task: cycles(graph, arch, schedules[task]) for task, graph in graphs.items()}
+    chosen, taken = _within(
+        goal,
+        _candidates(calibrated, graphs, arch, schedules, plain),
+        graphs,
+        arch,
+        schedules,
+        plain,
+    )
+
+    def points(count: int) -> set[tuple[str, str]]:
+        return set().union(*(candidate.points for candidate in chosen[:count]))
+
+    # The fewest of them that reach the goal: what one alone gains is measured on few frames.
+    fewest, most = 0, len(chosen)
+    if _reached(goal, reports):
+        return built, []
+    built = calibrated.build(_by_task(points(most)))
+    if goal.sqnr_db is None:
+        return built, _names(points(most))
+    if not _reached(goal, built[1]):
+        task, report = min(built[1].items(), key=lambda pair: pair[1].sqnr_db)
         raise UserError(
-            f"task {task} reaches {report.sqnr_db:.1f} dB with {len(chosen)} points in 16 bits"
-            f" ({cycles[task]} cycles, {plain[task]} without), not {goal.sqnr_db:g}: ask for less,"
-            " allow more cycles, or calibrate with more samples"
+            f"task {task} reaches {report.sqnr_db:.1f} dB with all {most} points in 16 bits that"
+            f" help and fit ({taken[task]} cycles, {plain[task]} without), not"
+            f" {goal.sqnr_db:g}: ask for less, allow more cycles, or calibrate with more samples"
         )
-    return built, sorted({layer_point(point) for _, point in chosen}, key=_order)
+    while most - fewest > 1:
+        middle = (fewest + most) // 2
+        tried = calibrated.build(_by_task(points(middle)))
+        if _reached(goal, tried[1]):
+            most, built = middle, tried
+        else:
+            fewest = middle
+    return built, _names(points(most))
+
+
+def _within(
+    goal: Goal,
+    candidates: list[_Candidate],
+    graphs: dict[str, IntGraph],
+    arch: ArchConfig,
+    schedules: dict[str, Schedule],
+    plain: dict[str, int],
+) -> tuple[list[_Candidate], dict[str, int]]:
+    """Those that fit memory and budget together, in their order, and the cycles with all."""
+    chosen: list[_Candidate] = []
+    points: set[tuple[str, str]] = set()
+    taken = dict(plain)
+    for candidate in candidates:
+        try:
+            after = {
+                task: cycles(widened(graphs[task], own), arch, schedules[task])
+                for task, own in _by_task(points | candidate.points).items()
+            }
+        except UserError:
+            continue
+        if all(count <= _limit(goal, plain[task]) for task, count in after.items()):
+            chosen.append(candidate)
+            points |= candidate.points
+            taken.update(after)
+    return chosen, taken
+
+
+def _names(points: Iterable[tuple[str, str]]) -> list[str]:
+    return sorted({layer_point(point) for _, point in points}, key=_order)
 
 
 def _reached(goal: Goal, reports: dict[str, QuantReport]) -> bool:
@@ -112,18 +143,12 @@ def _reached(goal: Goal, reports: dict[str, QuantReport]) -> bool:
     )
 
 
-def _missing(goal: Goal, report: QuantReport) -> float:
-    """Noise, as a share of the signal, that must go."""
-    noise = 10 ** (-report.sqnr_db / 10)
-    return noise if goal.sqnr_db is None else noise - 10 ** (-goal.sqnr_db / 10)
-
-
-def _limit(goal: Goal, cycles: int) -> float:
+def _limit(goal: Goal, plain: int) -> float:
     limits = [float("inf")]
     if goal.cycles is not None:
         limits.append(goal.cycles)
     if goal.more is not None:
-        limits.append((1 + goal.more) * cycles)
+        limits.append((1 + goal.more) * plain)
     return min(limits)
 
 
@@ -162,16 +187,16 @@ def _candidates(
             groups[key] |= {(task, point) for point in names}
     result = []
     for points in groups.values():
-        gains, cycles = {}, {}
+        gains, more = {}, {}
         for task, own in _by_task(points).items():
             gains[task] = alone[task][layer_point(next(iter(own)))]
             wide = widened(graphs[task], own)
             try:
-                cycles[task] = _cycles(wide, arch, schedules[task]) - plain[task]
+                more[task] = cycles(wide, arch, schedules[task]) - plain[task]
             except UserError:  # it needs more memory than there is
                 break
         else:
-            result.append(_Candidate(frozenset(points), gains, cycles))
+            result.append(_Candidate(frozenset(points), gains, more))
     total = {task: sum(costs.values()) for task, costs in alone.items()}
     useful = [
         one
@@ -181,9 +206,15 @@ def _candidates(
     return sorted(useful, key=lambda one: -one.worth)
 
 
-def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
-    steps = compile_task(graph, arch, ShapeImage(arch), schedule).steps
-    return estimate(steps, arch, graph.macs).cycles
+def cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
+    """Cycles of a frame with a schedule, or with one of less memory if that does not fit.
+
+    Raises
+    ------
+    UserError
+        None fits.
+    """
+    return fitting_schedule(graph, arch, schedule)[1]
 
 
 def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:

@@ -35,7 +35,7 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
         The model does not fit the architecture, whatever the schedule.
     """
     check_capacity(graph, arch)
-    best, least = _begin(graph, arch, start or first_schedule(arch))
+    best, least = fitting_schedule(graph, arch, start or first_schedule(arch))
     before = None
     while best != before:  # a choice may pay only once another one is made
         before = best
@@ -57,11 +57,16 @@ MOST_QUERY_BLOCKS = 16
 """Parts of the queries that are worth a try for their memory; each loads all keys again."""
 
 
-def _begin(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tuple[Schedule, int]:
+def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tuple[Schedule, int]:
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
     Fewer hidden activations wait for their second products; scores are taken in smaller parts;
     and a product whose groups fit the accumulator banks may be drained over its own source.
+
+    Raises
+    ------
+    UserError
+        None of them fits.
     """
     refusals: list[UserError] = []
 

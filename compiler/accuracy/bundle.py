@@ -1,0 +1,112 @@
+"""The accuracy of all tasks of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesaic.compiler.accuracy.analysis import analyse
+from moesaic.compiler.accuracy.metrics import Metric
+from moesaic.compiler.accuracy.widths import cycles
+from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.schedule.options import stored_schedule
+from moesaic.compiler.validate.compare import open_oracle
+from moesaic.spec.bundle import Bundle
+from moesaic.spec.errors import UserError
+from moesaic.spec.execute import Executor
+from moesaic.spec.hostpart import task_outputs
+from moesaic.spec.hostside import check_frames, quantise_input
+from moesaic.spec.metrics import sqnr_db
+
+
+def measure_bundle(
+    bundle: Bundle,
+    samples: Mapping[str, NDArray[Any]],
+    models: Mapping[str, str | Path],
+    labels: Mapping[str, NDArray[Any]],
+    metrics: Mapping[str, Mapping[str, Metric]],
+    say: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Task to :meth:`TaskAccuracy.to_dict`, with ``cycles`` of a frame and, where the model is
+    given, ``output_db``: SQNR of the task's output, behind the host's part.
+
+    Parameters
+    ----------
+    bundle
+        What is measured; tasks whose input the samples lack are left out.
+    samples
+        Arrays by input name.
+    models
+        Task to the ONNX file that it was compiled from, for those that are there.
+    labels, metrics
+        By task.
+
+    Raises
+    ------
+    UserError
+        Samples, labels or models do not fit the bundle.
+    """
+    results = {}
+    for name, graph in bundle.graphs.items():
+        if graph.input_name not in samples:
+            continue
+        given = check_frames(
+            samples, graph.input_name, graph.input_shape, task=name, holder="the samples' file"
+        )
+        schedule = stored_schedule(
+            bundle.arch, bundle.report["tasks"][name]["schedule"], str(bundle.path)
+        )
+        model = None
+        if name in models:
+            say(f"reading {models[name]}")
+            model = load_graph(models[name], name, partition=name in bundle.host_parts)
+            if (model.input_shape, model.tokens) != (graph.input_shape, graph.tokens):
+                raise UserError(f"{models[name]} is not what task {name} was compiled from")
+        say(f"measuring {name}")
+        result = analyse(graph, bundle.arch, schedule, given, model)
+        codes = Executor(graph).run(quantise_input(graph, given))
+        (integer,) = task_outputs(graph, codes, bundle.host_part(name)).values()
+        exact = None
+        if model is not None:
+            oracle = open_oracle(models[name], model)
+            exact = oracle.run(given)[oracle.outputs[0]]
+        if name in metrics:
+            result = replace(result, metrics=_metrics(name, metrics[name], labels, exact, integer))
+        results[name] = {
+            **result.to_dict(),
+            "output_db": None if exact is None else sqnr_db(exact, integer),
+            "cycles": cycles(graph, bundle.arch, schedule),
+        }
+    if not results:
+        wanted = sorted({graph.input_name for graph in bundle.graphs.values()})
+        raise UserError(
+            f"the samples' file must hold {', '.join(wanted)}, not {', '.join(samples)}"
+        )
+    return results
+
+
+def _metrics(
+    task: str,
+    wanted: Mapping[str, Metric],
+    labels: Mapping[str, NDArray[Any]],
+    exact: NDArray[np.float32] | None,
+    integer: NDArray[np.float32],
+) -> dict[str, dict[str, float]]:
+    if task not in labels:
+        raise UserError(f"the labels' file must hold {task!r}, it has {', '.join(labels)}")
+    if len(labels[task]) != len(integer):
+        raise UserError(
+            f"labels of {task} must be as many as the samples, {len(integer)},"
+            f" not {len(labels[task])}"
+        )
+    values = {}
+    for name, metric in wanted.items():
+        values[name] = {"integer": metric(integer, labels[task])}
+        if exact is not None:
+            values[name]["float"] = metric(exact, labels[task])
+    return values

@@ -1,0 +1,76 @@
+"""16-bit rows: the most decibels for the cycles, within what was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from moesaic.compiler.accuracy.widths import Goal, choose_widths, cycles, widened
+from moesaic.compiler.estimate.tuning import choose_schedule
+from moesaic.compiler.quant import Calibrated, QuantOptions
+from moesaic.compiler.quant.build import may_be_wide
+from moesaic.spec.arch import PRESETS
+from moesaic.spec.errors import UserError
+from tests.compiler.quant_models import random_graph, random_samples
+
+ARCH = PRESETS["nano"]
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> Calibrated:
+    graphs = {task: random_graph(task=task) for task in ("seg", "depth")}
+    samples = dict.fromkeys(graphs, random_samples(count=8))
+    return Calibrated(graphs, samples, QuantOptions())
+
+
+def least(calibrated: Calibrated) -> float:
+    return min(report.sqnr_db for report in calibrated.build()[1].values())
+
+
+def test_a_target_is_reached_and_both_tasks_store_shared_weights_once(
+    calibrated: Calibrated,
+) -> None:
+    target = least(calibrated) + 1.5
+    (graphs, reports), chosen = choose_widths(calibrated, ARCH, Goal(target))
+    assert chosen and all(report.sqnr_db >= target for report in reports.values())
+    for task, report in reports.items():
+        wide = {name for name, point in report.points.items() if point.bits == 16}
+        assert wide - {"residual", "output"} <= set(may_be_wide(calibrated.graphs[task]))
+    # The layers that both share have the same points in 16 bits, and so the same tensors.
+    for one, other in zip(graphs["seg"].layers, graphs["depth"].layers, strict=True):
+        assert one.wide == other.wide
+    assert graphs["seg"].embed.linear is graphs["depth"].embed.linear
+
+
+def test_a_budget_is_kept_and_more_of_it_gives_more(calibrated: Calibrated) -> None:
+    plain = calibrated.build()[0]
+    schedules = {task: choose_schedule(graph, ARCH) for task, graph in plain.items()}
+    before = least(calibrated)
+    found = []
+    for more in (0.0, 0.04, 0.5):
+        (graphs, reports), _ = choose_widths(calibrated, ARCH, Goal(more=more))
+        for task, graph in graphs.items():
+            limit = (1 + more) * cycles(plain[task], ARCH, schedules[task])
+            assert cycles(graph, ARCH, schedules[task]) <= limit
+        found.append(min(report.sqnr_db for report in reports.values()))
+    assert found[0] == before and found[0] < found[1] < found[2]
+
+
+def test_out_of_reach_is_refused_with_how_far_it_went(calibrated: Calibrated) -> None:
+    with pytest.raises(UserError, match=r"task \w+ reaches .* dB with .* not 90: ask for less"):
+        choose_widths(calibrated, ARCH, Goal(90.0))
+    plain = calibrated.build()[0]["seg"]
+    few = cycles(plain, ARCH, choose_schedule(plain, ARCH))
+    with pytest.raises(UserError, match="with all 0 points"):
+        choose_widths(calibrated, ARCH, Goal(90.0, cycles=few // 2))
+
+
+def test_sizes_of_widened_graphs_are_those_of_built_ones(calibrated: Calibrated) -> None:
+    plain = calibrated.build()[0]["seg"]
+    schedule = choose_schedule(plain, ARCH)
+    for point in dict.fromkeys(may_be_wide(calibrated.graphs["seg"])):
+        if ".expert" in point:
+            continue
+        real = calibrated.build({"seg": {point}})[0]["seg"]
+        guess = widened(plain, [point])
+        assert cycles(guess, ARCH, schedule) == cycles(real, ARCH, schedule), point
+        assert cycles(guess, ARCH, schedule) > cycles(plain, ARCH, schedule), point

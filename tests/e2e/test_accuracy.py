@@ -1,0 +1,140 @@
+"""`moesaic accuracy` and the options of `compile` that it speaks of, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moesaic.compiler.accuracy.metrics import find_metric, miou, rmse, top1
+from moesaic.spec.errors import UserError
+from tests.e2e.conftest import SMALL, moesaic
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six frames and labels that no calibration saw."""
+    path = tmp_path_factory.mktemp("unseen") / "unseen.npz"
+    rng = np.random.default_rng(9)
+    shape = (6, SMALL.height, SMALL.width)
+    np.savez(
+        path,
+        image=rng.normal(size=(6, 3, SMALL.height, SMALL.width)).astype(np.float32),
+        seg=rng.integers(0, 3, shape),
+        depth=rng.normal(size=shape).astype(np.float32),
+    )
+    return path
+
+
+def test_every_figure_comes_in_text_json_and_picture(
+    small_models: tuple[Path, list[str]], small_bundle: Path, unseen: Path, tmp_path: Path
+) -> None:
+    user = tmp_path / "mine.py"
+    user.write_text("def spread(outputs, labels):\n    return outputs.std() + labels.std()\n")
+    found, picture = tmp_path / "found.json", tmp_path / "points.png"
+    done = moesaic(
+        "accuracy", small_bundle, "--samples", unseen, "--labels", unseen,
+        *(word for model in small_models[1] for word in ("--model", model)),
+        "--metric", "seg=miou", "--metric", "depth=rmse", "--metric", f"depth={user}:spread",
+        "--json", found, "--picture", picture,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    for text in ("against the float model", "their weights alone", "miou", "rmse", "alone"):
+        assert text in done.out
+    assert picture.read_bytes()[1:4] == b"PNG"
+    results = json.loads(found.read_text())
+    assert set(results) == {"seg", "depth"}
+    for result in results.values():
+        assert result["samples"] == 6 and result["cycles"] > 1000
+        assert result["total_db"] == pytest.approx(result["output_db"], abs=0.01)
+        assert result["total_db"] < min(result["weights_db"], result["roundings_db"]) + 0.5
+        points = result["points"]
+        assert len(points) > 10
+        assert points == sorted(points, key=lambda point: point["alone_db"])
+    assert set(results["depth"]["metrics"]) == {"rmse", f"{user}:spread"}
+    miou_of = results["seg"]["metrics"]["miou"]
+    assert abs(miou_of["float"] - miou_of["integer"]) < 0.05
+
+
+def test_without_a_model_the_roundings_alone_are_measured(small_bundle: Path, unseen: Path) -> None:
+    done = moesaic("accuracy", small_bundle, "--samples", unseen)
+    assert done.code == 0, done.err
+    assert "all but their weights" in done.out and "against the float model" not in done.out
+
+
+def test_a_target_makes_rows_wide_and_the_bundle_still_verifies(
+    small_models: tuple[Path, list[str]], tmp_path: Path, unseen: Path
+) -> None:
+    folder, models = small_models
+    given = ("--target", "nano", "--calibrate", folder / "samples.npz", "--held-out", unseen)
+    done = moesaic("compile", *models, *given, "-o", tmp_path / "plain")
+    assert done.code == 0 and "6 samples held out" in done.err and "in 16 bits" not in done.err
+    report = json.loads(moesaic("inspect", tmp_path / "plain", "--json").out)
+    least = min(task["quantisation"]["sqnr_db"] for task in report["tasks"].values())
+    more = ("--target-sqnr", f"{least + 1:.2f}", "-o", tmp_path / "wide")
+    done = moesaic("compile", *models, *given, *more)
+    assert done.code == 0 and "in 16 bits" in done.err, done.err
+    assert moesaic("verify", tmp_path / "wide", "--samples", "1").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--metric", "seg=miou"], "give --labels"),
+        (["--metric", "seg=f1"], "--metric takes top1, miou, rmse or FILE.py:FUNCTION, not 'f1'"),
+        (["--metric", "seg=gone.py:f"], "FileNotFoundError"),
+        (["--metric", "miou"], "needs a task: write --metric seg=miou"),
+        (["--model", "pose=x.onnx"], "names the task 'pose'; the bundle has seg, depth"),
+        (["--model", "seg=gone.onnx"], "gone.onnx"),
+        (["--labels", "gone.npz"], "gone.npz"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    words: list[str], complaint: str, small_bundle: Path, unseen: Path
+) -> None:
+    done = moesaic("accuracy", small_bundle, "--samples", unseen, *words)
+    assert done.code == 2 and complaint in done.err.replace("\n", " "), done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--budget-cycles", "many"], "--budget-cycles takes cycles of a frame, or 15% more"),
+        (["--budget-cycles", "-5%"], "--budget-cycles takes cycles of a frame, or 15% more"),
+        (["--target-sqnr", "200"], "not 200: ask for less, allow more cycles"),
+        (["--held-out", "gone.npz"], "gone.npz"),
+    ],
+)
+def test_what_cannot_be_compiled_so_is_refused(
+    words: list[str], complaint: str, small_models: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, models = small_models
+    given = ("--target", "nano", "--calibrate", folder / "samples.npz", "-o", tmp_path / "out")
+    done = moesaic("compile", *models, *given, *words)
+    assert done.code == 2 and complaint in done.err.replace("\n", " "), done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_are_what_they_say() -> None:
+    outputs = np.zeros((2, 3, 1, 2), np.float32)
+    outputs[0, 1], outputs[1, 2] = 1, 1  # the frames are classes 1 and 2
+    labels = np.array([[[1, 1]], [[2, 0]]])
+    assert miou(outputs, labels) == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert top1(outputs[:, :, 0, 0], np.array([1, 0])) == 0.5
+    assert rmse(np.float32([[[1, 3]]]), np.array([[1, 1]])) == pytest.approx(2**0.5)
+    for metric, wrong in ((miou, labels[:, 0]), (rmse, labels[:1]), (top1, labels)):
+        with pytest.raises(UserError, match="labels of .* must have the shape"):
+            metric(outputs, wrong)
+    with pytest.raises(UserError, match="takes top1"):
+        find_metric("accuracy")
+
+
+def test_a_failing_metric_of_the_users_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text("def f(outputs, labels):\n    return outputs.nothing\n")
+    with pytest.raises(UserError, match="bad.py:f: AttributeError"):
+        find_metric(f"{path}:f")(np.zeros(1, np.float32), np.zeros(1))
+    with pytest.raises(UserError, match="bad.py:g: AttributeError"):
+        find_metric(f"{path}:g")
