@@ -75,7 +75,7 @@ def check_frames(
 
 def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> NDArray[np.int8]:
     """Host-side input layout and quantisation: [frames, ...] float to [frames, patches, inputs]."""
-    codes = np.floor(np.asarray(x, np.float64) / graph.input_scale + 0.5)
+    codes = np.floor(np.asarray(x, np.float64) / graph.input_scale + 0.5) + graph.input_zero
     codes = np.clip(codes, -128, 127).astype(np.int8)
     return codes.reshape(len(codes), -1)[:, graph.gather]
 

@@ -187,8 +187,9 @@ class IntHead:
 class IntGraph:
     """One task.
 
-    Input codes: ``floor(x / input_scale + 0.5)`` clamped to int8, then ``flatten()[gather]``,
-    [patches, inputs]. Output: ``(codes * output_scale).flatten()[permutation]`` as float32.
+    Input codes: ``floor(x / input_scale + 0.5) + input_zero`` clamped to int8, then
+    ``flatten()[gather]``, [patches, inputs]. Output: ``(codes * output_scale).flatten()`` at
+    ``permutation``, as float32.
     """
 
     task: str
@@ -206,6 +207,8 @@ class IntGraph:
     head: IntHead
     macs: int
     """Multiply-accumulates of one frame without any padding; experts count ``top_k`` a token."""
+    input_zero: Annotated[int, Range(-128, 127)] = 0
+    """Code of an input of 0; the embedding's bias has taken it out."""
 
     @property
     def tokens(self) -> int:

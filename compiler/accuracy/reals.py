@@ -76,7 +76,8 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
 
     Queries, keys and values are in units of their codes: only their products have a scale.
     """
-    roundings: dict[str, Rounding] = {"input": Codes.signed(graph.input_scale, 8)}
+    zero = graph.input_zero
+    roundings: dict[str, Rounding] = {"input": Codes(graph.input_scale, -128 - zero, 127 - zero)}
     roundings["residual"] = Codes.signed(graph.residual_scale, RESIDUAL_BITS)
     reader = _Reader(graph, roundings)
     embed, head = graph.embed, graph.head
@@ -90,7 +91,7 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
         output_name=graph.output_name,
         output_shape=graph.output_shape,
         embed=ir.Embed(
-            linear=_linear("embed", embed.linear, graph.input_scale, reader.addend),
+            linear=_linear("embed", embed.linear, graph.input_scale, reader.addend, zero),
             gather=graph.gather.copy(),  # torch wants what it may write to
             initial=(embed.initial * graph.residual_scale).astype(np.float32),
             first_row=embed.first_row,

@@ -101,7 +101,8 @@ class Builder:
             task=self.task,
             input_name=graph.input_name,
             input_shape=graph.input_shape,
-            input_scale=self.scales.int8(self.task, "input"),
+            input_scale=self.scales.input(self.task)[0],
+            input_zero=self.scales.input(self.task)[1],
             gather=graph.embed.gather,
             output_name=graph.output_name,
             output_shape=graph.output_shape,
@@ -117,8 +118,8 @@ class Builder:
     def _embed(self) -> IntEmbed:
         initial = round_half_up(self.graph.embed.initial.astype(np.float64) / self.residual)
         codes = np.clip(initial, -(1 << 15), (1 << 15) - 1).astype(np.int16)
-        source = self.scales.int8(self.task, "input")
-        linear = self._linear("embed", source, self.addend)
+        source, zero = self.scales.input(self.task)
+        linear = self._linear("embed", source, self.addend, zero)
         return IntEmbed(linear, codes, self.graph.embed.first_row)
 
     def _layer(self, number: int, layer: ir.Layer) -> IntLayer:

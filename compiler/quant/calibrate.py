@@ -35,6 +35,8 @@ class Statistics:
     """At points that a linear layer reads."""
     frames: dict[Key, FramePeaks] = field(default_factory=lambda: defaultdict(FramePeaks))
     """At int8 points whose rows are those of a frame, which an expert's are not."""
+    input_bounds: dict[Key, tuple[float, float]] = field(default_factory=dict)
+    """Lowest and highest value of the inputs."""
     addend: float = 0.0
     """Largest |output| of any layer that adds to the residual stream, before gate weights."""
 
@@ -63,6 +65,10 @@ def calibrate(
             statistics.ranges[key].add(array)
             if value.dim() == 3 and not point.endswith(WIDER):
                 statistics.frames[key].add(task, value, point.endswith(REWRITTEN))  # noqa: B023
+            if point == "input":
+                low, high = statistics.input_bounds.get(key, (np.inf, -np.inf))
+                bounds = min(low, float(array.min())), max(high, float(array.max()))
+                statistics.input_bounds[key] = bounds
             readers = by_source.get(point)  # noqa: B023
             if not readers:
                 return

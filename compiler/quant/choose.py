@@ -103,7 +103,7 @@ class _Trials:
         for site in sites(self.graph):
             for point in (site.source, site.target):
                 group = groups[layer_point(point)]
-                if not point.endswith(WIDER) and point not in group:
+                if not point.endswith(WIDER) and point != "input" and point not in group:
                     group.append(point)
         for points in groups.values():
             seen = [self.statistics.ranges[self.shared.find(self.task, p)] for p in points]

@@ -129,6 +129,9 @@ def _points(
         step = clip / ((1 << bits - 1) - 1)
         if name.endswith("hidden") and name not in wide:
             step, _ = scales.hidden(task, name)
+        elif name == "input":
+            step, _ = scales.input(task)
+            clip = seen.maximum
         points[name] = PointReport(bits, seen.maximum, clip, step, seen.clipped_share(clip))
     return points
 

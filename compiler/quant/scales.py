@@ -110,6 +110,17 @@ class Scales:
         """Step of an int8 point."""
         return self.clip(task, point) / INT8_MAX
 
+    def input(self, task: str) -> tuple[float, int]:
+        """Step and code of zero of the input: pixels that are never negative use all codes."""
+        if (step := self.given(task, "input")) is not None:
+            return step, 0
+        key = self.shared.find(task, "input")
+        lowest, highest = self.statistics.input_bounds[key]
+        room = (self.statistics.growth(key) - 1) * (highest - lowest) / 2
+        lowest, highest = min(lowest - room, 0.0), max(highest + room, 0.0)
+        step = (highest - lowest) / UINT8_MAX
+        return step, max(-128, min(127, math.floor(-128 - lowest / step + 0.5)))
+
     def moments(self, task: str, point: str) -> Moments:
         """Of the rows at a point; empty if there were none."""
         return self.statistics.moments.get(self.shared.find(task, point), Moments())

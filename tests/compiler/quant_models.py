@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -116,3 +118,11 @@ def random_samples(config: M3ViTConfig = SMALL, count: int = 4, seed: int = 1) -
     coarse = rng.uniform(-2, 2, (count, 3, config.height // 4, config.width // 4))
     fine = coarse.repeat(4, -1).repeat(4, -2)
     return (fine + rng.normal(0, 0.1, fine.shape)).clip(-2, 2).astype(np.float32)
+
+
+def dense_graph(seed: int = 0, task: str = "seg") -> ir.Graph:
+    """A random task without gates: no token can choose another expert, so that small errors have
+    small effects."""
+    graph = random_graph(seed=seed, task=task)
+    layers = [layer.experts[0] if isinstance(layer, ir.Moe) else layer for layer in graph.layers]
+    return replace(graph, layers=layers, streams=[])

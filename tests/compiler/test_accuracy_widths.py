@@ -10,14 +10,14 @@ from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.quant.build import may_be_wide
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.errors import UserError
-from tests.compiler.quant_models import random_graph, random_samples
+from tests.compiler.quant_models import dense_graph, random_samples
 
 ARCH = PRESETS["nano"]
 
 
 @pytest.fixture(scope="module")
 def calibrated() -> Calibrated:
-    graphs = {task: random_graph(task=task) for task in ("seg", "depth")}
+    graphs = {task: dense_graph(task=task) for task in ("seg", "depth")}
     samples = dict.fromkeys(graphs, random_samples(count=8))
     return Calibrated(graphs, samples, QuantOptions())
 

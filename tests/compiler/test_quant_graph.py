@@ -99,6 +99,9 @@ def test_report_is_json_and_complete() -> None:
         steps = 2 ** (bits - 1) - 1
         if name.endswith("hidden"):  # unsigned, from GELU's minimum
             steps = 255 / (1 + min(0.17 / point["clip"], 1))
+        elif name == "input":  # from its lowest to its highest value
+            assert point["maximum"] / 127.5 >= point["scale"] > point["maximum"] / 255
+            continue
         assert point["scale"] == pytest.approx(point["clip"] / steps), name
         assert 0 <= point["clipped"] < 0.05
     assert points["residual"]["clip"] >= 1.49 * points["residual"]["maximum"]
@@ -263,7 +266,7 @@ def test_rows_in_16_bits_are_nearer_to_float() -> None:
         check_shapes(integer)
         check_values(integer)
         found[name] = Comparison(graph, integer, samples).sqnr_db
-    assert found["none"] + 0.2 < found["hidden"], found
+    assert found["none"] + 0.1 < found["hidden"], found
     assert found["none"] + 1 < found["norms"] < found["all"] - 0.2, found
     graph, samples, integer = built(norms | hidden | {"0.query", "2.query"}, exact_weights())
     check_values(integer)

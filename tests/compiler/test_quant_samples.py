@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.quant.growth import MOST, OF_ONE_FRAME, FramePeaks
 from moesaic.compiler.quant.outliers import leave_out_outliers
 from moesaic.compiler.quant.samples import split_held_out, spread
-from tests.compiler.quant_models import random_graph, random_samples
+from moesaic.spec.hostside import quantise_input
+from tests.compiler.quant_models import dense_graph, random_graph, random_samples
 from tests.compiler.test_rewrite import held_out_db
 
 
@@ -77,7 +80,7 @@ def test_trials_take_samples_from_all_over() -> None:
 
 
 def test_one_pixel_of_a_thousand_costs_its_sample_and_no_other() -> None:
-    graph, samples = random_graph(), random_samples(count=12)
+    graph, samples = dense_graph(), random_samples(count=12)
     spoilt = samples.copy()
     spoilt[5].flat[17] = 1000.0
     kept, notes = leave_out_outliers(spoilt)
@@ -107,3 +110,23 @@ def test_what_is_measured_is_what_was_held_out() -> None:
     assert aside["seg"].held_out and not seen["seg"].held_out
     assert (aside["seg"].samples, seen["seg"].samples) == (4, 8)
     assert aside["seg"].sqnr_db != seen["seg"].sqnr_db
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "zero"),
+    [(0.0, 1.0, -128), (0.0, 255.0, -128), (-1.0, 1.0, 0), (-2.1, 2.6, -14)],
+)
+def test_inputs_use_all_codes_and_their_zero_is_taken_out(
+    low: float, high: float, zero: int
+) -> None:
+    rng = np.random.default_rng(3)
+    graph = random_graph()
+    samples = rng.uniform(low, high, (4, *graph.input_shape[1:])).astype(np.float32)
+    weight = graph.embed.linear.weight * np.float32(2 / (high - low))
+    linear = replace(graph.embed.linear, weight=weight)
+    graph = replace(graph, embed=replace(graph.embed, linear=linear), streams=[])
+    built, reports = Calibrated({"seg": graph}, {"seg": samples}, QuantOptions()).build()
+    codes = quantise_input(built["seg"], samples)
+    assert codes.min() < -125 and codes.max() > 124  # growth leaves little room
+    assert abs(built["seg"].input_zero - zero) <= 1
+    assert reports["seg"].sqnr_db > 27

@@ -32,6 +32,12 @@ def test_halves_are_rounded_up() -> None:
     assert codes(1.0, [below, -below]) == [0, 0]
 
 
+def test_zero_has_the_code_that_the_graph_says() -> None:
+    graph = replace(one_row(1.0, 4), input_zero=-128)
+    got = quantise_input(graph, np.array([[0.0, 1.4, 255.0, 300.0]], np.float32))
+    assert got[0, 0].tolist() == [-128, -127, 127, 127]
+
+
 def test_codes_are_clamped_at_both_ends() -> None:
     assert codes(1.0, [127.4, 127.5, 1e30, np.inf]) == [127, 127, 127, 127]
     assert codes(1.0, [-128.5, -128.6, -1e30, -np.inf]) == [-128, -128, -128, -128]
