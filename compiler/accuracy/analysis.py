@@ -14,7 +14,7 @@ from torch import Tensor
 from moesaic.compiler import ir
 from moesaic.compiler.accuracy.noise import noise_alone
 from moesaic.compiler.accuracy.reals import Codes, Rounding, in_reals
-from moesaic.compiler.accuracy.widths import cycles, widened
+from moesaic.compiler.accuracy.sizes import cycles, widened
 from moesaic.compiler.float_reference import choose_experts, run_float
 from moesaic.compiler.points import layer_point
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES

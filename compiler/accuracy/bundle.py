@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from moesaic.compiler.accuracy.analysis import analyse
 from moesaic.compiler.accuracy.metrics import Metric
-from moesaic.compiler.accuracy.widths import cycles
+from moesaic.compiler.accuracy.sizes import cycles
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.schedule.options import stored_schedule
 from moesaic.compiler.validate.compare import open_oracle

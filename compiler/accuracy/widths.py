@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import assert_never
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from moesaic.compiler.accuracy.noise import noise_alone
-from moesaic.compiler.estimate.tuning import choose_schedule, fitting_schedule
+from moesaic.compiler.accuracy.sizes import alike, cycles, widened
+from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.points import layer_point
 from moesaic.compiler.quant import Calibrated, QuantReport
 from moesaic.compiler.quant.build import may_be_wide
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLayer, IntMlp, IntMoe
+from moesaic.spec.intgraph import IntGraph
 
 LEAST_GAIN = 0.005
 """Share of a task's noise that 16 bits at a point must take away."""
@@ -116,21 +116,25 @@ def _within(
 ) -> tuple[list[_Candidate], dict[str, int]]:
     """Those that fit memory and budget together, in their order, and the cycles with all."""
     chosen: list[_Candidate] = []
-    points: set[tuple[str, str]] = set()
-    taken = dict(plain)
+    expected = dict(plain)
     for candidate in candidates:
-        try:
-            after = {
-                task: cycles(widened(graphs[task], own), arch, schedules[task])
-                for task, own in _by_task(points | candidate.points).items()
-            }
-        except UserError:
-            continue
+        after = {task: expected[task] + more for task, more in candidate.cycles.items()}
         if all(count <= _limit(goal, plain[task]) for task, count in after.items()):
             chosen.append(candidate)
-            points |= candidate.points
-            taken.update(after)
-    return chosen, taken
+            expected.update(after)
+    while chosen:  # together they may take more than one by one
+        points = set().union(*(candidate.points for candidate in chosen))
+        try:
+            taken = plain | {
+                task: cycles(widened(graphs[task], own), arch, schedules[task])
+                for task, own in _by_task(points).items()
+            }
+        except UserError:  # more memory than there is
+            taken = {}
+        if taken and all(count <= _limit(goal, plain[task]) for task, count in taken.items()):
+            return chosen, taken
+        chosen.pop()
+    return [], dict(plain)
 
 
 def _names(points: Iterable[tuple[str, str]]) -> list[str]:
@@ -186,16 +190,22 @@ def _candidates(
             key = min(calibrated.shared.find(task, point) for point in names)
             groups[key] |= {(task, point) for point in names}
     result = []
+    known: dict[tuple[str, object], int | None] = {}
     for points in groups.values():
         gains, more = {}, {}
         for task, own in _by_task(points).items():
-            gains[task] = alone[task][layer_point(next(iter(own)))]
-            wide = widened(graphs[task], own)
-            try:
-                more[task] = cycles(wide, arch, schedules[task]) - plain[task]
-            except UserError:  # it needs more memory than there is
-                break
-        else:
+            name = layer_point(next(iter(own)))
+            gains[task] = alone[task][name]
+            size = task, alike(graphs[task], name)
+            if size not in known:
+                try:
+                    wide = cycles(widened(graphs[task], own), arch, schedules[task])
+                    known[size] = wide - plain[task]
+                except UserError:  # more memory than there is
+                    known[size] = None
+            if (count := known[size]) is not None:
+                more[task] = count
+        if len(more) == len(gains):
             result.append(_Candidate(frozenset(points), gains, more))
     total = {task: sum(costs.values()) for task, costs in alone.items()}
     useful = [
@@ -204,40 +214,3 @@ def _candidates(
         if any(gain > LEAST_GAIN * total[task] for task, gain in one.gains.items())
     ]
     return sorted(useful, key=lambda one: -one.worth)
-
-
-def cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
-    """Cycles of a frame with a schedule, or with one of less memory if that does not fit.
-
-    Raises
-    ------
-    UserError
-        None fits.
-    """
-    return fitting_schedule(graph, arch, schedule)[1]
-
-
-def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
-    """The graph as to its sizes with some points in 16 bits; its values mean nothing."""
-    wide = {layer_point(point) for point in points}
-
-    def mlp(number: int, part: IntMlp) -> IntMlp:
-        return replace(part, wide=True, offset=0) if f"{number}.hidden" in wide else part
-
-    def layers() -> Iterator[IntLayer]:
-        for number, layer in enumerate(graph.layers):
-            rows = layer.wide or f"{number}.norm" in wide
-            match layer:
-                case IntAttention():
-                    query = layer.wide_query or f"{number}.query" in wide
-                    yield replace(layer, wide=rows, wide_query=query)
-                case IntDense():
-                    yield replace(layer, wide=rows, mlp=mlp(number, layer.mlp))
-                case IntMoe():
-                    experts = tuple(mlp(number, expert) for expert in layer.experts)
-                    yield replace(layer, wide=rows, experts=experts)
-                case _:
-                    assert_never(layer)
-
-    head = replace(graph.head, wide=graph.head.wide or "head.norm" in wide)
-    return replace(graph, layers=tuple(layers()), head=head)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from moesaic.compiler.accuracy.widths import Goal, choose_widths, cycles, widened
+from moesaic.compiler.accuracy.sizes import cycles, widened
+from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.quant.build import may_be_wide

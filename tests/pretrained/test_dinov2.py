@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from moesaic.compiler import ir
-from moesaic.compiler.accuracy.widths import Goal, choose_widths, cycles
+from moesaic.compiler.accuracy.sizes import cycles
+from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph

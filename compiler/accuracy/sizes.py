@@ -1,0 +1,68 @@
+"""What points in 16 bits cost, without building them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import assert_never
+
+from moesaic.compiler.estimate.tuning import fitting_schedule
+from moesaic.compiler.points import layer_point
+from moesaic.compiler.schedule.options import Schedule
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLayer, IntMlp, IntMoe
+
+
+def alike(graph: IntGraph, point: str) -> object:
+    """Equal for points that cost the same: of the same kind in layers of the same sizes."""
+    first, _, kind = point.partition(".")
+    if not first.isdigit():
+        return point
+    layer = graph.layers[int(first)]
+    match layer:
+        case IntAttention():
+            sizes: tuple[object, ...] = (layer.query.weight.shape, layer.value.weight.shape)
+        case IntDense():
+            sizes = (layer.mlp.up.weight.shape,)
+        case IntMoe():
+            sizes = tuple(expert.up.weight.shape for expert in layer.experts)
+        case _:
+            assert_never(layer)
+    return kind, type(layer), sizes
+
+
+def cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
+    """Cycles of a frame with a schedule, or with one of less memory if that does not fit.
+
+    Raises
+    ------
+    UserError
+        None fits.
+    """
+    return fitting_schedule(graph, arch, schedule)[1]
+
+
+def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
+    """The graph as to its sizes with some points in 16 bits; its values mean nothing."""
+    wide = {layer_point(point) for point in points}
+
+    def mlp(number: int, part: IntMlp) -> IntMlp:
+        return replace(part, wide=True, offset=0) if f"{number}.hidden" in wide else part
+
+    def layers() -> Iterator[IntLayer]:
+        for number, layer in enumerate(graph.layers):
+            rows = layer.wide or f"{number}.norm" in wide
+            match layer:
+                case IntAttention():
+                    query = layer.wide_query or f"{number}.query" in wide
+                    yield replace(layer, wide=rows, wide_query=query)
+                case IntDense():
+                    yield replace(layer, wide=rows, mlp=mlp(number, layer.mlp))
+                case IntMoe():
+                    experts = tuple(mlp(number, expert) for expert in layer.experts)
+                    yield replace(layer, wide=rows, experts=experts)
+                case _:
+                    assert_never(layer)
+
+    head = replace(graph.head, wide=graph.head.wide or "head.norm" in wide)
+    return replace(graph, layers=tuple(layers()), head=head)
