@@ -23,6 +23,7 @@ from moesaic.compiler.quant.report import QuantReport
 from moesaic.compiler.quant.samples import check_samples
 from moesaic.compiler.quant.scales import RESIDUAL_HEADROOM, Scales
 from moesaic.compiler.quant.share import Key, SharedPoints
+from moesaic.compiler.quant.suspicions import suspicions
 from moesaic.compiler.rewrite import (
     centre,
     check_rewritten,
@@ -77,7 +78,8 @@ class Calibrated:
         checked = {task: check_samples(task, graph, samples) for task, graph in graphs.items()}
         self.notes: dict[str, Sequence[str]] = {}
         for task, rows in checked.items():
-            checked[task], self.notes[task] = leave_out_outliers(rows)
+            kept, odd = leave_out_outliers(rows)
+            checked[task], self.notes[task] = kept, [*odd, *suspicions(graphs[task], kept)]
         measured = {task: rows for task, rows in (held_out or {}).items() if len(rows)}
         for task in measured:
             measured[task] = check_samples(task, graphs[task], measured)

@@ -12,6 +12,7 @@ from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.quant.growth import MOST, OF_ONE_FRAME, FramePeaks
 from moesaic.compiler.quant.outliers import leave_out_outliers
 from moesaic.compiler.quant.samples import split_held_out, spread
+from moesaic.compiler.quant.suspicions import suspicions
 from moesaic.spec.hostside import quantise_input
 from tests.compiler.quant_models import dense_graph, random_graph, random_samples
 from tests.compiler.test_rewrite import held_out_db
@@ -130,3 +131,15 @@ def test_inputs_use_all_codes_and_their_zero_is_taken_out(
     assert codes.min() < -125 and codes.max() > 124  # growth leaves little room
     assert abs(built["seg"].input_zero - zero) <= 1
     assert reports["seg"].sqnr_db > 27
+
+
+def test_what_is_hardly_meant_is_said() -> None:
+    graph, samples = random_graph(), random_samples(count=4)
+    assert not [*suspicions(graph, samples)]
+    assert "calibrated with one sample" in next(suspicions(graph, samples[:1]))
+    pixels = np.random.default_rng(1).integers(0, 256, samples.shape).astype(np.float32)
+    (note,) = suspicions(graph, pixels)
+    assert "whole numbers from 0 to 255" in note and "does the model expect" in note
+    # A network that scales them itself is right to take them.
+    linear = replace(graph.embed.linear, weight=graph.embed.linear.weight / 255)
+    assert not [*suspicions(replace(graph, embed=replace(graph.embed, linear=linear)), pixels)]
