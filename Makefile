@@ -42,7 +42,7 @@ sim: setup  ## the cycle-accurate simulator of TARGET
 firmware:  ## the C driver for every processor, with code sizes; fetches cross compilers
 	@$(MAKE) -s -j 2 -C firmware all
 
-bench: setup  ## measure all targets: cycles, estimates, resources, goals; half an hour
+bench: setup  ## measure all targets: cycles, estimates, resources, goals, real weights; an hour
 	$(BIN)/python -m moesaic.models.bench --out build/bench
 	$(BIN)/python -m pip install --quiet -e '.[real]'
 	MOESAIC_REAL=1 $(BIN)/python -m pytest -s tests/pretrained

@@ -116,11 +116,12 @@ def _goal(target_sqnr: float | None, budget: str) -> Goal | None:
 
 
 def _wide(points: dict[str, Any]) -> str:
-    """Names of the 8-bit kinds of points that have 16 bits."""
-    from moesaic.compiler.points import layer_point
+    """Names of the points that have 16 bits instead of eight."""
+    from moesaic.compiler.points import WIDE_KINDS, layer_point
 
-    kinds = ("norm", "query", "hidden")
-    wide = [name for name, point in points.items() if name.endswith(kinds) and point["bits"] == 16]
+    wide = [
+        name for name, point in points.items() if name.endswith(WIDE_KINDS) and point["bits"] == 16
+    ]
     return ", ".join(dict.fromkeys(layer_point(name) for name in wide))
 
 

@@ -124,10 +124,10 @@ def _compile(
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     say("calibrating and quantising")
     calibrated = Calibrated(graphs, samples, options or QuantOptions(), held_out)
-    quantised, reports = calibrated.build()
+    quantised, reports = built = calibrated.build()
     if goal:
         say("choosing 16-bit rows")
-        (quantised, reports), _ = choose_widths(calibrated, arch, goal)
+        (quantised, reports), _ = choose_widths(calibrated, built, arch, goal)
     image, codes, schedules = WeightImage(arch), {}, {}
     for name, graph in quantised.items():
         say(f"scheduling {name}")

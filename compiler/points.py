@@ -15,6 +15,8 @@ from typing import assert_never
 from moesaic.compiler import ir
 from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 
+WIDE_KINDS = ("norm", "query", "hidden")
+"""Ends of the names of points that can be held in 16 bits instead of eight."""
 _EXPERT = re.compile(r"\.expert\d+")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler.accuracy.noise import noise_alone
+from moesaic.compiler.points import WIDE_KINDS
 from moesaic.compiler.quant.report import QuantReport
 from moesaic.spec.intgraph import IntGraph
 
@@ -45,6 +46,6 @@ def advise(
         cause = "no single point is the cause"
         cause += ", but choices of experts are" if flips > MOST_FLIPS else ""
         return f"{seen}; {point}, but {cause}: --target-sqnr gives 16 bits to the worst ones"
-    if worst.point.endswith(("norm", "query", "hidden")):
+    if worst.point.endswith(WIDE_KINDS):
         return f"{seen}; {point}: --target-sqnr {LEAST_SQNR_DB:g} gives it 16 bits"
     return f"{seen}; {point}: it has no wider form; calibrate with more samples like those of use"

@@ -16,7 +16,7 @@ from moesaic.compiler.accuracy.noise import noise_alone
 from moesaic.compiler.accuracy.reals import Codes, Rounding, in_reals
 from moesaic.compiler.accuracy.sizes import cycles, widened
 from moesaic.compiler.float_reference import choose_experts, run_float
-from moesaic.compiler.points import layer_point
+from moesaic.compiler.points import WIDE_KINDS, layer_point
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
 from moesaic.compiler.quant.samples import spread
 from moesaic.compiler.schedule.options import Schedule
@@ -29,7 +29,6 @@ from moesaic.spec.metrics import ratio_db, sqnr_db
 
 OUTLIER = 6.0
 """A channel is one if it reaches so many times the median of its tensor's channels."""
-MAY_BE_WIDE = ("norm", "query", "hidden")
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,8 @@ def analyse(
     schedule: Schedule,
     samples: NDArray[np.float32],
     model: ir.Graph | None = None,
-) -> TaskAccuracy:
-    """Measure one task.
+) -> tuple[TaskAccuracy, NDArray[np.int16]]:
+    """Measure one task; also returns the integers' output codes [frames, rows, outputs].
 
     Parameters
     ----------
@@ -108,7 +107,7 @@ def analyse(
     codes, chosen = _integer_run(graph, samples)
     integer = dequantise_output(graph, codes).reshape(exact.shape)
     rows = spread(samples, graph.tokens * graph.channels)
-    return TaskAccuracy(
+    result = TaskAccuracy(
         task=graph.task,
         samples=len(samples),
         total_db=_db(exact, integer),
@@ -119,6 +118,7 @@ def analyse(
             _flips(yardstick, number, values, chosen[number]) for number, values in logits.items()
         ],
     )
+    return result, codes
 
 
 def _db(exact: NDArray[np.floating], value: NDArray[np.floating]) -> float:
@@ -199,7 +199,7 @@ def _points(
     for cost in noise_alone(graph, rows):
         total += cost.noise
         more = None
-        if cost.point.endswith(MAY_BE_WIDE) and bits[cost.point] == 8:
+        if cost.point.endswith(WIDE_KINDS) and bits[cost.point] == 8:
             try:
                 more = cycles(widened(graph, [cost.point]), arch, schedule) - plain
             except UserError:  # it does not fit

@@ -18,9 +18,8 @@ from moesaic.compiler.schedule.options import stored_schedule
 from moesaic.compiler.validate.compare import open_oracle
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
-from moesaic.spec.execute import Executor
 from moesaic.spec.hostpart import task_outputs
-from moesaic.spec.hostside import check_frames, quantise_input
+from moesaic.spec.hostside import check_frames
 from moesaic.spec.metrics import sqnr_db
 
 
@@ -68,8 +67,7 @@ def measure_bundle(
             if (model.input_shape, model.tokens) != (graph.input_shape, graph.tokens):
                 raise UserError(f"{models[name]} is not what task {name} was compiled from")
         say(f"measuring {name}")
-        result = analyse(graph, bundle.arch, schedule, given, model)
-        codes = Executor(graph).run(quantise_input(graph, given))
+        result, codes = analyse(graph, bundle.arch, schedule, given, model)
         (integer,) = task_outputs(graph, codes, bundle.host_part(name)).values()
         exact = None
         if model is not None:

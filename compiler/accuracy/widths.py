@@ -58,18 +58,27 @@ class _Candidate:
 Built = tuple[dict[str, IntGraph], dict[str, QuantReport]]
 
 
-def choose_widths(calibrated: Calibrated, arch: ArchConfig, goal: Goal) -> tuple[Built, list[str]]:
+def choose_widths(
+    calibrated: Calibrated, built: Built, arch: ArchConfig, goal: Goal
+) -> tuple[Built, list[str]]:
     """Return the integer graphs with their reports, and the points that have 16 bits.
+
+    ``built`` is what ``calibrated`` builds without any.
 
     Raises
     ------
     UserError
         The goal is out of reach; the message says how far it went.
     """
-    built = calibrated.build()
     graphs, reports = built
     schedules = {task: choose_schedule(graph, arch) for task, graph in graphs.items()}
     plain = {task: cycles(graph, arch, schedules[task]) for task, graph in graphs.items()}
+    for task, count in plain.items():
+        if count > _limit(goal, count):
+            raise UserError(
+                f"a frame of task {task} takes {count} cycles without any 16-bit rows, more than"
+                f" --budget-cycles {goal.cycles}: allow more, or choose a larger target"
+            )
     chosen, taken = _within(
         goal,
         _candidates(calibrated, graphs, arch, schedules, plain),

@@ -58,14 +58,8 @@ def quantise_tasks(
 
     Parameters
     ----------
-    graphs
-        Task name to float graph. They are left as they are.
-    samples
-        Task name to calibration inputs [n, *input_shape[1:]], finite and not constant.
-    options
-        What is done besides rounding; everything by default.
-    held_out
-        Task name to inputs that integers are measured on, instead of the calibration's.
+    graphs, samples, options, held_out
+        As :class:`Calibrated`; all options are on by default.
     wide
         Task name to the points that have 16 bits: normalised rows, queries, hidden rows.
 

@@ -9,7 +9,7 @@ from typing import assert_never
 import numpy as np
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import Site, mlp_hidden, sites
+from moesaic.compiler.points import WIDE_KINDS, Site, mlp_hidden, sites
 from moesaic.compiler.quant.feedback import round_half_up
 from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, Inputs, quantise_linear
 from moesaic.compiler.quant.options import QuantOptions
@@ -253,10 +253,7 @@ class Builder:
 def may_be_wide(graph: ir.Graph) -> Iterator[str]:
     """Points that can be held in 16 bits."""
     for site in sites(graph):
-        if site.source.endswith((".norm", "hidden")):
-            yield site.source
-        if site.target.endswith(".query"):
-            yield site.target
+        yield from (p for p in (site.source, site.target) if p.endswith(WIDE_KINDS))
 
 
 def prove_attention(layer: ir.Attention, tokens: int, wide_query: bool = False) -> None:

@@ -47,7 +47,10 @@ def main() -> None:
     for name, graphs, samples, held_out in models():
         print(f"\n### {name}\n\n| | {' | '.join(f'{task}, dB' for task in graphs)} |")
         print("|---" * (1 + len(graphs)) + "|")
-        for without in ([], *([option] for option in options), options):
+        trials: dict[str, list[str]] = {"everything": []}
+        trials |= {f"without `{option}`": [option] for option in options}
+        trials["without any of them"] = options
+        for label, without in trials.items():
             calibrated = Calibrated(
                 graphs,
                 dict.fromkeys(graphs, samples),
@@ -55,9 +58,8 @@ def main() -> None:
                 dict.fromkeys(graphs, held_out),
             )
             _, reports = calibrated.build()
-            label = "without any of them" if len(without) > 1 else f"without `{without[0]}`"
             figures = " | ".join(f"{report.sqnr_db:.1f}" for report in reports.values())
-            print(f"| {label if without else 'everything'} | {figures} |", flush=True)
+            print(f"| {label} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

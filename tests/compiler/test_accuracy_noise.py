@@ -130,7 +130,8 @@ def test_codes_saturate_and_say_how_many() -> None:
 def test_analysis_finds_a_point_that_was_made_bad() -> None:
     graph, integer, samples = built()
     schedule = choose_schedule(integer, PRESETS["nano"])
-    good = analyse(integer, PRESETS["nano"], schedule, samples, graph)
+    good, codes = analyse(integer, PRESETS["nano"], schedule, samples, graph)
+    assert np.array_equal(codes, Executor(integer).run(quantise_input(integer, samples)))
     assert good.weights_db is not None and good.total_db < min(good.weights_db, good.roundings_db)
     assert good.points == sorted(good.points, key=lambda point: point.alone_db)
     assert good.points[-1].cumulated_db == min(point.cumulated_db for point in good.points)
@@ -143,7 +144,7 @@ def test_analysis_finds_a_point_that_was_made_bad() -> None:
     poor = Calibrated({"seg": graph}, {"seg": random_samples(count=4)}, QuantOptions())
     key = poor.shared.find("seg", "2.query")
     poor.clips[key] = poor.statistics.ranges[key].maximum / 20
-    worse = analyse(poor.build()[0]["seg"], PRESETS["nano"], schedule, samples, graph)
+    worse, _ = analyse(poor.build()[0]["seg"], PRESETS["nano"], schedule, samples, graph)
     assert worse.points[0].point == "2.query" and worse.points[0].clipped > 0.1
     assert worse.total_db < good.total_db - 3
 

@@ -96,12 +96,13 @@ def in_integers(graph: IntGraph, samples: NDArray[np.float32]) -> NDArray[np.flo
 
 
 def test_photographs(on_photographs: Calibrated) -> None:
-    plain, reports = on_photographs.build()
+    plain, reports = built = on_photographs.build()
     print(f"\nphotographs, 8 bits: {reports[TASK].sqnr_db:.2f} dB at the cut")
     assert reports[TASK].held_out and reports[TASK].sqnr_db >= 24
-    (wide, better), points = choose_widths(on_photographs, LARGE, Goal(more=0.15))
+    (wide, better), points = choose_widths(on_photographs, built, LARGE, Goal(more=0.15))
     before, after = (
-        cycles(built[TASK], LARGE, choose_schedule(built[TASK], LARGE)) for built in (plain, wide)
+        cycles(graphs[TASK], LARGE, choose_schedule(graphs[TASK], LARGE))
+        for graphs in (plain, wide)
     )
     print(
         f"photographs, 16 bits at {' '.join(points)}: {better[TASK].sqnr_db:.2f} dB,"
