@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,7 @@ def _points(result: dict[str, Any], worst: int, cycles: int) -> Table:
     table.add_column("and cycles")
     for number, point in enumerate(points[:worst]):
         gain, price = "", ""
-        if point["wide_cycles"] is not None:
+        if point["wide_cycles"] is not None and math.isfinite(sum(noise)):
             left = sum(noise) - noise[number]
             more = point["wide_cycles"] / cycles
             gain, price = f"+{_gain(sum(noise), left):.2f}", f"{more:+.1%}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,16 +102,18 @@ def _goal(target_sqnr: float | None, budget: str) -> Goal | None:
 
     if target_sqnr is None and not budget:
         return None
+    if target_sqnr is not None and not 0 <= target_sqnr < math.inf:
+        raise UserError(f"--target-sqnr takes decibels from 0 on, not {target_sqnr:g}")
     if not budget:
         return Goal(target_sqnr)
     try:
         if budget.endswith("%"):
             goal = Goal(target_sqnr, more=float(budget[:-1]) / 100)
         else:
-            goal = Goal(target_sqnr, cycles=int(budget))
-    except ValueError:
+            goal = Goal(target_sqnr, cycles=int(float(budget)))
+    except (ValueError, OverflowError):
         goal = Goal(more=-1.0)
-    if not (goal.cycles or 0) >= 0 or not (goal.more or 0) >= 0:
+    if (goal.cycles or 0) < 0 or not 0 <= (goal.more or 0) < math.inf:
         raise UserError(f"--budget-cycles takes cycles of a frame, or 15% more, not {budget!r}")
     return goal
 

@@ -17,8 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Mixture-of-experts vision transformers on FPGAs: compile, simulate, verify, run.",
 )
-console = Console(stderr=True)
-out = Console()
+# A name such as `:zzz:` is no emoji.
+console = Console(stderr=True, emoji=False)
+out = Console(emoji=False)
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="bundle directory")]
 PartitionOption = Annotated[

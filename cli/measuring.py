@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +28,7 @@ def accuracy(
         list[str] | None,
         typer.Option(metavar="[TASK=]NAME", help="top1, miou, rmse or FILE.py:FUNCTION"),
     ] = None,
-    worst: Annotated[int, typer.Option(help="points to list of each task")] = 15,
+    worst: Annotated[int, typer.Option(min=1, help="points to list of each task")] = 15,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write all as JSON")] = None,
     picture: Annotated[Path | None, typer.Option(help="also draw the points, .png")] = None,
 ) -> None:
@@ -43,27 +45,58 @@ def accuracy(
         for task, names in _by_task(metric or [], list(loaded.graphs), "--metric").items()
     }
     models = _by_task(model or [], list(loaded.graphs), "--model")
-    if metrics and labels is None:
-        raise UserError("--metric compares with labels: give --labels FILE.npz")
-    with console.status("reading") as status:
-        results = measure_bundle(
-            loaded,
-            open_arrays(samples),
-            {task: paths[-1] for task, paths in models.items()},
-            open_arrays(labels) if labels else {},
-            metrics,
-            status.update,
-        )
-    cycles = {name: task["cycles"] for name, task in results.items()}
-    for name, result in results.items():
-        for table in accuracy_tables(result, worst, cycles[name]):
-            out.print(table)
-    if json_file:
-        with OutputFile(json_file) as file:
-            file.write_json(results)
-    if picture:
-        with OutputFile(picture) as file:
-            file.write_bytes(draw(results))
+    if bool(metrics) != (labels is not None):
+        raise UserError("--metric and --labels go together: give both, or none")
+    for task, paths in models.items():
+        if len(paths) > 1:
+            raise UserError(f"--model names two files for task {task}: {' and '.join(paths)}")
+    read = [samples, *filter(None, [labels]), *(Path(paths[0]) for paths in models.values())]
+    _check_outputs(bundle, read, json_file, picture)
+    with ExitStack() as files:
+        # Before the work: whoever cannot write should not wait for it.
+        text = files.enter_context(OutputFile(json_file)) if json_file else None
+        image = files.enter_context(OutputFile(picture)) if picture else None
+        with console.status("reading") as status:
+            results = measure_bundle(
+                loaded,
+                open_arrays(samples),
+                {task: paths[0] for task, paths in models.items()},
+                open_arrays(labels) if labels else {},
+                metrics,
+                status.update,
+            )
+        for result in results.values():
+            for table in accuracy_tables(result, worst, result["cycles"]):
+                out.print(table)
+        if text:
+            text.write_json(_finite(results))
+        if image:
+            image.write_bytes(draw(results))
+
+
+def _check_outputs(bundle: Path, read: list[Path], *written: Path | None) -> None:
+    """What is written must not be what is read, nor each other.
+
+    Raises
+    ------
+    UserError
+        It is.
+    """
+    taken = [path.resolve() for path in read]
+    for path in filter(None, written):
+        place = path.resolve()
+        if place in taken or bundle.resolve() in (place, *place.parents):
+            raise UserError(f"{path} cannot be written: it is read, or written twice; name another")
+        taken.append(place)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: None stands for it, and for what is no number."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _by_task(given: list[str], tasks: list[str], option: str) -> dict[str, list[Any]]:

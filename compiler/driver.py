@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler.accuracy.advice import advise
@@ -17,7 +18,6 @@ from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.package import BundlePlace, bundle_files
 from moesaic.compiler.quant import Calibrated, QuantOptions
-from moesaic.compiler.quant.samples import split_held_out
 from moesaic.compiler.report.partition import open_host_part, report_host_part
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.validate.compare import open_oracle, validate
@@ -26,10 +26,11 @@ from moesaic.spec.arrays import open_arrays
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
+from moesaic.spec.manifest import digest
 from moesaic.spec.metrics import sqnr_db
 
 SAMPLES_KEPT = 8
-"""Rows that the bundle keeps for ``verify``: of those that integers are measured on."""
+"""Rows that the bundle keeps for ``verify``: those that integers are measured on come first."""
 
 Progress = Callable[[str], None]
 
@@ -106,15 +107,14 @@ def _compile(
     options: QuantOptions | None,
     goal: Goal | None,
 ) -> dict[str, Any]:
-    graphs, samples, held_out = {}, {}, {}
+    graphs, samples = {}, {}
+    held_out: dict[str, NDArray[Any]] | None = None if aside is None else {}
     for name, path in tasks.items():
         say(f"reading {path}")
         graphs[name] = load_graph(path, name, partition)
         wanted = graphs[name].input_name, graphs[name].input_shape
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
-        if aside is None:
-            samples[name], held_out[name] = split_held_out(samples[name])
-        else:
+        if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
     oracles, validations = {}, {}
@@ -123,7 +123,7 @@ def _compile(
         oracles[name] = open_oracle(path, graphs[name])
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     say("calibrating and quantising")
-    calibrated = Calibrated(graphs, samples, options or QuantOptions(), held_out)
+    calibrated = Calibrated(graphs, samples, options or QuantOptions(), held_out, hold_out=True)
     quantised, reports = built = calibrated.build()
     if goal:
         say("choosing 16-bit rows")
@@ -138,18 +138,22 @@ def _compile(
     for name, path in tasks.items():
         say(f"running {name} in float and in integers")
         graph = quantised[name]
-        rows = calibrated.measured[name][:SAMPLES_KEPT]
+        measured = calibrated.measured[name]
+        rows = measured
+        if calibrated.held_out and len(rows) < SAMPLES_KEPT:  # `verify` can do with any
+            rows = np.concatenate([rows, calibrated.samples[name]])[:SAMPLES_KEPT]
         reference = oracles[name].run(rows)[oracles[name].outputs[0]]
         output_codes, routing = run_and_watch_routing(graph, quantise_input(graph, rows))
-        kept[f"{name}.input"], kept[f"{name}.float"] = rows, reference
-        kept[f"{name}.codes"] = output_codes
+        for part, values in (("input", rows), ("float", reference), ("codes", output_codes)):
+            kept[f"{name}.{part}"] = values[:SAMPLES_KEPT]
         outputs = task_outputs(graph, output_codes, host_parts[name])
         (integer,) = outputs.values()
-        output_db = sqnr_db(reference, integer)
+        output_db = sqnr_db(reference[: len(measured)], integer[: len(measured)])
         report["tasks"][name] = {
             "source": Path(path).name,
+            "source_digest": digest(Path(path).read_bytes()),
             "sqnr_db": output_db,
-            "warning": advise(graph, reports[name], calibrated.measured[name], output_db),
+            "warning": advise(graph, reports[name], measured, output_db),
             "macs": graph.macs,
             "layers": len(graph.layers),
             "tokens": graph.tokens,

@@ -44,7 +44,7 @@ def advise(
     point = f"the worst point is {worst.point}, {worst.db:.1f} dB by itself"
     if worst.noise < MAIN_CAUSE * noise:
         cause = "no single point is the cause"
-        cause += ", but choices of experts are" if flips > MOST_FLIPS else ""
+        cause += " (choices of experts are)" if flips > MOST_FLIPS else ""
         return f"{seen}; {point}, but {cause}: --target-sqnr gives 16 bits to the worst ones"
     if worst.point.endswith(WIDE_KINDS):
         return f"{seen}; {point}: --target-sqnr {LEAST_SQNR_DB:g} gives it 16 bits"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import check_frames
+from moesaic.spec.manifest import digest
 from moesaic.spec.metrics import sqnr_db
 
 
@@ -53,19 +54,23 @@ def measure_bundle(
     results = {}
     for name, graph in bundle.graphs.items():
         if graph.input_name not in samples:
+            if name in models or name in metrics:
+                raise UserError(_lacks("samples", [graph.input_name], samples))
             continue
         given = check_frames(
             samples, graph.input_name, graph.input_shape, task=name, holder="the samples' file"
         )
-        schedule = stored_schedule(
-            bundle.arch, bundle.report["tasks"][name]["schedule"], str(bundle.path)
-        )
+        report = bundle.report["tasks"][name]
+        schedule = stored_schedule(bundle.arch, report["schedule"], str(bundle.path))
         model = None
         if name in models:
             say(f"reading {models[name]}")
             model = load_graph(models[name], name, partition=name in bundle.host_parts)
-            if (model.input_shape, model.tokens) != (graph.input_shape, graph.tokens):
-                raise UserError(f"{models[name]} is not what task {name} was compiled from")
+            if digest(Path(models[name]).read_bytes()) != report.get("source_digest"):
+                raise UserError(
+                    f"{models[name]} is not the file that task {name} was compiled from,"
+                    f" {report.get('source')}: name that one, or compile again"
+                )
         say(f"measuring {name}")
         result, codes = analyse(graph, bundle.arch, schedule, given, model)
         (integer,) = task_outputs(graph, codes, bundle.host_part(name)).values()
@@ -82,10 +87,12 @@ def measure_bundle(
         }
     if not results:
         wanted = sorted({graph.input_name for graph in bundle.graphs.values()})
-        raise UserError(
-            f"the samples' file must hold {', '.join(wanted)}, not {', '.join(samples)}"
-        )
+        raise UserError(_lacks("samples", wanted, samples))
     return results
+
+
+def _lacks(option: str, wanted: Sequence[str], found: Mapping[str, Any]) -> str:
+    return f"--{option} must hold {', '.join(wanted)}; the file has {', '.join(found) or 'nothing'}"
 
 
 def _metrics(
@@ -96,15 +103,16 @@ def _metrics(
     integer: NDArray[np.float32],
 ) -> dict[str, dict[str, float]]:
     if task not in labels:
-        raise UserError(f"the labels' file must hold {task!r}, it has {', '.join(labels)}")
-    if len(labels[task]) != len(integer):
+        raise UserError(_lacks("labels", [task], labels))
+    if labels[task].shape[:1] != (len(integer),):
         raise UserError(
             f"labels of {task} must be as many as the samples, {len(integer)},"
-            f" not {len(labels[task])}"
+            f" not of the shape {labels[task].shape}"
         )
     values = {}
     for name, metric in wanted.items():
-        values[name] = {"integer": metric(integer, labels[task])}
+        # Copies: a user's function may write to what it gets.
+        values[name] = {"integer": metric(integer.copy(), labels[task].copy())}
         if exact is not None:
-            values[name]["float"] = metric(exact, labels[task])
+            values[name]["float"] = metric(exact.copy(), labels[task].copy())
     return values

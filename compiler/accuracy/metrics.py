@@ -25,9 +25,19 @@ def top1(outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
 
 def miou(outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
     """Mean over classes of intersection over union; outputs [frames, classes, ...], labels
-    [frames, ...]. Classes that neither has do not count."""
+    [frames, ...] integers. Classes that neither has do not count, nor does a place whose label is
+    no class (255, as a rule)."""
     found = outputs.argmax(1)
     _same_shape(found, labels, "miou")
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"labels of miou must be whole numbers, not {labels.dtype}")
+    labelled = (labels >= 0) & (labels < outputs.shape[1])
+    if not labelled.any():
+        raise UserError(
+            f"labels of miou must be classes, 0 to {outputs.shape[1] - 1}; they are"
+            f" {labels.min()} to {labels.max()}"
+        )
+    found, labels = found[labelled], labels[labelled]
     shares = []
     for number in range(outputs.shape[1]):
         both = ((found == number) & (labels == number)).sum()
@@ -41,6 +51,8 @@ def rmse(outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
     """Root of the mean squared difference; an axis of 1 may be missing in the labels."""
     if outputs.size != labels.size:
         _same_shape(outputs, labels, "rmse")
+    if labels.dtype.kind not in "iuf" or not np.isfinite(labels).all():
+        raise UserError("labels of rmse must be finite numbers")
     difference = outputs.astype(np.float64).reshape(labels.shape) - labels
     return float(np.sqrt((difference**2).mean()))
 
@@ -68,15 +80,19 @@ def find_metric(name: str) -> Metric:
         spec.loader.exec_module(module)
         found: Metric = getattr(module, function)
     except (Exception, SystemExit) as error:
-        raise UserError(f"--metric {name}: {type(error).__name__}: {error}") from error
+        raise UserError(_failed(name, error)) from error
 
     def checked(outputs: NDArray[np.float32], labels: NDArray[Any]) -> float:
         try:
             return float(found(outputs, labels))
-        except Exception as error:  # it is the user's
-            raise UserError(f"--metric {name}: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:  # it is the user's
+            raise UserError(_failed(name, error)) from error
 
     return checked
+
+
+def _failed(metric: str, error: BaseException) -> str:
+    return f"--metric {metric}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _same_shape(outputs: NDArray[Any], labels: NDArray[Any], metric: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -50,4 +51,6 @@ def noise_alone(graph: IntGraph, samples: NDArray[np.float32]) -> list[PointNois
 def _noise(exact: Tensor, rounded: Tensor) -> float:
     signal = float(exact.double().square().sum())
     error = float((rounded - exact).double().square().sum())
-    return error / signal if signal else 0.0
+    if not signal:
+        return math.inf if error else 0.0
+    return error / signal

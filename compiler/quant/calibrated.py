@@ -20,7 +20,7 @@ from moesaic.compiler.quant.measure import Comparison, make_report
 from moesaic.compiler.quant.options import QuantOptions
 from moesaic.compiler.quant.outliers import leave_out_outliers
 from moesaic.compiler.quant.report import QuantReport
-from moesaic.compiler.quant.samples import check_samples
+from moesaic.compiler.quant.samples import check_held_out, check_samples, split_held_out
 from moesaic.compiler.quant.scales import RESIDUAL_HEADROOM, Scales
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.compiler.quant.suspicions import suspicions
@@ -57,6 +57,8 @@ class Calibrated:
     held_out
         Task name to inputs that calibration does not see: integers are measured on these. Without
         them on the calibration samples.
+    hold_out
+        Without ``held_out``, keep every fourth of eight or more samples from calibration.
 
     Raises
     ------
@@ -70,6 +72,8 @@ class Calibrated:
         samples: Mapping[str, NDArray[np.floating]],
         options: QuantOptions,
         held_out: Mapping[str, NDArray[np.floating]] | None = None,
+        *,
+        hold_out: bool = False,
     ) -> None:
         if any(has_given(graph) for graph in graphs.values()):
             # What a quantised file gives holds for its tensors as they are.
@@ -77,13 +81,20 @@ class Calibrated:
         self.options = options
         checked = {task: check_samples(task, graph, samples) for task, graph in graphs.items()}
         self.notes: dict[str, Sequence[str]] = {}
+        measured: dict[str, NDArray[np.float32]] = {}
         for task, rows in checked.items():
             kept, odd = leave_out_outliers(rows)
-            checked[task], self.notes[task] = kept, [*odd, *suspicions(graphs[task], kept)]
-        measured = {task: rows for task, rows in (held_out or {}).items() if len(rows)}
-        for task in measured:
-            measured[task] = check_samples(task, graphs[task], measured)
+            aside = kept[:0]
+            if held_out is not None:
+                aside = check_held_out(task, graphs[task], held_out)
+            elif hold_out:
+                kept, aside = split_held_out(kept)
+            if len(aside):
+                measured[task] = aside
+            checked[task] = kept
+            self.notes[task] = [*odd, *suspicions(graphs[task], kept, aside)]
         self.held_out = bool(measured)
+        self.samples = checked
         self.measured = {
             task: measured.get(task, rows)[:SAMPLES_MEASURED] for task, rows in checked.items()
         }

@@ -25,7 +25,8 @@ def leave_out_outliers(
     peaks = np.abs(samples.reshape(len(samples), -1)).max(1).astype(np.float64)
     typical = float(np.median(peaks))
     odd = np.flatnonzero(peaks > FAR * typical).tolist()
-    if len(samples) < FEWEST or not 0 < len(odd) <= max(1, MOST * len(samples)):
+    fewest = len(samples) < FEWEST or not typical
+    if fewest or not 0 < len(odd) <= max(1, MOST * len(samples)):
         return samples, []
     notes = [
         f"calibration sample {number} is left out: its input reaches {peaks[number]:.4g}, where"

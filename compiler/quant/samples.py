@@ -36,6 +36,22 @@ def spread(samples: NDArray[np.float32], values: int) -> NDArray[np.float32]:
     return samples[:: math.ceil(len(samples) / wanted)]
 
 
+def check_held_out(
+    task: str, graph: Graph, held_out: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """Return the samples that a task is measured on; they may be all one value.
+
+    Raises
+    ------
+    UserError
+        They are missing, of another type or shape, none at all, or not finite.
+    """
+    given = {graph.input_name: held_out[task]} if task in held_out else {}
+    return check_frames(
+        given, graph.input_name, graph.input_shape, task=repr(task), holder="the held-out file"
+    )
+
+
 def check_samples(
     task: str, graph: Graph, samples: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.float32]:

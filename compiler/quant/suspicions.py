@@ -16,12 +16,20 @@ FAR = 30.0
 """Times the position embedding that patches of the right range never make."""
 
 
-def suspicions(graph: ir.Graph, samples: NDArray[np.float32]) -> Iterator[str]:
-    """Notes for the report; ``samples`` are [n, *input_shape[1:]]."""
+def suspicions(
+    graph: ir.Graph, samples: NDArray[np.float32], held_out: NDArray[np.float32]
+) -> Iterator[str]:
+    """Notes for the report; samples, held out or not, are [n, *input_shape[1:]]."""
     if len(samples) == 1:
         yield (
             "calibrated with one sample: what other inputs reach is a guess; give eight or more,"
             " like those of use"
+        )
+    known = {frame.tobytes() for frame in samples}
+    if again := sum(frame.tobytes() in known for frame in held_out):
+        yield (
+            f"{again} of {len(held_out)} samples that are held out are among those of calibration:"
+            " they say little of other inputs"
         )
     ratio = _patches_to_positions(graph, samples[:1])
     if _looks_like_bytes(samples) and ratio > FAR:

@@ -93,6 +93,17 @@ def test_one_pixel_of_a_thousand_costs_its_sample_and_no_other() -> None:
     assert notes[0] in reports["seg"].notes
 
 
+@pytest.mark.parametrize("place", range(12))
+def test_an_outlier_is_named_by_its_number_in_the_file(place: int) -> None:
+    """Wherever it is, and before others are held out."""
+    spoilt = random_samples(count=12)
+    spoilt[place].flat[17] = 1000.0
+    calibrated = Calibrated({"seg": dense_graph()}, {"seg": spoilt}, QuantOptions(), hold_out=True)
+    assert f"sample {place} is left out" in calibrated.notes["seg"][0]
+    assert calibrated.held_out and len(calibrated.measured["seg"]) == 2
+    assert np.abs(calibrated.measured["seg"]).max() < 10
+
+
 def test_samples_that_are_all_different_stay() -> None:
     samples = random_samples(count=12)
     assert leave_out_outliers(samples) == (samples, [])
@@ -101,6 +112,9 @@ def test_samples_that_are_all_different_stay() -> None:
     spoilt = samples[:3].copy()
     spoilt[0] *= 1000
     assert leave_out_outliers(spoilt)[1] == []  # of three none can be called the odd one
+    zeros = np.zeros_like(samples)
+    zeros[5] = samples[5]
+    assert leave_out_outliers(zeros)[1] == []  # the only one that holds anything
 
 
 def test_what_is_measured_is_what_was_held_out() -> None:
@@ -135,11 +149,16 @@ def test_inputs_use_all_codes_and_their_zero_is_taken_out(
 
 def test_what_is_hardly_meant_is_said() -> None:
     graph, samples = random_graph(), random_samples(count=4)
-    assert not [*suspicions(graph, samples)]
-    assert "calibrated with one sample" in next(suspicions(graph, samples[:1]))
+    none = samples[:0]
+    assert not [*suspicions(graph, samples[:2], samples[2:])]
+    assert "calibrated with one sample" in next(suspicions(graph, samples[:1], none))
+    (note,) = suspicions(graph, samples[:3], samples[2:])
+    assert "1 of 2 samples that are held out are among those of calibration" in note
     pixels = np.random.default_rng(1).integers(0, 256, samples.shape).astype(np.float32)
-    (note,) = suspicions(graph, pixels)
+    (note,) = suspicions(graph, pixels, none)
     assert "whole numbers from 0 to 255" in note and "does the model expect" in note
     # A network that scales them itself is right to take them.
     linear = replace(graph.embed.linear, weight=graph.embed.linear.weight / 255)
-    assert not [*suspicions(replace(graph, embed=replace(graph.embed, linear=linear)), pixels)]
+    assert not [
+        *suspicions(replace(graph, embed=replace(graph.embed, linear=linear)), pixels, none)
+    ]

@@ -72,6 +72,8 @@ def test_a_target_makes_rows_wide_and_the_bundle_still_verifies(
     done = moesaic("compile", *models, *given, "-o", tmp_path / "plain")
     assert done.code == 0 and "6 samples held out" in done.err and "in 16 bits" not in done.err
     report = json.loads(moesaic("inspect", tmp_path / "plain", "--json").out)
+    for task in report["tasks"].values():  # both of the same samples
+        assert task["sqnr_db"] == pytest.approx(task["quantisation"]["sqnr_db"], abs=0.02)
     least = min(task["quantisation"]["sqnr_db"] for task in report["tasks"].values())
     more = ("--target-sqnr", f"{least + 1:.2f}", "-o", tmp_path / "wide")
     done = moesaic("compile", *models, *given, *more)
@@ -82,20 +84,58 @@ def test_a_target_makes_rows_wide_and_the_bundle_still_verifies(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--metric", "seg=miou"], "give --labels"),
+        (["--metric", "seg=miou"], "--metric and --labels go together: give both"),
         (["--metric", "seg=f1"], "--metric takes top1, miou, rmse or FILE.py:FUNCTION, not 'f1'"),
         (["--metric", "seg=gone.py:f"], "FileNotFoundError"),
         (["--metric", "miou"], "needs a task: write --metric seg=miou"),
         (["--model", "pose=x.onnx"], "names the task 'pose'; the bundle has seg, depth"),
         (["--model", "seg=gone.onnx"], "gone.onnx"),
-        (["--labels", "gone.npz"], "gone.npz"),
+        (["--labels", "gone.npz", "--metric", "seg=miou"], "gone.npz"),
+        (["--labels", "x.npz"], "--metric and --labels go together: give both"),
+        (["--model", "seg=a.onnx", "--model", "seg=b.onnx"], "two files for task seg"),
+        (["--json", "{bundle}/manifest.json"], "it is read, or written twice"),
+        (["--json", "{unseen}"], "it is read, or written twice"),
+        (["--json", "{folder}/a", "--picture", "{folder}/a"], "it is read, or written twice"),
+        (["--picture", "/proc/points.png"], "cannot be written"),
+        (["--worst", "0"], "Invalid value for '--worst'"),
     ],
 )
 def test_what_does_not_fit_is_refused(
-    words: list[str], complaint: str, small_bundle: Path, unseen: Path
+    words: list[str], complaint: str, small_bundle: Path, unseen: Path, tmp_path: Path
 ) -> None:
+    places = {"bundle": small_bundle, "unseen": unseen, "folder": tmp_path}
+    before = (small_bundle / "manifest.json").read_bytes(), unseen.read_bytes()
+    words = [word.format(**places) for word in words]
     done = moesaic("accuracy", small_bundle, "--samples", unseen, *words)
-    assert done.code == 2 and complaint in done.err.replace("\n", " "), done.err
+    assert done.code == 2 and complaint in " ".join(done.err.split()), done.err
+    assert before == ((small_bundle / "manifest.json").read_bytes(), unseen.read_bytes())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_another_model_is_not_taken_for_the_one_that_was_compiled(
+    small_models: tuple[Path, list[str]], small_bundle: Path, unseen: Path
+) -> None:
+    other = small_models[0] / "depth.onnx"
+    done = moesaic("accuracy", small_bundle, "--samples", unseen, "--model", f"seg={other}")
+    assert done.code == 2
+    assert "is not the file that task seg was compiled from, seg.onnx" in " ".join(done.err.split())
+
+
+def test_json_is_json_where_nothing_is_lost(
+    small_bundle: Path, unseen: Path, tmp_path: Path
+) -> None:
+    with np.load(unseen) as file:
+        np.savez(tmp_path / "zero.npz", image=np.zeros_like(file["image"]))
+    found = tmp_path / "found.json"
+    done = moesaic("accuracy", small_bundle, "--samples", tmp_path / "zero.npz", "--json", found)
+    assert done.code == 0, done.err
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    results = json.loads(found.read_text(), parse_constant=refuse)
+    points = {point["point"]: point["alone_db"] for point in results["seg"]["points"]}
+    assert points["input"] is None and points["head.norm"] > 20
 
 
 @pytest.mark.parametrize(
@@ -103,6 +143,10 @@ def test_what_does_not_fit_is_refused(
     [
         (["--budget-cycles", "many"], "--budget-cycles takes cycles of a frame, or 15% more"),
         (["--budget-cycles", "-5%"], "--budget-cycles takes cycles of a frame, or 15% more"),
+        (["--budget-cycles", "inf%"], "--budget-cycles takes cycles of a frame, or 15% more"),
+        (["--budget-cycles", "1e2"], "without any 16-bit rows, more than --budget-cycles 100"),
+        (["--target-sqnr", "nan"], "--target-sqnr takes decibels from 0 on, not nan"),
+        (["--target-sqnr", "-5"], "--target-sqnr takes decibels from 0 on, not -5"),
         (["--target-sqnr", "200"], "not 200: ask for less, allow more cycles"),
         (["--held-out", "gone.npz"], "gone.npz"),
     ],
@@ -127,6 +171,14 @@ def test_metrics_are_what_they_say() -> None:
     for metric, wrong in ((miou, labels[:, 0]), (rmse, labels[:1]), (top1, labels)):
         with pytest.raises(UserError, match="labels of .* must have the shape"):
             metric(outputs, wrong)
+    ignored = labels.copy()
+    ignored[1, 0, 1] = 255
+    assert miou(outputs, ignored) == 1.0
+    for wrong in (labels + 0.5, labels > 0, np.full_like(labels, 255)):
+        with pytest.raises(UserError, match="labels of miou must be"):
+            miou(outputs, wrong)
+    with pytest.raises(UserError, match="labels of rmse must be finite"):
+        rmse(np.float32([1, 2]), np.array([np.nan, 1]))
     with pytest.raises(UserError, match="takes top1"):
         find_metric("accuracy")
 
@@ -138,3 +190,6 @@ def test_a_failing_metric_of_the_users_is_named(tmp_path: Path) -> None:
         find_metric(f"{path}:f")(np.zeros(1, np.float32), np.zeros(1))
     with pytest.raises(UserError, match="bad.py:g: AttributeError"):
         find_metric(f"{path}:g")
+    path.write_text("import sys\ndef f(outputs, labels):\n    sys.exit(3)\n")
+    with pytest.raises(UserError, match="bad.py:f: SystemExit: 3"):
+        find_metric(f"{path}:f")(np.zeros(1, np.float32), np.zeros(1))

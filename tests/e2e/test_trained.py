@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     for task in model.config.task_names:
         export_onnx(model, task, folder / f"{task}.onnx")
         models.append(f"{task}={folder / task}.onnx")
-    write_samples(folder / "calibration.npz", 0, 32, *size)  # eight of them are held out
+    write_samples(folder / "calibration.npz", 0, 16, *size)
     write_samples(folder / "heldout.npz", HELDOUT_SEED, SCENES, *size)
     done = moesaic(
         "compile", *models, "--target", "nano", "--calibrate", folder / "calibration.npz",
