@@ -19,6 +19,7 @@ from moesaic.cli.console import (
     load,
     out,
 )
+from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,13 +66,13 @@ def compile(
         if name in tasks:
             raise UserError(f"task {name!r} is given twice; write TASK=FILE.onnx with other names")
         tasks[name] = path
-    with console.status("compiling") as status:
+    with Stages(console) as stages:
         report = run(
             tasks,
             target,
             calibrate,
             output,
-            status.update,
+            stages,
             partition=partition,
             options=options,
             held_out=held_out,
@@ -94,6 +95,7 @@ def compile(
         if task["host"]:
             console.print(placement_table(name, task))
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
+    console.print(f"took {stages.summary()}")
 
 
 def _goal(target_sqnr: float | None, budget: str) -> Goal | None:

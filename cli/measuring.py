@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from moesaic.cli.console import BundleArgument, app, console, load, out
+from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
 
 
@@ -56,14 +57,14 @@ def accuracy(
         # Before the work: whoever cannot write should not wait for it.
         text = files.enter_context(OutputFile(json_file)) if json_file else None
         image = files.enter_context(OutputFile(picture)) if picture else None
-        with console.status("reading") as status:
+        with Stages(console) as stages:
             results = measure_bundle(
                 loaded,
                 open_arrays(samples),
                 {task: paths[0] for task, paths in models.items()},
                 open_arrays(labels) if labels else {},
                 metrics,
-                status.update,
+                stages,
             )
         for result in results.values():
             for table in accuracy_tables(result, worst, result["cycles"]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.spec.arch import ArchConfig, load_arch
 from moesaic.spec.arrays import open_arrays
 from moesaic.spec.errors import UserError
+from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
 from moesaic.spec.manifest import digest
@@ -31,8 +32,6 @@ from moesaic.spec.metrics import sqnr_db
 
 SAMPLES_KEPT = 8
 """Rows that the bundle keeps for ``verify``: those that integers are measured on come first."""
-
-Progress = Callable[[str], None]
 
 
 def compile(
@@ -60,7 +59,7 @@ def compile(
     output
         Bundle directory; written beside and renamed.
     progress
-        Told what is being done.
+        Told what is being done and, where that takes long, what share of it is over.
     partition
         Let the host compute what follows the transformer layers where the accelerator does not
         take it.
@@ -81,7 +80,7 @@ def compile(
     UserError
         Something about the input is wrong; nothing has been written.
     """
-    say = progress or (lambda text: None)
+    say = progress or say_nothing
     if not tasks:
         raise UserError("no model given: name at least one TASK=FILE.onnx")
     for name in tasks:
@@ -122,12 +121,11 @@ def _compile(
         say(f"comparing {name} with ONNX Runtime")
         oracles[name] = open_oracle(path, graphs[name])
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
-    say("calibrating and quantising")
-    calibrated = Calibrated(graphs, samples, options or QuantOptions(), held_out, hold_out=True)
+    chosen = options or QuantOptions()
+    calibrated = Calibrated(graphs, samples, chosen, held_out, hold_out=True, progress=say)
     quantised, reports = built = calibrated.build()
     if goal:
-        say("choosing 16-bit rows")
-        (quantised, reports), _ = choose_widths(calibrated, built, arch, goal)
+        (quantised, reports), _ = choose_widths(calibrated, built, arch, goal, say)
     image, codes, schedules = WeightImage(arch), {}, {}
     for name, graph in quantised.items():
         say(f"scheduling {name}")

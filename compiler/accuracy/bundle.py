@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from moesaic.compiler.schedule.options import stored_schedule
 from moesaic.compiler.validate.compare import open_oracle
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.heartbeat import Progress
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import check_frames
 from moesaic.spec.manifest import digest
@@ -30,7 +31,7 @@ def measure_bundle(
     models: Mapping[str, str | Path],
     labels: Mapping[str, NDArray[Any]],
     metrics: Mapping[str, Mapping[str, Metric]],
-    say: Callable[[str], None],
+    say: Progress,
 ) -> dict[str, dict[str, Any]]:
     """Task to :meth:`TaskAccuracy.to_dict`, with ``cycles`` of a frame and, where the model is
     given, ``output_db``: SQNR of the task's output, behind the host's part.

@@ -15,6 +15,7 @@ from moesaic.compiler.quant.build import may_be_wide
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.intgraph import IntGraph
 
 LEAST_GAIN = 0.005
@@ -59,7 +60,11 @@ Built = tuple[dict[str, IntGraph], dict[str, QuantReport]]
 
 
 def choose_widths(
-    calibrated: Calibrated, built: Built, arch: ArchConfig, goal: Goal
+    calibrated: Calibrated,
+    built: Built,
+    arch: ArchConfig,
+    goal: Goal,
+    progress: Progress = say_nothing,
 ) -> tuple[Built, list[str]]:
     """Return the integer graphs with their reports, and the points that have 16 bits.
 
@@ -70,6 +75,7 @@ def choose_widths(
     UserError
         The goal is out of reach; the message says how far it went.
     """
+    progress("measuring what 16-bit rows gain")
     graphs, reports = built
     schedules = {task: choose_schedule(graph, arch) for task, graph in graphs.items()}
     plain = {task: cycles(graph, arch, schedules[task]) for task, graph in graphs.items()}
@@ -81,7 +87,7 @@ def choose_widths(
             )
     chosen, taken = _within(
         goal,
-        _candidates(calibrated, graphs, arch, schedules, plain),
+        _candidates(calibrated, graphs, arch, schedules, plain, progress),
         graphs,
         arch,
         schedules,
@@ -183,6 +189,7 @@ def _candidates(
     arch: ArchConfig,
     schedules: dict[str, Schedule],
     plain: dict[str, int],
+    progress: Progress,
 ) -> list[_Candidate]:
     """The worthiest first."""
     alone = {
@@ -200,7 +207,8 @@ def _candidates(
             groups[key] |= {(task, point) for point in names}
     result = []
     known: dict[tuple[str, object], int | None] = {}
-    for points in groups.values():
+    for number, points in enumerate(groups.values()):
+        progress("choosing 16-bit rows", number / len(groups))
         gains, more = {}, {}
         for task, own in _by_task(points).items():
             name = layer_point(next(iter(own)))

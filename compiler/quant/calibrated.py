@@ -32,6 +32,7 @@ from moesaic.compiler.rewrite import (
     rotate_residual,
 )
 from moesaic.spec.errors import UserError
+from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.intgraph import IntGraph
 
 Wide = Mapping[str, Collection[str]]
@@ -59,6 +60,8 @@ class Calibrated:
         them on the calibration samples.
     hold_out
         Without ``held_out``, keep every fourth of eight or more samples from calibration.
+    progress
+        Told what is being done.
 
     Raises
     ------
@@ -74,7 +77,9 @@ class Calibrated:
         held_out: Mapping[str, NDArray[np.floating]] | None = None,
         *,
         hold_out: bool = False,
+        progress: Progress = say_nothing,
     ) -> None:
+        self._say = progress
         if any(has_given(graph) for graph in graphs.values()):
             # What a quantised file gives holds for its tensors as they are.
             options = options.without(["rotate", "centre", "equalise"])
@@ -98,12 +103,14 @@ class Calibrated:
         self.measured = {
             task: measured.get(task, rows)[:SAMPLES_MEASURED] for task, rows in checked.items()
         }
+        progress("rewriting")
         self.graphs = rewrite_tasks(graphs, checked, options)
         self.shared = SharedPoints(self.graphs)
+        progress("calibrating")
         self.statistics = calibrate(self.graphs, checked, self.shared)
         self.clips: dict[Key, float] = {}
         if options.ranges:
-            self.clips = choose_clips(self.graphs, checked, self.shared, self.statistics)
+            self.clips = choose_clips(self.graphs, checked, self.shared, self.statistics, progress)
         self._done = Done()
 
     def build(self, wide: Wide | None = None) -> tuple[dict[str, IntGraph], dict[str, QuantReport]]:
@@ -117,6 +124,7 @@ class Calibrated:
         wide = wide or {}
         headroom = RESIDUAL_HEADROOM
         for _ in range(HEADROOM_TRIES):
+            self._say("rounding weights")
             scales = Scales(self.statistics, self.shared, self.clips, headroom, self.graphs)
             built = {
                 task: Builder(
@@ -124,6 +132,7 @@ class Calibrated:
                 ).build()
                 for task, graph in self.graphs.items()
             }
+            self._say("running in float and in integers")
             runs = {
                 task: Comparison(graph, built[task], self.measured[task])
                 for task, graph in self.graphs.items()

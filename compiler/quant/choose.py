@@ -24,6 +24,7 @@ from moesaic.compiler.quant.samples import spread
 from moesaic.compiler.quant.scales import INT8_MAX, UINT8_MAX, hidden_codes
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.compiler.replay import Replay
+from moesaic.spec.heartbeat import Progress, say_nothing
 
 MIXTURES = (0.0, 0.5, 1.0)
 """Candidates between the largest magnitude (0) and the clip of least squared error (1)."""
@@ -34,6 +35,7 @@ def choose_clips(
     samples: Mapping[str, NDArray[np.float32]],
     shared: SharedPoints,
     statistics: Statistics,
+    progress: Progress = say_nothing,
 ) -> dict[Key, float]:
     """Clip of every int8 point that the samples reached.
 
@@ -43,9 +45,11 @@ def choose_clips(
     decide little: what a sample reached, others will exceed.
     """
     errors: dict[Key, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for task, graph in graphs.items():
+    for number, (task, graph) in enumerate(graphs.items()):
         rows = spread(samples[task], graph.tokens * graph.channels)
-        for points, mixture, error in _Trials(task, graph, rows, shared, statistics).run():
+        trials = _Trials(task, graph, rows, shared, statistics)
+        for points, mixture, error in trials.run():
+            progress("choosing ranges", (number + trials.share) / len(graphs))
             for point in points:
                 errors[shared.find(task, point)][mixture] += error
     return {
@@ -96,6 +100,8 @@ class _Trials:
     ) -> None:
         self.task, self.graph, self.shared, self.statistics = task, graph, shared, statistics
         self.replay = Replay(graph, rows)
+        self.share = 0.0
+        """Of the trials' time: each runs the layers behind its point."""
 
     def run(self) -> Iterable[tuple[list[str], float, list[float]]]:
         """Yield (points, mixture, logarithms of the frames' squared errors) of every trial."""
@@ -105,7 +111,8 @@ class _Trials:
                 group = groups[layer_point(point)]
                 if not point.endswith(WIDER) and point != "input" and point not in group:
                     group.append(point)
-        for points in groups.values():
+        for number, points in enumerate(groups.values()):
+            self.share = 1.0 - (1.0 - number / len(groups)) ** 2
             seen = [self.statistics.ranges[self.shared.find(self.task, p)] for p in points]
             if not any(one.maximum for one in seen):
                 continue

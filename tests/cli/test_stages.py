@@ -1,0 +1,48 @@
+"""Progress of long commands."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+from rich.console import Console
+
+from moesaic.cli import stages as module
+from moesaic.cli.stages import Stages
+
+
+def log() -> Console:
+    return Console(file=io.StringIO(), width=40)
+
+
+def test_log_hears_of_long_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOG_SECONDS", 0.05)
+    console = log()
+    with Stages(console) as stages:
+        stages("a short one")
+        stages("reading [bold] names that are longer than one line of this console is wide")
+        stages("reading [bold] names that are longer than one line of this console is wide", 0.5)
+        time.sleep(0.2)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines and all(line.startswith("reading [bold] names that") for line in lines)
+    assert "50%" in lines[-1]
+
+
+def test_summary_names_what_took_long() -> None:
+    with Stages(log()) as stages:
+        stages("long")
+        time.sleep(0.1)
+        stages("nothing")
+        stages("too")
+        time.sleep(0.05)
+    assert re.fullmatch(r"0 s \(long 0, too 0\)", stages.summary())
+
+
+def test_terminal_shows_the_stage() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with Stages(console) as stages:
+        stages("weaving")
+        time.sleep(0.3)
+    assert "weaving" in console.file.getvalue()  # type: ignore[attr-defined]
