@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.host.driver import DeviceError
+from moesaic.host.options import device_names
 from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
-from moesaic.spec.hostside import check_frames, quantise_input
+from moesaic.spec.hostside import check_frames, check_no_others, quantise_input
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; boards have 3.10
@@ -81,7 +83,7 @@ class Session:
     bundle
         A directory or a loaded bundle.
     devices
-        Names by preference.
+        Names by preference: a sequence, or a text with commas between, as ``--device`` takes it.
     options
         Options for devices by name, e.g. ``{"sim": {"dram": DramConfig()}}``.
     strict
@@ -94,13 +96,18 @@ class Session:
     Raises
     ------
     UserError
-        A device is unknown, or none can be opened; the message says why of each.
+        A device or an option is unknown, or none can be opened; the message says why of each.
+
+    Notes
+    -----
+    A session belongs to the process that opened it: threads and connections to hardware do not
+    survive a fork, so a forked child is refused and opens its own.
     """
 
     def __init__(
         self,
         bundle: Bundle | str | Path,
-        devices: Sequence[str] = ("cpu",),
+        devices: str | Sequence[str] = ("cpu",),
         options: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         strict: bool = False,
@@ -108,9 +115,10 @@ class Session:
         pause_seconds: float = 1.0,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        names = list(devices[:1] if strict else devices)
+        names = device_names(devices)
+        self._process, self._closed = os.getpid(), False
         self._host_parts = {task: self.bundle.host_part(task) for task in self.bundle.tasks}
-        self._pool = DevicePool(self.bundle, names, options or {}, pause_seconds)
+        self._pool = DevicePool(self.bundle, names, options or {}, pause_seconds, strict=strict)
         self._free = threading.BoundedSemaphore(queue_frames)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="moesaic")
         if self._pool.first() is None:
@@ -118,6 +126,15 @@ class Session:
 
     def _reasons(self) -> str:
         return "; ".join(f"{slot.name}: {slot.reason}" for slot in self._pool.slots if slot.reason)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise UserError(f"the session of {self.bundle.path} is closed: open another one")
+        if os.getpid() != self._process:
+            raise UserError(
+                f"the session of {self.bundle.path} was opened before this process was forked:"
+                " open one in each process"
+            )
 
     @property
     def device(self) -> Device:
@@ -127,7 +144,10 @@ class Session:
         ------
         DeviceError
             None works at the moment.
+        UserError
+            The session is closed, or another process's.
         """
+        self._check_usable()
         device = self._pool.first()
         if device is None:
             raise DeviceError(f"no device works: {self._reasons()}")
@@ -203,6 +223,7 @@ class Session:
         return answer
 
     def _run(self, inputs: Inputs, task: str | None) -> Outputs:
+        self._check_usable()
         name = self.bundle.task(task)
         graph, host_part = self.bundle.graphs[name], self._host_parts[name]
         if host_part is not None:
@@ -210,6 +231,7 @@ class Session:
         frames = check_frames(
             inputs, graph.input_name, graph.input_shape, task=name, holder="the input"
         )
+        check_no_others(inputs, {graph.input_name for graph in self.bundle.graphs.values()}, name)
         patches = quantise_input(graph, frames)
         started = time.perf_counter()
         for slot in self._pool.slots:
@@ -232,9 +254,12 @@ class Session:
 
         Raises
         ------
+        UserError
+            The session is closed, or another process's.
         QueueFull
             As many calls wait as the session's queue holds.
         """
+        self._check_usable()
         if not self._free.acquire(blocking=False):
             raise QueueFull("the session's queue is full: wait for a result before the next frame")
         future = self._worker.submit(self._run, inputs, task)
@@ -242,8 +267,11 @@ class Session:
         return future
 
     def close(self) -> None:
-        """Finish what was submitted, and close the devices."""
+        """Finish what was submitted, and close the devices; again, or in a fork, does nothing."""
+        if self._closed or os.getpid() != self._process:
+            return
         self._worker.shutdown()
+        self._closed = True
         self._pool.close()
 
     def __enter__(self) -> Self:

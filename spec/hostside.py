@@ -5,7 +5,7 @@ Float arithmetic happens here only, in float64 numpy, the same for every device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from moesaic.spec.arrays import Archive
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
+
+_CONVERT = "give numbers in the range that the model was trained on, by array.astype(numpy.float32)"
 
 
 def check_frames(
@@ -53,7 +55,9 @@ def check_frames(
         except ValueError as error:  # lists of unequal lengths
             raise UserError(f"input {name!r} of task {task} is no array: {error}") from error
     if found.dtype.kind not in "fiu":
-        raise UserError(f"input {name!r} of task {task} must be float32, not {found.dtype}")
+        raise UserError(
+            f"input {name!r} of task {task} must be float32, not {found.dtype}: {_CONVERT}"
+        )
     if not found.shape or tuple(found.shape[1:]) != tuple(shape[1:]):
         want, have = ("x".join(map(str, sizes)) for sizes in (shape[1:], found.shape))
         raise UserError(
@@ -71,6 +75,30 @@ def check_frames(
             " NaN or infinity; clean the samples"
         )
     return array
+
+
+def check_no_others(inputs: Mapping[str, Any], known: Iterable[str], task: str) -> None:
+    """Refuse arrays that are an input of no task: a misspelt one would be ignored.
+
+    Parameters
+    ----------
+    inputs
+        By name; those of other tasks may be there, so that one file can serve all.
+    known
+        Inputs of all tasks.
+    task
+        That runs, for the message.
+
+    Raises
+    ------
+    UserError
+        One is unknown.
+    """
+    if unknown := sorted(map(str, set(inputs) - set(known))):
+        names = ", ".join(sorted(known))
+        raise UserError(
+            f"task {task} has no input {', '.join(map(repr, unknown))}: leave out all but {names}"
+        )
 
 
 def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> NDArray[np.int8]:
