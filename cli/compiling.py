@@ -17,7 +17,7 @@ from moesaic.cli.console import (
     app,
     console,
     load,
-    out,
+    show,
 )
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
@@ -93,7 +93,7 @@ def compile(
         for note in [*task["notes"], *task["quantisation"]["notes"]]:
             console.print(f"  note: {note}")
         if task["host"]:
-            console.print(placement_table(name, task))
+            show(placement_table(name, task), console)
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
     console.print(f"took {stages.summary()}")
 
@@ -172,10 +172,10 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
             f"{task['weight_stream_bytes'] / 1e6:.2f}",
             f"{task['sqnr_db']:.1f}",
         )
-    out.print(table)
+    show(table)
     for name, task in loaded.report["tasks"].items():
         if task["host"]:
-            out.print(placement_table(name, task))
+            show(placement_table(name, task))
 
 
 @app.command()
@@ -199,4 +199,4 @@ def targets(as_json: JsonOption = False) -> None:
             f"{arch.activation_bytes >> 10} KiB",
             arch.device,
         )
-    out.print(table)
+    show(table)
