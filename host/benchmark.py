@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moesaic.host.driver import DeviceError
+from moesaic.host.options import device_names
 from moesaic.host.pool import DEVICE_GROUP, Device, DeviceUnavailable
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
@@ -70,16 +71,11 @@ def open_device(name: str, bundle: Bundle) -> Device:
 
     Raises
     ------
-    UserError
-        It is none of them, or is not there.
+    DeviceUnavailable
+        It is not there.
     """
-    if name not in DEVICES:
-        raise UserError(f"device must be one of {', '.join(DEVICES)}, not {name!r}")
     (point,) = entry_points(group=DEVICE_GROUP, name=name)
-    try:
-        device: Device = point.load()(bundle)
-    except DeviceUnavailable as error:
-        raise UserError(f"device {name} cannot be measured here: {error}") from error
+    device: Device = point.load()(bundle)
     return device
 
 
@@ -152,15 +148,28 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     UserError
         The bundle, a device, a task or a number is wrong.
     DeviceError
-        A device failed.
+        A device failed, or none is there; of several, one that is not there is left out.
     """
     bundle = load_bundle(arguments.bundle)
     tasks = [bundle.task(arguments.task)] if arguments.task else sorted(bundle.graphs)
     batches = parse_batches(arguments.batch)
-    devices = [open_device(name, bundle) for name in arguments.device.split(",")]
+    names = device_names(arguments.device)
+    for name in names:
+        if name not in DEVICES:
+            raise UserError(f"device must be one of {', '.join(DEVICES)}, not {name!r}")
+    devices, missing = [], []
+    for name in names:
+        try:
+            devices.append(open_device(name, bundle))
+        except DeviceUnavailable as error:
+            missing.append(f"device {name} is left out: {error}")
+    if not devices:
+        raise DeviceError("; ".join(missing))
+    for line in missing:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     measurements = []
     for device in devices:
-        console.print(describe(device.name), markup=False, highlight=False)
+        console.print(describe(device.name), markup=False, highlight=False, soft_wrap=True)
         for task, batch in product(tasks, batches):
             frames = make_frames(bundle, task, batch)
             with console.status(f"{device.name}, {task}, {batch} frames a call ..."):
@@ -184,6 +193,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (UserError, DeviceError) as error:
         print(f"moesaic benchmark: {error}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print("moesaic benchmark: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
