@@ -73,6 +73,8 @@ def accuracy(
                 metrics,
                 stages,
             )
+        for name in loaded.graphs.keys() - results.keys():
+            console.print(f"{name} is left out: its input is not among the samples", markup=False)
         try:
             write_all(
                 lambda: text.write_json(_finite(results)) if text else None,

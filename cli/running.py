@@ -36,13 +36,16 @@ def run(
     from moesaic.host.output_file import OutputFile
     from moesaic.host.session import Session
     from moesaic.spec.arrays import open_arrays
+    from moesaic.spec.hostside import task_frames
 
     arrays = open_arrays(input)
     options = parse_options(option or ())
     loaded = load(bundle)
+    name = loaded.task(task)
+    inputs = {loaded.graphs[name].input_name: task_frames(loaded.graphs, name, arrays)}
     with OutputFile(output) as file, Session(loaded, device, options, strict=strict) as session:
         with console.status(f"running on {session.device.name}"):
-            outputs = session.run(arrays, task)
+            outputs = session.run(inputs, name)
         file.write_arrays(outputs)
         for place in session.placement():
             if place.reason:

@@ -58,6 +58,7 @@ def simulate(
     from moesaic.sim.statistics import frame_statistics
     from moesaic.sim.timeline import chrome_trace
     from moesaic.spec.arrays import open_arrays
+    from moesaic.spec.hostside import task_frames
 
     loaded = load(bundle)
     name = loaded.task(task)
@@ -65,6 +66,7 @@ def simulate(
     if trace is not None:
         check_writable(trace)
     arrays = open_arrays(input)
+    inputs = {loaded.graphs[name].input_name: task_frames(loaded.graphs, name, arrays)}
     places = [path.resolve() for path in (output, stats, timeline, trace) if path is not None]
     if len(set(places)) < len(places):
         raise UserError("--output, --stats, --timeline and --trace must be different files")
@@ -80,7 +82,7 @@ def simulate(
         options["progress"] = show_cycles(status, f"simulating {name}")
         with Session(loaded, ["sim"], {"sim": options}) as session:
             device: Any = session.device
-            outputs = session.run(arrays, name)
+            outputs = session.run(inputs, name)
             statistics = frame_statistics(
                 loaded, name, outputs.result.counters, device.dram, device.profiles, device.seconds
             )

@@ -105,6 +105,12 @@ def _least_bytes(models: Iterable[Model]) -> int:
     return max((file.stat().st_size // 4 for file in files if file.is_file()), default=0)
 
 
+def _unread(arrays: Mapping[str, Any] | None, which: str, inputs: set[str]) -> list[str]:
+    """Note arrays that no task reads: labels, or an input by a wrong name."""
+    unread = sorted(set(arrays or ()) - inputs)
+    return [f"no task reads {', '.join(unread)} of the {which} samples"] if unread else []
+
+
 def _compile(
     tasks: Mapping[str, Path],
     arch: ArchConfig,
@@ -125,6 +131,8 @@ def _compile(
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
         if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
+    inputs = {graph.input_name for graph in graphs.values()}
+    notes = _unread(given, "calibration", inputs) + _unread(aside, "held-out", inputs)
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
     oracles, validations = {}, {}
     for name, path in tasks.items():
@@ -168,7 +176,7 @@ def _compile(
             "instructions": len(codes[name].program) // 32,
             "activation_bytes": codes[name].activation_words * arch.depth,
             "weight_stream_bytes": codes[name].weight_words * arch.ring_read_bytes,
-            "notes": graphs[name].notes,
+            "notes": graphs[name].notes + notes,
             "validation": dataclasses.asdict(validations[name]),
             "routing": routing,
             "schedule": dataclasses.asdict(schedules[name]),

@@ -21,7 +21,7 @@ from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
-from moesaic.spec.hostside import check_frames, check_no_others, quantise_input
+from moesaic.spec.hostside import quantise_input, task_frames
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; boards have 3.10
@@ -228,10 +228,7 @@ class Session:
         graph, host_part = self.bundle.graphs[name], self._host_parts[name]
         if host_part is not None:
             host_part.open()  # whatever is wrong with it shows before a device runs
-        frames = check_frames(
-            inputs, graph.input_name, graph.input_shape, task=name, holder="the input"
-        )
-        check_no_others(inputs, {graph.input_name for graph in self.bundle.graphs.values()}, name)
+        frames = task_frames(self.bundle.graphs, name, inputs)
         patches = quantise_input(graph, frames)
         started = time.perf_counter()
         for slot in self._pool.slots:

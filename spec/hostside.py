@@ -5,7 +5,7 @@ Float arithmetic happens here only, in float64 numpy, the same for every device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,28 +77,36 @@ def check_frames(
     return array
 
 
-def check_no_others(inputs: Mapping[str, Any], known: Iterable[str], task: str) -> None:
-    """Refuse arrays that are an input of no task: a misspelt one would be ignored.
+def task_frames(
+    graphs: Mapping[str, IntGraph], task: str, inputs: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """Return a task's input [frames, ...], refusing all that is an input of no task.
 
     Parameters
     ----------
-    inputs
-        By name; those of other tasks may be there, so that one file can serve all.
-    known
-        Inputs of all tasks.
+    graphs
+        Of all tasks: inputs of the others may be there, so that one file can serve all.
     task
-        That runs, for the message.
+        That runs.
+    inputs
+        Arrays by name.
 
     Raises
     ------
     UserError
-        One is unknown.
+        As :func:`check_frames`, or an array is of no task: a misspelt one would be ignored.
     """
-    if unknown := sorted(map(str, set(inputs) - set(known))):
-        names = ", ".join(sorted(known))
+    graph = graphs[task]
+    frames = check_frames(
+        inputs, graph.input_name, graph.input_shape, task=task, holder="the input"
+    )
+    known = sorted({graph.input_name for graph in graphs.values()})
+    if unknown := sorted(map(str, set(inputs).difference(known))):
         raise UserError(
-            f"task {task} has no input {', '.join(map(repr, unknown))}: leave out all but {names}"
+            f"task {task} has no input {', '.join(map(repr, unknown))}: leave out all but"
+            f" {', '.join(known)}"
         )
+    return frames
 
 
 def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> NDArray[np.int8]:
