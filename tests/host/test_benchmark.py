@@ -46,7 +46,13 @@ class Counter:
 
 
 def arguments(**changes: object) -> argparse.Namespace:
-    defaults = {"bundle": Path("memory"), "device": "cpu", "batch": "1,5", "task": None}
+    defaults = {
+        "bundle": Path("memory"),
+        "device": "cpu",
+        "batch": "1,5",
+        "task": None,
+        "option": [],
+    }
     return argparse.Namespace(**{**defaults, "seconds": 0.01, **changes})
 
 
@@ -80,7 +86,11 @@ def test_table_names_what_was_measured(bundle: Bundle, monkeypatch: pytest.Monke
     text = io.StringIO()
     benchmark.run(arguments(), Console(file=text, width=100))
     lines = text.getvalue().splitlines()
-    assert lines[0].startswith("cpu: ") and torch.__version__ in lines[0]
+    assert (
+        lines[0].startswith("cpu: ")
+        and ", 1 threads, " in lines[0]
+        and torch.__version__ in lines[0]
+    )
     rows = [line.split("│")[1:4] for line in lines if line.startswith("│")]
     assert [[cell.strip() for cell in row] for row in rows] == [
         ["cpu", "task", "1"],
@@ -122,6 +132,8 @@ def test_nothing_is_measured_without_a_device(
     ("changes", "message"),
     [
         ({"device": "sim"}, "device must be one of cpu, cuda, not 'sim'"),
+        ({"option": ["cpu.treads=2"]}, "no option 'treads'; did you mean 'threads'"),
+        ({"option": ["cuda.threads=2"]}, "'cuda', which is not among cpu"),
         ({"batch": "1,0"}, "--batch must be positive numbers"),
         ({"batch": "two"}, "--batch must be positive numbers"),
         ({"task": "pose"}, "has no task 'pose'"),
