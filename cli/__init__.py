@@ -22,7 +22,7 @@ def main() -> None:
     from moesaic.host.transport import TransportError
 
     try:
-        app(standalone_mode=True)
+        app(prog_name="moesaic", standalone_mode=True)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             console.print("moesaic: interrupted", style="red")

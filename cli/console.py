@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,25 @@ out = Console(emoji=False, soft_wrap=True)
 
 _WIDEST = 1 << 20
 """Columns that no table has."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"moesaic {metadata.version('moesaic')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="print the version and exit"
+        ),
+    ] = False,
+) -> None:
+    """Options in front of any command."""
+
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="bundle directory")]
 PartitionOption = Annotated[

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -22,6 +22,7 @@ from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import quantise_input, task_frames
+from moesaic.spec.notebook import html_table, shape_text
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; boards have 3.10
@@ -53,6 +54,10 @@ class Outputs(dict[str, NDArray[np.float32]]):
         super().__init__(arrays)
         self.device, self.latency_seconds, self.result = device, latency_seconds, result
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{k} {shape_text(v.shape)} {v.dtype}" for k, v in self.items())
+        return f"<Outputs of {self.device} in {1000 * self.latency_seconds:.1f} ms: {arrays}>"
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -65,6 +70,9 @@ class Placement:
     device: str
     state: str
     reason: str
+
+    def _repr_html_(self) -> str:
+        return html_table("placement", ("device", "state", "reason"), [astuple(self)])
 
 
 class QueueFull(Exception):
@@ -126,6 +134,16 @@ class Session:
 
     def _reasons(self) -> str:
         return "; ".join(f"{slot.name}: {slot.reason}" for slot in self._pool.slots if slot.reason)
+
+    def __repr__(self) -> str:
+        devices = ", ".join(slot.name for slot in self._pool.slots)
+        closed = ", closed" if self._closed else ""
+        return f"<Session of {str(self.bundle.path)!r} on {devices}{closed}>"
+
+    def _repr_html_(self) -> str:
+        """A row of each device, for notebooks."""
+        rows = [astuple(place) for place in self.placement()]
+        return html_table(repr(self)[1:-1], ("device", "state", "reason"), rows)
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -115,3 +115,16 @@ def test_terminal_folds_and_loses_nothing(width: int) -> None:
     show(table, Console(file=text, force_terminal=True, color_system=None, width=width))
     assert [text.getvalue().count(letter) for letter in "abc"] == [60, 50, 30]
     assert "…" not in text.getvalue()
+
+
+def test_version_and_completion(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import metadata
+
+    done = moesaic_here(capsys, monkeypatch, "--version")
+    assert (done.code, done.out) == (0, f"moesaic {metadata.version('moesaic')}\n")
+    monkeypatch.setenv("_MOESAIC_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "moesaic sim")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert moesaic_here(capsys, monkeypatch).out.strip() == "simulate"

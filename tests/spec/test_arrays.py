@@ -179,3 +179,10 @@ def test_torch_checkpoint_is_named(tmp_path: Path) -> None:
         file.writestr("m/data.pkl", b"")
     with pytest.raises(UserError, match="is a torch checkpoint and no .npz"):
         open_arrays(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("array", [np.array([[True]]), np.array([["a"]]), np.array([[None]])])
+def test_what_is_no_number_is_refused_with_the_way_out(array: np.ndarray) -> None:
+    message = r"must be float32, not .*: give numbers .* by array.astype\(numpy.float32\)"
+    with pytest.raises(UserError, match=message):
+        check_frames({"x": array}, "x", (1, 1), task="seg")
