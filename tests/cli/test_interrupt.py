@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,14 @@ def test_compilers_that_wait_do_not_begin(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt):
         verilator.compile_objects(sources, tmp_path, lambda source: [])
     assert len(begun) < 50
+
+
+@pytest.mark.parametrize("module", ["demo", "export"])
+def test_interrupted_program_says_so(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("argparse.ArgumentParser.parse_args", press_ctrl_c)
+    monkeypatch.delitem(sys.modules, f"moesaic.models.{module}", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"moesaic.models.{module}", run_name="__main__")
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted\n"

@@ -110,3 +110,18 @@ def test_anything_else_is_refused_in_one_sentence(
         compile(**{**arguments, **changed})
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "") and not [*tmp_path.iterdir()]
+
+
+def test_arrays_that_no_task_reads_are_noted(tmp_path: Path) -> None:
+    """Labels may lie beside the samples; an input by a wrong name does not go unnoticed."""
+    file = Vit().save(tmp_path)
+    x = samples_for(load_graph(file))
+    labels, held_out = np.zeros(4), {"x": x, "y": x}
+    report = compile(
+        file, "nano", {"x": x, "seg": labels, "rgb": labels}, tmp_path / "b", held_out=held_out
+    )
+    notes = report["tasks"]["default"]["notes"]
+    assert notes[-2:] == [
+        "no task reads rgb, seg of the calibration samples",
+        "no task reads y of the held-out samples",
+    ]
