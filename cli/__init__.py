@@ -12,6 +12,9 @@ from moesaic.cli import compiling, estimating, measuring, running, simulating  #
 from moesaic.cli.console import app, console
 from moesaic.spec.errors import UserError
 
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell has it: 128 + SIGINT. typer exits with it."""
+
 
 def main() -> None:
     """Entry point: like the app, with errors as one sentence: the user's (2), a device's (1)."""
@@ -19,7 +22,11 @@ def main() -> None:
     from moesaic.host.transport import TransportError
 
     try:
-        app(standalone_mode=True)
+        app(prog_name="moesaic", standalone_mode=True)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            console.print("moesaic: interrupted", style="red")
+        raise
     except (UserError, DeviceError, TransportError) as error:
         console.print(
             f"moesaic: {error}", style="red", soft_wrap=True, markup=False, highlight=False

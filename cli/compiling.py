@@ -17,10 +17,11 @@ from moesaic.cli.console import (
     app,
     console,
     load,
-    out,
+    show,
 )
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
+from moesaic.spec.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from moesaic.compiler.accuracy.widths import Goal
@@ -60,6 +61,8 @@ def compile(
     options = QuantOptions().without(name for name in without.split(",") if name)
     goal = _goal(target_sqnr, budget_cycles)
     tasks: dict[str, str | Path] = {}
+    if (output / MANIFEST).exists():
+        console.print(f"{output} holds a bundle, which will be replaced", markup=False)
     for model in models:
         name, separator, path = model.partition("=")
         name, path = (name, path) if separator else ("default", model)
@@ -93,7 +96,7 @@ def compile(
         for note in [*task["notes"], *task["quantisation"]["notes"]]:
             console.print(f"  note: {note}")
         if task["host"]:
-            console.print(placement_table(name, task))
+            show(placement_table(name, task), console)
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
     console.print(f"took {stages.summary()}")
 
@@ -172,17 +175,31 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
             f"{task['weight_stream_bytes'] / 1e6:.2f}",
             f"{task['sqnr_db']:.1f}",
         )
-    out.print(table)
+    show(table)
     for name, task in loaded.report["tasks"].items():
         if task["host"]:
-            out.print(placement_table(name, task))
+            show(placement_table(name, task))
 
 
 @app.command()
-def targets(as_json: JsonOption = False) -> None:
+def targets(
+    as_json: JsonOption = False,
+    shown: Annotated[
+        str | None,
+        typer.Option("--show", metavar="NAME", help="print one as JSON, to begin a file with"),
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="print the JSON schema of a target file")
+    ] = False,
+) -> None:
     """List the architecture presets."""
-    from moesaic.spec.arch import PRESETS
+    from moesaic.spec.arch import PRESETS, load_arch
+    from moesaic.spec.arch_schema import arch_schema
 
+    if schema or shown is not None:
+        value = arch_schema() if shown is None else load_arch(shown).to_dict()
+        print(json.dumps(value, indent=1))
+        return
     if as_json:
         print(json.dumps({name: arch.to_dict() for name, arch in PRESETS.items()}, indent=1))
         return
@@ -199,4 +216,4 @@ def targets(as_json: JsonOption = False) -> None:
             f"{arch.activation_bytes >> 10} KiB",
             arch.device,
         )
-    out.print(table)
+    show(table)

@@ -3,32 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from moesaic.spec.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Mixture-of-experts vision transformers on FPGAs: compile, simulate, verify, run.",
 )
-# A name such as `:zzz:` is no emoji.
-console = Console(stderr=True, emoji=False)
-out = Console(emoji=False)
+# A name such as `:zzz:` is no emoji; lines are not broken, for paths and figures stand in them.
+console = Console(stderr=True, emoji=False, soft_wrap=True)
+out = Console(emoji=False, soft_wrap=True)
+
+_WIDEST = 1 << 20
+"""Columns that no table has."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"moesaic {metadata.version('moesaic')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="print the version and exit"
+        ),
+    ] = False,
+) -> None:
+    """Options in front of any command."""
+
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="bundle directory")]
 PartitionOption = Annotated[
     bool,
-    typer.Option("--partition", help="leave to the host what comes behind the layers and must"),
+    typer.Option(
+        "--partition",
+        help="run on the host, in ONNX Runtime, what follows the transformer layers and the"
+        " accelerator cannot run (a convolutional head, say); a model that fits whole stays whole",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 LatencyOption = Annotated[int, typer.Option(help="DRAM first-word latency, cycles")]
 BandwidthOption = Annotated[float, typer.Option(help="sustained share of the DRAM's peak")]
+
+
+def show(table: Table, where: Console = out) -> None:
+    """Print a table, whole whatever the width: what a reader or a program needs is never cut.
+
+    A terminal folds long cells as long as each word fits; a file or a pipe gets as wide a table as
+    there is to say.
+    """
+    for column in table.columns:
+        column.overflow = "fold"
+    size = Measurement.get(where, where.options.update(max_width=_WIDEST), table)
+    table.width = max(where.width, size.minimum) if where.is_terminal else size.maximum
+    table.width = min(table.width, size.maximum)
+    where.print(table, soft_wrap=False, crop=False)
+
+
+def check_ending(path: Path | None, option: str, *endings: str) -> None:
+    """Refuse a file whose name says that something else is in it.
+
+    Raises
+    ------
+    UserError
+        It ends otherwise.
+    """
+    if path is not None and path.suffix not in endings:
+        raise UserError(f"{option} must end in {' or '.join(endings)}, not {path.name!r}")
 
 
 def check_memory(latency: int, bandwidth: float) -> None:

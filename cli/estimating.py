@@ -17,7 +17,7 @@ from moesaic.cli.console import (
     check_memory,
     console,
     load,
-    out,
+    show,
 )
 from moesaic.spec.errors import UserError
 from moesaic.spec.memory import DEFAULT_MEMORY
@@ -84,4 +84,4 @@ def estimate(
         print(json.dumps({"target": arch.name, "tasks": tasks}, indent=1))
         return
     for table in estimate_tables(arch.name, tasks):
-        out.print(table)
+        show(table)

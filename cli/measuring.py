@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moesaic.cli.console import BundleArgument, app, console, load, out
+from moesaic.cli.console import BundleArgument, app, check_ending, console, load, show
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
 
@@ -30,14 +31,20 @@ def accuracy(
         typer.Option(metavar="[TASK=]NAME", help="top1, miou, rmse or FILE.py:FUNCTION"),
     ] = None,
     worst: Annotated[int, typer.Option(min=1, help="points to list of each task")] = 15,
-    json_file: Annotated[Path | None, typer.Option("--json", help="also write all as JSON")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="also write all as JSON; - prints it instead")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="also draw the points, .png")] = None,
 ) -> None:
     """Measure integers against float: by layer and rounding, with flips, metrics, and options."""
+    if printed := json_file == Path("-"):
+        json_file = None
+    check_ending(json_file, "--json", ".json")
+    check_ending(picture, "--picture", ".png")
     from moesaic.cli.accuracy_view import accuracy_tables, draw
     from moesaic.compiler.accuracy.bundle import measure_bundle
     from moesaic.compiler.accuracy.metrics import find_metric
-    from moesaic.host.output_file import OutputFile
+    from moesaic.host.output_file import OutputFile, write_all
     from moesaic.spec.arrays import open_arrays
 
     loaded = load(bundle)
@@ -66,13 +73,19 @@ def accuracy(
                 metrics,
                 stages,
             )
-        for result in results.values():
-            for table in accuracy_tables(result, worst, result["cycles"]):
-                out.print(table)
-        if text:
-            text.write_json(_finite(results))
-        if image:
-            image.write_bytes(draw(results))
+        for name in loaded.graphs.keys() - results.keys():
+            console.print(f"{name} is left out: its input is not among the samples", markup=False)
+        try:
+            write_all(
+                lambda: text.write_json(_finite(results)) if text else None,
+                lambda: image.write_bytes(draw(results)) if image else None,
+            )
+        finally:  # a place that was lost meanwhile does not take the tables with it
+            if printed:
+                print(json.dumps(_finite(results), indent=1))
+            for result in results.values() if not printed else ():
+                for table in accuracy_tables(result, worst, result["cycles"]):
+                    show(table)
 
 
 def _check_outputs(bundle: Path, read: list[Path], *written: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moesaic.cli.console import BundleArgument, app, console, load
+from moesaic.cli.console import BundleArgument, app, check_ending, console, load
 from moesaic.host.serving.limits import FEWEST_CONNECTIONS, MOST_CONNECTIONS, Limits
 from moesaic.spec.errors import UserError
 
@@ -31,18 +31,21 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="no other than the first one")] = False,
 ) -> None:
     """Run a task on the first device that works."""
+    check_ending(output, "--output", ".npz")
     from moesaic.host.options import parse_options
     from moesaic.host.output_file import OutputFile
     from moesaic.host.session import Session
     from moesaic.spec.arrays import open_arrays
+    from moesaic.spec.hostside import task_frames
 
     arrays = open_arrays(input)
-    names = [name.strip() for name in device.split(",")]
     options = parse_options(option or ())
     loaded = load(bundle)
-    with OutputFile(output) as file, Session(loaded, names, options, strict=strict) as session:
+    name = loaded.task(task)
+    inputs = {loaded.graphs[name].input_name: task_frames(loaded.graphs, name, arrays)}
+    with OutputFile(output) as file, Session(loaded, device, options, strict=strict) as session:
         with console.status(f"running on {session.device.name}"):
-            outputs = session.run(arrays, task)
+            outputs = session.run(inputs, name)
         file.write_arrays(outputs)
         for place in session.placement():
             if place.reason:
@@ -103,12 +106,11 @@ def serve(
         answer_seconds=answer_timeout,
         idle_seconds=idle_timeout,
     )
-    names = [name.strip() for name in device.split(",")]
     loaded = load(bundle)
     # The port first, for opening a device can take minutes.
     with bind(host, port) as listener:
         with console.status("opening devices"):
-            session = Session(loaded, names, parse_options(option or ()), queue_frames=queue)
+            session = Session(loaded, device, parse_options(option or ()), queue_frames=queue)
         with session:
             tasks, url = ", ".join(loaded.tasks), address_of(listener)
             line = f"serving {tasks} on {url}, device {session.device.name}"

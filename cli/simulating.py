@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -16,14 +18,20 @@ from moesaic.cli.console import (
     JsonOption,
     LatencyOption,
     app,
+    check_ending,
     console,
     dram_config,
     load,
     out,
+    show,
     show_cycles,
 )
 from moesaic.spec.errors import UserError
 from moesaic.spec.memory import DEFAULT_MEMORY
+
+if TYPE_CHECKING:
+    from moesaic.sim.switching import Switch
+    from moesaic.sim.verify import TaskVerdict
 
 
 @app.command()
@@ -41,22 +49,24 @@ def simulate(
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
 ) -> None:
     """Run the RTL cycle by cycle."""
-    from moesaic.host.output_file import OutputFile, check_writable
+    check_ending(output, "--output", ".npz")
+    check_ending(stats, "--stats", ".json")
+    check_ending(timeline, "--timeline", ".json")
+    check_ending(trace, "--trace", ".fst", ".vcd")
+    from moesaic.host.output_file import OutputFile, check_writable, write_all
     from moesaic.host.session import Session
     from moesaic.sim.statistics import frame_statistics
     from moesaic.sim.timeline import chrome_trace
     from moesaic.spec.arrays import open_arrays
+    from moesaic.spec.hostside import task_frames
 
     loaded = load(bundle)
     name = loaded.task(task)
     dram = dram_config(latency, bandwidth)
-    if trace is not None and trace.suffix not in (".fst", ".vcd"):
-        raise UserError(f"--trace must end in .fst or .vcd, not {trace.name!r}")
-    if timeline is not None and timeline.suffix != ".json":
-        raise UserError(f"--timeline must end in .json, not {timeline.name!r}")
     if trace is not None:
         check_writable(trace)
     arrays = open_arrays(input)
+    inputs = {loaded.graphs[name].input_name: task_frames(loaded.graphs, name, arrays)}
     places = [path.resolve() for path in (output, stats, timeline, trace) if path is not None]
     if len(set(places)) < len(places):
         raise UserError("--output, --stats, --timeline and --trace must be different files")
@@ -72,16 +82,17 @@ def simulate(
         options["progress"] = show_cycles(status, f"simulating {name}")
         with Session(loaded, ["sim"], {"sim": options}) as session:
             device: Any = session.device
-            outputs = session.run(arrays, name)
+            outputs = session.run(inputs, name)
             statistics = frame_statistics(
                 loaded, name, outputs.result.counters, device.dram, device.profiles, device.seconds
             )
-        files[output].write_arrays(outputs)
+        writes = [partial(files[output].write_arrays, outputs)]
         if stats is not None:
-            files[stats].write_json(statistics)
+            writes.append(partial(files[stats].write_json, statistics))
         if timeline is not None:
-            title = f"{name} on {loaded.arch.name}"
-            files[timeline].write_json(chrome_trace(device.profiles, title), indent=None)
+            events = chrome_trace(device.profiles, f"{name} on {loaded.arch.name}")
+            writes.append(partial(files[timeline].write_json, events, indent=None))
+        write_all(*writes)
     mean = sum(statistics["cycles"]) / statistics["frames"]
     console.print(
         f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, "
@@ -105,6 +116,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Compare the RTL with the integer reference, bit for bit, on every task."""
+    check_ending(stats, "--stats", ".json")
     from moesaic.host.output_file import OutputFile
     from moesaic.sim.provider import SimulatedAccelerator
     from moesaic.sim.switching import measure_switches, switches_to_list
@@ -126,33 +138,40 @@ def verify(
             switches = measure_switches(device, [*tasks, tasks[0]]) if switch else []
         finally:
             device.close()
-        if file is not None:
-            file.write_json({verdict.task: verdict.statistics for verdict in verdicts})
-    result = verdicts_to_dict(verdicts)
-    if switch:
-        result["switches"] = switches_to_list(switches)
-    if as_json:
-        print(json.dumps(result, indent=1))
-    else:
-        table = Table(title="RTL against integer reference")
-        for column in ("task", "frames", "codes", "differ", "verdict", "SQNR dB", "cycles"):
-            table.add_column(column)
-        for v in verdicts:
-            verdict = "bit-exact" if v.bit_exact else f"DIFFERENT {v.first_difference}"
-            table.add_row(
-                v.task,
-                str(v.frames),
-                str(v.codes),
-                str(v.differing_codes + v.stale_codes),
-                verdict,
-                f"{v.sqnr_db:.1f}",
-                f"{sum(v.cycles) / max(len(v.cycles), 1):.0f}",
-            )
-        out.print(table)
-        for change in switches:
-            out.print(
-                f"{change.before} to {change.after}: {change.weights} cycles from the interrupt"
-                " to the first weights"
-            )
+        status.stop()
+        result = verdicts_to_dict(verdicts)
+        if switch:
+            result["switches"] = switches_to_list(switches)
+        try:
+            if file is not None:
+                file.write_json({verdict.task: verdict.statistics for verdict in verdicts})
+        finally:  # a place that was lost meanwhile does not take the verdict with it
+            if as_json:
+                print(json.dumps(result, indent=1))
+            else:
+                _show_verdicts(verdicts, switches)
     if not result["bit_exact"]:
         raise typer.Exit(1)
+
+
+def _show_verdicts(verdicts: Sequence[TaskVerdict], switches: Sequence[Switch]) -> None:
+    table = Table(title="RTL against integer reference")
+    for column in ("task", "frames", "codes", "differ", "verdict", "SQNR dB", "cycles"):
+        table.add_column(column)
+    for v in verdicts:
+        verdict = "bit-exact" if v.bit_exact else f"DIFFERENT {v.first_difference}"
+        table.add_row(
+            v.task,
+            str(v.frames),
+            str(v.codes),
+            str(v.differing_codes + v.stale_codes),
+            verdict,
+            f"{v.sqnr_db:.1f}",
+            f"{sum(v.cycles) / max(len(v.cycles), 1):.0f}",
+        )
+    show(table)
+    for change in switches:
+        out.print(
+            f"{change.before} to {change.after}: {change.weights} cycles from the interrupt"
+            " to the first weights"
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,18 @@ from numpy.typing import NDArray
 
 from moesaic.compiler.accuracy.advice import advise
 from moesaic.compiler.accuracy.widths import Goal, choose_widths
+from moesaic.compiler.arguments import Samples, model_files, read_path, read_samples, read_tasks
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.frontend.model_file import Model
 from moesaic.compiler.package import BundlePlace, bundle_files
 from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.report.partition import open_host_part, report_host_part
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.spec.arch import ArchConfig, load_arch
-from moesaic.spec.arrays import open_arrays
-from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
@@ -35,15 +36,15 @@ SAMPLES_KEPT = 8
 
 
 def compile(
-    tasks: Mapping[str, str | Path],
-    target: str | ArchConfig,
-    calibrate: str | Path | Mapping[str, NDArray[Any]],
+    tasks: Model | Mapping[str, Model],
+    target: str | Path | ArchConfig,
+    calibrate: Samples,
     output: str | Path,
     progress: Progress | None = None,
     *,
     partition: bool = False,
     options: QuantOptions | None = None,
-    held_out: str | Path | Mapping[str, NDArray[Any]] | None = None,
+    held_out: Samples | None = None,
     goal: Goal | None = None,
 ) -> dict[str, Any]:
     """Compile one ONNX model per task into the bundle directory ``output``.
@@ -51,11 +52,13 @@ def compile(
     Parameters
     ----------
     tasks
-        Task name to ONNX file.
+        Task name to model, or one model, which is the task ``default``. A model is an ONNX file, an
+        ``onnx.ModelProto``, or a ``torch.nn.Module`` of one input, which is exported for the first
+        sample and compared with what torch computes.
     target
         A preset's name, a JSON file, or a configuration.
     calibrate
-        Samples: an .npz file, or arrays by ONNX input name.
+        Samples: an .npz file, arrays [n, ...] by ONNX input name, or the array of the only input.
     output
         Bundle directory; written beside and renamed.
     progress
@@ -81,22 +84,35 @@ def compile(
         Something about the input is wrong; nothing has been written.
     """
     say = progress or say_nothing
-    if not tasks:
-        raise UserError("no model given: name at least one TASK=FILE.onnx")
-    for name in tasks:
-        if not name.isidentifier():
-            raise UserError(f"task name must be letters, digits and underscores, not {name!r}")
-    arch = target if isinstance(target, ArchConfig) else load_arch(target)
-    given = calibrate if isinstance(calibrate, Mapping) else open_arrays(calibrate)
-    aside = held_out
-    if aside is not None and not isinstance(aside, Mapping):
-        aside = open_arrays(aside)
-    with BundlePlace(Path(output)) as place:
-        return _compile(tasks, arch, given, aside, place, say, partition, options, goal)
+    models = read_tasks(tasks)
+    arch = target
+    if not isinstance(arch, ArchConfig):
+        arch = load_arch(str(read_path(arch, "target")))
+    given = read_samples(calibrate, "calibrate")
+    aside = None if held_out is None else read_samples(held_out, "held_out")
+    with (
+        BundlePlace(read_path(output, "output"), _least_bytes(models.values())) as place,
+        tempfile.TemporaryDirectory(prefix="moesaic-") as folder,
+    ):
+        files = model_files(models, given, Path(folder))
+        return _compile(files, arch, given, aside, place, say, partition, options, goal)
+
+
+def _least_bytes(models: Iterable[Model]) -> int:
+    """What a bundle has at least: a byte for each weight, which a file has four for. Tasks may
+    share all of them."""
+    files = [Path(model) for model in models if isinstance(model, (str, Path))]
+    return max((file.stat().st_size // 4 for file in files if file.is_file()), default=0)
+
+
+def _unread(arrays: Mapping[str, Any] | None, which: str, inputs: set[str]) -> list[str]:
+    """Note arrays that no task reads: labels, or an input by a wrong name."""
+    unread = sorted(set(arrays or ()) - inputs)
+    return [f"no task reads {', '.join(unread)} of the {which} samples"] if unread else []
 
 
 def _compile(
-    tasks: Mapping[str, str | Path],
+    tasks: Mapping[str, Path],
     arch: ArchConfig,
     given: Mapping[str, NDArray[Any]],
     aside: Mapping[str, NDArray[Any]] | None,
@@ -115,6 +131,8 @@ def _compile(
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
         if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
+    inputs = {graph.input_name for graph in graphs.values()}
+    notes = _unread(given, "calibration", inputs) + _unread(aside, "held-out", inputs)
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
     oracles, validations = {}, {}
     for name, path in tasks.items():
@@ -148,8 +166,8 @@ def _compile(
         (integer,) = outputs.values()
         output_db = sqnr_db(reference[: len(measured)], integer[: len(measured)])
         report["tasks"][name] = {
-            "source": Path(path).name,
-            "source_digest": digest(Path(path).read_bytes()),
+            "source": path.name,
+            "source_digest": digest(path.read_bytes()),
             "sqnr_db": output_db,
             "warning": advise(graph, reports[name], measured, output_db),
             "macs": graph.macs,
@@ -158,7 +176,7 @@ def _compile(
             "instructions": len(codes[name].program) // 32,
             "activation_bytes": codes[name].activation_words * arch.depth,
             "weight_stream_bytes": codes[name].weight_words * arch.ring_read_bytes,
-            "notes": graphs[name].notes,
+            "notes": graphs[name].notes + notes,
             "validation": dataclasses.asdict(validations[name]),
             "routing": routing,
             "schedule": dataclasses.asdict(schedules[name]),

@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from moesaic.host import pool
 from moesaic.host.driver import DeviceError
+from moesaic.host.options import check_option_devices, device_names, parse_options
 from moesaic.host.pool import DEVICE_GROUP, Device, DeviceUnavailable
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
@@ -50,11 +53,11 @@ class Measurement:
         return float(np.percentile(self.seconds, share))
 
 
-def describe(device: str) -> str:
+def describe(device: Device) -> str:
     """Which hardware a device is, and what runs on it."""
     import torch
 
-    if device == "cuda":
+    if device.name == "cuda":
         return f"cuda: {torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = "processor"
     try:
@@ -62,25 +65,21 @@ def describe(device: str) -> str:
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # no Linux, or an architecture that does not say
-    return f"cpu: {model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"cpu: {model}, {getattr(device, 'threads', 1)} threads, torch {torch.__version__}"
 
 
-def open_device(name: str, bundle: Bundle) -> Device:
+def open_device(name: str, bundle: Bundle, options: Mapping[str, Any]) -> Device:
     """A device of :data:`DEVICES`.
 
     Raises
     ------
     UserError
-        It is none of them, or is not there.
+        It has no such option.
+    DeviceUnavailable
+        It is not there.
     """
-    if name not in DEVICES:
-        raise UserError(f"device must be one of {', '.join(DEVICES)}, not {name!r}")
     (point,) = entry_points(group=DEVICE_GROUP, name=name)
-    try:
-        device: Device = point.load()(bundle)
-    except DeviceUnavailable as error:
-        raise UserError(f"device {name} cannot be measured here: {error}") from error
-    return device
+    return pool.open_device(name, point.load(), bundle, options)
 
 
 def make_frames(bundle: Bundle, task: str, batch: int) -> NDArray[np.int8]:
@@ -152,15 +151,30 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     UserError
         The bundle, a device, a task or a number is wrong.
     DeviceError
-        A device failed.
+        A device failed, or none is there; of several, one that is not there is left out.
     """
     bundle = load_bundle(arguments.bundle)
     tasks = [bundle.task(arguments.task)] if arguments.task else sorted(bundle.graphs)
     batches = parse_batches(arguments.batch)
-    devices = [open_device(name, bundle) for name in arguments.device.split(",")]
+    names = device_names(arguments.device)
+    for name in names:
+        if name not in DEVICES:
+            raise UserError(f"device must be one of {', '.join(DEVICES)}, not {name!r}")
+    options = parse_options(arguments.option)
+    check_option_devices(options, names, DEVICES)
+    devices, missing = [], []
+    for name in names:
+        try:
+            devices.append(open_device(name, bundle, options.get(name, {})))
+        except DeviceUnavailable as error:
+            missing.append(f"device {name} is left out: {error}")
+    if not devices:
+        raise DeviceError("; ".join(missing))
+    for line in missing:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     measurements = []
     for device in devices:
-        console.print(describe(device.name), markup=False, highlight=False)
+        console.print(describe(device), markup=False, highlight=False, soft_wrap=True)
         for task, batch in product(tasks, batches):
             frames = make_frames(bundle, task, batch)
             with console.status(f"{device.name}, {task}, {batch} frames a call ..."):
@@ -176,6 +190,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
     parser.add_argument("--device", default="cpu", help="names with commas between: cuda,cpu")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="DEVICE.NAME=VALUE", help="cpu.threads=4"
+    )
     parser.add_argument("--batch", default="1,8,32", help="frames a call, commas between")
     parser.add_argument("--task", help="measure this task only")
     parser.add_argument("--seconds", type=float, default=5.0, help="per row of the table")
@@ -184,6 +201,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (UserError, DeviceError) as error:
         print(f"moesaic benchmark: {error}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        print("moesaic benchmark: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.spec.errors import UserError
-from moesaic.spec.staging import Stage
+from moesaic.spec.staging import Stage, keep_elsewhere
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; boards have 3.10
@@ -99,21 +97,31 @@ class OutputFile:
             os.replace(self._stage.path, self._target)
             self._stage.placed()
         except OSError as error:
-            raise UserError(f"{self._refusal(error)}; {self._rescue(write)}") from error
 
-    def _rescue(self, write: Any) -> str:
-        """Keep elsewhere what could not be written, and say where."""
-        name = None
+            def rescue(path: Path) -> None:
+                with open(path, "wb") as file:
+                    write(file)
+
+            kept = keep_elsewhere(self._target.name, rescue)
+            raise UserError(f"{self._refusal(error)}; {kept}") from error
+
+
+def write_all(*writes: Callable[[], None]) -> None:
+    """Write several files: what becomes of one is no reason to lose the others.
+
+    Raises
+    ------
+    UserError
+        Of those that could not be written, all in one sentence.
+    """
+    refusals = []
+    for write in writes:
         try:
-            folder = tempfile.mkdtemp(prefix="moesaic-")
-            name = os.path.join(folder, self._target.name)
-            with open(name, "wb") as file:
-                write(file)
-        except OSError:
-            if name is not None:
-                shutil.rmtree(os.path.dirname(name), ignore_errors=True)
-            return "nor could it be kept elsewhere"
-        return f"it is kept as {name}"
+            write()
+        except UserError as error:
+            refusals.append(error)
+    if refusals:
+        raise UserError("; ".join(map(str, refusals))) from refusals[0]
 
 
 def check_writable(path: Path) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.host.driver import DeviceError
+from moesaic.host.options import bind_options, check_option_devices, near
 from moesaic.host.transport import TransportError
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
@@ -83,11 +83,15 @@ def open_device(
     name: str, kind: Callable[..., Device], bundle: Bundle, options: Mapping[str, Any]
 ) -> Device:
     """Make a device; options that it does not have are the user's error."""
+    return kind(bundle, **bind_options(name, kind, options))
+
+
+def _check_options(point: EntryPoint, options: Mapping[str, Any]) -> None:
     try:
-        inspect.signature(kind).bind(bundle, **options)
-    except TypeError as error:
-        raise UserError(f"device {name} cannot be opened with these options: {error}") from error
-    return kind(bundle, **options)
+        kind = point.load()
+    except ImportError:
+        return  # not installed: said when it is opened
+    bind_options(point.name, kind, options)
 
 
 class DevicePool:
@@ -106,10 +110,13 @@ class DevicePool:
     clock
         Seconds.
 
+    strict
+        Use the first name only.
+
     Raises
     ------
     UserError
-        A name is no device.
+        A name is no device, or options are none of a device's.
     """
 
     def __init__(
@@ -119,11 +126,21 @@ class DevicePool:
         options: Mapping[str, Mapping[str, Any]],
         pause_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        strict: bool = False,
     ) -> None:
         known = {point.name: point for point in entry_points(group=DEVICE_GROUP)}
         for name in names:
             if name not in known:
-                raise UserError(f"unknown device {name!r}; devices are {', '.join(sorted(known))}")
+                raise UserError(
+                    f"unknown device {name!r}; devices are {', '.join(sorted(known))}"
+                    f"{near(name, known)}"
+                )
+        check_option_devices(options, names, known)
+        names = names[:1] if strict else names
+        for name in names:
+            if options.get(name):  # now, for a stand-in may be opened hours later
+                _check_options(known[name], options[name])
 
         def opener(name: str) -> Callable[[], Device]:
             return lambda: open_device(name, known[name].load(), bundle, options.get(name, {}))

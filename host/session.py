@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.host.driver import DeviceError
+from moesaic.host.options import device_names
 from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import task_outputs
-from moesaic.spec.hostside import check_frames, quantise_input
+from moesaic.spec.hostside import quantise_input, task_frames
+from moesaic.spec.notebook import html_table, shape_text
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; boards have 3.10
@@ -51,6 +54,10 @@ class Outputs(dict[str, NDArray[np.float32]]):
         super().__init__(arrays)
         self.device, self.latency_seconds, self.result = device, latency_seconds, result
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{k} {shape_text(v.shape)} {v.dtype}" for k, v in self.items())
+        return f"<Outputs of {self.device} in {1000 * self.latency_seconds:.1f} ms: {arrays}>"
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -63,6 +70,9 @@ class Placement:
     device: str
     state: str
     reason: str
+
+    def _repr_html_(self) -> str:
+        return html_table("placement", ("device", "state", "reason"), [astuple(self)])
 
 
 class QueueFull(Exception):
@@ -81,7 +91,7 @@ class Session:
     bundle
         A directory or a loaded bundle.
     devices
-        Names by preference.
+        Names by preference: a sequence, or a text with commas between, as ``--device`` takes it.
     options
         Options for devices by name, e.g. ``{"sim": {"dram": DramConfig()}}``.
     strict
@@ -94,13 +104,18 @@ class Session:
     Raises
     ------
     UserError
-        A device is unknown, or none can be opened; the message says why of each.
+        A device or an option is unknown, or none can be opened; the message says why of each.
+
+    Notes
+    -----
+    A session belongs to the process that opened it: threads and connections to hardware do not
+    survive a fork, so a forked child is refused and opens its own.
     """
 
     def __init__(
         self,
         bundle: Bundle | str | Path,
-        devices: Sequence[str] = ("cpu",),
+        devices: str | Sequence[str] = ("cpu",),
         options: Mapping[str, Mapping[str, Any]] | None = None,
         *,
         strict: bool = False,
@@ -108,9 +123,10 @@ class Session:
         pause_seconds: float = 1.0,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        names = list(devices[:1] if strict else devices)
+        names = device_names(devices)
+        self._process, self._closed = os.getpid(), False
         self._host_parts = {task: self.bundle.host_part(task) for task in self.bundle.tasks}
-        self._pool = DevicePool(self.bundle, names, options or {}, pause_seconds)
+        self._pool = DevicePool(self.bundle, names, options or {}, pause_seconds, strict=strict)
         self._free = threading.BoundedSemaphore(queue_frames)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="moesaic")
         if self._pool.first() is None:
@@ -118,6 +134,25 @@ class Session:
 
     def _reasons(self) -> str:
         return "; ".join(f"{slot.name}: {slot.reason}" for slot in self._pool.slots if slot.reason)
+
+    def __repr__(self) -> str:
+        devices = ", ".join(slot.name for slot in self._pool.slots)
+        closed = ", closed" if self._closed else ""
+        return f"<Session of {str(self.bundle.path)!r} on {devices}{closed}>"
+
+    def _repr_html_(self) -> str:
+        """A row of each device, for notebooks."""
+        rows = [astuple(place) for place in self.placement()]
+        return html_table(repr(self)[1:-1], ("device", "state", "reason"), rows)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise UserError(f"the session of {self.bundle.path} is closed: open another one")
+        if os.getpid() != self._process:
+            raise UserError(
+                f"the session of {self.bundle.path} was opened before this process was forked:"
+                " open one in each process"
+            )
 
     @property
     def device(self) -> Device:
@@ -127,7 +162,10 @@ class Session:
         ------
         DeviceError
             None works at the moment.
+        UserError
+            The session is closed, or another process's.
         """
+        self._check_usable()
         device = self._pool.first()
         if device is None:
             raise DeviceError(f"no device works: {self._reasons()}")
@@ -203,13 +241,12 @@ class Session:
         return answer
 
     def _run(self, inputs: Inputs, task: str | None) -> Outputs:
+        self._check_usable()
         name = self.bundle.task(task)
         graph, host_part = self.bundle.graphs[name], self._host_parts[name]
         if host_part is not None:
             host_part.open()  # whatever is wrong with it shows before a device runs
-        frames = check_frames(
-            inputs, graph.input_name, graph.input_shape, task=name, holder="the input"
-        )
+        frames = task_frames(self.bundle.graphs, name, inputs)
         patches = quantise_input(graph, frames)
         started = time.perf_counter()
         for slot in self._pool.slots:
@@ -232,9 +269,12 @@ class Session:
 
         Raises
         ------
+        UserError
+            The session is closed, or another process's.
         QueueFull
             As many calls wait as the session's queue holds.
         """
+        self._check_usable()
         if not self._free.acquire(blocking=False):
             raise QueueFull("the session's queue is full: wait for a result before the next frame")
         future = self._worker.submit(self._run, inputs, task)
@@ -242,8 +282,11 @@ class Session:
         return future
 
     def close(self) -> None:
-        """Finish what was submitted, and close the devices."""
+        """Finish what was submitted, and close the devices; again, or in a fork, does nothing."""
+        if self._closed or os.getpid() != self._process:
+            return
         self._worker.shutdown()
+        self._closed = True
         self._pool.close()
 
     def __enter__(self) -> Self:

@@ -5,9 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell has it: 128 + SIGINT."""
+
+
+def interruptible(main: Callable[[], None]) -> None:
+    """Run a program; Ctrl-C ends it with one word instead of a traceback."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def moesaic(*arguments: str | Path) -> list[str]:

@@ -17,7 +17,7 @@ import onnxruntime
 from rich.console import Console
 from rich.progress import track
 
-from moesaic.models.commands import module, moesaic, run_step
+from moesaic.models.commands import interruptible, module, moesaic, run_step
 from moesaic.models.report import Results, draw, print_tables, summarise
 
 TASKS = ("seg", "depth")
@@ -108,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    interruptible(main)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import torch
 
+from moesaic.models.commands import interruptible
 from moesaic.models.config import HEADS, PRESETS, preset
 from moesaic.models.m3vit import (
     CHECKPOINTS,
@@ -139,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    interruptible(main)

@@ -172,7 +172,11 @@ def compile_objects(
         return target
 
     with ThreadPoolExecutor(JOBS) as pool:
-        return list(pool.map(compile_one, sources))
+        try:
+            return list(pool.map(compile_one, sources))
+        except BaseException:  # a compiler's error or Ctrl-C: the others need not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def lump(sources: Sequence[Path], folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import re
@@ -33,7 +34,7 @@ MAX_PRODUCTS = 1 << 15
 
 # What bounds each size by itself: the instruction set, the register map, or good sense. A file
 # that asks for more is refused here, before anything is allocated or generated for it.
-_LIMITS: dict[str, tuple[int, int]] = {
+LIMITS: dict[str, tuple[int, int]] = {
     "depth": (MIN_DEPTH, MAX_DEPTH),
     "width": (8, 1024),
     "lanes": (MIN_LANES, MAX_DEPTH),
@@ -51,7 +52,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "max_experts": (1, MAX_EXPERTS),
     "queue_depth": (1, 1024),
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE_BYTES = 1 << 16
 """The largest target file; the fields take less than a thousand bytes."""
 
@@ -141,13 +142,13 @@ class ArchConfig:
 
     def __post_init__(self) -> None:
         self._require(
-            isinstance(self.name, str) and _NAME.fullmatch(self.name) is not None,
+            isinstance(self.name, str) and NAME.fullmatch(self.name) is not None,
             "name must be 1 to 64 letters, digits, dots, dashes and underscores",
             self.name,
         )
         self._require(isinstance(self.device, str), "device must be a string", self.device)
         self._require(isinstance(self.packed, bool), "packed must be true or false", self.packed)
-        for field, (low, high) in _LIMITS.items():
+        for field, (low, high) in LIMITS.items():
             value = getattr(self, field)
             # A bool is an int to Python, but no number to whoever writes a target file.
             power = isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -289,10 +290,15 @@ class ArchConfig:
             raise UserError(f"ArchConfig must be an object with fields, not {_shown(fields)}")
         known = {field.name: field.default for field in dataclasses.fields(cls)}
         if unknown := [name for name in fields if name not in known]:
-            raise UserError(f"ArchConfig has no field {_shown(unknown[0])}")
-        for name, default in known.items():
-            if default is dataclasses.MISSING and name not in fields:
-                raise UserError(f"ArchConfig is incomplete: it has no {name}")
+            near = difflib.get_close_matches(str(unknown[0]), known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"ArchConfig has no field {_shown(unknown[0])}{hint}")
+        needed = [name for name, default in known.items() if default is dataclasses.MISSING]
+        if missing := [name for name in needed if name not in fields]:
+            raise UserError(
+                f"ArchConfig is incomplete: it has no {', '.join(missing)}; begin with what"
+                " `moesaic targets --show nano` prints"
+            )
         return cls(**fields)  # type: ignore[arg-type]
 
     @property

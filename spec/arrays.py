@@ -21,6 +21,17 @@ _KINDS = "biuf"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _VERSION = (1, 0)
 """Of headers: longer ones, which only records need, have others."""
+_WANTED = "give an .npz of arrays by name, as numpy.savez(FILE, NAME=array) writes it"
+_HEAD_BYTES = 16
+_KNOWN = {
+    b"\x93NUMPY": "a single array (.npy)",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"\x89HDF": "an HDF5 file",
+    b"\x80": "a pickle, which is not read because it can run anything",
+    b"{": "a JSON text",
+}
+"""First bytes of what is taken for an ``.npz`` by mistake."""
 _MOST_ENTRIES, _MOST_BYTES = 1 << 16, 1 << 40
 
 
@@ -161,7 +172,32 @@ def open_arrays(path: str | Path) -> Archive:
         if Path(path).exists() and not Path(path).is_file():
             raise UserError(f"{path} cannot be read as .npz: it is no plain file")
         file = open(path, "rb")  # noqa: SIM115 - the archive reads from it later
+        what = _other_kind(file, Path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read as .npz: {reason}") from error
+    if what:
+        file.close()
+        raise UserError(f"{path} is {what} and no .npz: {_WANTED}")
     return Archive(file, str(path))
+
+
+def _other_kind(file: BinaryIO, path: Path) -> str:
+    """What a file is that is no ``.npz``; nothing if it may be one."""
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    if not head:
+        return "empty"
+    for start, kind in _KNOWN.items():
+        if head.startswith(start):
+            return kind
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+        file.seek(0)
+        return "a torch checkpoint" if any(name.endswith("data.pkl") for name in names) else ""
+    file.seek(0)
+    # ONNX is protobuf without a mark of its own: its first field is the version of the format.
+    if path.suffix == ".onnx" or head[0] == 0x08 and head[2] in (0x12, 0x1A, 0x3A):
+        return "an ONNX model"
+    return "something else"

@@ -42,12 +42,13 @@ from moesaic.spec.manifest import (
     digest,
     read_manifest,
 )
+from moesaic.spec.notebook import html_table, shape_text
 from moesaic.spec.schema import SchemaError
 
 __all__ = ["ARRAYS", "GRAPHS", "IMAGE", "SAMPLES", "Bundle", "TaskEntry", "load_bundle"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A validated bundle in memory."""
 
@@ -66,6 +67,20 @@ class Bundle:
     """What the compiler measured: calibration, sizes, notes."""
     host_parts: dict[str, bytes] = field(default_factory=dict)
     """ONNX models of the partitioned tasks."""
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(self.tasks)
+        return f"<Bundle {str(self.path)!r}: {tasks} for {self.arch.name}>"
+
+    def _repr_html_(self) -> str:
+        """A row of each task, for notebooks."""
+        rows = []
+        for name, graph in self.graphs.items():
+            ends = self.outputs(name).items()
+            outputs = ", ".join(f"{end} {shape_text(shape)}" for end, shape in ends)
+            inputs = f"{graph.input_name} {shape_text(graph.input_shape)}"
+            rows.append((name, inputs, outputs, f"{graph.macs / 1e6:.2f}"))
+        return html_table(repr(self)[1:-1], ("task", "input", "output", "M MAC"), rows)
 
     def host_part(self, task: str) -> HostPart | None:
         """Return what the host computes behind the accelerator, if there is anything."""

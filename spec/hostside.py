@@ -15,6 +15,8 @@ from moesaic.spec.arrays import Archive
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
 
+_CONVERT = "give numbers in the range that the model was trained on, by array.astype(numpy.float32)"
+
 
 def check_frames(
     inputs: Mapping[str, NDArray[Any]],
@@ -53,7 +55,9 @@ def check_frames(
         except ValueError as error:  # lists of unequal lengths
             raise UserError(f"input {name!r} of task {task} is no array: {error}") from error
     if found.dtype.kind not in "fiu":
-        raise UserError(f"input {name!r} of task {task} must be float32, not {found.dtype}")
+        raise UserError(
+            f"input {name!r} of task {task} must be float32, not {found.dtype}: {_CONVERT}"
+        )
     if not found.shape or tuple(found.shape[1:]) != tuple(shape[1:]):
         want, have = ("x".join(map(str, sizes)) for sizes in (shape[1:], found.shape))
         raise UserError(
@@ -71,6 +75,38 @@ def check_frames(
             " NaN or infinity; clean the samples"
         )
     return array
+
+
+def task_frames(
+    graphs: Mapping[str, IntGraph], task: str, inputs: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """Return a task's input [frames, ...], refusing all that is an input of no task.
+
+    Parameters
+    ----------
+    graphs
+        Of all tasks: inputs of the others may be there, so that one file can serve all.
+    task
+        That runs.
+    inputs
+        Arrays by name.
+
+    Raises
+    ------
+    UserError
+        As :func:`check_frames`, or an array is of no task: a misspelt one would be ignored.
+    """
+    graph = graphs[task]
+    frames = check_frames(
+        inputs, graph.input_name, graph.input_shape, task=task, holder="the input"
+    )
+    known = sorted({graph.input_name for graph in graphs.values()})
+    if unknown := sorted(map(str, set(inputs).difference(known))):
+        raise UserError(
+            f"task {task} has no input {', '.join(map(repr, unknown))}: leave out all but"
+            f" {', '.join(known)}"
+        )
+    return frames
 
 
 def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> NDArray[np.int8]:

@@ -12,13 +12,16 @@ import fcntl
 import os
 import secrets
 import shutil
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PREFIX = ".moesaic-"
 """Of the names of all files and folders that are being written, or are about to be removed."""
 _TRIES = 100
 _POLL_SECONDS = 0.01
+_PROBE_BYTES = 1 << 16
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL}
 """What file systems without locks answer; there, nothing is known to be left over."""
 
@@ -61,15 +64,27 @@ class Stage:
         The folder, which is made if it is missing, and unmade if it stays empty.
     folder
         Whether to make a folder or a file.
+    least_bytes
+        What will be written has so many at least.
 
     Raises
     ------
     OSError
-        Nothing can be made there.
+        Nothing can be made there, or there is no room.
     """
 
-    def __init__(self, parent: Path, *, folder: bool) -> None:
-        self._made, self._placed = _make_parents(parent), False
+    def __init__(self, parent: Path, *, folder: bool, least_bytes: int = _PROBE_BYTES) -> None:
+        self._made, self._placed = _make_parents(parent), True
+        try:
+            self._make(parent, folder)
+            self._placed = False
+            self._require_room(folder, least_bytes)
+        except BaseException:
+            self.close()
+            self._unmake_parents()
+            raise
+
+    def _make(self, parent: Path, folder: bool) -> None:
         remove_stale(parent)
         for _ in range(_TRIES):
             self.path = parent / f"{PREFIX}{secrets.token_hex(8)}"
@@ -90,6 +105,23 @@ class Stage:
             os.close(self.descriptor)
         raise OSError(errno.EAGAIN, "others remove what is written there")
 
+    def _require_room(self, folder: bool, least_bytes: int) -> None:
+        """Write something and take it back: a full disk lets files be made, but not filled."""
+        probe = self.path / "room"
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT) if folder else self.descriptor
+        try:
+            full = os.write(descriptor, bytes(_PROBE_BYTES)) < _PROBE_BYTES
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        finally:
+            if folder:
+                os.close(descriptor)
+                probe.unlink()
+        found = os.statvfs(self.path)
+        # File systems without blocks do not know how much room they have.
+        if full or found.f_blocks and found.f_bavail * found.f_frsize < least_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def placed(self) -> None:
         """It has been moved to its place; what has its name now is somebody else's."""
         os.close(self.descriptor)
@@ -100,9 +132,33 @@ class Stage:
         if not self._placed:
             self.placed()
             remove(self.path)
-            for parent in reversed(self._made):
-                with contextlib.suppress(OSError):
-                    parent.rmdir()  # stays if something is in it
+            self._unmake_parents()
+
+    def _unmake_parents(self) -> None:
+        for parent in reversed(self._made):
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # stays if something is in it
+
+
+def keep_elsewhere(name: str, write: Callable[[Path], None]) -> str:
+    """Keep in the folder for temporary files what found no room in its place; say where.
+
+    Parameters
+    ----------
+    name
+        Of the file or folder.
+    write
+        Writes it to a path.
+    """
+    folder = None
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="moesaic-"))
+        write(folder / name)
+    except OSError:
+        if folder is not None:
+            remove(folder)
+        return "nor could it be kept elsewhere"
+    return f"it is kept as {folder / name}"
 
 
 def _make_parents(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Self
 
 from moesaic.spec.errors import UserError
 from moesaic.spec.manifest import MANIFEST
-from moesaic.spec.staging import Stage, is_at, remove_unused
+from moesaic.spec.staging import Stage, is_at, keep_elsewhere, remove_unused
 
 _READERS_SECONDS = 10.0
 """How long the removal of an old bundle waits for those that read it; the next writer does it."""
@@ -32,6 +32,13 @@ class BundlePlace:
     ----------
     target
         The bundle's directory. Whatever is there must be a bundle, or empty.
+    least_bytes
+        The bundle will have so many at least.
+
+    Attributes
+    ----------
+    replaces
+        Whether a bundle was there in the beginning.
 
     Raises
     ------
@@ -39,12 +46,12 @@ class BundlePlace:
         Something else is there, or nothing can be written; also from :meth:`fill`.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, least_bytes: int = 0) -> None:
         self._named = target
         try:
             self._target = Path(os.path.realpath(target))
-            self._check()  # before a folder is made for what is refused
-            self._stage = Stage(self._target.parent, folder=True)
+            self.replaces = self._check()  # before a folder is made for what is refused
+            self._stage = Stage(self._target.parent, folder=True, least_bytes=least_bytes)
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
             raise self._refusal(error) from error
         try:
@@ -65,28 +72,40 @@ class BundlePlace:
         self._stage.close()
 
     def fill(self, files: Mapping[str, bytes]) -> None:
-        """Write the files and put them in place."""
-        try:
+        """Write the files and put them in place.
+
+        What cannot be put there is kept in the folder for temporary files; the message says where.
+        """
+
+        def write(folder: Path) -> None:
+            folder.mkdir(exist_ok=True)
             for name, data in files.items():
-                (self._stage.path / name).write_bytes(data)
+                (folder / name).write_bytes(data)
+
+        try:
+            write(self._stage.path)
             self._put()
             self._stage.placed()
             # What was there has the stage's name now.
             remove_unused(self._stage.path, _READERS_SECONDS)
-        except OSError as error:
-            raise self._refusal(error) from error
+        except (OSError, UserError) as error:  # UserError: something else lies there meanwhile
+            kept = keep_elsewhere(self._target.name, write)
+            raise UserError(f"{self._refusal(error)}; {kept}") from error
 
     def _refusal(self, error: Exception) -> UserError:
+        if isinstance(error, UserError):
+            return error
         reason = getattr(error, "strerror", None) or error
         return UserError(f"{self._named} cannot be written: {reason}; choose another -o")
 
-    def _check(self) -> None:
+    def _check(self) -> bool:
+        """Whether a bundle is there already; something else is refused."""
         for _ in range(_TRIES):
             try:
                 os.lstat(self._target)
                 descriptor = os.open(self._target, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:
-                return
+                return False
             except NotADirectoryError:
                 os.lstat(self._target)  # raises if it is not the last part of the path
                 names = ["a file"]
@@ -101,6 +120,7 @@ class BundlePlace:
             raise UserError(
                 f"{self._named} exists and is no bundle; remove it or choose another -o"
             )
+        return bool(names)
 
     def _put(self) -> None:
         for _ in range(_TRIES):

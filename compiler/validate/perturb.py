@@ -20,7 +20,12 @@ def perturbed(samples: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32
     shifted, one of strong noise."""
     rng = np.random.default_rng(seed)
     first = samples[0].astype(np.float64)
-    mean, spread = float(samples.mean()), float(samples.std()) or 1.0
+    mean, spread = (
+        float(samples.mean(dtype=np.float64)),
+        float(samples.std(dtype=np.float64)) or 1.0,
+    )
     noise = rng.standard_normal(first.shape)
     inputs = [8.0 * first, 0.05 * first + 3.0 * spread, mean + 6.0 * spread * noise]
-    return np.stack(inputs).astype(np.float32)
+    # Far too strong may be stronger than float32 can say.
+    largest = float(np.finfo(np.float32).max)
+    return np.clip(np.stack(inputs), -largest, largest).astype(np.float32)

@@ -2,13 +2,15 @@
 # deploy.sh [--dry-run] HOST BUNDLE BITSTREAM.bin: copy all that a board needs to ~/moesaic of
 # HOST (as ssh knows it), from a checkout that `make firmware` has run in. NOT RUN ON A BOARD.
 #
-# --dry-run prints the commands instead.
+# --dry-run prints the commands instead, as a shell takes them. What is replaced on the board are the
+# files that come from here; answers and whatever else lies in ~/moesaic stay.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 library=$root/build/firmware/aarch64-linux/libmoesaic.so
 stage=$root/build/board
 dry=''
+. "$here/dry.sh"
 
 fail() {
   echo "deploy.sh: $1" >&2
@@ -32,14 +34,10 @@ case $bitstream in
 esac
 [ -n "$dry" ] || [ -f "$library" ] || fail "no $library: run \`make firmware\`"
 
-run() {
-  if [ -n "$dry" ]; then echo "$*"; else "$@"; fi
-}
-
 run python3 "$here/stage.py" "$stage" "$library"
 run cp -r "$bundle" "$stage/bundle"
 run cp "$bitstream" "$stage/moesaic.bin"
-run ssh "$host" 'rm -rf moesaic && mkdir moesaic'
+run ssh "$host" 'mkdir -p moesaic && cd moesaic && rm -rf moesaic moesaic-*.dist-info bundle'
 run scp -qr "$stage/." "$host:moesaic/"
 echo "# then, on $host:"
 echo "cd moesaic && sudo ./load.sh moesaic.bin"

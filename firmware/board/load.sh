@@ -13,6 +13,7 @@ set -eu
 here=$(dirname "$0")
 registers=a0000000 interrupt=89 clock_hz=300000000 buffer=udmabuf0 buffer_bytes=4000000
 dry='' bitstream=''
+. "$here/dry.sh"
 overlays=/sys/kernel/config/device-tree/overlays
 
 fail() {
@@ -48,10 +49,6 @@ matches "$interrupt" '[0-9]{1,3}' interrupt
 matches "$clock_hz" '[0-9]{1,10}' clock_hz
 matches "$buffer" '[a-z0-9-]{1,32}' buffer
 matches "$buffer_bytes" '[0-9a-f]{1,8}' buffer_bytes
-
-run() {
-  if [ -n "$dry" ]; then echo "$*"; else "$@"; fi
-}
 
 fill_in() {
   sed -e "s/@REGISTERS@/$registers/g" -e "s/@INTERRUPT@/$interrupt/g" -e "s/@CLOCK_HZ@/$clock_hz/g" \

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -170,3 +172,51 @@ def test_longest_name_can_be_written(tmp_path: Path, files: dict[str, bytes]) ->
     write_directory(where, files)
     write_directory(where, files)
     assert load_bundle(where).tasks and beside(where) == []
+
+
+def test_full_disk_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as it is known how much will be written."""
+    room = shutil.disk_usage(tmp_path).free
+    with BundlePlace(tmp_path / "bundle", room // 2):
+        pass
+    with pytest.raises(UserError, match="bundle cannot be written: No space left on device"):
+        BundlePlace(tmp_path / "bundle", 4 * room)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("lost", ["full", "taken"])
+def test_bundle_is_kept_when_its_place_is_lost(
+    lost: str, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full in the end, or somebody has put something else there."""
+    where, elsewhere = tmp_path / "bundle", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+
+    def full(source: Path, target: Path, flags: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with BundlePlace(where) as opened:
+        if lost == "full":
+            monkeypatch.setattr(place, "_rename", full)
+        else:
+            where.mkdir()
+            (where / "notes.txt").write_text("keep")
+        with pytest.raises(UserError, match="it is kept as (.*)$") as caught:
+            opened.fill(files)
+        kept = Path(str(caught.value).rpartition("it is kept as ")[2])
+        assert load_bundle(kept).tasks and kept.parent.parent == elsewhere
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+        with pytest.raises(UserError, match="nor could it be kept elsewhere"):
+            opened.fill(files)
+    assert sorted(os.listdir(tmp_path)) == sorted({"elsewhere", *(["bundle"] * (lost == "taken"))})
+
+
+def test_whether_a_bundle_is_replaced_is_known(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with BundlePlace(tmp_path / "bundle") as opened:
+        assert not opened.replaces
+        opened.fill(files)
+    with BundlePlace(tmp_path / "bundle") as again:
+        assert again.replaces

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from moesaic.compiler import ir
 from moesaic.compiler.driver import compile
 from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.validate.perturb import perturbed
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_odd import ACTIVATIONS, GATES, OPERATORS, RIGHT, OddVit
 from tests.compiler.onnx_vit import CHANNELS, EXPERTS, TOP_K, Vit
@@ -257,3 +258,13 @@ def test_one_cast_to_16_bits_hides_no_error(tmp_path: Path, name: str) -> None:
     MUTATIONS[name][0](graph)
     with pytest.raises(UserError, match="was not recognised for what it is"):
         compare(graph, path)
+
+
+@pytest.mark.parametrize("scale", [1e19, 1e30, 1e38])
+@pytest.mark.filterwarnings("error")
+def test_huge_samples_are_perturbed_without_a_warning(scale: float) -> None:
+    """Eight times as strong may be more than float32 holds, and so may a square."""
+    samples = scale * np.random.default_rng(0).uniform(-1, 1, (4, 3, 5)).astype(np.float32)
+    found = perturbed(samples)
+    assert found.shape == (3, 3, 5) and found.dtype == np.float32 and np.isfinite(found).all()
+    assert np.abs(found[0]).max() > 1.5 * np.abs(samples[0]).max()

@@ -1,4 +1,4 @@
-"""Bundles that several end-to-end tests share, made once per machine run."""
+"""The command line as a user runs it, and models to give it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.export import export_onnx
@@ -49,22 +48,3 @@ SMALL = M3ViTConfig(
     height=32, width=32, patch=16, dim=40, depth=2, heads=2, experts=4, expert_hidden=24,
     mlp_ratio=2.0, tasks=(("seg", 3), ("depth", 1)),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def small_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Folder and arguments of a small two-task model."""
-    folder = tmp_path_factory.mktemp("small")
-    return folder, make_models(folder, SMALL, seed=1)
-
-
-@pytest.fixture(scope="session")
-def small_bundle(small_models: tuple[Path, list[str]]) -> Path:
-    """A compiled bundle of it for the target nano."""
-    folder, models = small_models
-    bundle = folder / "bundle"
-    done = moesaic(
-        "compile", *models, "--target", "nano", "--calibrate", folder / "samples.npz", "-o", bundle
-    )
-    assert done.code == 0, done.err
-    return bundle

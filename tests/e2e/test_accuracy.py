@@ -25,6 +25,8 @@ def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seg=rng.integers(0, 3, shape),
         depth=rng.normal(size=shape).astype(np.float32),
     )
+    for link, end in (("link.json", path), ("a.json", "same"), ("a.png", "same")):
+        (path.parent / link).symlink_to(end)
     return path
 
 
@@ -94,8 +96,11 @@ def test_a_target_makes_rows_wide_and_the_bundle_still_verifies(
         (["--labels", "x.npz"], "--metric and --labels go together: give both"),
         (["--model", "seg=a.onnx", "--model", "seg=b.onnx"], "two files for task seg"),
         (["--json", "{bundle}/manifest.json"], "it is read, or written twice"),
-        (["--json", "{unseen}"], "it is read, or written twice"),
-        (["--json", "{folder}/a", "--picture", "{folder}/a"], "it is read, or written twice"),
+        (["--json", "{unseen.parent}/link.json"], "it is read, or written twice"),
+        (
+            ["--json", "{unseen.parent}/a.json", "--picture", "{unseen.parent}/a.png"],
+            "it is read, or written twice",
+        ),
         (["--picture", "/proc/points.png"], "cannot be written"),
         (["--worst", "0"], "Invalid value for '--worst'"),
     ],
@@ -134,6 +139,9 @@ def test_json_is_json_where_nothing_is_lost(
         raise AssertionError(constant)
 
     results = json.loads(found.read_text(), parse_constant=refuse)
+    printed = moesaic("accuracy", small_bundle, "--samples", tmp_path / "zero.npz", "--json", "-")
+    assert printed.code == 0 and json.loads(printed.out, parse_constant=refuse) == results
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found.json", "zero.npz"]
     points = {point["point"]: point["alone_db"] for point in results["seg"]["points"]}
     assert points["input"] is None and points["head.norm"] > 20
 

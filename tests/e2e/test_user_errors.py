@@ -146,7 +146,8 @@ def test_output_that_cannot_be_written_is_refused_before_the_work(
 @pytest.mark.parametrize(
     ("option", "command"),
     [("--output", "run"), ("--output", "simulate"), ("--stats", "simulate"),
-     ("--timeline", "simulate"), ("--trace", "simulate"), ("--stats", "verify")],
+     ("--timeline", "simulate"), ("--trace", "simulate"), ("--stats", "verify"),
+     ("--json", "accuracy")],
 )  # fmt: skip
 def test_answer_that_cannot_be_written_is_refused_before_the_work(
     option: str, command: str, small_bundle: Path, tmp_path: Path
@@ -156,7 +157,9 @@ def test_answer_that_cannot_be_written_is_refused_before_the_work(
     files = {"--input": tmp_path / "in.npz", "--output": tmp_path / "out.npz", "--task": "seg"}
     if command == "verify":
         files = {}
-    suffix = {"--output": "npz", "--trace": "vcd"}.get(option, "json")
+    if command == "accuracy":
+        files = {"--samples": tmp_path / "in.npz"}
+    suffix = {"--output": "npz", "--trace": "vcd", "--picture": "png"}.get(option, "json")
     files[option] = Path(f"/proc/moesaic.{suffix}")
     arguments = [part for pair in files.items() for part in pair]
     started = time.monotonic()
@@ -169,8 +172,19 @@ def test_answer_that_cannot_be_written_is_refused_before_the_work(
 def test_two_outputs_in_one_file_are_refused(small_bundle: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", image=np.zeros((1, 3, 32, 32), np.float32))
     same = tmp_path / "same.json"
-    files = ("--input", tmp_path / "in.npz", "--output", same, "--stats", same)
-    done = moesaic("simulate", small_bundle, "--task", "seg", *files)
+    output = tmp_path / "out.npz"
+    files = (
+        "--input",
+        tmp_path / "in.npz",
+        "--output",
+        output,
+        "--stats",
+        same,
+        "--timeline",
+        same,
+    )
+    twice = ("--stats", same, "--timeline", same)
+    done = moesaic("simulate", small_bundle, "--task", "seg", *files, *twice)
     assert_refused(done, "must be different files")
 
 

@@ -1,7 +1,9 @@
 """Scripts for a board, as far as they go without one: what they would do, and would copy."""
 
 import ast
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,10 +52,66 @@ def test_deploy_says_what_it_would_copy(bundle: Path, bitstream: Path) -> None:
         f"python3 {BOARD}/stage.py {stage} {library}",
         f"cp -r {bundle} {stage}/bundle",
         f"cp {bitstream} {stage}/moesaic.bin",
-        "ssh root@pynq.local rm -rf moesaic && mkdir moesaic",
+        "ssh root@pynq.local"
+        " 'mkdir -p moesaic && cd moesaic && rm -rf moesaic moesaic-*.dist-info bundle'",
         f"scp -qr {stage}/. root@pynq.local:moesaic/",
     ]
     assert "run.py bundle --task TASK" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["deploy.sh", "load.sh"])
+def test_printed_commands_are_what_a_shell_takes(script: str, tmp_path: Path) -> None:
+    """Names with blanks and quotes are one word each, in what is printed too."""
+    folder = tmp_path / "it's a $HOME; x"
+    folder.mkdir()
+    for name in ("manifest.json", "device.bin", "top of it.bin"):
+        (folder / name).write_bytes(b"")
+    bitstream = folder / "top of it.bin"
+    words = ["board", folder] if script == "deploy.sh" else []
+    done = command("sh", BOARD / script, "--dry-run", *words, bitstream)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("cp ", "install "))]
+    found = {word for line in lines for word in shlex.split(line)}
+    assert {str(bitstream), *map(str, words[1:])} <= found
+
+
+def test_deploying_again_leaves_answers_where_they_are(bitstream: Path, tmp_path: Path) -> None:
+    """For real, onto a board that is a folder: what comes from here is replaced, all else stays."""
+    checkout, board = tmp_path / "checkout", tmp_path / "board"
+    shutil.copytree(BOARD, checkout / "firmware" / "board")
+    for name in ("host", "spec", "pyproject.toml"):
+        (checkout / name).symlink_to(ROOT / name)
+    library = checkout / "build" / "firmware" / "aarch64-linux" / "libmoesaic.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"library")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "ssh").write_text('#!/bin/sh\ncd "$BOARD" && sh -c "$2"\n')
+    (tools / "scp").write_text('#!/bin/sh\ncp -r "$2" "$BOARD/${3#*:}"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    (board / "moesaic" / "moesaic" / "host").mkdir(parents=True)
+    (board / "moesaic" / "bundle").mkdir()
+    for name in ("out.npz", "moesaic/host/gone.py", "bundle/old.npz", "mine/out.npz"):
+        (board / "moesaic" / name).parent.mkdir(exist_ok=True)
+        (board / "moesaic" / name).write_text("before")
+    source = tmp_path / "bundle"
+    source.mkdir()
+    for name in ("manifest.json", "device.bin"):
+        (source / name).write_text("new")
+    environment = {**os.environ, "BOARD": str(board), "PATH": f"{tools}:{os.environ['PATH']}"}
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", checkout / "firmware/board/deploy.sh", "root@board", source, bitstream],
+            env=environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        kept = [board / "moesaic" / name for name in ("out.npz", "mine/out.npz")]
+        assert [path.read_text() for path in kept] == ["before"] * 2
+        assert not (board / "moesaic/moesaic/host/gone.py").exists()
+        names = sorted(path.name for path in (board / "moesaic" / "bundle").iterdir())
+        assert names == ["device.bin", "manifest.json"]
+        assert (board / "moesaic" / "moesaic" / "host" / "session.py").exists()
 
 
 def test_deploy_refuses_wrong_arguments(bundle: Path, bitstream: Path, tmp_path: Path) -> None:

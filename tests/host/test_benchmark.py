@@ -13,7 +13,7 @@ from rich.console import Console
 
 from moesaic.host import benchmark
 from moesaic.host.benchmark import Measurement
-from moesaic.host.pool import DeviceResult
+from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
@@ -46,7 +46,13 @@ class Counter:
 
 
 def arguments(**changes: object) -> argparse.Namespace:
-    defaults = {"bundle": Path("memory"), "device": "cpu", "batch": "1,5", "task": None}
+    defaults = {
+        "bundle": Path("memory"),
+        "device": "cpu",
+        "batch": "1,5",
+        "task": None,
+        "option": [],
+    }
     return argparse.Namespace(**{**defaults, "seconds": 0.01, **changes})
 
 
@@ -80,7 +86,11 @@ def test_table_names_what_was_measured(bundle: Bundle, monkeypatch: pytest.Monke
     text = io.StringIO()
     benchmark.run(arguments(), Console(file=text, width=100))
     lines = text.getvalue().splitlines()
-    assert lines[0].startswith("cpu: ") and torch.__version__ in lines[0]
+    assert (
+        lines[0].startswith("cpu: ")
+        and ", 1 threads, " in lines[0]
+        and torch.__version__ in lines[0]
+    )
     rows = [line.split("│")[1:4] for line in lines if line.startswith("│")]
     assert [[cell.strip() for cell in row] for row in rows] == [
         ["cpu", "task", "1"],
@@ -88,22 +98,42 @@ def test_table_names_what_was_measured(bundle: Bundle, monkeypatch: pytest.Monke
     ]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_missing_device_is_refused_before_anything_is_measured(
+def no_cuda(self: object, bundle: Bundle) -> None:
+    raise DeviceUnavailable("torch finds no CUDA device")
+
+
+@pytest.mark.parametrize("devices", ["cpu,cuda", "cuda, cpu"])
+def test_missing_device_is_left_out_and_named(
+    devices: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "load_bundle", lambda path: bundle)
+    monkeypatch.setattr("moesaic.host.torch_devices.CudaDevice.__init__", no_cuda)
+    text = io.StringIO()
+    benchmark.run(arguments(device=devices), Console(file=text, width=100))
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "device cuda is left out: torch finds no CUDA device"
+    rows = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert rows == ["cpu", "cpu"]
+
+
+def test_nothing_is_measured_without_a_device(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "load_bundle", lambda path: bundle)
+    monkeypatch.setattr("moesaic.host.torch_devices.CudaDevice.__init__", no_cuda)
     with pytest.raises(SystemExit) as stopped:
-        benchmark.main(["memory", "--device", "cpu,cuda"])
+        benchmark.main(["memory", "--device", "cuda"])
     captured = capsys.readouterr()
-    assert stopped.value.code == 2 and captured.out == ""
-    assert "device cuda cannot be measured here: torch finds no CUDA device" in captured.err
+    assert stopped.value.code == 1 and captured.out == ""
+    assert "device cuda is left out: torch finds no CUDA device" in captured.err
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"device": "sim"}, "device must be one of cpu, cuda, not 'sim'"),
+        ({"option": ["cpu.treads=2"]}, "no option 'treads'; did you mean 'threads'"),
+        ({"option": ["cuda.threads=2"]}, "'cuda', which is not among cpu"),
         ({"batch": "1,0"}, "--batch must be positive numbers"),
         ({"batch": "two"}, "--batch must be positive numbers"),
         ({"task": "pose"}, "has no task 'pose'"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from moesaic.host import output_file
-from moesaic.host.output_file import OutputFile, check_writable
+from moesaic.host.output_file import OutputFile, check_writable, write_all
+from moesaic.spec import staging
 from moesaic.spec.arrays import open_arrays
 from moesaic.spec.errors import UserError
 
@@ -72,7 +74,7 @@ def test_answer_is_kept_when_its_place_is_lost(
 
     elsewhere = tmp_path / "tmp"
     elsewhere.mkdir()
-    monkeypatch.setattr(output_file.tempfile, "tempdir", str(elsewhere))
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     monkeypatch.setattr(output_file.os, "replace", full)
     with OutputFile(tmp_path / "out.npz") as file:
         with pytest.raises(UserError, match="No space left.*it is kept as (.*)$") as caught:
@@ -80,7 +82,38 @@ def test_answer_is_kept_when_its_place_is_lost(
         kept = Path(str(caught.value).rpartition("it is kept as ")[2])
         assert np.array_equal(open_arrays(kept)["y"], ARRAYS["y"])
         assert elsewhere in kept.parents and kept.name == "out.npz"
-        monkeypatch.setattr(output_file.tempfile, "tempdir", str(tmp_path / "none"))
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
         with pytest.raises(UserError, match="nor could it be kept elsewhere"):
             file.write_arrays(ARRAYS)
     assert os.listdir(tmp_path) == ["tmp"]
+
+
+def test_full_disk_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files can be made on it, but nothing fits into them."""
+    written = os.write
+
+    def short(descriptor: int, data: bytes) -> int:
+        return written(descriptor, data[:100])
+
+    monkeypatch.setattr(staging.os, "write", short)
+    with pytest.raises(UserError, match="out.npz cannot be written: No space left on device"):
+        OutputFile(tmp_path / "new" / "out.npz")
+    assert not os.listdir(tmp_path)
+
+
+def test_files_do_not_wait_for_one_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def lost(source: Path, target: Path) -> None:
+        if target.suffix == ".npz":
+            raise OSError(30, "Read-only file system")
+        replace(source, target)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr(output_file.os, "replace", lost)
+    with OutputFile(tmp_path / "out.npz") as file, OutputFile(tmp_path / "s.json") as text:
+        with pytest.raises(UserError, match="out.npz cannot be written: Read-only file system"):
+            write_all(lambda: file.write_arrays(ARRAYS), lambda: text.write_json([1]))
+    assert os.listdir(tmp_path) == ["s.json"]

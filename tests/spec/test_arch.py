@@ -190,7 +190,7 @@ def test_limits_are_those_of_the_instruction_set_and_the_register_map() -> None:
     for opcode, names in words.items():
         for name in names:
             assert most <= 1 << isa.width(opcode, name)
-    limits = arch_module._LIMITS
+    limits = arch_module.LIMITS
     assert limits["weight_ports"][1] == registers.MAX_WEIGHT_PORTS
     assert limits["output_ports"][1] == registers.MAX_OUTPUT_PORTS
     assert set(limits) == set(NUMBERS)

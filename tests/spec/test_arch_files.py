@@ -45,7 +45,7 @@ def test_fields_with_a_default_may_be_left_out() -> None:
     "field", [f.name for f in dataclasses.fields(ArchConfig) if f.default is dataclasses.MISSING]
 )
 def test_a_missing_field_is_named(field: str) -> None:
-    with pytest.raises(UserError, match=f"^ArchConfig is incomplete: it has no {field}$"):
+    with pytest.raises(UserError, match=f"^ArchConfig is incomplete: it has no {field};"):
         ArchConfig.from_dict({k: v for k, v in NANO.items() if k != field})
 
 

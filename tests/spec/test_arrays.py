@@ -149,3 +149,40 @@ def test_nothing_is_unpacked_of_an_input_of_another_shape(monkeypatch: pytest.Mo
     monkeypatch.setattr(Archive, "__getitem__", lambda self, name: pytest.fail("unpacked"))
     with pytest.raises(UserError, match="must have the shape Nx2, not 1x3"):
         check_frames(archive, "x", (1, 2), task="seg")
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "what"),
+    [
+        ("m.onnx", b"\x08\x0a\x12\x07pytorch", "is an ONNX model and no .npz"),
+        ("m.bin", b"\x08\x0a\x12\x07pytorch", "is an ONNX model and no .npz"),
+        ("x.npy", b"\x93NUMPY\x01\x00", r"is a single array \(.npy\) and no .npz"),
+        ("x.png", b"\x89PNG\r\n\x1a\n", "is a picture and no .npz"),
+        ("x.pkl", b"\x80\x04\x95", "is a pickle, which is not read because it can run anything"),
+        ("x.json", b'{"image": []}', "is a JSON text and no .npz"),
+        ("x.npz", b"", "is empty and no .npz"),
+        ("x.npz", b"hello, world", "is something else and no .npz"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(
+    name: str, contents: bytes, what: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(contents)
+    with pytest.raises(UserError, match=what) as caught:
+        open_arrays(tmp_path / name)
+    assert "give an .npz of arrays by name" in str(caught.value)
+    assert "pickle=" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_torch_checkpoint_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as file:
+        file.writestr("m/data.pkl", b"")
+    with pytest.raises(UserError, match="is a torch checkpoint and no .npz"):
+        open_arrays(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("array", [np.array([[True]]), np.array([["a"]]), np.array([[None]])])
+def test_what_is_no_number_is_refused_with_the_way_out(array: np.ndarray) -> None:
+    message = r"must be float32, not .*: give numbers .* by array.astype\(numpy.float32\)"
+    with pytest.raises(UserError, match=message):
+        check_frames({"x": array}, "x", (1, 1), task="seg")

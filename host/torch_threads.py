@@ -1,0 +1,40 @@
+"""How many threads torch computes with, while a device runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+LOADED_BY = os.getpid()
+"""The process that OpenMP's threads are of: they do not survive a fork, and a child waits for
+them."""
+_lock = threading.Lock()
+_inside = 0
+_before = 1
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Inside, products of the calling thread are computed by ``count`` threads.
+
+    A thread that has not used torch yet takes over what another one has set last, so the program's
+    number is kept by the first that enters, and set again by each that leaves. Results do not
+    depend on it: integers are exact.
+    """
+    global _inside, _before
+    with _lock:
+        if _inside == 0:
+            _before = torch.get_num_threads()
+        _inside += 1
+        torch.get_num_threads()  # takes over now what would overwrite the number at the first use
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            torch.set_num_threads(_before)

@@ -1,0 +1,49 @@
+"""What the command line writes: under names that fit, and whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.here import moesaic_here
+from tests.e2e.test_user_errors import assert_refused
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "name", "ending"),
+    [
+        ("run", "--output", "out.txt", ".npz"),
+        ("run", "--output", "out", ".npz"),
+        ("run", "--output", "-", ".npz"),
+        ("simulate", "--output", "out.npy", ".npz"),
+        ("simulate", "--stats", "s.npz", ".json"),
+        ("simulate", "--timeline", "t.txt", ".json"),
+        ("simulate", "--trace", "w.json", ".fst or .vcd"),
+        ("verify", "--stats", "-", ".json"),
+        ("accuracy", "--json", "a.png", ".json"),
+        ("accuracy", "--picture", "a.json", ".png"),
+    ],
+)
+def test_name_that_says_something_else_is_refused(
+    command: str,
+    option: str,
+    name: str,
+    ending: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before anything else is looked at: neither bundle nor input is there."""
+    files = {"--input": "none.npz", "--output": tmp_path / "out.npz"}
+    files = {"verify": {}, "accuracy": {"--samples": "none.npz"}}.get(command, files)
+    files[option] = name if name == "-" else tmp_path / name
+    done = moesaic_here(
+        capsys,
+        monkeypatch,
+        command,
+        tmp_path / "none",
+        *(part for pair in files.items() for part in pair),
+    )
+    assert_refused(done, f"{option} must end in {ending}, not '{name}'")
+    assert not [*tmp_path.iterdir()]
