@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,12 +22,26 @@ from moesaic.cli.console import (
 from moesaic.spec.errors import UserError
 from moesaic.spec.memory import DEFAULT_MEMORY
 
+if TYPE_CHECKING:
+    from moesaic.compiler.estimate.cycles.timing import Memory
+
 
 @app.command()
 def estimate(
     source: Annotated[Path, typer.Argument(metavar="BUNDLE|MODEL.onnx")],
     target: Annotated[
         str | None, typer.Option(help="preset or .json file; by default the bundle's own")
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|NAME,NAME",
+            help="show these targets side by side: fits, how fast, how much",
+        ),
+    ] = None,
+    clock: Annotated[
+        float | None,
+        typer.Option(metavar="MHZ", help="for --targets; 300 if not given, an assumption"),
     ] = None,
     routing: Annotated[
         str | None,
@@ -49,18 +63,18 @@ def estimate(
     from moesaic.spec.arch import load_arch
 
     check_memory(latency, bandwidth)
+    _check_options(target, targets, clock)
     memory = Memory(latency=latency, share=bandwidth)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
+    if targets is not None:
+        _estimate_targets(source, targets, clock, counts, routing, memory, partition, as_json)
+        return
     with console.status("estimating"):
         if source.is_dir():
             bundle = load(source)
             arch = load_arch(target) if target is not None else bundle.arch
             if routing is None:
-                counts = {
-                    f"{task}/{layer}": tokens
-                    for task, report in bundle.report["tasks"].items()
-                    for layer, tokens in report["routing"].items()
-                }
+                counts = _measured_routing(bundle)
             schedules = {
                 task: stored_schedule(bundle.arch, report["schedule"], str(source))
                 for task, report in bundle.report["tasks"].items()
@@ -85,3 +99,63 @@ def estimate(
         return
     for table in estimate_tables(arch.name, tasks):
         show(table)
+
+
+def _check_options(target: str | None, targets: str | None, clock: float | None) -> None:
+    if targets is not None and target is not None:
+        raise UserError("--targets shows several targets, --target one: give one of the two")
+    if clock is not None and targets is None:
+        raise UserError("--clock goes with --targets: one target is estimated in cycles")
+    if clock is not None and not 0 < clock <= 10_000:
+        raise UserError(f"--clock takes MHz above 0 and up to 10,000, not {clock:g}")
+
+
+def _measured_routing(bundle: Any) -> dict[str, list[int]]:
+    """Tokens of each expert on the first calibration sample."""
+    return {
+        f"{task}/{layer}": tokens
+        for task, report in bundle.report["tasks"].items()
+        for layer, tokens in report["routing"].items()
+    }
+
+
+def _estimate_targets(
+    source: Path,
+    targets: str,
+    clock: float | None,
+    counts: dict[str, list[int]],
+    routing: str | None,
+    memory: Memory,
+    partition: bool,
+    as_json: bool,
+) -> None:
+    """Every target, side by side."""
+    from moesaic.cli.targets_view import (
+        read_targets,
+        refusals,
+        targets_report,
+        targets_table,
+    )
+    from moesaic.compiler.codegen.image import WeightImage
+    from moesaic.compiler.estimate.models import shapes_of_onnx
+    from moesaic.compiler.estimate.shapes import ShapeImage
+    from moesaic.compiler.estimate.targets import estimate_targets
+
+    archs = read_targets(targets)
+    image: type[WeightImage] = ShapeImage
+    with console.status("reading the model") as status:
+        if source.is_dir():
+            bundle = load(source)
+            graphs, image = bundle.graphs, WeightImage
+            counts = counts if routing is not None else _measured_routing(bundle)
+        else:
+            graphs = shapes_of_onnx(source, partition=partition)
+        status.update(f"estimating {', '.join(arch.name for arch in archs)}")
+        results = estimate_targets(graphs, archs, image, routing=counts, memory=memory)
+        report = targets_report(results, clock, memory.share)
+    if as_json:
+        print(json.dumps(report, indent=1))
+        return
+    show(targets_table(report))
+    for line in refusals(report):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)

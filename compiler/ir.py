@@ -81,6 +81,8 @@ class Attention:
     value_dim: int
     scale: float
     name: str
+    module: str = ""
+    """The user's module that it is, "" where the file does not say."""
 
 
 @dataclass
@@ -93,6 +95,8 @@ class Mlp:
     name: str
     tanh: bool = False
     """Whether the file has GELU in its tanh approximation; integers have the erf form."""
+    module: str = ""
+    """As :attr:`Attention.module`."""
 
 
 @dataclass
@@ -111,23 +115,30 @@ class Moe:
     name: str
     sum_epsilon: float = 0.0
     """With ``renormalise``: what the file adds to the sum of the chosen; integers do not."""
+    module: str = ""
+    """As :attr:`Attention.module`."""
 
 
 Layer = Attention | Mlp | Moe
 
 
-def layer_label(number: int, layer: Layer) -> str:
-    """What profiles and estimates call a layer: its kind, its place and its ONNX node."""
+def layer_kind(layer: Layer) -> str:
+    """attention, dense or moe."""
     match layer:
         case Attention():
-            kind = "attention"
+            return "attention"
         case Mlp():
-            kind = "dense"
+            return "dense"
         case Moe():
-            kind = "moe"
+            return "moe"
         case _:
             assert_never(layer)
-    return f"{kind}{number}:{layer.name}"
+
+
+def layer_label(number: int, layer: Layer) -> str:
+    """What messages, profiles and estimates call a layer: the user's module, or where the file does
+    not name it, its kind, its place and its ONNX node. No two layers of a graph share it."""
+    return layer.module or f"{layer_kind(layer)}{number}:{layer.name}"
 
 
 @dataclass

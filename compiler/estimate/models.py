@@ -77,6 +77,17 @@ def estimate_graphs(
     return result
 
 
+def shapes_of_onnx(path: str | Path, *, partition: bool = False) -> dict[str, IntGraph]:
+    """The model of an ONNX file as the task ``default``, with sizes and without values.
+
+    Raises
+    ------
+    UserError
+        The file holds no supported model.
+    """
+    return {"default": shape_graph(load_graph(path, partition=partition))}
+
+
 def estimate_onnx(
     path: str | Path,
     arch: ArchConfig,
@@ -94,5 +105,5 @@ def estimate_onnx(
     UserError
         The file holds no supported model, or as :func:`estimate_graphs`.
     """
-    graphs = {"default": shape_graph(load_graph(path, partition=partition))}
+    graphs = shapes_of_onnx(path, partition=partition)
     return estimate_graphs(graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch))

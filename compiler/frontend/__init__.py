@@ -10,6 +10,7 @@ from moesaic.compiler.frontend.cut import UNREADABLE, Backbone, find_cut
 from moesaic.compiler.frontend.head import read_head
 from moesaic.compiler.frontend.host_part import extract_host_part
 from moesaic.compiler.frontend.load import read_model
+from moesaic.compiler.frontend.modules import name_layers
 from moesaic.compiler.frontend.nodes import describe, node_name
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.recognise import read_embedding, read_layers
@@ -92,6 +93,7 @@ def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Gr
     hosted = {describe(node) for node in traced.graph.nodes if node_name(node) in elsewhere}
     notes = [note for note in traced.notes + backbone.notes if note[1] not in hosted]
     notes += _quantised_anew(traced, backbone)
+    name_layers(backbone.layers, traced.graph.nodes)
     shape = output.shape
     if shape[:1] != (1,):
         shape = (1, *shape)  # a tensor need have no batch axis, a frame has

@@ -8,27 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from moesaic.hw.resources.report import report, table
+from moesaic.hw.resources.report import report, table, write_report
 from moesaic.hw.resources.synthesis import SynthesisError
 from moesaic.spec.arch import load_arch
 from moesaic.spec.errors import UserError
 from moesaic.spec.parts import FAMILIES
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.family or list(FAMILIES),
                 lambda family, block: status.update(f"yosys {family}: {block}"),
             )
-        _write(options.output / f"{arch.name}.json", json.dumps(result, indent=1) + "\n")
+        write_report(options.output / f"{arch.name}.json", json.dumps(result, indent=1) + "\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

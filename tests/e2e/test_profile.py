@@ -160,7 +160,7 @@ def test_command_writes_timeline_and_statistics(small_bundle: Path, tmp_path: Pa
     assert busy == stats["units"]["matrix"]["busy_cycles"]
     trace = json.loads((tmp_path / "trace.json").read_text())
     labels = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
-    assert any(label.startswith("attention0:") for label in labels)
+    assert any(label.startswith("model.blocks.0.attention: ") for label in labels)
     refused = moesaic(
         "simulate", small_bundle, "--input", tmp_path / "in.npz", "--output", tmp_path / "o.npz",
         "--task", "seg", "--timeline", tmp_path / "trace.txt",

@@ -122,6 +122,13 @@ def test_two_packed_products_take_one_multiplier() -> None:
     assert packed["ff"] > 2 * 17 * SMALL.depth
 
 
+def test_seven_series_takes_no_more_than_ultrascale() -> None:
+    """Whose counts the resource model takes for both."""
+    ultrascale, seven = (synthesise(_pair(False), family) for family in ("xcup", "xc7"))
+    assert seven["dsp"] == ultrascale["dsp"] > 0
+    assert 0 < seven["lut"] <= ultrascale["lut"] and 0 < seven["ff"] <= ultrascale["ff"]
+
+
 def test_unknown_target_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--target", "mars", "-o", str(tmp_path)]) == 2
     assert "unknown target 'mars'" in capsys.readouterr().err

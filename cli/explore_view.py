@@ -1,0 +1,138 @@
+"""Tables and picture of `moesaic explore`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from moesaic.spec.memories import ram_kind
+from moesaic.spec.parts import Part
+
+if TYPE_CHECKING:
+    from moesaic.compiler.explore.judge import Verdict
+    from moesaic.compiler.explore.search import Goal
+
+MOST_ROWS = 20
+"""Of the Pareto set in the table; the report has all."""
+
+
+def explore_report(
+    found: list[Verdict],
+    chosen: Verdict,
+    cycles: dict[str, int],
+    goal: Goal,
+    part_name: str,
+    part: Part,
+    mhz: float,
+    clock: float | None,
+) -> dict[str, Any]:
+    """All of a search, for JSON, tables and picture."""
+    from moesaic.compiler.explore.search import pareto
+
+    return {
+        "part": part_name,
+        "family": part.family,
+        "capacity": part.capacity,
+        "objective": goal.objective,
+        "clock_mhz": mhz,
+        "clock_assumed": clock is None,
+        "chosen": {**_entry(chosen, mhz), "scheduled_cycles": cycles},
+        "pareto": [_entry(verdict, mhz) for verdict in pareto(found)],
+        "others": [_entry(verdict, mhz) for verdict in found if verdict.cycles],
+        "refused": sum(not verdict.cycles for verdict in found),
+    }
+
+
+def _entry(verdict: Verdict, mhz: float) -> dict[str, Any]:
+    cycles = max(verdict.cycles.values())
+    return {
+        "arch": verdict.arch.to_dict(),
+        "cycles": verdict.cycles,
+        "ms": cycles / mhz / 1e3,
+        "frames_per_s": mhz * 1e6 * len(verdict.cycles) / sum(verdict.cycles.values()),
+        "area": verdict.area,
+        "resources": verdict.resources,
+        "share": verdict.share,
+    }
+
+
+def explore_tables(report: dict[str, Any]) -> Iterator[Table]:
+    """The Pareto set, and the target that was chosen."""
+    clock = "assumed" if report["clock_assumed"] else "as given"
+    table = Table(
+        title=f"{report['part']}: fastest for their area, at {report['clock_mhz']:g} MHz ({clock})"
+    )
+    table.add_column("array")
+    kinds = ("lut", "dsp", ram_kind(report["family"]))
+    for column in ("lanes", "ports", "KiB", "cycles", "ms", *kinds):
+        table.add_column(column, justify="right")
+    entries = report["pareto"]
+    # Both ends, and as many between as there is room for.
+    step = max(1, -(-len(entries) // MOST_ROWS))
+    shown = entries[::step] + ([entries[-1]] if (len(entries) - 1) % step else [])
+    for entry in shown:
+        arch, share = entry["arch"], entry["share"]
+        mine = entry["arch"] == report["chosen"]["arch"]
+        table.add_row(
+            f"{arch['depth']}x{arch['width']}{'p' if arch['packed'] else ''}",
+            f"{arch['lanes']}",
+            f"{arch['weight_ports']}x{8 * arch['weight_port_bytes']}",
+            f"{arch['ring_bytes'] >> 10}+{arch['activation_bytes'] >> 10}",
+            f"{max(entry['cycles'].values()):,}",
+            f"{entry['ms']:.3g}",
+            *(f"{share[kind]:.0%}" for kind in kinds),
+            style="bold" if mine else None,
+        )
+    table.caption = (
+        "p: two products in a DSP. KiB: ring and activations. Resources by model, not placed"
+    )
+    yield table
+    chosen = report["chosen"]
+    table = Table(title=f"chosen for {report['objective']}: {chosen['arch']['name']}")
+    for column in ("task", "cycles of the search", "with compile's schedule", "ms", "frames/s"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, cycles in chosen["cycles"].items():
+        scheduled = chosen["scheduled_cycles"][task]
+        table.add_row(
+            task,
+            f"{cycles:,}",
+            f"{scheduled:,}",
+            f"{scheduled / report['clock_mhz'] / 1e3:.3g}",
+            f"{report['clock_mhz'] * 1e6 / scheduled:,.0f}",
+        )
+    counted = chosen["resources"]
+    table.caption = ", ".join(
+        f"{counted[kind]:,.10g} of {report['capacity'][kind]:,} {kind}" for kind in kinds
+    )
+    yield table
+
+
+def draw(report: dict[str, Any]) -> bytes:
+    """A .png: every target that fits, the Pareto set, and the one that was chosen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
+
+    def places(entries: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+        return [100 * e["area"] for e in entries], [max(e["cycles"].values()) for e in entries]
+
+    axis.plot(*places(report["others"]), "o", color="0.75", markersize=3, label="fit the part")
+    axis.step(*places(report["pareto"][::-1]), "o-", where="post", markersize=4, label="Pareto set")
+    axis.plot(*places([report["chosen"]]), "r*", markersize=12, label="chosen")
+    axis.set(
+        title=f"{report['part']}, objective {report['objective']}",
+        xlabel="area: largest share of the part, %",
+        ylabel="cycles of a frame",
+        yscale="log",
+    )
+    axis.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    pyplot.close(figure)
+    return image.getvalue()

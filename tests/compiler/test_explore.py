@@ -1,0 +1,200 @@
+"""The search for a target: its space, what it refuses, and that trials of processes add up."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.explore.judge import Judge, Limits, Verdict
+from moesaic.compiler.explore.search import (
+    Goal,
+    best,
+    enqueue,
+    open_study,
+    pareto,
+    search,
+    slowest,
+    verdicts,
+)
+from moesaic.compiler.explore.space import Needs, Space
+from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, PRESETS, ArchConfig
+from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.parts import PARTS, Part
+
+from .random_intgraph import Shape, random_intgraph
+
+SHAPE = Shape(moe=(False, True), experts=4, top_k=2, tokens=20, patches=20, head_rows=20)
+NAMES = ("explored", "xck26")
+PART = PARTS["xck26"]
+
+
+@pytest.fixture(scope="module")
+def graph() -> IntGraph:
+    return random_intgraph(SHAPE, seed=1, values=False)
+
+
+def judge_of(graph: IntGraph, part: Part = PART, **limits: float) -> Judge:
+    return Judge({"task": graph}, part, Limits(**limits), Memory())
+
+
+def space_of(graph: IntGraph, part: Part = PART) -> Space:
+    return Space(Needs.of([graph]), part)
+
+
+def run(graph: IntGraph, where: Path, trials: int, goal: Goal, begin: bool = True) -> list[Verdict]:
+    study = open_study(where, "study", seed=3)
+    space = space_of(graph)
+    if begin:
+        enqueue(study, space, PRESETS.values())
+    assert search(study, space, judge_of(graph), goal, NAMES, trials, None) == trials
+    return verdicts(study.trials)
+
+
+NEEDS = [
+    Needs(20, 40, 4),
+    Needs(129, 192, 16),
+    Needs(257, 384, 1),
+    Needs(1000, 1024, 100),
+    Needs(5000, 4000, 1000),
+]
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+def test_every_point_is_a_target(part: str) -> None:
+    rng = random.Random(1)
+    for needs in NEEDS:
+        space = Space(needs, PARTS[part])
+        for _ in range(50):
+            point = {name: rng.randint(*ends) for name, ends in space.ranges.items()}
+            arch = space.target(point, "x", part)
+            assert arch.max_tokens >= min(needs.tokens, MAX_TOKENS)
+            assert arch.max_experts >= min(needs.experts, MAX_EXPERTS)
+            assert arch.weight_ports <= PARTS[part].ports
+            assert arch.weight_port_bytes == PARTS[part].port_bytes
+            assert PARTS[part].family == "xcup" or not arch.packed
+
+
+def test_presets_are_points_of_the_space() -> None:
+    """With the tokens, channels and experts of M3ViT-T, which `zcu102` is made for."""
+    space = Space(Needs(129, 192, 16), PARTS["xczu9eg"])
+    for name in ("zcu102", "zcu102-lite"):
+        preset = PRESETS[name]
+        found = space.target(space.point(preset), name, preset.device)
+        assert found == replace(preset, accumulator_rows=found.accumulator_rows)
+        assert found.accumulator_rows == preset.accumulator_rows
+
+
+def test_a_target_beyond_the_part_is_not_estimated(graph: IntGraph) -> None:
+    verdict = judge_of(graph)(PRESETS["zcu102"])
+    assert verdict.excess > 1 and not verdict.cycles and not verdict.refused
+    assert verdict.worst == "bram36"
+    assert verdict.share["bram36"] == 634 / 144
+
+
+def test_a_target_that_the_model_does_not_fit_says_why(graph: IntGraph) -> None:
+    small = replace(PRESETS["nano"], residual_bytes=32)
+    verdict = judge_of(graph)(small)
+    assert verdict.excess < 1 and not verdict.cycles
+    assert verdict.refused.startswith("its residual stream needs")
+    assert "target" not in verdict.refused
+
+
+def test_cycles_are_no_less_than_those_that_compile_finds(graph: IntGraph) -> None:
+    arch = PRESETS["nano"]
+    verdict = judge_of(graph)(arch)
+    scheduled = estimate_graphs({"task": graph}, arch, image=ShapeImage(arch))["task"].cycles
+    assert 0.8 * verdict.cycles["task"] < scheduled <= verdict.cycles["task"]
+
+
+@pytest.mark.parametrize("objective", ["latency", "area"])
+def test_the_search_is_no_worse_than_the_presets(
+    graph: IntGraph, tmp_path: Path, objective: str
+) -> None:
+    goal = Goal(objective)
+    found = run(graph, tmp_path / "a.journal", 16, goal)
+    judge, space = judge_of(graph), space_of(graph)
+    presets = [judge(space.target(space.point(arch), *NAMES)) for arch in PRESETS.values()]
+    fitting = [verdict for verdict in presets if verdict.cycles]
+    chosen = best(found, goal)
+    assert fitting and chosen is not None
+    assert goal.value(chosen) <= min(map(goal.value, fitting))
+    assert all(chosen.share[kind] <= limit for kind, limit in judge.limits.items())
+    assert run(graph, tmp_path / "b.journal", 16, goal) == found  # the seed settles it
+
+
+def test_the_pareto_set_has_all_that_nothing_beats(graph: IntGraph, tmp_path: Path) -> None:
+    found = [v for v in run(graph, tmp_path / "journal", 16, Goal("latency")) if v.cycles]
+    front = pareto(found)
+
+    def beats(one: Verdict, other: Verdict) -> bool:
+        mine, theirs = (one.area, slowest(one)), (other.area, slowest(other))
+        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+    assert not any(beats(a, b) for a in found for b in front)
+    assert all(v in front or any(beats(f, v) for f in front) or v.area in [f.area for f in front]
+               for v in found)  # fmt: skip
+    areas = [verdict.area for verdict in front]
+    assert len(found) > len(front) and areas == sorted(areas, reverse=True)
+
+
+def test_a_study_goes_on(graph: IntGraph, tmp_path: Path) -> None:
+    first = run(graph, tmp_path / "journal", 6, Goal("latency"))
+    both = run(graph, tmp_path / "journal", 6, Goal("latency"))
+    assert both[: len(first)] == first and len(both) > len(first)
+
+
+def test_a_goal_that_no_target_meets_has_no_best_one(graph: IntGraph, tmp_path: Path) -> None:
+    goal = Goal("area", most_cycles=1)
+    found = run(graph, tmp_path / "journal", 6, goal)
+    assert any(verdict.cycles for verdict in found) and best(found, goal) is None
+    states = {trial.state.name for trial in open_study(tmp_path / "journal", "study", 1).trials}
+    assert states == {"PRUNED"}
+
+
+def _work(graph: IntGraph, where: str, trials: int) -> None:
+    study = open_study(where, "study", 1, shared=True)
+    search(study, space_of(graph), judge_of(graph), Goal("latency"), NAMES, trials, None)
+
+
+@pytest.mark.parametrize("storage", ["{}/study.journal", "sqlite:///{}/study.db"])
+def test_trials_of_two_processes_add_up(graph: IntGraph, tmp_path: Path, storage: str) -> None:
+    where = storage.format(tmp_path)
+    open_study(where, "study", None)  # a database makes its tables once
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_work, args=(graph, where, 5)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    trials = open_study(where, "study", None).trials
+    assert len(trials) == 10 and all(trial.state.is_finished() for trial in trials)
+    assert len({tuple(trial.params.items()) for trial in trials}) > 5
+
+
+@pytest.mark.parametrize("where", ["nosuch://host/x", "sqlite:////nowhere/at/all.db", "{}/folder"])
+def test_storage_that_cannot_be_used_is_a_sentence(tmp_path: Path, where: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="^storage .* cannot be used: .*; name a journal file"):
+        open_study(where.format(tmp_path), "study", None)
+
+
+def test_a_file_that_is_no_journal_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x07\x12\x00 no journal\n\x00\x01\n")
+    with pytest.raises(UserError, match="cannot be used"):
+        open_study(path, "study", None)
+
+
+def test_a_verdict_survives_json(graph: IntGraph) -> None:
+    verdict = judge_of(graph)(PRESETS["nano"])
+    assert Verdict.from_dict(verdict.to_dict()) == verdict
+    assert isinstance(verdict.arch, ArchConfig)

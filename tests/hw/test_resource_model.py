@@ -1,0 +1,112 @@
+"""The resource model against the Verilog, and against the counts that it was fitted to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moesaic.hw.generate import cached_verilog
+from moesaic.hw.resources.fit import fit, left_out_errors, total
+from moesaic.hw.resources.report import PATTERNS
+from moesaic.hw.resources.samples import COUNTED, main, sample_targets
+from moesaic.spec import resource_model
+from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.memories import block_rams, memories, ram_kind
+from moesaic.spec.parts import PARTS
+from moesaic.spec.resource_model import FEATURES, samples, shares, target_resources
+
+_INSTANCE = re.compile(r"moesaic_ram\s*#\((.*?)\)\s*\S+\s*\(\n", re.DOTALL)
+_NUMBER = re.compile(r"\.(DEPTH|LANES|WIDTH)\(32'd(\d+)\)")
+
+
+def instances(verilog: str) -> Counter[tuple[int, int, int]]:
+    """Bits, words and lanes of every memory in the Verilog."""
+    found: Counter[tuple[int, int, int]] = Counter()
+    for match in _INSTANCE.finditer(verilog):
+        sizes = {name: int(number) for name, number in _NUMBER.findall(match.group(1))}
+        if sizes:  # else it is the module itself
+            found[sizes["WIDTH"], sizes["DEPTH"], sizes["LANES"]] += 1
+    return found
+
+
+def test_memories_are_those_of_the_verilog() -> None:
+    arch = PRESETS["nano"]
+    expected: Counter[tuple[int, int, int]] = Counter()
+    for ram in memories(arch):
+        expected[ram.bits, ram.words, ram.lanes] += ram.count
+    assert instances(cached_verilog(arch)) == expected
+
+
+def test_the_model_has_the_blocks_that_are_counted() -> None:
+    plain = {re.sub(r"\\d\+|\\", "", pattern) for pattern in PATTERNS}
+    assert set(FEATURES) == plain | {"top"}
+    for sample in samples()["samples"]:
+        family, name = sample["family"], sample["arch"]["name"]
+        assert set(sample["blocks"]) == set(COUNTED[family][name])
+    assert {(s["family"], s["arch"]["name"]) for s in samples()["samples"]} == {
+        (family, name) for family, names in COUNTED.items() for name in names
+    }
+
+
+def whole() -> list[dict[str, Any]]:
+    return [s for s in samples()["samples"] if set(s["blocks"]) == set(FEATURES)]
+
+
+def name_of(sample: dict[str, Any]) -> str:
+    return f"{sample['family']}-{sample['arch']['name']}"
+
+
+@pytest.mark.parametrize("sample", whole(), ids=name_of)
+def test_the_model_gives_what_was_counted(sample: dict[str, Any]) -> None:
+    family, arch = sample["family"], ArchConfig.from_dict(sample["arch"])
+    found, kind = target_resources(arch, family), ram_kind(family)
+    for block, counted in sample["blocks"].items():
+        rams = [ram for ram in memories(arch) if ram.block == block]
+        assert sum(ram.count * block_rams(ram, kind) for ram in rams) == counted[kind], block
+    assert found["dsp"] == pytest.approx(total(sample, "dsp"), rel=0.03)
+    assert found["lut"] == pytest.approx(total(sample, "lut"), rel=0.10)
+    assert found["ff"] == pytest.approx(total(sample, "ff"), rel=0.10)
+
+
+def test_the_coefficients_are_those_of_the_samples() -> None:
+    """The file was written by the command that its name stands for, with the code as it is."""
+    stored = samples()
+    for family, coefficients in stored["coefficients"].items():
+        assert fit(stored["samples"], family) == coefficients
+    assert left_out_errors(stored["samples"]) == stored["left_out"]
+
+
+def test_samples_are_the_targets_that_are_listed() -> None:
+    listed = {arch.name: arch for arch in sample_targets()}
+    for sample in samples()["samples"]:
+        assert ArchConfig.from_dict(sample["arch"]) == listed[sample["arch"]["name"]]
+
+
+def test_a_larger_size_never_takes_less() -> None:
+    nano = PRESETS["nano"]
+    for family in ("xcup", "xc7", "ecp5"):
+        small = target_resources(nano, family)
+        for change in ({"width": 32}, {"accumulator_rows": 1024}, {"ring_bytes": 1 << 17}):
+            large = target_resources(dataclasses.replace(nano, **change), family)
+            assert all(large[kind] >= small[kind] for kind in small)
+            assert large != small
+
+
+def test_a_part_without_a_resource_is_exceeded_at_once() -> None:
+    part = dataclasses.replace(PARTS["xczu9eg"], capacity={**PARTS["xczu9eg"].capacity, "dsp": 0})
+    found = shares(target_resources(PRESETS["nano"], "xcup"), part)
+    assert found["dsp"] == float("inf") and found["uram"] == 0 and 0 < found["lut"] < 1
+
+
+def test_fitting_again_writes_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "samples.json"
+    copy.write_bytes(resource_model.FILE.read_bytes())
+    assert main(["--fit", "-o", str(copy)]) == 0
+    assert json.loads(copy.read_text()) == samples()
+    assert "lut" in capsys.readouterr().out
