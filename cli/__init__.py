@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from moesaic.cli import compiling, estimating, measuring, running, simulating  # noqa: F401
+from moesaic.cli import (  # noqa: F401
+    compiling,
+    estimating,
+    measuring,
+    reporting,
+    running,
+    simulating,
+)
 from moesaic.cli.console import app, console
 from moesaic.spec.errors import UserError
 

@@ -37,7 +37,7 @@ def accuracy(
     from moesaic.cli.accuracy_view import accuracy_tables, draw
     from moesaic.compiler.accuracy.bundle import measure_bundle
     from moesaic.compiler.accuracy.metrics import find_metric
-    from moesaic.host.output_file import OutputFile
+    from moesaic.host.output_file import OutputFile, check_apart
     from moesaic.spec.arrays import open_arrays
 
     loaded = load(bundle)
@@ -52,7 +52,7 @@ def accuracy(
         if len(paths) > 1:
             raise UserError(f"--model names two files for task {task}: {' and '.join(paths)}")
     read = [samples, *filter(None, [labels]), *(Path(paths[0]) for paths in models.values())]
-    _check_outputs(bundle, read, json_file, picture)
+    check_apart(bundle, read, json_file, picture)
     with ExitStack() as files:
         # Before the work: whoever cannot write should not wait for it.
         text = files.enter_context(OutputFile(json_file)) if json_file else None
@@ -73,22 +73,6 @@ def accuracy(
             text.write_json(_finite(results))
         if image:
             image.write_bytes(draw(results))
-
-
-def _check_outputs(bundle: Path, read: list[Path], *written: Path | None) -> None:
-    """What is written must not be what is read, nor each other.
-
-    Raises
-    ------
-    UserError
-        It is.
-    """
-    taken = [path.resolve() for path in read]
-    for path in filter(None, written):
-        place = path.resolve()
-        if place in taken or bundle.resolve() in (place, *place.parents):
-            raise UserError(f"{path} cannot be written: it is read, or written twice; name another")
-        taken.append(place)
 
 
 def _finite(value: Any) -> Any:
