@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moesaic.compiler.page.facts import TaskFacts
 from moesaic.compiler.page.marks import experts, points
-from moesaic.compiler.page.specs import ROW, Spec, chart, cycles_axis, rows_of, scale
+from moesaic.compiler.page.specs import ROW, Spec, chart, cycles_axis, legend, rows_of, scale
 from moesaic.compiler.page.timeline import Timeline
 from moesaic.spec.layers import KINDS
 
@@ -32,7 +32,7 @@ def task_charts(task: TaskFacts, timeline: Timeline) -> dict[str, Spec]:
     charts = {
         "roofline": roofline(task),
         "array": array_time(task),
-        "timeline": units(timeline),
+        "timeline": units(timeline, {layer.short for layer in task.layers}),
     }
     if task.experts:
         charts["experts"] = experts(task)
@@ -82,6 +82,7 @@ def roofline(task: TaskFacts) -> Spec:
                         "field": "bound",
                         "type": "nominal",
                         "title": "least cycles by",
+                        "legend": legend(120),
                         "scale": scale(list(BOUNDS.values()), list(BOUNDS)),
                     },
                     "tooltip": [
@@ -131,6 +132,7 @@ def array_time(task: TaskFacts) -> Spec:
                 "field": "why",
                 "type": "nominal",
                 "title": None,
+                "legend": legend(190),
                 "scale": scale([WHYS[name] for name in named], [COLOURS[name] for name in named]),
             },
             "tooltip": [
@@ -143,11 +145,14 @@ def array_time(task: TaskFacts) -> Spec:
     )
 
 
-def units(timeline: Timeline) -> Spec:
+def units(timeline: Timeline, layers: set[str]) -> Spec:
     """The timeline. Its bars come as columns, ``bars`` of the page's data: there are many."""
-    kinds = [*KINDS, "other"]
+    kinds = list(KINDS)
+    if any(bar.layer not in layers for bar in timeline.bars):
+        kinds.append("other")
     pixels = "(datum.end - datum.begin) * width / (to - from)"
     colour = {"field": "kind", "type": "nominal", "title": "layers", "scale": scale(kinds, kinds)}
+    colour["legend"] = legend(100)
     return {
         **chart(34 * len(timeline.tracks), [], f"What the units do when, by {timeline.source}"),
         "data": {"name": "bars"},
@@ -168,7 +173,7 @@ def units(timeline: Timeline) -> Spec:
             "fill": colour,
             # Bars are set apart when there is room, and still seen where they are hairlines.
             "stroke": {"condition": {"test": f"{pixels} > 4", "value": "@surface"},
-                       **colour, "legend": None},
+                       **colour},
             "strokeWidth": {"condition": {"test": f"{pixels} < 1 || {pixels} > 4", "value": 1},
                             "value": 0},
             "tooltip": [

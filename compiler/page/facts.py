@@ -9,6 +9,7 @@ from moesaic.compiler.estimate.task import Estimate
 from moesaic.compiler.page.figures import PointFigures, TaskFigures
 from moesaic.compiler.page.layers import LayerFacts, layer_facts
 from moesaic.compiler.page.losses import Loss, find_losses
+from moesaic.compiler.points import layer_point
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.intgraph import IntGraph
@@ -158,7 +159,7 @@ def _task(
             for layer, tokens in figures.routing.items()
         ],
         points=[
-            _point(name, point, layers, decibels.get(name))
+            _point(name, point, layers, decibels.get(name, decibels.get(layer_point(name))))
             for name, point in sorted(figures.quantisation.points.items(), key=_place)
         ],
         losses=find_losses(layers, estimate, arch, memory, clock_mhz),

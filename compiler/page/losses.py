@@ -114,7 +114,7 @@ def _why(
         case "padding":
             macs = sum(layer.macs for layer in layers) / 1e6
             return (
-                f"on products that the model has not: {macs:.3g} M MAC fill {arch.depth} x"
+                f"on products that the model does not have: {macs:.3g} M MAC fill {arch.depth} x"
                 f" {arch.width} tiles in part, or have rows of 16 bits that pass twice"
             )
         case "short passes":

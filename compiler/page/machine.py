@@ -84,7 +84,7 @@ class _Layout:
         self.scale = CELL / math.sqrt(max(one.size_bytes for one in self.memory.values()))
         self.cell = min(CELL / self.arch.width, CELL / self.arch.depth)
         # Along the chain, and across it.
-        self.u0, self.du, self.dv = (118.0, 204.0, 214.0) if wide else (106.0, 190.0, 196.0)
+        self.u0, self.du, self.dv = (118.0, 204.0, 214.0) if wide else (106.0, 190.0, 170.0)
         self.bar = 78.0 if wide else 58.0
         length = self.u0 + 4 * self.du - (40 if wide else 8)
         self.halves: dict[tuple[int, int], float] = {}
@@ -146,9 +146,9 @@ class _Layout:
         self._store("ring", 0, 0, "Weight ring")
         cells = (arch.width, arch.depth)
         width, height = arch.width * self.cell, arch.depth * self.cell
-        packed = ", two per DSP" if arch.packed else ""
+        packed = "two per DSP, " if arch.packed else ""
         self._box(1, 0, width, height, "unit", "Matrix array",
-                  [f"{arch.depth} x {arch.width} products{packed}", self._busy("matrix")],
+                  [f"{arch.depth} x {arch.width} products", packed + self._busy("matrix")],
                   cells=cells)  # fmt: skip
         self._store("accumulator", 2, 0, "Accumulators")
         self._box(3, 0, self.cell, arch.lanes * self.cell, "unit", "Vector lanes",

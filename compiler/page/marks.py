@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from moesaic.compiler.page.facts import PointFacts, TaskFacts
-from moesaic.compiler.page.specs import ROW, Spec, chart, rows_of, scale
+from moesaic.compiler.page.specs import ROW, Spec, chart, legend, rows_of, scale
+from moesaic.compiler.points import layer_point
 
-CATEGORIES = 8
+CATEGORIES = 10
 """Colours of things that have none of their own."""
 
 
@@ -17,6 +18,7 @@ def experts(task: TaskFacts) -> Spec:
         for number, tokens in enumerate(layer.tokens)
     ]
     most = max(max(layer.tokens) for layer in task.experts)
+    cell = f"width / {max(len(layer.tokens) for layer in task.experts)}"
     encoding = {
         "y": rows_of([layer.short for layer in task.experts]),
         "x": {
@@ -46,7 +48,12 @@ def experts(task: TaskFacts) -> Spec:
                 },
             },
             {
-                "mark": {"type": "text", "fontSize": 12, "color": "@ink"},
+                "mark": {
+                    "type": "text",
+                    "color": "@ink",
+                    # As large as two digits may be in a cell; none where they would be specks.
+                    "fontSize": {"expr": f"{cell} < 12 ? 0 : min(12, 0.68 * {cell})"},
+                },
                 "encoding": {"text": {"field": "tokens"}},
             },
         ],
@@ -57,13 +64,16 @@ def points(rows: list[PointFacts], field: str, label: str) -> Spec:
     """One figure of every quantised point, layer by layer: ``clipped`` or ``decibels``."""
     share = field == "clipped"
     rows = [row for row in rows if getattr(row, field) is not None and (row.clipped or not share)]
+    named = {row.name if share else layer_point(row.name): row for row in rows}
+    # Decibels are measured for all experts of a layer together.
     values = [
-        {"point": row.name, "layer": row.layer, "kind": row.kind, field: getattr(row, field)}
-        for row in rows
+        {"point": name, "layer": row.layer, "kind": row.kind, field: getattr(row, field)}
+        for name, row in named.items()
     ]
     order = list(dict.fromkeys(row.layer for row in rows))
     kinds = list(dict.fromkeys(row.kind for row in rows))
     shown: Spec = {"field": "kind", "type": "nominal", "title": "point"}
+    shown["legend"] = legend(30 + 7 * max(map(len, kinds)))
     colours = [f"category{number % CATEGORIES}" for number in range(len(kinds))]
     return chart(
         ROW * len(order),
@@ -76,7 +86,7 @@ def points(rows: list[PointFacts], field: str, label: str) -> Spec:
                 "field": field,
                 "type": "quantitative",
                 "title": "share of values that are clipped" if share else "SQNR with it alone, dB",
-                "axis": {"format": "~%" if share else "~g", "tickCount": 5},
+                "axis": {"format": "~%" if share else ".1~f", "tickCount": 5},
                 "scale": {"zero": share},
             },
             "color": {**shown, "scale": scale(kinds, colours)},

@@ -57,7 +57,7 @@
       axisY: { grid: false, ticks: false, domain: false },
       legend: {
         orient: "top", labelColor: ink, titleColor: soft, labelFontSize: 12, titleFontSize: 12,
-        titleFontWeight: 500, labelLimit: 240, columns: Math.max(1, Math.floor(width / 190)), symbolStrokeWidth: 0,
+        titleFontWeight: 500, labelLimit: 240, symbolStrokeWidth: 0,
         symbolType: "square", titleOrient: narrow ? "top" : "left", offset: 12,
       },
     };

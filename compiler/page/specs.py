@@ -38,3 +38,8 @@ def rows_of(order: list[str]) -> Spec:
 def cycles_axis(title: str) -> Spec:
     """Title and ticks of an axis of cycles."""
     return {"title": title, "axis": {"format": ",d", "tickCount": 5}}
+
+
+def legend(label: int) -> Spec:
+    """As many columns as there is room for labels of so many pixels."""
+    return {"columns": {"expr": f"max(1, floor(width / {label}))"}}
