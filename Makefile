@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml setup.py
 	@.ci/setup $(PYTHON)
 	@touch $@
 
-demo: setup  ## trained model -> ONNX -> RTL -> cycle-accurate run -> build/demo/report.png
+demo: setup  ## trained model -> ONNX -> RTL -> cycle-accurate run -> build/demo/report.{png,html}
 	$(BIN)/python -m moesaic.models.demo
 
 test: setup  ## all tests, on two cores

@@ -3,7 +3,20 @@
 from setuptools import find_packages, setup
 
 FOLDERS = ["cli", "compiler", "host", "hw", "models", "sim", "spec"]
-DATA = ["*.json", "*.pt", "*.npz", "*.h", "*.cpp", "*/*.json", "*/*.pt", "*/*.h", "*/*.cpp"]
+DATA = [
+    "*.html",
+    "*.css",
+    "*.js",
+    "*.json",
+    "*.pt",
+    "*.npz",
+    "*.h",
+    "*.cpp",
+    "*/*.json",
+    "*/*.pt",
+    "*/*.h",
+    "*/*.cpp",
+]
 packages = [f"moesaic.{p}" for f in FOLDERS for p in find_packages(include=[f, f"{f}.*"])]
 setup(
     packages=packages,

@@ -13,6 +13,7 @@ from moesaic.cli import (  # noqa: F401
     estimating,
     exploring,
     measuring,
+    reporting,
     running,
     simulating,
 )

@@ -17,6 +17,7 @@ from moesaic.cli.console import (
     check_memory,
     console,
     load,
+    out,
     show,
 )
 from moesaic.spec.errors import UserError
@@ -58,8 +59,7 @@ def estimate(
     """Estimate the cycles of a frame from a model of the units, without simulating it."""
     from moesaic.cli.estimate_view import estimate_tables, read_routing
     from moesaic.compiler.estimate.cycles.timing import Memory
-    from moesaic.compiler.estimate.models import estimate_graphs, estimate_onnx
-    from moesaic.compiler.schedule.options import stored_schedule
+    from moesaic.compiler.estimate.models import estimate_bundle, estimate_onnx
     from moesaic.spec.arch import load_arch
 
     check_memory(latency, bandwidth)
@@ -73,19 +73,8 @@ def estimate(
         if source.is_dir():
             bundle = load(source)
             arch = load_arch(target) if target is not None else bundle.arch
-            if routing is None:
-                counts = _measured_routing(bundle)
-            schedules = {
-                task: stored_schedule(bundle.arch, report["schedule"], str(source))
-                for task, report in bundle.report["tasks"].items()
-            }
-            results = estimate_graphs(
-                bundle.graphs,
-                arch,
-                routing=counts,
-                memory=memory,
-                schedules=schedules if arch == bundle.arch else None,
-            )
+            given = None if routing is None else counts
+            results = estimate_bundle(bundle, arch, routing=given, memory=memory)
         elif target is None:
             raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
         else:

@@ -44,7 +44,7 @@ def accuracy(
     from moesaic.cli.accuracy_view import accuracy_tables, draw
     from moesaic.compiler.accuracy.bundle import measure_bundle
     from moesaic.compiler.accuracy.metrics import find_metric
-    from moesaic.host.output_file import OutputFile, write_all
+    from moesaic.host.output_file import OutputFile, check_apart, write_all
     from moesaic.spec.arrays import open_arrays
 
     loaded = load(bundle)
@@ -59,7 +59,7 @@ def accuracy(
         if len(paths) > 1:
             raise UserError(f"--model names two files for task {task}: {' and '.join(paths)}")
     read = [samples, *filter(None, [labels]), *(Path(paths[0]) for paths in models.values())]
-    _check_outputs(bundle, read, json_file, picture)
+    check_apart(bundle, read, json_file, picture)
     with ExitStack() as files:
         # Before the work: whoever cannot write should not wait for it.
         text = files.enter_context(OutputFile(json_file)) if json_file else None
@@ -86,22 +86,6 @@ def accuracy(
             for result in results.values() if not printed else ():
                 for table in accuracy_tables(result, worst, result["cycles"]):
                     show(table)
-
-
-def _check_outputs(bundle: Path, read: list[Path], *written: Path | None) -> None:
-    """What is written must not be what is read, nor each other.
-
-    Raises
-    ------
-    UserError
-        It is.
-    """
-    taken = [path.resolve() for path in read]
-    for path in filter(None, written):
-        place = path.resolve()
-        if place in taken or bundle.resolve() in (place, *place.parents):
-            raise UserError(f"{path} cannot be written: it is read, or written twice; name another")
-        taken.append(place)
 
 
 def _finite(value: Any) -> Any:

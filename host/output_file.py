@@ -134,3 +134,19 @@ def check_writable(path: Path) -> None:
     """
     with OutputFile(path):
         pass
+
+
+def check_apart(bundle: Path, read: list[Path], *written: Path | None) -> None:
+    """Refuse to write what is read, into the bundle, or one file twice.
+
+    Raises
+    ------
+    UserError
+        A file of ``written`` is one of ``read``, lies in ``bundle``, or is named twice.
+    """
+    taken = [path.resolve() for path in read]
+    for path in filter(None, written):
+        place = path.resolve()
+        if place in taken or bundle.resolve() in (place, *place.parents):
+            raise UserError(f"{path} cannot be written: it is read, or written twice; name another")
+        taken.append(place)

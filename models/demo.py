@@ -1,7 +1,8 @@
 """The demo: a trained two-task model from ONNX to simulated gateware and painted results.
 
 Runs the project's own commands one after the other, as a user would, and reports what they
-measured. ``build/demo`` gets ``report.png``, ``summary.json`` and all files in between.
+measured. ``build/demo`` gets ``report.png``, ``report.html``, ``summary.json`` and all files in
+between.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def build_and_run(console: Console, folder: Path, target: str, scenes: int) -> R
     report = json.loads(
         run_step(console, "inspect the bundle", moesaic("inspect", bundle, "--json"))
     )
+    page = moesaic("report", bundle, "-o", folder / "report.html")
+    run_step(console, "show the bundle as a page", page)
     flips = {
         task: report["tasks"][task]["quantisation"]["routing_flips"] for task in report["tasks"]
     }
@@ -102,7 +105,7 @@ def main() -> None:
     (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1))
     draw(results, arguments.out / "report.png")
     print_tables(console, summary)
-    console.print(f"wrote {arguments.out}/report.png and summary.json")
+    console.print(f"wrote {arguments.out}/report.png, report.html and summary.json")
     if not summary["bit_exact"]:
         raise SystemExit("demo: RTL and integer reference differ")
 

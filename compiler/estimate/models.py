@@ -12,8 +12,9 @@ from moesaic.compiler.estimate.shapes import ShapeImage, shape_graph
 from moesaic.compiler.estimate.task import Estimate, check_routing, estimate
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.schedule.options import Schedule
+from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.bundle import Bundle
 from moesaic.spec.intgraph import IntGraph, IntMoe
 
 Routing = Mapping[str, Sequence[int]]
@@ -86,6 +87,52 @@ def shapes_of_onnx(path: str | Path, *, partition: bool = False) -> dict[str, In
         The file holds no supported model.
     """
     return {"default": shape_graph(load_graph(path, partition=partition))}
+
+
+def estimate_bundle(
+    bundle: Bundle,
+    arch: ArchConfig | None = None,
+    *,
+    routing: Routing | None = None,
+    memory: Memory | None = None,
+) -> dict[str, Estimate]:
+    """Estimate the tasks of a bundle as they were compiled.
+
+    Parameters
+    ----------
+    bundle
+        With the schedules and the routing that the compiler has reported.
+    arch
+        Another target than the bundle's own; its schedules are chosen anew.
+    routing
+        Instead of the reported one.
+    memory
+        As :func:`estimate_graphs`.
+
+    Raises
+    ------
+    UserError
+        As :func:`estimate_graphs`.
+    """
+    reports = bundle.report["tasks"]
+    if routing is None:
+        routing = {
+            f"{task}/{layer}": tokens
+            for task, report in reports.items()
+            for layer, tokens in report["routing"].items()
+        }
+    schedules = {
+        task: stored_schedule(bundle.arch, report["schedule"], str(bundle.path))
+        for task, report in reports.items()
+    }
+    own = arch is None or arch == bundle.arch
+    return estimate_graphs(
+        bundle.graphs,
+        arch or bundle.arch,
+        routing=routing,
+        memory=memory,
+        schedules=schedules if own else None,
+    )
 
 
 def estimate_onnx(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from moesaic.compiler.estimate.activity import Activity, Fill, activities, fill
 from moesaic.compiler.estimate.cycles import transfer
-from moesaic.compiler.estimate.cycles.frame import Frame
+from moesaic.compiler.estimate.cycles.frame import WAITS, Frame
 from moesaic.compiler.estimate.cycles.frame import field as value_of
 from moesaic.compiler.estimate.cycles.matrix import Matrix
 from moesaic.compiler.estimate.cycles.stream import Stream, check_segments
@@ -36,11 +37,17 @@ class LayerEstimate:
     """Chunks that the vector unit reads for it, one per cycle."""
     weight_bytes: int
     """Weight bytes that are fetched for it."""
+    matrix_waits: dict[str, int]
+    """Cycles that the array waits before and between its words, by reason (``frame.WAITS``)."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cycles of one frame. ``busy`` is by unit name: cycles in which it worked on data."""
+    """Cycles of one frame. ``busy`` is by unit name: cycles in which it worked on data.
+
+    The ``matrix_busy`` and ``matrix_waits`` of all layers add up to the cycles but those after
+    the array's last word, ``drain_cycles``.
+    """
 
     cycles: int
     roofline_cycles: float
@@ -49,6 +56,10 @@ class Estimate:
     weight_bytes: int
     data_bytes: int
     busy: dict[str, int]
+    drain_cycles: int
+    fill: Fill
+    activities: list[Activity] = field(repr=False)
+    """Not part of :meth:`to_dict`: there are thousands."""
     layers: list[LayerEstimate] = field(default_factory=list)
 
     @property
@@ -64,7 +75,9 @@ class Estimate:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "utilisation": self.utilisation, "kinds": self.kinds}
+        plain = asdict(replace(self, activities=[]))
+        del plain["activities"]
+        return {**plain, "utilisation": self.utilisation, "kinds": self.kinds}
 
 
 def estimate(
@@ -125,6 +138,9 @@ def estimate(
             unit.name.lower(): sum(frame.work[p] for p in positions)
             for unit, positions in frame.of_unit.items()
         },
+        drain_cycles=round(cycles - frame.issued - 1),
+        fill=fill(frame, stream, cycles),
+        activities=activities(frame),
         layers=_layers(frame, cycles),
     )
 
@@ -168,6 +184,10 @@ def _layers(frame: Frame, cycles: float) -> list[LayerEstimate]:
     }
     ring_bytes = frame.arch.ring_read_bytes
 
+    def waits(positions: list[int]) -> dict[str, int]:
+        mine = [frame.waits[p] for p in positions if p in frame.waits]
+        return {reason: round(sum(wait[reason] for wait in mine)) for reason in WAITS}
+
     def work(positions: list[int], unit: Unit) -> int:
         return sum(frame.work[p] for p in positions if frame.steps[p].unit is unit)
 
@@ -192,6 +212,7 @@ def _layers(frame: Frame, cycles: float) -> list[LayerEstimate]:
                 matrix_busy=work(positions, Unit.MATRIX),
                 vector_busy=work(positions, Unit.VECTOR),
                 weight_bytes=sum(frame.ring_words[p] for p in positions) * ring_bytes,
+                matrix_waits=waits(positions),
             )
         )
     return result

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.cycles.frame import WAITS
 from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.task import Estimate, estimate
@@ -142,3 +145,43 @@ def test_program_that_would_hang_is_caught() -> None:
     drains[0].signal.add(matmuls[0].unit)
     with pytest.raises(AssertionError, match="hang"):
         estimate(steps, SMALL, graph.macs)
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=lambda a: a.name)
+@pytest.mark.parametrize("shape", [SHAPES["all_moe_top4"], MOE], ids=["top4", "moe"])
+def test_array_time_adds_up_to_the_frame(shape: Shape, arch: ArchConfig) -> None:
+    """Every cycle of the array is at work, waits for something, or is behind the last product."""
+    result = estimate_shape(shape, arch, Memory(share=0.3))
+    accounted = result.drain_cycles
+    for layer in result.layers:
+        assert all(cycles >= 0 for cycles in layer.matrix_waits.values())
+        accounted += layer.matrix_busy + sum(layer.matrix_waits.values())
+    assert abs(accounted - result.cycles) <= len(result.layers) * len(WAITS)  # rounded
+
+
+def test_slow_memory_is_waited_for() -> None:
+    """Most of what a slower memory costs is put down to weights; the rest are program and data."""
+    slow, fast = (estimate_shape(MOE, SMALL, Memory(share=share)) for share in (0.05, 1.0))
+    waits = [sum(la.matrix_waits["weights"] for la in e.layers) for e in (slow, fast)]
+    assert waits[0] - waits[1] > 0.7 * (slow.cycles - fast.cycles) > 1000
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=lambda a: a.name)
+def test_activities_are_the_work_of_the_units(arch: ArchConfig) -> None:
+    result = estimate_shape(MOE, arch)
+    for unit, busy in result.busy.items():
+        mine = [one for one in result.activities if one.unit == unit]
+        assert sum(one.work for one in mine) <= busy
+        assert all(a.end <= b.begin for a, b in pairwise(mine))
+        assert all(0 <= one.begin < one.end <= result.cycles for one in mine)
+    matrix = [one for one in result.activities if one.unit == "matrix"]
+    assert sum(one.work for one in matrix) == result.busy["matrix"]
+    assert {one.layer for one in matrix} == set(range(len(result.layers)))
+    assert "activities" not in result.to_dict()
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=lambda a: a.name)
+def test_memories_are_filled_within_their_sizes(arch: ArchConfig) -> None:
+    fill = estimate_shape(MOE, arch).fill
+    assert 0 < fill.ring_mean_bytes <= fill.ring_peak_bytes <= arch.ring_bytes
+    assert MOE.tokens <= fill.accumulator_rows <= arch.accumulator_rows

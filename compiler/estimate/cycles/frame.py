@@ -18,6 +18,11 @@ Time = Generator[None, None, float]
 
 
 _ENDED = object()
+WAITS = ("weights", "vector unit", "order", "tile loads", "short passes")
+"""What the array waits for: weights that have not arrived; an accumulator bank or a parameter
+buffer that the vector unit has not given back; results of other units, or the instruction; a tile
+that takes longer to load than the last one was used; the least distance of two passes over the
+same accumulators."""
 
 
 class ProgramHangs(AssertionError):
@@ -136,6 +141,13 @@ class Frame:
         By number of the STORE: it takes chunks; chunks that were written.
     work
         By position: cycles in which its unit worked on data.
+    began
+        By position: when its unit began to work on data; the same as its end without any.
+    waits
+        By position of a MATMUL: cycles that the array waited before its words, by reason
+        (:data:`WAITS`).
+    issued
+        When the array has taken its last word.
     ring_words
         By position of a MATMUL: words fetched for it.
     """
@@ -168,6 +180,9 @@ class Frame:
         self.storing, self.stored = Times(), Flow()
         self.weights, self.data = Port(memory), Port(memory)
         self.work = [0] * len(steps)
+        self.began = [0.0] * len(steps)
+        self.waits: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self.issued = 0.0
         self.ring_words = [0] * len(steps)
 
     def _match_tokens(self) -> list[list[tuple[Unit, int]]]:

@@ -30,6 +30,7 @@ class Matrix:
         self.blocks = 0
         self.chunks = 0
         self.segments = 0
+        self.late = "tile loads"  # why the next tile is not ready earlier
         self.bank_words = self.arch.activation_words // self.arch.activation_banks
 
     def process(self) -> Process:
@@ -53,12 +54,15 @@ class Matrix:
             if field(step, "predicated") and (ring or field(step, "parameters")):
                 yield from self._segment(position, rows)
             if rows:
-                yield from self._loop_nest(step, rows, start)
+                yield from self._loop_nest(position, rows, start)
                 tiles = field(step, "k_tiles") * field(step, "n_tiles") * field(step, "groups")
                 frame.work[position] = tiles * rows * _planes(step)
             else:
-                self.issued = max(self.issued + 1, start + self.timing.request)
+                idle = max(self.issued + 1, start + self.timing.request)
+                frame.waits[position]["order"] += idle - self.issued
+                frame.began[position] = self.issued = idle
                 self.loop = start + 1
+            frame.issued = self.issued
             frame.finished[Unit.MATRIX].append(self.issued + self.timing.word_to_row)
 
     def _take_job(self, handed_on: float, tokens: float, own_tokens: bool) -> float:
@@ -77,6 +81,8 @@ class Matrix:
             yield
         known, fetched = frame.fetched[self.segments]
         self.segments += 1
+        if known > self.loader:
+            self.late = "order"
         self.loader = max(self.loader, known) + 1
         if not rows and fetched:
             for words in frame.chunks_of[position]:
@@ -87,13 +93,16 @@ class Matrix:
         frame = self.frame
         self.chunks += 1
         there = yield from frame.arrived.reached(self.chunks)
-        last = max(self.loader + words - 1, there + self.timing.ring)
+        last = self.loader + words - 1
+        if there + self.timing.ring > last:
+            last, self.late = there + self.timing.ring, "weights"
         frame.popped.put(words, last)
         self.loader = last + 1
         return last
 
-    def _loop_nest(self, step: Step, rows: int, start: float) -> Process:
+    def _loop_nest(self, position: int, rows: int, start: float) -> Process:
         frame, timing = self.frame, self.timing
+        step, waits = frame.steps[position], frame.waits[position]
         ring = field(step, "stationary") == Stationary.RING
         k_tiles, n_tiles = field(step, "k_tiles"), field(step, "n_tiles")
         planes = _planes(step)
@@ -114,9 +123,16 @@ class Matrix:
                     else:
                         index = group * n_tiles + n
                         tile = self._load_operand(step, index, k, clash)
-                    claim = max(earliest, tile, self.issued + 1 + pause)
-                    if n == k == 0:
-                        claim = max(claim, (yield from self._bank()))
+                    bank = (yield from self._bank()) if n == k == 0 else 0.0
+                    claim = max(earliest, tile, self.issued + 1 + pause, bank)
+                    # The wait is put down to what came last.
+                    reasons = (bank, "vector unit"), (tile, self.late), (earliest, "order")
+                    why = next((why for when, why in reasons if when == claim), "short passes")
+                    waits[why] += claim - self.issued - 1
+                    waits["short passes"] += words - planes * rows
+                    if not streamed:
+                        frame.began[position] = claim
+                    self.late = "tile loads"
                     self.shadow_free = claim + 1
                     self.issued = claim + words - 1
                     streamed += planes * rows
@@ -137,7 +153,8 @@ class Matrix:
         blocks = self.arch.parameter_blocks
         if self.blocks >= blocks:
             room = yield from frame.consumed.at(self.blocks - blocks)
-            self.loader = max(self.loader, room)
+            if room > self.loader:
+                self.loader, self.late = room, "vector unit"
         self.blocks += 1
         last = yield from self._pop(self.arch.parameter_ring_words)
         frame.parameters.append(last + 1)

@@ -55,6 +55,8 @@ class Stream:
             frame.taken[Unit.STREAM].append(max(seen, last))
             last = go
             before = frame.weights.beats
+            earliest = go + timing.command + frame.memory.latency
+            frame.began[position] = max(frame.weights.time, earliest) if fetch else go
             yield from self._segment(field(step, "words"), go, fetch)
             frame.work[position] = round(frame.weights.beats - before)
             self.done.append(max(go, frame.weights.time if fetch else go))

@@ -68,6 +68,7 @@ def load(frame: Frame) -> Process:
             window = field(step, "window")
         size = word_bytes[Space(field(step, "space"))]
         beats = field(step, "words") * size // arch.data_port_bytes
+        frame.began[position] = max(done, requested + timing.load_request + frame.memory.latency)
         done = frame.data.serve(beats, requested + timing.load_request + frame.memory.latency)
         frame.work[position] = beats
         frame.finished[Unit.LOAD].append(done + timing.load_token)

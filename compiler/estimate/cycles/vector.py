@@ -41,12 +41,13 @@ class Vector:
             start = taken + self.timing.drain_start
             if step.opcode is Opcode.NORM:
                 frame.work[position] = rows * field(step, "words")
+                frame.began[position] = start
                 last, left = self._norm(step, rows, start)
             elif rows:
-                frame.work[position] = yield from self._drain(step, rows, start)
+                frame.work[position] = yield from self._drain(position, rows, start)
                 last, left = self.free - 1, self.offered
             else:
-                last = left = start
+                last = left = frame.began[position] = start
             self.free = last + 1
             token = max(last + self.timing.chunk_token, left + 2)
             frame.finished[Unit.VECTOR].append(token)
@@ -69,9 +70,10 @@ class Vector:
             last = max(last, left - timing.chunk - 3 * slots + slots)
         return last, left
 
-    def _drain(self, step: Step, rows: int, start: float) -> Generator[None, None, int]:
+    def _drain(self, position: int, rows: int, start: float) -> Generator[None, None, int]:
         """All groups; sets ``free`` to the cycle after the last chunk and returns the chunks."""
         frame, arch, timing = self.frame, self.arch, self.timing
+        step = frame.steps[position]
         kind = Drain(field(step, "kind"))
         n_tiles, left = field(step, "n_tiles"), field(step, "columns")
         if kind is Drain.SOFTMAX:
@@ -91,6 +93,8 @@ class Vector:
             if kind in PARAMETER_KINDS:
                 there = yield from frame.parameters.at(self.blocks + n_tiles - 1)
                 at = max(at, there)
+            if not issued:
+                frame.began[position] = at
             steps = [rows * count or 1 for count in chunks]  # a tile without columns: one step
             if kind in ROWS_OUTSIDE:
                 steps = [rows * sum(chunks)]
@@ -115,8 +119,10 @@ class Vector:
         end = at + chunks
         cycles: float  # that the destination needs for them
         if kind is Drain.LOGITS:
-            route = frame.steps[frame.of_unit[Unit.ROUTER][self.routes]]
+            position = frame.of_unit[Unit.ROUTER][self.routes]
+            route = frame.steps[position]
             begin = max(at + timing.chunk, (yield from frame.collecting.at(self.routes)))
+            frame.began[position] = begin
             self.routes += 1
             sums = layout.words(field(route, "experts"), timing.exponentials)
             cycles = rows * max(chunks // rows, field(route, "top_k"), sums)
@@ -128,6 +134,8 @@ class Vector:
             number = self._store_of(self.stored + chunks)
             begin = max(begin, (yield from frame.storing.at(number)))
             self.stored += chunks
+            position = frame.of_unit[Unit.STORE][number]
+            frame.began[position] = frame.began[position] or begin
             # The memory serves weights first where both share a port.
             shared = frame.weights.time if arch.output_ports > 1 else 0.0
             sent = frame.data.serve(beats, max(begin, shared))

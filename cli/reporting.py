@@ -1,0 +1,100 @@
+"""`moesaic report`: a bundle as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesaic.cli.console import (
+    BandwidthOption,
+    BundleArgument,
+    LatencyOption,
+    app,
+    check_memory,
+    console,
+    load,
+)
+from moesaic.cli.stages import Stages
+from moesaic.spec.errors import UserError
+from moesaic.spec.memory import DEFAULT_MEMORY
+
+ASSUMED_CLOCK_MHZ = 300.0
+"""No place and route has run: docs and benchmarks assume the same."""
+CLOCKS_MHZ = 1.0, 2000.0
+
+
+@app.command()
+def report(
+    bundle: BundleArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write")],
+    clock: Annotated[
+        float | None,
+        typer.Option(metavar="MHZ", help=f"clock; {ASSUMED_CLOCK_MHZ:.0f} is assumed without"),
+    ] = None,
+    timeline: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="of `simulate --timeline`, to draw instead of the cost model's"
+        ),
+    ] = None,
+    resources: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="build/resources/TARGET.json")
+    ] = None,
+    accuracy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="of `accuracy --json`, for dB of each point")
+    ] = None,
+    latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
+    bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
+) -> None:
+    """Show a bundle as one HTML page: model, machine, cycles, timeline, routing, accuracy."""
+    from dataclasses import replace
+
+    from moesaic.compiler.estimate.cycles.timing import Memory
+    from moesaic.compiler.estimate.models import estimate_bundle
+    from moesaic.compiler.page.facts import gather_facts
+    from moesaic.compiler.page.figures import read_accuracy, read_report, read_resources
+    from moesaic.compiler.page.render import render
+    from moesaic.compiler.page.timeline import estimated_timeline, read_timeline
+    from moesaic.host.output_file import OutputFile, check_apart
+
+    check_memory(latency, bandwidth)
+    if clock is not None and not CLOCKS_MHZ[0] <= clock <= CLOCKS_MHZ[1]:
+        raise UserError(f"--clock takes 1 to 2000 MHz, not {clock:g}")
+    loaded = load(bundle)
+    figures = read_report(loaded)
+    read = [*(timeline or []), *filter(None, (resources, accuracy))]
+    check_apart(bundle, read, output)
+    counted = read_resources(resources, loaded.arch) if resources else None
+    decibels = read_accuracy(accuracy, list(loaded.graphs)) if accuracy else None
+    with OutputFile(output) as file, Stages(console) as stages:
+        memory = replace(DEFAULT_MEMORY, latency_cycles=latency, bandwidth_share=bandwidth)
+        stages("reading timelines")
+        simulated = [read_timeline(path, loaded.arch.name, loaded.tasks) for path in timeline or []]
+        if len({task for task, _ in simulated}) < len(simulated):
+            raise UserError("--timeline names two files for the same task: give one of each")
+        stages("estimating cycles")
+        estimates = estimate_bundle(loaded, memory=Memory(latency=latency, share=bandwidth))
+        facts = gather_facts(
+            loaded,
+            estimates,
+            figures,
+            memory,
+            clock or ASSUMED_CLOCK_MHZ,
+            clock_assumed=clock is None,
+            decibels=decibels,
+        )
+        shorts = {
+            task: {layer.name: layer.short for layer in one.layers}
+            for task, one in facts.tasks.items()
+        }
+        lines = {
+            task: estimated_timeline(one.estimate, [layer.short for layer in one.layers])
+            for task, one in facts.tasks.items()
+        }
+        lines |= {task: line.renamed(shorts[task]) for task, line in simulated}
+        stages("drawing")
+        page = render(facts, lines, counted)
+        file.write_bytes(page)
+    console.print(f"wrote {output}: {len(page) / 1e6:.2f} MB", markup=False, highlight=False)

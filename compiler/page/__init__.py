@@ -1,0 +1,1 @@
+"""A compiled bundle as one HTML page: figures, sentences, drawings, and the page around them."""

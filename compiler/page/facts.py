@@ -1,0 +1,191 @@
+"""Every figure of the page, from the bundle and the cost model; the page only shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moesaic.compiler.estimate.task import Estimate
+from moesaic.compiler.page.figures import PointFigures, TaskFigures
+from moesaic.compiler.page.layers import LayerFacts, layer_facts
+from moesaic.compiler.page.losses import Loss, find_losses
+from moesaic.compiler.points import layer_point
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.bundle import Bundle
+from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.memory import MemoryTiming
+
+
+@dataclass(frozen=True)
+class ExpertFacts:
+    """Tokens of every expert in the first frame that the compiler measured."""
+
+    short: str
+    tokens: list[int]
+    flips: float | None
+    """Share of tokens whose experts differ from those of the float model, if it is known."""
+
+
+@dataclass(frozen=True)
+class PointFacts:
+    """One quantised point; ``decibels`` with it rounded and nothing else, if that was measured."""
+
+    name: str
+    layer: str
+    kind: str
+    bits: int
+    maximum: float
+    clip: float
+    clipped: float
+    decibels: float | None
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """One task. Bytes, cycles and milliseconds are of one frame."""
+
+    name: str
+    graph: IntGraph
+    outputs: dict[str, tuple[int, ...]]
+    estimate: Estimate
+    figures: TaskFigures
+    macs: int
+    milliseconds: float
+    frames_per_second: float
+    roofline_milliseconds: float
+    dram_bytes: int
+    gigabytes_per_second: float
+    layers: list[LayerFacts]
+    experts: list[ExpertFacts]
+    points: list[PointFacts]
+    losses: list[Loss]
+    """The three largest."""
+    activation_bytes: int
+    """Of the scratchpad, at the most."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A bundle at a clock, behind a memory."""
+
+    name: str
+    arch: ArchConfig
+    clock_mhz: float
+    clock_assumed: bool
+    memory: MemoryTiming
+    weight_bytes: int
+    """Of the image, which all tasks share."""
+    tasks: dict[str, TaskFacts]
+
+    @property
+    def peak_gigabytes_per_second(self) -> float:
+        """What the weight ports can read."""
+        return self.arch.line_bytes * self.clock_mhz / 1e3
+
+
+def gather_facts(
+    bundle: Bundle,
+    estimates: Mapping[str, Estimate],
+    figures: Mapping[str, TaskFigures],
+    memory: MemoryTiming,
+    clock_mhz: float,
+    *,
+    clock_assumed: bool = False,
+    decibels: Mapping[str, Mapping[str, float | None]] | None = None,
+) -> Facts:
+    """All figures of a bundle.
+
+    Parameters
+    ----------
+    bundle
+        What the page is about.
+    estimates, figures
+        By task: the cost model's, and what the bundle's report says.
+    memory
+        That of the estimates.
+    clock_mhz
+        Turns cycles into time.
+    clock_assumed
+        Whether nobody has said so.
+    decibels
+        By task and point, what `moesaic accuracy` has measured.
+    """
+    tasks = {
+        task: _task(
+            bundle,
+            task,
+            estimates[task],
+            figures[task],
+            memory,
+            clock_mhz,
+            (decibels or {}).get(task, {}),
+        )
+        for task in bundle.graphs
+    }
+    name = bundle.path.resolve().name
+    return Facts(name, bundle.arch, clock_mhz, clock_assumed, memory, len(bundle.weights), tasks)
+
+
+def _task(
+    bundle: Bundle,
+    task: str,
+    estimate: Estimate,
+    figures: TaskFigures,
+    memory: MemoryTiming,
+    clock_mhz: float,
+    decibels: Mapping[str, float | None],
+) -> TaskFacts:
+    graph, arch = bundle.graphs[task], bundle.arch
+    layers = layer_facts(graph, estimate, arch)
+    seconds = estimate.cycles / (clock_mhz * 1e6)
+    dram_bytes = estimate.weight_bytes + estimate.data_bytes
+    flips = figures.quantisation.routing_flips
+    names = [layer.name for layer in graph.layers]
+    return TaskFacts(
+        name=task,
+        graph=graph,
+        outputs=bundle.outputs(task),
+        estimate=estimate,
+        figures=figures,
+        macs=graph.macs,
+        milliseconds=1e3 * seconds,
+        frames_per_second=1 / seconds,
+        roofline_milliseconds=estimate.roofline_cycles / (clock_mhz * 1e3),
+        dram_bytes=dram_bytes,
+        gigabytes_per_second=dram_bytes / seconds / 1e9,
+        layers=layers,
+        experts=[
+            ExpertFacts(layers[names.index(layer) + 1].short, tokens, flips.get(layer))
+            for layer, tokens in figures.routing.items()
+        ],
+        points=[
+            _point(name, point, layers, decibels.get(name, decibels.get(layer_point(name))))
+            for name, point in sorted(figures.quantisation.points.items(), key=_place)
+        ],
+        losses=find_losses(layers, estimate, arch, memory, clock_mhz),
+        activation_bytes=bundle.tasks[task].activation_words * arch.depth,
+    )
+
+
+def _place(point: tuple[str, PointFigures]) -> tuple[int, ...]:
+    """Order of points: input, residual, layers by number, and the head's."""
+    first = point[0].partition(".")[0]
+    if first.isdigit() and len(first) < 5:
+        return (1, int(first))
+    return (0,) if first in ("input", "residual") else (2,)
+
+
+def _point(
+    name: str, figures: PointFigures, layers: list[LayerFacts], decibels: float | None
+) -> PointFacts:
+    """A point with its layer: they are named by number, and those at the ends by what they are."""
+    first, _, _ = name.partition(".")
+    number = int(first) + 1 if first.isdigit() and len(first) < 5 else -1
+    if 0 < number < len(layers) - 1:
+        layer = layers[number].short
+    else:
+        layer = {"input": layers[0].short, "residual": "all layers"}.get(first, layers[-1].short)
+    kind = name.rpartition(".")[2]
+    return PointFacts(
+        name, layer, kind, figures.bits, figures.maximum, figures.clip, figures.clipped, decibels
+    )
