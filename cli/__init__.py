@@ -10,16 +10,16 @@ import sys
 
 from moesaic.cli import compiling, estimating, measuring, running, simulating  # noqa: F401
 from moesaic.cli.console import app, console
+from moesaic.host.failures import DeviceError, TransportError
 from moesaic.spec.errors import UserError
+from moesaic.spec.extras import explained
 
 
 def main() -> None:
     """Entry point: like the app, with errors as one sentence: the user's (2), a device's (1)."""
-    from moesaic.host.driver import DeviceError
-    from moesaic.host.transport import TransportError
-
     try:
-        app(standalone_mode=True)
+        with explained():
+            app(standalone_mode=True)
     except (UserError, DeviceError, TransportError) as error:
         console.print(
             f"moesaic: {error}", style="red", soft_wrap=True, markup=False, highlight=False

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from moesaic.host.driver import DeviceError
+from moesaic.host.failures import DeviceError
 from moesaic.host.pool import DEVICE_GROUP, Device, DeviceUnavailable
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError

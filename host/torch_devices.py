@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.driver import DeviceError
+from moesaic.host.failures import DeviceError
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.extras import explained
 
 if TYPE_CHECKING:
     from moesaic.spec.execute import Executor
@@ -24,17 +25,15 @@ class CpuDevice:
 
     Raises
     ------
-    DeviceUnavailable
+    UserError
         torch is not installed.
     """
 
     name = "cpu"
 
     def __init__(self, bundle: Bundle) -> None:
-        try:
+        with explained():
             from moesaic.spec.execute import Executor
-        except ImportError as error:
-            raise DeviceUnavailable("torch is not installed") from error
         self._executors: dict[str, Executor] = {
             name: Executor(graph, self.name) for name, graph in bundle.graphs.items()
         }
@@ -64,17 +63,17 @@ class CudaDevice(CpuDevice):
 
     Raises
     ------
+    UserError
+        torch is not installed.
     DeviceUnavailable
-        torch is not installed, or finds no GPU.
+        It finds no GPU.
     """
 
     name = "cuda"
 
     def __init__(self, bundle: Bundle) -> None:
-        try:
+        with explained():
             import torch
-        except ImportError as error:
-            raise DeviceUnavailable("torch is not installed") from error
         if not torch.cuda.is_available():
             raise DeviceUnavailable("torch finds no CUDA device")
         super().__init__(bundle)

