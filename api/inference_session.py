@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from moesaic.host.session import Session
 from moesaic.spec.arch import ArchConfig, load_arch
 from moesaic.spec.arrays import open_arrays
+from moesaic.spec.bundle import load_bundle
 from moesaic.spec.cache import cached, content_key, sources
 from moesaic.spec.errors import UserError
 
@@ -80,9 +81,9 @@ class InferenceSession:
         task: str | None = None,
     ) -> None:
         names, options = _devices(providers or ["cpu"], provider_options)
-        bundle = _bundle_of(path_or_bytes, target, calibration)
+        bundle = load_bundle(_bundle_of(path_or_bytes, target, calibration))
+        self._task = bundle.task(task)
         self._session = Session(bundle, names, options)
-        self._task = self._session.bundle.task(task)
 
     @property
     def session(self) -> Session:
@@ -149,7 +150,7 @@ def _devices(
     """Names of devices by preference, and their options."""
     if isinstance(providers, str):
         raise UserError(f"providers must be a list of names, not {providers!r}")
-    given = list(provider_options or [{}] * len(providers))
+    given = [{}] * len(providers) if provider_options is None else list(provider_options)
     if len(given) != len(providers):
         raise UserError(
             f"provider_options must have an entry for each of {len(providers)} providers,"

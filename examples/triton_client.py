@@ -1,7 +1,7 @@
 """Asks a running `moesaic serve` for one frame, with NVIDIA's client for the same protocol.
 
     moesaic serve build/mine --port 8000 &
-    python docs/examples/triton_client.py --url 127.0.0.1:8000 --task seg
+    python examples/triton_client.py --url 127.0.0.1:8000 --task seg
 
 It needs numpy, tritonclient and geventhttpclient, and nothing of Moesaic.
 """
