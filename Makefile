@@ -19,7 +19,7 @@ help:  ## list the targets
 setup: $(STAMP)  ## make .venv/ with the moesaic command, and the C driver for this machine
 	@$(MAKE) -s -j 2 -C firmware native
 
-$(STAMP): pyproject.toml setup.py
+$(STAMP): pyproject.toml setup.py constraints.txt
 	@.ci/setup $(PYTHON)
 	@touch $@
 
@@ -53,13 +53,14 @@ resources: setup  ## LUT, FF, DSP and block RAM of TARGET by yosys, block by blo
 # Type checkers see the folders under their import names through links.
 build/types/moesaic: $(MAKEFILE_LIST)
 	@rm -rf $@ && mkdir -p $@
+	@ln -s $(addprefix ../../../,$(wildcard api/*.*)) $@
 	@for p in $(PACKAGES); do ln -s ../../../$$p $@/$$p; done
 
 lint: setup build/types/moesaic  ## what CI checks besides the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	PYTHONPATH=build/types $(BIN)/lint-imports --no-cache
 	$(BIN)/python -m moesaic.spec.generate --check
 
 format: setup  ## rewrite the sources as `make lint` wants them

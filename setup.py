@@ -1,25 +1,60 @@
-"""The one thing pyproject.toml cannot say: the package moesaic.X lives in the folder X."""
+"""What pyproject.toml cannot say: where packages live, and that the C driver comes with them.
 
-from setuptools import find_packages, setup
+The package ``moesaic`` is the folder ``api``, ``moesaic.X`` the folder ``X``. A wheel has the
+driver as a library beside the runtime that loads it, so it is for this kind of machine and any
+Python.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
 
 FOLDERS = ["cli", "compiler", "host", "hw", "models", "sim", "spec"]
-DATA = [
-    "*.html",
-    "*.css",
-    "*.js",
-    "*.json",
-    "*.pt",
-    "*.npz",
-    "*.h",
-    "*.cpp",
-    "*/*.json",
-    "*/*.pt",
-    "*/*.h",
-    "*/*.cpp",
-]
+ENDINGS = ["json", "npz", "h", "cpp", "html", "css", "js"]
+DATA = ["*/nano.pt", *(f"{folder}*.{ending}" for folder in ("", "*/") for ending in ENDINGS)]
+FIRMWARE = ["Makefile", "*.mk", "*.sh", "*/*.[ch]", "*/*.ld", "board/*"]
+LIBRARY = Path("build/firmware/native/libmoesaic.so")
 packages = [f"moesaic.{p}" for f in FOLDERS for p in find_packages(include=[f, f"{f}.*"])]
+
+
+class BuildWithDriver(build_py):
+    """Also compiles the driver; a checkout in use has it where ``make setup`` puts it."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            make = ["make", "-s", "-C", "firmware", "DRIVER_FOR=native", "library"]
+            try:
+                subprocess.run(make, check=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise SystemExit(f"the C driver needs make and a C compiler: {error}") from error
+            shutil.copy(LIBRARY, Path(self.build_lib, "moesaic", "host"))
+
+
+class PlatformWheel(bdist_wheel):
+    """For this kind of machine, and for any Python 3."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+class WithLibrary(Distribution):
+    """Not only Python."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
 setup(
-    packages=packages,
-    package_dir={f"moesaic.{f}": f for f in FOLDERS},
-    package_data={package: DATA for package in packages},
+    packages=["moesaic", "moesaic.firmware", *packages],
+    package_dir={"moesaic": "api", "moesaic.firmware": "firmware"}
+    | {f"moesaic.{folder}": folder for folder in FOLDERS},
+    package_data={package: DATA for package in packages}
+    | {"moesaic": ["py.typed"], "moesaic.firmware": FIRMWARE},
+    cmdclass={"build_py": BuildWithDriver, "bdist_wheel": PlatformWheel},
+    distclass=WithLibrary,
 )

@@ -1,11 +1,23 @@
-"""The runtime: transports, devices, sessions and the command line.
+"""The runtime: transports, devices and sessions.
 
-Importing it needs numpy only: devices load what they need when they are opened.
+Using it needs numpy only: devices load what they need when they are opened. Importing it needs
+nothing at all.
 """
 
 from __future__ import annotations
 
-from moesaic.host.driver import DeviceError
-from moesaic.host.session import Outputs, Placement, QueueFull, Session
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moesaic.host.failures import DeviceError
+    from moesaic.host.session import Outputs, Placement, QueueFull, Session
 
 __all__ = ["DeviceError", "Outputs", "Placement", "QueueFull", "Session"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "failures" if name == "DeviceError" else "session"
+    return getattr(importlib.import_module(f"moesaic.host.{home}"), name)

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moesaic.host import pool
-from moesaic.host.driver import DeviceError
+from moesaic.host.failures import DeviceError
 from moesaic.host.options import check_option_devices, device_names, parse_options
 from moesaic.host.pool import DEVICE_GROUP, Device, DeviceUnavailable
 from moesaic.spec.bundle import Bundle, load_bundle

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.host import native
+from moesaic.host.failures import DeviceError
 from moesaic.host.platform import Platform
 from moesaic.spec import registers
 from moesaic.spec.bundle import Bundle
@@ -28,10 +29,6 @@ _WAYS_OUT = {
 }
 """Results that are the bundle's fault, not the device's."""
 _POLL_CYCLES = 1_000_000  # a lost interrupt costs at most this: 3 ms at 300 MHz
-
-
-class DeviceError(Exception):
-    """The accelerator reported an error, or nothing in time."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from moesaic.host import native
 from moesaic.host.accelerator import Accelerator
-from moesaic.host.driver import DeviceError, Driver
+from moesaic.host.driver import Driver
+from moesaic.host.failures import DeviceError
 from moesaic.host.pool import DeviceUnavailable
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError

@@ -144,7 +144,8 @@ def library() -> ctypes.CDLL:
     places = [Path(named)] if named else [path for path in _PLACES if path.is_file()]
     if not places:
         raise UserError(
-            f"the driver {_NAME} is not built: run `make setup`, or name it in MOESAIC_LIBRARY"
+            f"the driver {_NAME} is not there: run `make setup` in a checkout, install a wheel,"
+            " or name it in MOESAIC_LIBRARY"
         )
     try:
         dll = ctypes.CDLL(str(places[0]))

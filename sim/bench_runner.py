@@ -15,9 +15,9 @@ import find_libpython
 from cocotb_tools import config as cocotb_config
 from cocotb_tools.runner import get_results
 
-from moesaic.hw.cache import cached, content_key
 from moesaic.sim import verilator
 from moesaic.sim.progress import progress
+from moesaic.spec.cache import cached, content_key
 from moesaic.spec.errors import UserError
 
 # Python in every cycle is the bottleneck: a fast build beats a fast simulator.

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.host.transport import TransportError
+from moesaic.host.failures import TransportError
 from moesaic.sim.dram import CDramConfig, CPortStatistics, DramConfig, PortStatistics
 from moesaic.sim.library import build_library, trace_format
 from moesaic.sim.profile import RECORD, RawProfile, Traffic

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from moesaic.hw.cache import cached, content_key
 from moesaic.sim import verilator
 from moesaic.sim.ports import find_masters, ports_header
 from moesaic.sim.probes import find_probes, probes_header
 from moesaic.sim.progress import progress
 from moesaic.sim.registered import register_inputs
+from moesaic.spec.cache import cached, content_key
 from moesaic.spec.errors import UserError
 
 TraceFormat = Literal["vcd", "fst"]

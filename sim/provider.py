@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.host import native
 from moesaic.host.accelerator import Accelerator
 from moesaic.host.driver import Driver, FrameResult
 from moesaic.host.platform import TransportPlatform
@@ -17,6 +18,7 @@ from moesaic.sim.build import accelerator_verilog
 from moesaic.sim.device import SimDevice
 from moesaic.sim.dram import DramConfig, PortStatistics
 from moesaic.sim.profile import Profile, interpret
+from moesaic.sim.verilator import toolchain
 from moesaic.spec.bundle import Bundle
 
 
@@ -58,6 +60,9 @@ class SimulatedAccelerator(Accelerator):
         progress: Callable[[int], None] | None = None,
         profile: bool = False,
     ) -> None:
+        # Before a minute of generating and compiling: what the end of it needs.
+        toolchain()
+        native.library()
         text = verilog if verilog is not None else accelerator_verilog(bundle.arch)
         self.transport = SimDevice.from_verilog(text, trace=trace, dram=dram)
         super().__init__(Driver(TransportPlatform(self.transport), bundle, watchdog_cycles))

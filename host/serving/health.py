@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from moesaic.host.driver import DeviceError
+from moesaic.host.failures import DeviceError
 from moesaic.host.serving.admission import Admission
 from moesaic.host.session import Session
 

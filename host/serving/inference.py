@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from moesaic.host.driver import DeviceError
+from moesaic.host.failures import DeviceError
 from moesaic.host.serving.admission import Admission
 from moesaic.host.serving.bodies import discard_body, read_body
 from moesaic.host.serving.connection import Connection

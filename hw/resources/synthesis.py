@@ -9,8 +9,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from moesaic.hw.cache import cached, content_key
 from moesaic.hw.resources.hierarchy import Block
+from moesaic.spec.cache import cached, content_key
 from moesaic.spec.parts import FAMILIES
 
 _LUTRAM = {

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from moesaic.host.driver import DeviceError, Driver
+from moesaic.host.driver import Driver
+from moesaic.host.failures import DeviceError
 from moesaic.host.platform import TransportPlatform
 from moesaic.sim.device import Fault
 from moesaic.sim.provider import SimulatedAccelerator

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from moesaic.host import DeviceError, QueueFull, Session
+from moesaic.host.failures import TransportError
 from moesaic.host.pool import DevicePool, DeviceResult, DeviceUnavailable
-from moesaic.host.transport import TransportError
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError

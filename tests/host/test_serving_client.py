@@ -146,7 +146,7 @@ def test_integers_are_numbers_too(bundle: Bundle, running: Running) -> None:
 
 @pytest.mark.parametrize("task", ["seg", "depth"])
 def test_example_runs(bundle: Bundle, running: Running, task: str) -> None:
-    example = Path(__file__).parents[2] / "docs" / "examples" / "triton_client.py"
+    example = Path(__file__).parents[2] / "examples" / "triton_client.py"
     command = [sys.executable, str(example), "--url", running.address, "--task", task]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from moesaic.host.fpga import UioPaths
 from moesaic.spec import registers
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.registers import bit, offset
-from tests.host.register_mock import DONE, ERROR, RegisterMock
+from tests.host.register_mock import DONE, ERROR, Answers, RegisterMock
 
 PHYSICAL = 0x8_7000_0000
 PAGE = 4096
@@ -26,7 +26,13 @@ PAGE = 4096
 class UioFiles:
     """A board's files in ``folder``; ``start`` says whether frames that are started end."""
 
-    def __init__(self, folder: Path, bundle: Bundle, memory_bytes: int = 1 << 22) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Bundle,
+        memory_bytes: int = 1 << 22,
+        answers: Answers | None = None,
+    ) -> None:
         attributes = {
             "map/size": PAGE,
             "map/offset": 0,
@@ -52,7 +58,7 @@ class UioFiles:
         self.poke("ARCH_HASH", bundle.arch.hash)
         self.interrupt, self._line = socket.socketpair()
         self.interrupt.setblocking(False)
-        self._mock = RegisterMock(bundle, memory_bytes)
+        self._mock = RegisterMock(bundle, memory_bytes, answers)
         self._mock.memory_base = PHYSICAL
         self.running = True
         self.hangs = False

@@ -6,9 +6,9 @@ import ctypes
 import functools
 from pathlib import Path
 
-from moesaic.hw.cache import cached, content_key
 from moesaic.sim import verilator
 from moesaic.sim.dram import CDramConfig, CPortStatistics, DramConfig
+from moesaic.spec.cache import cached, content_key
 
 _HARNESS = Path(verilator.__file__).parent / "harness"
 _SHIM = Path(__file__).parent / "dram_shim.cpp"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.host.transport import Transport, TransportError
+from moesaic.host.failures import TransportError
+from moesaic.host.transport import Transport
 from moesaic.sim.device import Fault, SimDevice, SimulationError
 from moesaic.sim.dram import DramConfig
 from moesaic.sim.library import build_library, trace_formats

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.hw.cache import cached, content_key
+from moesaic.spec.cache import cached, content_key
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Asks a running `moesaic serve` for one frame, with NVIDIA's client for the same protocol.
 
     .venv/bin/moesaic serve build/demo/bundle --port 8000 &
-    .venv/bin/python docs/examples/triton_client.py --url 127.0.0.1:8000 --task seg
+    .venv/bin/python examples/triton_client.py --url 127.0.0.1:8000 --task seg
 
 It needs numpy, tritonclient and geventhttpclient, and nothing of Moesaic.
 """

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -33,6 +34,16 @@ def content_key(parts: Iterable[str | bytes]) -> str:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:32]
+
+
+def sources(*packages: str) -> Iterator[str | bytes]:
+    """Names and contents of the Python files of packages: parts of the key of what they make."""
+    for package in packages:
+        spec = find_spec(package)
+        assert spec is not None and spec.origin is not None, package
+        root = Path(spec.origin).parent
+        for path in sorted(root.rglob("*.py")):
+            yield from (str(path.relative_to(root)), path.read_bytes())
 
 
 @contextmanager
