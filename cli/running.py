@@ -77,9 +77,17 @@ def serve(
     idle_timeout: Annotated[
         float, typer.Option(help="seconds that a connection may say nothing between requests")
     ] = Limits.idle_seconds,
+    token_file: Annotated[
+        Path | None, typer.Option(help="file with the token that requests must carry")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM: answer over TLS, with --tls-key")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM: the certificate's key")] = None,
 ) -> None:
     """Answer inference requests over HTTP (Open Inference Protocol) until SIGTERM."""
     from moesaic.host.options import parse_options
+    from moesaic.host.serving.access import read_access
     from moesaic.host.serving.server import Server, address_of, bind
     from moesaic.host.session import Session
 
@@ -106,16 +114,17 @@ def serve(
         answer_seconds=answer_timeout,
         idle_seconds=idle_timeout,
     )
+    access = read_access(token_file, tls_certificate, tls_key)
     loaded = load(bundle)
     # The port first, for opening a device can take minutes.
     with bind(host, port) as listener:
         with console.status("opening devices"):
             session = Session(loaded, device, parse_options(option or ()), queue_frames=queue)
         with session:
-            tasks, url = ", ".join(loaded.tasks), address_of(listener)
+            tasks, url = ", ".join(loaded.tasks), address_of(listener, access.scheme)
             line = f"serving {tasks} on {url}, device {session.device.name}"
             server = Server(
-                session, limits, lambda: console.print(line, soft_wrap=True, markup=False)
+                session, limits, lambda: console.print(line, soft_wrap=True, markup=False), access
             )
             server.run(sockets=[listener])
     console.print("all accepted requests are answered")

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import uvicorn
 
+from moesaic.host.serving.access import Access, BearerToken
 from moesaic.host.serving.app import Api
 from moesaic.host.serving.connection import Connection
 from moesaic.host.serving.descriptors import ACCEPT_BURST, connections_that_fit
@@ -24,6 +25,8 @@ from moesaic.host.serving.logs import folded, logger
 from moesaic.host.session import Session
 from moesaic.spec.errors import UserError
 
+OPEN = Access()
+"""Anyone may ask."""
 _BACKLOG = 2048
 """Connections that the system keeps until they are accepted, as far as it is allowed to."""
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -84,10 +87,16 @@ class Server(uvicorn.Server):
         What it takes at a time.
     started
         Called once it answers.
+    access
+        Who may ask.
     """
 
     def __init__(
-        self, session: Session, limits: Limits, started: Callable[[], None] = lambda: None
+        self,
+        session: Session,
+        limits: Limits,
+        started: Callable[[], None] = lambda: None,
+        access: Access = OPEN,
     ) -> None:
         self._on_start = started
         self._head_seconds = limits.head_seconds
@@ -95,7 +104,9 @@ class Server(uvicorn.Server):
         self.admission, self.connections = api.admission, api.connections
         super().__init__(
             uvicorn.Config(
-                api.app,
+                BearerToken(api.app, access.token) if access.token else api.app,
+                ssl_certfile=access.certificate,
+                ssl_keyfile=access.key,
                 http=cast(type[asyncio.Protocol], partial(Connection, self.connections)),
                 ws="none",
                 loop="asyncio",
@@ -157,9 +168,8 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def address_of(listener: socket.socket) -> str:
+def address_of(listener: socket.socket, scheme: str = "http") -> str:
     """URL of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return (
-        f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-    )
+    name = f"[{host}]" if listener.family == socket.AF_INET6 else host
+    return f"{scheme}://{name}:{port}"

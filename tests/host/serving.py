@@ -22,8 +22,9 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.package import bundle_files, write_directory
 from moesaic.host import Session
 from moesaic.host.pool import DeviceResult
+from moesaic.host.serving.access import Access
 from moesaic.host.serving.limits import Limits
-from moesaic.host.serving.server import Server, bind
+from moesaic.host.serving.server import OPEN, Server, bind
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.execute import Executor
@@ -205,10 +206,10 @@ def json_request(x: np.ndarray, **message: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(session: Session, limits: Limits) -> Iterator[Running]:
+def serving(session: Session, limits: Limits, access: Access = OPEN) -> Iterator[Running]:
     """Run a server; it is drained at the end, and must come to its end by that."""
     with bind("127.0.0.1", 0) as listener:
-        server = Server(session, limits)
+        server = Server(session, limits, access=access)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         port = listener.getsockname()[1]
         listener.listen()  # who connects before the loop runs waits in the backlog
