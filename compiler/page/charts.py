@@ -63,6 +63,7 @@ def roofline(task: TaskFacts) -> Spec:
         ROW * len(order),
         [],
         f"Cycles of each layer of {task.name} and their bounds",
+        **legend(120),
         encoding={"y": rows_of(order)},
         layer=[
             {
@@ -82,7 +83,6 @@ def roofline(task: TaskFacts) -> Spec:
                         "field": "bound",
                         "type": "nominal",
                         "title": "least cycles by",
-                        "legend": legend(120),
                         "scale": scale(list(BOUNDS.values()), list(BOUNDS)),
                     },
                     "tooltip": [
@@ -118,6 +118,7 @@ def array_time(task: TaskFacts) -> Spec:
         ROW * len(order),
         values,
         f"What the matrix array does in the layers of {task.name}",
+        **legend(190),
         mark={"type": "bar", "height": {"band": 0.72}},
         encoding={
             "y": rows_of(order),
@@ -132,7 +133,6 @@ def array_time(task: TaskFacts) -> Spec:
                 "field": "why",
                 "type": "nominal",
                 "title": None,
-                "legend": legend(190),
                 "scale": scale([WHYS[name] for name in named], [COLOURS[name] for name in named]),
             },
             "tooltip": [
@@ -152,9 +152,9 @@ def units(timeline: Timeline, layers: set[str]) -> Spec:
         kinds.append("other")
     pixels = "(datum.end - datum.begin) * width / (to - from)"
     colour = {"field": "kind", "type": "nominal", "title": "layers", "scale": scale(kinds, kinds)}
-    colour["legend"] = legend(100)
     return {
         **chart(34 * len(timeline.tracks), [], f"What the units do when, by {timeline.source}"),
+        **legend(100),
         "data": {"name": "bars"},
         "params": [{"name": "from", "value": 0}, {"name": "to", "value": timeline.cycles}],
         "mark": {"type": "rect", "clip": True, "height": {"band": 0.8}},

@@ -73,12 +73,12 @@ def points(rows: list[PointFacts], field: str, label: str) -> Spec:
     order = list(dict.fromkeys(row.layer for row in rows))
     kinds = list(dict.fromkeys(row.kind for row in rows))
     shown: Spec = {"field": "kind", "type": "nominal", "title": "point"}
-    shown["legend"] = legend(30 + 7 * max(map(len, kinds)))
     colours = [f"category{number % CATEGORIES}" for number in range(len(kinds))]
     return chart(
         ROW * len(order),
         values,
         label,
+        **legend(40 + min(8 * max(map(len, kinds)), 250)),
         mark={"type": "point", "filled": True, "size": 64, "opacity": 1},
         encoding={
             "y": {**rows_of(order), "axis": {"grid": True}},

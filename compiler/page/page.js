@@ -41,7 +41,7 @@
       ]));
   }
 
-  function config(width) {
+  function config(width, label) {
     const narrow = width < 620;
     const ink = colour("ink"), faint = colour("line"), soft = colour("soft");
     const font = getComputedStyle(document.body).fontFamily;
@@ -57,7 +57,9 @@
       axisY: { grid: false, ticks: false, domain: false },
       legend: {
         orient: "top", labelColor: ink, titleColor: soft, labelFontSize: 12, titleFontSize: 12,
-        titleFontWeight: 500, labelLimit: 240, symbolStrokeWidth: 0,
+        titleFontWeight: 500, labelLimit: 240,
+        columns: Math.max(1, Math.floor((width - 160) / label)), // beside axis and title
+        symbolStrokeWidth: 0,
         symbolType: "square", titleOrient: narrow ? "top" : "left", offset: 12,
       },
     };
@@ -86,7 +88,7 @@
       actions: false,
       ast: true, // no evaluation of strings: the page forbids it
       renderer: time ? "canvas" : "svg",
-      config: config(element.clientWidth),
+      config: config(element.clientWidth, spec.usermeta?.label ?? 100),
       tooltip: { theme: root.dataset.theme },
     });
     drawn.set(element, made);
