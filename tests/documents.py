@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BEGIN = re.compile(r"^(?: {4})?(\.venv/bin/\S+|moesaic|curl|python) ")
+_BEGIN = re.compile(r"^(?: {4})?(\.venv/bin/\S+|moesaic|curl|openssl|python) ")
 
 
 def commands(document: Path) -> list[str]:
