@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import track
 
 from moesaic.models.commands import interruptible, module, moesaic, run_step
-from moesaic.models.report import Results, draw, print_tables, summarise
+from moesaic.models.picture import draw
+from moesaic.models.report import Results, print_tables, summarise
 
 TASKS = ("seg", "depth")
 CHECKPOINT = Path(__file__).with_name("checkpoints") / "nano.pt"
@@ -103,7 +104,7 @@ def main() -> None:
     summary = summarise(results)
     summary["seconds"] = time.monotonic() - started
     (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1))
-    draw(results, arguments.out / "report.png")
+    draw(results, summary, arguments.out / "report.png")
     print_tables(console, summary)
     console.print(f"wrote {arguments.out}/report.png, report.html and summary.json")
     if not summary["bit_exact"]:

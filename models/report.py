@@ -1,23 +1,16 @@
-"""Figures, tables and picture of the demo."""
+"""Figures and tables of the demo."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.colors import ListedColormap
 from rich.console import Console
 from rich.table import Table
 
 from moesaic.models.metrics import depth_rmse, mean_iou, sqnr_db
 
-matplotlib.use("Agg")
-
-PALETTE = ("#804080", "#f423e8", "#606060", "#6b8e23", "#87ceeb", "#00008e", "#dc143c")
-"""One colour per class, close to those that driving data sets use."""
 VARIANTS = ("float", "integer", "rtl")
 
 
@@ -147,49 +140,3 @@ def print_tables(console: Console, summary: dict[str, Any]) -> None:
         for name, text in _innovation_rows(figures["innovations"]):
             ideas.add_row(name, text)
         console.print(ideas)
-
-
-def draw(results: Results, path: Path, rows: int = 4) -> None:
-    """Paint input, float, RTL and ground truth of both tasks side by side."""
-    from matplotlib import pyplot
-
-    rows = min(rows, len(results.outputs["seg"]["rtl"]))
-    titles = (
-        "input",
-        "seg float",
-        "seg RTL",
-        "seg truth",
-        "depth float",
-        "depth RTL",
-        "depth truth",
-    )
-    figure, axes = pyplot.subplots(
-        rows, len(titles), figsize=(2.6 * len(titles), 1.55 * rows), squeeze=False
-    )
-    colours = ListedColormap(PALETTE)
-    seg, depth = results.outputs["seg"], results.outputs["depth"]
-    for row in range(rows):
-        truth = results.heldout["depth"][row].reshape(depth["rtl"][row, 0].shape)
-        pictures = [
-            results.heldout["rgb"][row].transpose(1, 2, 0),
-            *(seg[name][row].argmax(0) for name in ("float", "rtl")),
-            results.heldout["seg"][row],
-            *(depth[name][row, 0] for name in ("float", "rtl")),
-            truth,
-        ]
-        for column, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
-            axis = axes[row][column]
-            axis.set_axis_off()
-            if row == 0:
-                axis.set_title(title, fontsize=10)
-            if column == 0:
-                axis.imshow(picture)
-            elif title.startswith("seg"):
-                axis.imshow(picture, cmap=colours, vmin=-0.5, vmax=6.5, interpolation="nearest")
-            else:
-                axis.imshow(
-                    picture, cmap="viridis", vmin=float(truth.min()), vmax=float(truth.max())
-                )
-    figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
