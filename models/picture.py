@@ -1,4 +1,4 @@
-"""The demo's picture: input, float, gateware and ground truth of both tasks, and where they differ."""
+"""The demo's picture: input, float, gateware, ground truth, and where the gateware differs."""
 
 from __future__ import annotations
 
