@@ -21,7 +21,6 @@ from moesaic.cli.console import (
 )
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
-from moesaic.spec.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from moesaic.compiler.accuracy.widths import Goal
@@ -57,6 +56,7 @@ def compile(
     from moesaic.cli.placement_view import placement_table
     from moesaic.compiler.driver import compile as run
     from moesaic.compiler.quant import QuantOptions
+    from moesaic.spec.manifest import MANIFEST
 
     options = QuantOptions().without(name for name in without.split(",") if name)
     goal = _goal(target_sqnr, budget_cycles)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +28,8 @@ _WIDEST = 1 << 20
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         print(f"moesaic {metadata.version('moesaic')}")
         raise typer.Exit
 
