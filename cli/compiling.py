@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +62,7 @@ def compile(
     options = QuantOptions().without(name for name in without.split(",") if name)
     goal = _goal(target_sqnr, budget_cycles)
     tasks: dict[str, str | Path] = {}
-    if (output / MANIFEST).exists():
+    if os.path.exists(output / MANIFEST):  # Path.exists raises for a name that is too long
         console.print(f"{output} holds a bundle, which will be replaced", markup=False)
     for model in models:
         name, separator, path = model.partition("=")
