@@ -114,3 +114,35 @@ def test_python_that_does_not_compile_is_found() -> None:
     (code,) = blocks_of("```python\nimport = 1\n```\n```\nimport = 2\n```\n")
     with pytest.raises(SyntaxError):
         compile(code, "here", "exec")
+
+
+_PLACE = re.compile(
+    r"(?P<path>(?:api|cli|compiler|docs|examples|firmware|host|hw|models|sim|spec|tests)/[\w./*-]+)"
+    r"(?:::(?P<name>\w+)(?:\[.*\])?)?"
+)
+
+
+def missing(text: str) -> list[str]:
+    """Files that a document names in code spans and that are not there, and tests in them."""
+    found = []
+    for token in tokens(text):
+        place = _PLACE.fullmatch(token.content) if token.type == "code_inline" else None
+        if place is None:
+            continue
+        path = place["path"].replace("NAME", "*")
+        files = [*ROOT.glob(path), *ROOT.glob(f"{path}.*")]  # a module may stand without .py
+        if not files or place["name"] and f"def {place['name']}(" not in files[0].read_text():
+            found.append(token.content)
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "CHANGELOG.md"])
+def test_named_files_and_tests_are_there(name: str) -> None:
+    """The changelog tells of what was."""
+    assert missing((ROOT / name).read_text()) == []
+
+
+def test_a_file_or_test_that_is_gone_is_found() -> None:
+    there = "`spec/isa.py` `tests/test_markdown.py::missing` `docs/site` `compiler/estimate/cycles`"
+    gone = ["spec/gone.py", "tests/test_markdown.py::test_gone"]
+    assert missing(f"{there} `{gone[0]}` `{gone[1]}`") == gone
