@@ -16,8 +16,7 @@ import moesaic
 from docs.site.generated import GENERATED, fill_in
 from docs.site.links import as_files
 from docs.site.navigation import groups, toctrees
-from moesaic.cli import application  # noqa: F401  (each module adds its commands)
-from moesaic.cli.console import app
+from moesaic.cli.application import app
 from moesaic.compiler.frontend.layout import DATA_INPUTS
 from moesaic.compiler.frontend.operators import OPERATORS
 from moesaic.spec.arch import PRESETS
@@ -71,22 +70,35 @@ def test_links_out_of_the_documents_are_to_files() -> None:
         assert as_files(text, page, DOCS) == wanted
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it: any warning is an error."""
+def build(source: Path, place: Path) -> subprocess.CompletedProcess[str]:
+    """What `make docs` does, with a source and a place of the test's."""
     if importlib.util.find_spec("sphinx") is None:
         pytest.skip("needs the extra docs")
-    place = tmp_path_factory.mktemp("site")
-    recipe = re.search(
-        r"python (-m sphinx .*) docs build/docs$", (ROOT / "Makefile").read_text(), re.M
-    )
-    assert recipe and "-W" in recipe[1]
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = re.search(r"python (-m sphinx .*) docs build/docs$", makefile, re.M)
+    assert recipe
     options = recipe[1].replace("build/cache/docs", str(place / "trees")).split()
-    done = subprocess.run(
-        [sys.executable, *options, "docs", place / "html"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, *options, source, place / "html"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("site")
+    done = build(DOCS, place)
     assert done.returncode == 0, done.stderr
     return place / "html"
+
+
+def test_a_warning_is_an_error(tmp_path: Path) -> None:
+    """An anchor and a page that are gone, and a page that no list names."""
+    source = tmp_path / "docs"
+    source.mkdir()
+    (source / "index.md").write_text("# A\n\n[x](#gone) [y](missing.md)\n")
+    (source / "alone.md").write_text("# B\n")
+    done = build(source, tmp_path)
+    assert done.returncode != 0
+    assert all(word in done.stderr for word in ("gone", "missing.md", "alone.md"))
 
 
 def text_of(page: Path) -> str:

@@ -60,8 +60,7 @@ def command_line() -> str:
     import typer
     from typer.cli import get_docs_for_click
 
-    from moesaic.cli import application  # noqa: F401  (each module adds its commands)
-    from moesaic.cli.console import app
+    from moesaic.cli.application import app
 
     command = typer.main.get_command(app)
     return get_docs_for_click(
