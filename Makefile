@@ -1,7 +1,7 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test fuzz verilog sim firmware bench resources lint format
+.PHONY: help setup demo test fuzz verilog sim firmware bench resources docs lint format
 
 PYTHON ?= python3
 TARGET ?= nano
@@ -49,6 +49,9 @@ bench: setup  ## measure all targets: cycles, estimates, resources, goals, real 
 
 resources: setup  ## LUT, FF, DSP and block RAM of TARGET by yosys, block by block
 	$(BIN)/python -m moesaic.hw.resources --target '$(TARGET)'
+
+docs: setup  ## the documents as a site: build/docs/index.html
+	$(BIN)/python -m sphinx -E -W --keep-going -q -c docs/site -d build/cache/docs docs build/docs
 
 # Type checkers see the folders under their import names through links.
 build/types/moesaic: $(MAKEFILE_LIST)

@@ -76,7 +76,8 @@ def compile(
 
     Returns
     -------
-    The report that the bundle's manifest holds: sizes, SQNR, routing flips, notes.
+    dict
+        The report that the bundle's manifest holds: sizes, SQNR, routing flips, notes.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def targets() -> list[str]:
 
 def documented() -> list[str]:
     """All ``make TARGET VARIABLE=...`` of the documents, with each of the presets in turn."""
-    texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    texts = [path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))]
     found = {target + variables for text in texts for target, variables in LINE.findall(text)}
     for target in ("verilog", "sim", "resources"):
         found |= {f"{target} TARGET={name}" for name in ("nano", "zcu102-lite", "zcu102")}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,22 @@ def test_parts_have_what_their_family_counts() -> None:
         assert tuple(part.capacity) == parts.FAMILIES[part.family]
     for family, name in parts.REFERENCE_PARTS.items():
         assert parts.PARTS[name].family == family
+
+
+@pytest.mark.parametrize("name", parts.PARTS)
+def test_a_part_keeps_the_rules_of_a_part_file(name: str, tmp_path: Path) -> None:
+    part = parts.PARTS[name]
+    about = {"family": part.family, **part.capacity}
+    about |= {"ports": part.ports, "port_bytes": part.port_bytes}
+    (tmp_path / "mine.json").write_text(json.dumps(about))
+    assert parts.load_part(str(tmp_path / "mine.json")) == ("mine", part)
+
+
+def test_parts_are_found_by_their_own_names() -> None:
+    """Also where the name of one begins with that of another, which must come later."""
+    assert all(parts.known_part(name) == name == name.lower() for name in parts.PARTS)
+    assert set(parts.ALIASES.values()) <= set(parts.PARTS)
+    assert set(parts.ASSUMED_CLOCK_MHZ) == set(parts.FAMILIES)
 
 
 @pytest.mark.parametrize(
