@@ -91,15 +91,15 @@ def targets_table(report: dict[str, Any]) -> Table:
     table = Table(
         title=f"at {clock}, {'assumed' if report['clock_assumed'] else 'as given'}", box=box.SIMPLE
     )
-    for column in ("target", "task"):
-        table.add_column(column)
+    table.add_column("target", no_wrap=True)
+    table.add_column("task")
     for column in ("cycles", "ms", "frames/s", "GB/s", "DSP", "RAM", "LUT"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for entry in report["targets"]:
         kinds = ("dsp", ram_kind(entry["family"]), "lut")
         size = [_amount(entry, kind) for kind in kinds]
         if not entry["fits"]:
-            table.add_row(entry["target"], "does not fit", *[""] * 4, *size)
+            table.add_row(entry["target"], "no fit", *[""] * 4, *size)
         for number, (task, found) in enumerate(entry["tasks"].items()):
             table.add_row(
                 "" if number else entry["target"],
@@ -107,7 +107,7 @@ def targets_table(report: dict[str, Any]) -> Table:
                 f"{found['cycles']:,}",
                 f"{found['ms']:.3g}",
                 f"{found['frames_per_s']:,.0f}",
-                f"{found['dram_needed_gb_s']:.1f}/{entry['dram_given_gb_s']:.1f}",
+                f"{found['dram_needed_gb_s']:.1f}/{entry['dram_given_gb_s']:.0f}",
                 *(["", "", ""] if number else size),
             )
     parts = sorted({entry["part"] for entry in report["targets"]} - {None})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import optuna
@@ -164,18 +168,36 @@ def _step_from_best(
 ) -> None:
     """Let the next trial be a neighbour of the best one that this process has not judged yet.
 
-    The sampler learns where good targets are; single steps find the last per cent there.
+    The sampler learns where good targets are; steps of one parameter, and then of two, find the
+    last per cent there, or what is missing where nothing fits yet.
     """
-    done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    if not done or study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
+    trials = study.get_trials(deepcopy=False)
+    done = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    if not done or any(trial.state is TrialState.WAITING for trial in trials):
         return
-    point = min(done, key=lambda trial: trial.value or 0.0).params
-    for name, (low, high) in space.ranges.items():
-        for value in (point[name] + 1, point[name] - 1):
-            near = {**point, name: value}
-            if low <= value <= high and not judge.knows(space.target(near, *names)):
-                study.enqueue_trial(near)
-                return
+    # The point may say more than its target has: a step from there might change nothing.
+    point = space.point(space.target(min(done, key=_rank).params, *names))
+    moves = [
+        {name: value}
+        for name, (low, high) in space.ranges.items()
+        for value in (point[name] + 1, point[name] - 1)
+        if low <= value <= high
+    ]
+    pairs = [one | other for one, other in combinations(moves, 2) if one.keys() != other.keys()]
+    # No order of pairs is better than another: a fixed one would favour the first parameters.
+    random.Random(len(done)).shuffle(pairs)
+    for move in (*moves, *pairs):
+        if not judge.knows(space.target(point | move, *names)):
+            study.enqueue_trial(point | move)
+            return
+
+
+def _rank(trial: FrozenTrial) -> tuple[int, float]:
+    """Complete trials first, then the others as the sampler takes them."""
+    if trial.state is TrialState.COMPLETE and trial.value is not None:
+        return -sys.maxsize, trial.value
+    step = max(trial.intermediate_values)
+    return -step, trial.intermediate_values[step]
 
 
 def _try_one(
@@ -186,9 +208,13 @@ def _try_one(
     verdict = judge(space.target(chosen, *names))
     trial.set_user_attr(VERDICT, verdict.to_dict())
     # The sampler takes a refused trial for the better, the later it was refused, and then the
-    # less it was beyond its limit.
-    if not verdict.cycles:
-        trial.report(verdict.excess, step=2 if verdict.refused else 1)
+    # smaller its value: how far it is beyond the part; how little room it has for activations, all
+    # that a point can be short of, and of equal ones how much of the part it takes; its cycles.
+    if verdict.refused:
+        trial.report(verdict.excess - math.log2(verdict.arch.activation_bytes), step=2)
+        study.tell(trial, state=TrialState.PRUNED)
+    elif not verdict.cycles:
+        trial.report(verdict.excess, step=1)
         study.tell(trial, state=TrialState.PRUNED)
     elif not goal.meets(verdict):
         trial.report(slowest(verdict), step=3)

@@ -36,6 +36,7 @@ def power_above(number: int) -> int:
 
 
 def _log2(power: int) -> int:
+    """Rounded down where it is no power of two."""
     return power.bit_length() - 1
 
 
@@ -86,7 +87,7 @@ class Space:
             depth += 1
         self.ranges = {
             "depth": (_log2(MIN_DEPTH), depth),
-            "aspect": (0, 3),
+            "width": (_log2(MIN_DEPTH), min(_log2(self.products // MIN_DEPTH), _log2(WIDEST))),
             "packed": (0, int(self.may_pack)),
             "lanes": (_log2(MIN_LANES), depth),
             "accumulator": (0, 3),
@@ -111,9 +112,11 @@ class Space:
         """The target of a point."""
         needs, part = self.needs, self.part
         depth = 1 << chosen["depth"]
-        width = min(depth << chosen["aspect"], WIDEST, MAX_PRODUCTS // depth)
+        width = min(max(1 << chosen["width"], depth), MAX_PRODUCTS // depth)
         while width > depth and depth * width > self.products:
             width //= 2
+        # Where there are not enough multipliers for one product each, none is left the choice.
+        crowded = self.may_pack and depth * width > self.part.capacity["dsp"]
         lanes = min(1 << chosen["lanes"], depth)
         port_bytes = part.port_bytes
         data_bytes = min(port_bytes, depth, 2 * lanes, INSTRUCTION_BYTES)
@@ -132,7 +135,7 @@ class Space:
             name=name,
             depth=depth,
             width=width,
-            packed=bool(chosen["packed"]),
+            packed=bool(chosen["packed"]) or crowded,
             lanes=lanes,
             accumulator_rows=min(rows, MOST_ACCUMULATOR_ROWS),
             activation_bytes=max(activation, depth * banks),
@@ -153,7 +156,7 @@ class Space:
         """The point nearest to a target."""
         point = {
             "depth": _log2(arch.depth),
-            "aspect": _log2(arch.width // arch.depth),
+            "width": _log2(arch.width),
             "packed": int(arch.packed),
             "lanes": _log2(arch.lanes),
             "accumulator": _ratio(arch.accumulator_rows, power_above(self.needs.tokens)),

@@ -80,6 +80,7 @@ def test_every_point_is_a_target(part: str) -> None:
             assert arch.weight_ports <= PARTS[part].ports
             assert arch.weight_port_bytes == PARTS[part].port_bytes
             assert PARTS[part].family == "xcup" or not arch.packed
+            assert space.target(space.point(arch), "x", part) == arch
 
 
 def test_presets_are_points_of_the_space() -> None:
@@ -143,6 +144,25 @@ def test_the_pareto_set_has_all_that_nothing_beats(graph: IntGraph, tmp_path: Pa
                for v in found)  # fmt: skip
     areas = [verdict.area for verdict in front]
     assert len(found) > len(front) and areas == sorted(areas, reverse=True)
+
+
+def test_the_search_finds_the_memory_that_a_model_needs(tmp_path: Path) -> None:
+    """The part refuses the first trials, or they have too little room for activations."""
+    shape = Shape(
+        moe=(False, True), experts=4, top_k=2, tokens=129, patches=129, head_rows=129,
+        channels=192, heads=3, head_dim=64, value_dim=64, hidden=384, expert_hidden=384, wide=0.0,
+    )  # fmt: skip
+    graph = random_intgraph(shape, seed=1, values=False)
+    part = PARTS["lfe5u-85"]
+    study = open_study(tmp_path / "journal", "study", seed=3)
+    goal, judge = Goal("latency"), judge_of(graph, part)
+    search(study, space_of(graph, part), judge, goal, NAMES, 40, None)
+    found = verdicts(study.trials)
+    chosen = best(found, goal)
+    assert chosen is not None and chosen.excess <= 1
+    refused = [verdict for verdict in found if not verdict.cycles]
+    assert any(verdict.refused for verdict in refused)
+    assert any(verdict.excess > 1 for verdict in refused)
 
 
 def test_a_study_goes_on(graph: IntGraph, tmp_path: Path) -> None:
