@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from moesaic.host.serving.admission import Admission
+from moesaic.host.serving.bundles import Served
 from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.health import Health
@@ -20,16 +22,15 @@ from moesaic.host.serving.inference import Inference
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
 from moesaic.host.serving.models import VERSION, Models
-from moesaic.host.session import Session
 
 
 class Api:
-    """The protocol in front of one session.
+    """The protocol in front of sessions.
 
     Parameters
     ----------
-    session
-        Made with ``queue_frames=limits.queue``; stays the caller's to close.
+    bundles
+        Their sessions, made with ``queue_frames=limits.queue``, stay the caller's to close.
     limits
         What the server takes at a time.
 
@@ -43,12 +44,11 @@ class Api:
         What they come through; the server puts them in.
     """
 
-    def __init__(self, session: Session, limits: Limits) -> None:
-        self._session, self._models = session, Models(session.bundle)
-        self._metrics = Metrics(list(self._models.by_name), session.placement)
+    def __init__(self, bundles: Sequence[Served], limits: Limits) -> None:
+        self._models, self._metrics = Models(bundles), Metrics(bundles)
         self.connections = Connections(limits, self._metrics)
-        self.admission = Admission(session, limits, self.connections, self._metrics)
-        self._health = Health(session, self.admission)
+        self.admission = Admission(limits, self.connections, self._metrics)
+        self._health = Health(bundles, self.admission)
         inference = Inference(self._models, self.admission, self._metrics, limits)
         model, of_version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         self.app = Starlette(
@@ -81,8 +81,8 @@ class Api:
     async def _live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
 
-    def _readiness(self, known: dict[str, Any]) -> Response:
-        obstacle = self._health.obstacle()
+    def _readiness(self, known: dict[str, Any], only: Served | None = None) -> Response:
+        obstacle = self._health.obstacle(only)
         if obstacle:
             return JSONResponse({**known, "ready": False, "error": obstacle}, 503)
         return JSONResponse({**known, "ready": True})
@@ -94,17 +94,16 @@ class Api:
         return JSONResponse(self._models.find(**request.path_params).metadata())
 
     async def _model_ready(self, request: Request) -> Response:
-        return self._readiness({"name": self._models.find(**request.path_params).name})
+        model = self._models.find(**request.path_params)
+        return self._readiness({"name": model.name}, model.served)
 
     async def _index(self, request: Request) -> Response:
-        obstacle = self._health.obstacle()
-        state = "UNAVAILABLE" if obstacle else "READY"
-        return JSONResponse(
-            [
-                {"name": name, "version": VERSION, "state": state, "reason": obstacle}
-                for name in self._models.by_name
-            ]
-        )
+        found = []
+        for name, model in self._models.by_name.items():
+            obstacle = self._health.obstacle(model.served)
+            state = "UNAVAILABLE" if obstacle else "READY"
+            found.append({"name": name, "version": VERSION, "state": state, "reason": obstacle})
+        return JSONResponse(found)
 
     async def _metrics_text(self, request: Request) -> Response:
         text = generate_latest(self._metrics.registry)

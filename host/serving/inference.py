@@ -17,7 +17,7 @@ from moesaic.host.serving.connection import Connection
 from moesaic.host.serving.errors import ClientGone, RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import UNKNOWN, Metrics
-from moesaic.host.serving.models import VERSION, Models
+from moesaic.host.serving.models import VERSION, Model, Models
 from moesaic.host.serving.protocol import HEADER_LENGTH, read_request, write_response
 from moesaic.host.session import Outputs
 from moesaic.spec.errors import UserError
@@ -62,11 +62,11 @@ class Inference:
         RequestError
             The request is wrong, there is no room for it, or no device can run it.
         """
-        task = request.path_params["model"]
-        label = task if task in self._models.by_name else UNKNOWN
+        name = request.path_params["model"]
+        label = name if name in self._models.by_name else UNKNOWN
         outcome = "error"
         try:
-            response = await self._answer(request, task)
+            response = await self._answer(request, name)
             outcome = "ok"
             return response
         except RequestError as error:
@@ -84,8 +84,8 @@ class Inference:
         finally:
             self._metrics.requests.labels(label, outcome).inc()
 
-    async def _answer(self, request: Request, task: str) -> Response:
-        model = self._models.find(task, request.path_params.get("version", VERSION))
+    async def _answer(self, request: Request, name: str) -> Response:
+        model = self._models.find(name, request.path_params.get("version", VERSION))
         self._admission.check()
         with self._admission.body():
             body = await read_body(request, self._limits.body_bytes, self._limits.body_seconds)
@@ -93,7 +93,7 @@ class Inference:
                 model, body, request.headers.get(HEADER_LENGTH), self._limits.json_bytes
             )
             try:
-                outputs = await self._run(request, task, wanted.inputs)
+                outputs = await self._run(request, model, wanted.inputs)
             except UserError as error:
                 raise RequestError(400, str(error)) from error
             except DeviceError as error:
@@ -113,9 +113,11 @@ class Inference:
                 content, headers = await asyncio.to_thread(write_response, wanted, outputs, ran)
         return _Answer(content, headers=headers)
 
-    async def _run(self, request: Request, task: str, inputs: dict[str, NDArray[Any]]) -> Outputs:
+    async def _run(
+        self, request: Request, model: Model, inputs: dict[str, NDArray[Any]]
+    ) -> Outputs:
         """Wait for a device's answer as long as the client does."""
-        future = self._admission.submit(task, inputs)
+        future = self._admission.submit(model, inputs)
         answer = asyncio.wrap_future(future)
         left = asyncio.create_task(_left(request))
         try:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from types import FrameType
@@ -18,11 +18,11 @@ import uvicorn
 
 from moesaic.host.serving.access import Access, BearerToken
 from moesaic.host.serving.app import Api
+from moesaic.host.serving.bundles import Served
 from moesaic.host.serving.connection import Connection
 from moesaic.host.serving.descriptors import ACCEPT_BURST, connections_that_fit
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.logs import folded, logger
-from moesaic.host.session import Session
 from moesaic.spec.errors import UserError
 
 OPEN = Access()
@@ -81,8 +81,8 @@ class Server(uvicorn.Server):
 
     Parameters
     ----------
-    session
-        Made with ``queue_frames=limits.queue``; stays the caller's to close.
+    bundles
+        Their sessions, made with ``queue_frames=limits.queue``, stay the caller's to close.
     limits
         What it takes at a time.
     started
@@ -93,14 +93,14 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        session: Session,
+        bundles: Sequence[Served],
         limits: Limits,
         started: Callable[[], None] = lambda: None,
         access: Access = OPEN,
     ) -> None:
         self._on_start = started
         self._head_seconds = limits.head_seconds
-        api = Api(session, limits)
+        api = Api(bundles, limits)
         self.admission, self.connections = api.admission, api.connections
         super().__init__(
             uvicorn.Config(

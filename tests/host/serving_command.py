@@ -43,6 +43,8 @@ class Command:
         ``--device`` and what else it is given.
     descriptors
         How many files and connections it may have open; as many as this process, if not given.
+    first
+        Models and devices as its first line names them, if there is more than the bundle.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Command:
         device: str = "gated",
         options: Sequence[str] = (),
         descriptors: int | None = None,
+        first: tuple[str, str] | None = None,
     ) -> None:
         for name in ("began", "go"):
             os.mkfifo(scratch / name)
         self.gate, self._log = scratch, scratch / "stderr"
-        path = os.pathsep.join([str(folder / "plugin"), str(ROOT)])
+        paths = [str(folder / "plugin"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+        path = os.pathsep.join(filter(None, paths))
 
         def limit() -> None:
             if descriptors is not None:
@@ -81,9 +85,9 @@ class Command:
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.02)
         self._first = self.said.partition("\n")[0] + "\n"
-        found = re.fullmatch(
-            rf"serving seg, depth on http://127.0.0.1:(\d+), device {device}\n", self._first
-        )
+        models, devices = map(re.escape, first or ("seg, depth", device))
+        line = rf"serving {models} on http://127.0.0.1:(\d+), device {devices}\n"
+        found = re.fullmatch(line, self._first)
         assert found, self.said
         self.port = int(found[1])
 
@@ -122,9 +126,10 @@ def command(
     device: str = "gated",
     options: Sequence[str] = (),
     descriptors: int | None = None,
+    first: tuple[str, str] | None = None,
 ) -> Iterator[Command]:
     """A running command, which ends with the block at the latest."""
-    started = Command(folder, scratch, device, options, descriptors)
+    started = Command(folder, scratch, device, options, descriptors, first)
     try:
         yield started
     finally:
