@@ -69,9 +69,15 @@ def serve(
         Path | None, typer.Option(help="PEM: answer over TLS, with --tls-key")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM: the certificate's key")] = None,
+    log_format: Annotated[str, typer.Option(help="text, or json: one object a line")] = "text",
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="log a line of each request")
+    ] = False,
 ) -> None:
     """Answer inference requests over HTTP (Open Inference Protocol) until SIGTERM."""
     from moesaic.host.serving.access import read_access
+    from moesaic.host.serving.lines import FORMATS, fields, written
+    from moesaic.host.serving.logs import logger
     from moesaic.host.serving.server import Server, address_of, bind
 
     _check(queue, max_body, connections)
@@ -94,18 +100,20 @@ def serve(
         answer_seconds=answer_timeout,
         idle_seconds=idle_timeout,
     )
+    if log_format not in FORMATS:
+        raise UserError(f"--log-format must be {' or '.join(FORMATS)}, not {log_format!r}")
     access = read_access(token_file, tls_certificate, tls_key)
     plans = _plan(bundles, device or (), option or ())
     # The port first, for opening a device can take minutes.
-    with bind(host, port) as listener, _opened(plans, queue) as served:
-        models = ", ".join(name for one in served for name in one.models.values())
-        url = address_of(listener, access.scheme)
-        line = f"serving {models} on {url}, device {_devices(served)}"
-        server = Server(
-            served, limits, lambda: console.print(line, soft_wrap=True, markup=False), access
-        )
-        server.run(sockets=[listener])
-    console.print("all accepted requests are answered")
+    with written(log_format, access_log), bind(host, port) as listener:
+        with _opened(plans, queue) as served:
+            models = [name for one in served for name in one.models.values()]
+            url = address_of(listener, access.scheme)
+            line = f"serving {', '.join(models)} on {url}, device {_devices(served)}"
+            started = fields("started", models=models, url=url)
+            server = Server(served, limits, lambda: logger.info(line, extra=started), access)
+            server.run(sockets=[listener])
+        logger.info("all accepted requests are answered", extra=fields("stopped"))
 
 
 def _check(queue: int, max_body: float, connections: int) -> None:

@@ -17,6 +17,7 @@ from moesaic.host.serving.admission import Admission
 from moesaic.host.serving.bundles import Served
 from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
+from moesaic.host.serving.execution import Execution
 from moesaic.host.serving.health import Health
 from moesaic.host.serving.inference import Inference
 from moesaic.host.serving.limits import Limits
@@ -49,7 +50,8 @@ class Api:
         self.connections = Connections(limits, self._metrics)
         self.admission = Admission(limits, self.connections, self._metrics)
         self._health = Health(bundles, self.admission)
-        inference = Inference(self._models, self.admission, self._metrics, limits)
+        self.execution = Execution(self._models, self.admission, self._metrics)
+        inference = Inference(self._models, self.admission, self.execution, limits)
         model, of_version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         self.app = Starlette(
             routes=[

@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,7 +21,9 @@ from moesaic.host.serving.bundles import Served
 from moesaic.host.serving.connection import Connection
 from moesaic.host.serving.descriptors import ACCEPT_BURST, connections_that_fit
 from moesaic.host.serving.limits import Limits
+from moesaic.host.serving.lines import fields
 from moesaic.host.serving.logs import folded, logger
+from moesaic.host.serving.requestlog import RequestLog
 from moesaic.spec.errors import UserError
 
 OPEN = Access()
@@ -104,7 +105,7 @@ class Server(uvicorn.Server):
         self.admission, self.connections = api.admission, api.connections
         super().__init__(
             uvicorn.Config(
-                BearerToken(api.app, access.token) if access.token else api.app,
+                RequestLog(BearerToken(api.app, access.token) if access.token else api.app),
                 ssl_certfile=access.certificate,
                 ssl_keyfile=access.key,
                 http=cast(type[asyncio.Protocol], partial(Connection, self.connections)),
@@ -154,7 +155,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal handler. uvicorn's own would close the door before load balancers know."""
         if self.admission.draining:
-            print(f"moesaic: {signal.Signals(sig).name} again, stopping now", file=sys.stderr)
+            name = signal.Signals(sig).name
+            logger.warning("moesaic: %s again, stopping now", name, extra=fields("stopped at once"))
             # A frame that runs cannot be interrupted, and Python would wait for its thread.
             os._exit(128 + sig)
         self.drain()

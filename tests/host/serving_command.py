@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import resource
@@ -45,6 +46,8 @@ class Command:
         How many files and connections it may have open; as many as this process, if not given.
     first
         Models and devices as its first line names them, if there is more than the bundle.
+    as_json
+        Whether the first line is a JSON object.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Command:
         options: Sequence[str] = (),
         descriptors: int | None = None,
         first: tuple[str, str] | None = None,
+        as_json: bool = False,
     ) -> None:
         for name in ("began", "go"):
             os.mkfifo(scratch / name)
@@ -87,7 +91,8 @@ class Command:
         self._first = self.said.partition("\n")[0] + "\n"
         models, devices = map(re.escape, first or ("seg, depth", device))
         line = rf"serving {models} on http://127.0.0.1:(\d+), device {devices}\n"
-        found = re.fullmatch(line, self._first)
+        said = json.loads(self._first)["message"] + "\n" if as_json else self._first
+        found = re.fullmatch(line, said)
         assert found, self.said
         self.port = int(found[1])
 
@@ -127,9 +132,10 @@ def command(
     options: Sequence[str] = (),
     descriptors: int | None = None,
     first: tuple[str, str] | None = None,
+    as_json: bool = False,
 ) -> Iterator[Command]:
     """A running command, which ends with the block at the latest."""
-    started = Command(folder, scratch, device, options, descriptors, first)
+    started = Command(folder, scratch, device, options, descriptors, first, as_json)
     try:
         yield started
     finally:
