@@ -33,6 +33,9 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on; 0 takes a free one")] = 8000,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="answer gRPC too, on this port; 0 takes a free one")
+    ] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,7 +77,7 @@ def serve(
         bool, typer.Option("--access-log", help="log a line of each request")
     ] = False,
 ) -> None:
-    """Answer inference requests over HTTP (Open Inference Protocol) until SIGTERM."""
+    """Answer inference requests (Open Inference Protocol, HTTP and gRPC) until SIGTERM."""
     from moesaic.host.serving.access import read_access
     from moesaic.host.serving.lines import FORMATS, fields, written
     from moesaic.host.serving.logs import logger
@@ -105,13 +108,21 @@ def serve(
     access = read_access(token_file, tls_certificate, tls_key)
     plans = _plan(bundles, device or (), option or ())
     # The port first, for opening a device can take minutes.
-    with written(log_format, access_log), bind(host, port) as listener:
+    with written(log_format, access_log), ExitStack() as places:
+        listener = places.enter_context(bind(host, port))
+        rpc = None
+        if grpc_port is not None:
+            import grpc  # noqa: F401  # what lacks is said now
+
+            rpc = places.enter_context(bind(host, grpc_port, "--grpc-port"))
         with _opened(plans, queue) as served:
             models = [name for one in served for name in one.models.values()]
             url = address_of(listener, access.scheme)
-            line = f"serving {', '.join(models)} on {url}, device {_devices(served)}"
-            started = fields("started", models=models, url=url)
-            server = Server(served, limits, lambda: logger.info(line, extra=started), access)
+            rpc_url = address_of(rpc, access.scheme.replace("http", "grpc")) if rpc else None
+            where = url if rpc_url is None else f"{url} and {rpc_url}"
+            line = f"serving {', '.join(models)} on {where}, device {_devices(served)}"
+            started = fields("started", models=models, url=url, grpc_url=rpc_url)
+            server = Server(served, limits, lambda: logger.info(line, extra=started), access, rpc)
             server.run(sockets=[listener])
         logger.info("all accepted requests are answered", extra=fields("stopped"))
 

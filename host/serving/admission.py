@@ -85,6 +85,13 @@ class Admission:
         """What those are told whom a server that stops does not answer."""
         return self._reject("draining", "the server is shutting down; ask another one")
 
+    def answers_wait(self) -> RequestError:
+        """What those are told whose answer would not fit beside those that wait for clients."""
+        message = (
+            "the answers that clients have not taken are too large; try again after Retry-After"
+        )
+        return self._reject("answers", message)
+
     def _queue_full(self) -> RequestError:
         return self._reject(
             "queue", f"{self._limits.queue} requests wait already; try again after Retry-After"

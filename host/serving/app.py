@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -22,7 +21,7 @@ from moesaic.host.serving.health import Health
 from moesaic.host.serving.inference import Inference
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
-from moesaic.host.serving.models import VERSION, Models
+from moesaic.host.serving.models import VERSION, Models, server_metadata
 
 
 class Api:
@@ -43,15 +42,17 @@ class Api:
         Who gets in, and how many are in.
     connections
         What they come through; the server puts them in.
+    models, health, execution
+        What another protocol needs to answer the same.
     """
 
     def __init__(self, bundles: Sequence[Served], limits: Limits) -> None:
-        self._models, self._metrics = Models(bundles), Metrics(bundles)
+        self.models, self._metrics = Models(bundles), Metrics(bundles)
         self.connections = Connections(limits, self._metrics)
         self.admission = Admission(limits, self.connections, self._metrics)
-        self._health = Health(bundles, self.admission)
-        self.execution = Execution(self._models, self.admission, self._metrics)
-        inference = Inference(self._models, self.admission, self.execution, limits)
+        self.health = Health(bundles, self.admission)
+        self.execution = Execution(self.admission, self._metrics)
+        inference = Inference(self.models, self.admission, self.execution, limits)
         model, of_version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         self.app = Starlette(
             routes=[
@@ -75,16 +76,13 @@ class Api:
         )
 
     async def _server(self, request: Request) -> Response:
-        extensions = ["binary_tensor_data"]
-        return JSONResponse(
-            {"name": "moesaic", "version": version("moesaic"), "extensions": extensions}
-        )
+        return JSONResponse({**server_metadata(), "extensions": ["binary_tensor_data"]})
 
     async def _live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
 
     def _readiness(self, known: dict[str, Any], only: Served | None = None) -> Response:
-        obstacle = self._health.obstacle(only)
+        obstacle = self.health.obstacle(only)
         if obstacle:
             return JSONResponse({**known, "ready": False, "error": obstacle}, 503)
         return JSONResponse({**known, "ready": True})
@@ -93,16 +91,16 @@ class Api:
         return self._readiness({})
 
     async def _model(self, request: Request) -> Response:
-        return JSONResponse(self._models.find(**request.path_params).metadata())
+        return JSONResponse(self.models.find(**request.path_params).metadata())
 
     async def _model_ready(self, request: Request) -> Response:
-        model = self._models.find(**request.path_params)
+        model = self.models.find(**request.path_params)
         return self._readiness({"name": model.name}, model.served)
 
     async def _index(self, request: Request) -> Response:
         found = []
-        for name, model in self._models.by_name.items():
-            obstacle = self._health.obstacle(model.served)
+        for name, model in self.models.by_name.items():
+            obstacle = self.health.obstacle(model.served)
             state = "UNAVAILABLE" if obstacle else "READY"
             found.append({"name": name, "version": VERSION, "state": state, "reason": obstacle})
         return JSONResponse(found)

@@ -13,7 +13,8 @@ from moesaic.host.failures import DeviceError
 from moesaic.host.serving.admission import Admission
 from moesaic.host.serving.errors import ClientGone, RequestError
 from moesaic.host.serving.metrics import UNKNOWN, Metrics
-from moesaic.host.serving.models import Model, Models
+from moesaic.host.serving.models import Model
+from moesaic.host.serving.requestlog import Asked
 from moesaic.host.session import Outputs
 from moesaic.spec.errors import UserError
 
@@ -21,13 +22,12 @@ from moesaic.spec.errors import UserError
 class Execution:
     """Between the protocols and the sessions."""
 
-    def __init__(self, models: Models, admission: Admission, metrics: Metrics) -> None:
-        self._models, self._admission, self._metrics = models, admission, metrics
+    def __init__(self, admission: Admission, metrics: Metrics) -> None:
+        self._admission, self._metrics = admission, metrics
 
     @contextmanager
-    def counted(self, name: str) -> Iterator[None]:
-        """Count a request for a model of this name once, by how the block ends."""
-        label = name if name in self._models.by_name else UNKNOWN
+    def counted(self, asked: Asked) -> Iterator[None]:
+        """Count a request once, by its model as far as it is known and by how the block ends."""
         outcome = "error"
         try:
             yield
@@ -43,7 +43,7 @@ class Execution:
             outcome = "rejected"
             raise self._admission.stopping() from error
         finally:
-            self._metrics.requests.labels(label, outcome).inc()
+            self._metrics.requests.labels(asked.model or UNKNOWN, outcome).inc()
 
     async def run(
         self, model: Model, inputs: dict[str, NDArray[Any]], left: Coroutine[Any, Any, Any]

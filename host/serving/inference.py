@@ -58,10 +58,12 @@ class Inference:
         RequestError
             The request is wrong, there is no room for it, or no device can run it.
         """
+        asked: Asked = request.state.asked
+        asked.is_for(self._models, request.path_params["model"])
         try:
-            with self._execution.counted(request.path_params["model"]):
+            with self._execution.counted(asked):
                 try:
-                    return await self._answer(request)
+                    return await self._answer(request, asked)
                 except RequestError:
                     request.state.connection.refused()
                     limits = self._limits
@@ -70,10 +72,8 @@ class Inference:
         except ClientGone:
             return Response(status_code=499)  # nobody reads it
 
-    async def _answer(self, request: Request) -> Response:
-        asked: Asked = request.state.asked
+    async def _answer(self, request: Request, asked: Asked) -> Response:
         model = self._models.find(**request.path_params)
-        asked.model = model.name
         self._admission.check()
         with self._admission.body():
             body = await read_body(request, self._limits.body_bytes, self._limits.body_seconds)

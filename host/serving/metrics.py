@@ -15,9 +15,9 @@ OUTCOMES = ("ok", "invalid", "rejected", "failed", "cancelled", "abandoned", "er
 """How a request ends: answered; wrong (4xx); refused for want of room (503); no device could run it
 (503); its client left before a device began with it; left while one ran it; a fault of the server
 (500)."""
-REASONS = ("queue", "bodies", "connections", "draining")
+REASONS = ("queue", "bodies", "connections", "answers", "draining")
 """Why requests are rejected: the queue is full; too many bodies are in memory; too many connections
-are at work; the server stops."""
+are at work; too many bytes of gRPC's answers have not been taken; the server stops."""
 CLOSED = ("head", "body", "answer", "idle", "malformed", "room", "answers")
 """Why connections are closed: the head of a request took too long; so did a body that was refused;
 so did the client with its answer; nothing was said behind an answer; what was said is no HTTP;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 from moesaic.host.serving.bundles import Served
@@ -61,6 +62,11 @@ class Model(Tensors):
             "inputs": [tensor.metadata() for tensor in self.inputs.values()],
             "outputs": [tensor.metadata() for tensor in self.outputs.values()],
         }
+
+
+def server_metadata() -> dict[str, str]:
+    """What a server calls itself."""
+    return {"name": "moesaic", "version": version("moesaic")}
 
 
 class Models:

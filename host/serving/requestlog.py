@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moesaic.host.serving.lines import fields
 from moesaic.host.serving.logs import logger as serving
+from moesaic.host.serving.models import Models
 
 ID_HEADER = "x-request-id"
 _ID = re.compile(r"[!-~]{1,128}")
@@ -54,6 +55,10 @@ class Asked:
         """The protocol's own name for it has been read."""
         if not self.named and given is not None and _ID.fullmatch(given):
             self.id = given
+
+    def is_for(self, models: Models, name: str) -> None:
+        """The client says for which model it is; there may be none of that name."""
+        self.model = name if name in models.by_name else None
 
     def log(self, method: str, path: str, status: int | str) -> None:
         """Say how it ended."""

@@ -33,7 +33,7 @@ _BACKLOG = 2048
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket with an address, which takes no connections yet; port 0 takes a free one.
 
     Raises
@@ -56,7 +56,7 @@ def bind(host: str, port: int) -> socket.socket:
             listener.close()
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot listen on {host}, port {port}: {reason}; choose another --port or --host"
+            f"cannot listen on {host}, port {port}: {reason}; choose another {option} or --host"
         ) from error
     return listener
 
@@ -90,6 +90,8 @@ class Server(uvicorn.Server):
         Called once it answers.
     access
         Who may ask.
+    rpc
+        Where to answer gRPC too, as :func:`bind` gives it.
     """
 
     def __init__(
@@ -98,10 +100,13 @@ class Server(uvicorn.Server):
         limits: Limits,
         started: Callable[[], None] = lambda: None,
         access: Access = OPEN,
+        rpc: socket.socket | None = None,
     ) -> None:
         self._on_start = started
-        self._head_seconds = limits.head_seconds
-        api = Api(bundles, limits)
+        self._rpc_place = rpc
+        self._rpc: Any = None
+        self._api, self._limits, self._access = Api(bundles, limits), limits, access
+        api = self._api
         self.admission, self.connections = api.admission, api.connections
         super().__init__(
             uvicorn.Config(
@@ -130,13 +135,25 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
-        self.connections.limit = connections_that_fit(self.connections.limit)
+        ports = 1 if self._rpc_place is None else 2
+        self.connections.limit = connections_that_fit(self.connections.limit, ports)
         asyncio.get_running_loop().set_exception_handler(self._on_fault)
         await super().startup(sockets)
         for listener in sockets or []:
-            _say_first(listener, self._head_seconds)
+            _say_first(listener, self._limits.head_seconds)
             listener.listen(_BACKLOG)
+        if self._rpc_place is not None:
+            from moesaic.host.serving.rpc.server import start  # grpc, for those who want it
+
+            most = self.connections.limit
+            self._rpc = await start(self._rpc_place, self._api, self._limits, self._access, most)
         self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is open."""
+        if self._rpc is not None:
+            await self._rpc.stop(self._limits.close_seconds)
+        await super().shutdown(sockets)
 
     def _on_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What asyncio cannot raise anywhere."""

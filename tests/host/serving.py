@@ -135,6 +135,7 @@ class Running:
     server: Server
     port: int
     thread: threading.Thread
+    rpc_port: int = 0
 
     @property
     def address(self) -> str:
@@ -215,16 +216,20 @@ def serving(session: Session, limits: Limits, access: Access = OPEN) -> Iterator
 
 @contextmanager
 def serving_all(
-    bundles: Sequence[Served], limits: Limits, access: Access = OPEN
+    bundles: Sequence[Served], limits: Limits, access: Access = OPEN, rpc: bool = False
 ) -> Iterator[Running]:
-    """Like :func:`serving`, for several bundles."""
-    with bind("127.0.0.1", 0) as listener:
-        server = Server(bundles, limits, access=access)
+    """Like :func:`serving`, for several bundles, and over gRPC."""
+    with bind("127.0.0.1", 0) as listener, bind("127.0.0.1", 0) as place:
+        rpc_port = place.getsockname()[1]
+        started = threading.Event()
+        server = Server(bundles, limits, started.set, access, place if rpc else None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         port = listener.getsockname()[1]
         listener.listen()  # who connects before the loop runs waits in the backlog
         thread.start()
-        running = Running(bundles[0].session, server, port, thread)
+        running = Running(bundles[0].session, server, port, thread, rpc_port)
+        if rpc:  # nobody waits at that port until it answers
+            assert started.wait(WAIT_SECONDS)
         try:
             yield running
         finally:

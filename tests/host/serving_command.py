@@ -48,6 +48,8 @@ class Command:
         Models and devices as its first line names them, if there is more than the bundle.
     as_json
         Whether the first line is a JSON object.
+    rpc_port
+        Where it has to answer gRPC, if it was told so.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Command:
         descriptors: int | None = None,
         first: tuple[str, str] | None = None,
         as_json: bool = False,
+        rpc_port: int | None = None,
     ) -> None:
         for name in ("began", "go"):
             os.mkfifo(scratch / name)
@@ -90,7 +93,8 @@ class Command:
             time.sleep(0.02)
         self._first = self.said.partition("\n")[0] + "\n"
         models, devices = map(re.escape, first or ("seg, depth", device))
-        line = rf"serving {models} on http://127.0.0.1:(\d+), device {devices}\n"
+        also = "" if rpc_port is None else f" and grpc://127.0.0.1:{rpc_port}"
+        line = rf"serving {models} on http://127.0.0.1:(\d+){also}, device {devices}\n"
         said = json.loads(self._first)["message"] + "\n" if as_json else self._first
         found = re.fullmatch(line, said)
         assert found, self.said
@@ -133,9 +137,10 @@ def command(
     descriptors: int | None = None,
     first: tuple[str, str] | None = None,
     as_json: bool = False,
+    rpc_port: int | None = None,
 ) -> Iterator[Command]:
     """A running command, which ends with the block at the latest."""
-    started = Command(folder, scratch, device, options, descriptors, first, as_json)
+    started = Command(folder, scratch, device, options, descriptors, first, as_json, rpc_port)
     try:
         yield started
     finally:
