@@ -11,6 +11,7 @@ from moesaic.cli import (  # noqa: F401
     measuring,
     reporting,
     running,
+    serving,
     simulating,
 )
 from moesaic.cli.console import app, console

@@ -121,10 +121,11 @@ def parse_options(texts: Iterable[str]) -> Options:
         device, dot, key = place.partition(".")
         if not (equals and dot and device and key.isidentifier()):
             raise UserError(f"a device option is DEVICE.NAME=VALUE, not {text!r}")
-        if key in options.get(device, {}):
+        of_device = options.setdefault(device, {})
+        if key in of_device:
             raise UserError(f"device option {place} is given twice; give it once")
         try:
-            options.setdefault(device, {})[key] = int(value, 0)
+            of_device[key] = int(value, 0)
         except ValueError:
-            options[device][key] = value
+            of_device[key] = value
     return options

@@ -22,6 +22,8 @@ EXTRAS = {
     "starlette": "serve",
     "uvicorn": "serve",
     "h11": "serve",
+    "grpc": "serve",
+    "google": "serve",
     "prometheus_client": "serve",
     "matplotlib": "report",
     "jinja2": "report",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from moesaic.spec.errors import UserError
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 """Asked without a token by those who watch whether the server lives."""
+NO_TOKEN = "the request must carry the server's token: Authorization: Bearer TOKEN"
 LEAST_CHARACTERS = 16
 """Of a token: a shorter one can be guessed."""
 
@@ -82,11 +84,17 @@ def _read_token(path: Path) -> str:
     return token
 
 
+def carries(given: Sequence[bytes], token: str) -> bool:
+    """Whether a request has the token, given the values of its ``authorization``."""
+    # In a time that tells nothing of how much of it is right.
+    return len(given) == 1 and hmac.compare_digest(given[0], f"Bearer {token}".encode())
+
+
 class BearerToken:
     """An ASGI application that lets through what carries the token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._wanted = app, f"Bearer {token}".encode()
+        self._app, self._token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse with 401, the body unread, or pass on."""
@@ -94,7 +102,7 @@ class BearerToken:
             await self._app(scope, receive, send)
             return
         refusal = JSONResponse(
-            {"error": "the request must carry the server's token: Authorization: Bearer TOKEN"},
+            {"error": NO_TOKEN},
             401,
             headers={"WWW-Authenticate": "Bearer"},
         )
@@ -102,5 +110,4 @@ class BearerToken:
 
     def _carries(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        # In a time that tells nothing of how much of it is right.
-        return len(given) == 1 and hmac.compare_digest(given[0], self._wanted)
+        return carries(given, self._token)

@@ -16,21 +16,20 @@ from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
-from moesaic.host.session import Outputs, QueueFull, Session
+from moesaic.host.serving.models import Model
+from moesaic.host.session import Outputs, QueueFull
 
 _SHARE = 0.2
 """Weight of the latest answer in the running mean of device times."""
 
 
 class Admission:
-    """The door in front of a session.
+    """The door in front of all sessions.
 
-    Its methods are called on the event loop; answers are counted on the session's thread.
+    Its methods are called on the event loop; answers are counted on the sessions' threads.
 
     Parameters
     ----------
-    session
-        Made with ``queue_frames=limits.queue``.
     limits
         What it takes.
     connections
@@ -44,10 +43,8 @@ class Admission:
         Whether the server stops: what is accepted is finished, nothing else gets in.
     """
 
-    def __init__(
-        self, session: Session, limits: Limits, connections: Connections, metrics: Metrics
-    ) -> None:
-        self._session, self._limits, self._metrics = session, limits, metrics
+    def __init__(self, limits: Limits, connections: Connections, metrics: Metrics) -> None:
+        self._limits, self._metrics = limits, metrics
         self._connections = connections
         self.draining = False
         self._bodies = 0
@@ -88,6 +85,13 @@ class Admission:
         """What those are told whom a server that stops does not answer."""
         return self._reject("draining", "the server is shutting down; ask another one")
 
+    def answers_wait(self) -> RequestError:
+        """What those are told whose answer would not fit beside those that wait for clients."""
+        message = (
+            "the answers that clients have not taken are too large; try again after Retry-After"
+        )
+        return self._reject("answers", message)
+
     def _queue_full(self) -> RequestError:
         return self._reject(
             "queue", f"{self._limits.queue} requests wait already; try again after Retry-After"
@@ -116,7 +120,7 @@ class Admission:
             self._bodies -= 1
             self._metrics.in_flight.dec()
 
-    def submit(self, task: str, inputs: dict[str, NDArray[Any]]) -> Future[Outputs]:
+    def submit(self, model: Model, inputs: dict[str, NDArray[Any]]) -> Future[Outputs]:
         """Accept a request whose body has been read.
 
         Raises
@@ -127,7 +131,7 @@ class Admission:
         self.check()
         started = time.perf_counter()
         try:
-            future = self._session.submit(inputs, task)
+            future = model.served.session.submit(inputs, model.task)
         except QueueFull as error:
             raise self._queue_full() from error
         self._count(1)
@@ -136,9 +140,11 @@ class Admission:
             if not finished.cancelled() and finished.exception() is None:
                 outputs = finished.result()
                 seconds = outputs.latency_seconds
-                self._metrics.answered(task, outputs.device, time.perf_counter() - started, seconds)
-                mean = self._mean_seconds or seconds
-                self._mean_seconds = mean + _SHARE * (seconds - mean)
+                waited = time.perf_counter() - started
+                self._metrics.answered(model, outputs.device, waited, seconds)
+                with self._lock:
+                    mean = self._mean_seconds or seconds
+                    self._mean_seconds = mean + _SHARE * (seconds - mean)
             self._count(-1)
 
         future.add_done_callback(done)

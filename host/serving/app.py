@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -13,23 +13,24 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from moesaic.host.serving.admission import Admission
+from moesaic.host.serving.bundles import Served
 from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
+from moesaic.host.serving.execution import Execution
 from moesaic.host.serving.health import Health
 from moesaic.host.serving.inference import Inference
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
-from moesaic.host.serving.models import VERSION, Models
-from moesaic.host.session import Session
+from moesaic.host.serving.models import VERSION, Models, server_metadata
 
 
 class Api:
-    """The protocol in front of one session.
+    """The protocol in front of sessions.
 
     Parameters
     ----------
-    session
-        Made with ``queue_frames=limits.queue``; stays the caller's to close.
+    bundles
+        Their sessions, made with ``queue_frames=limits.queue``, stay the caller's to close.
     limits
         What the server takes at a time.
 
@@ -41,15 +42,17 @@ class Api:
         Who gets in, and how many are in.
     connections
         What they come through; the server puts them in.
+    models, health, execution
+        What another protocol needs to answer the same.
     """
 
-    def __init__(self, session: Session, limits: Limits) -> None:
-        self._session, self._models = session, Models(session.bundle)
-        self._metrics = Metrics(list(self._models.by_name), session.placement)
+    def __init__(self, bundles: Sequence[Served], limits: Limits) -> None:
+        self.models, self._metrics = Models(bundles), Metrics(bundles)
         self.connections = Connections(limits, self._metrics)
-        self.admission = Admission(session, limits, self.connections, self._metrics)
-        self._health = Health(session, self.admission)
-        inference = Inference(self._models, self.admission, self._metrics, limits)
+        self.admission = Admission(limits, self.connections, self._metrics)
+        self.health = Health(bundles, self.admission)
+        self.execution = Execution(self.admission, self._metrics)
+        inference = Inference(self.models, self.admission, self.execution, limits)
         model, of_version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         self.app = Starlette(
             routes=[
@@ -73,16 +76,13 @@ class Api:
         )
 
     async def _server(self, request: Request) -> Response:
-        extensions = ["binary_tensor_data"]
-        return JSONResponse(
-            {"name": "moesaic", "version": version("moesaic"), "extensions": extensions}
-        )
+        return JSONResponse({**server_metadata(), "extensions": ["binary_tensor_data"]})
 
     async def _live(self, request: Request) -> Response:
         return JSONResponse({"live": True})
 
-    def _readiness(self, known: dict[str, Any]) -> Response:
-        obstacle = self._health.obstacle()
+    def _readiness(self, known: dict[str, Any], only: Served | None = None) -> Response:
+        obstacle = self.health.obstacle(only)
         if obstacle:
             return JSONResponse({**known, "ready": False, "error": obstacle}, 503)
         return JSONResponse({**known, "ready": True})
@@ -91,20 +91,19 @@ class Api:
         return self._readiness({})
 
     async def _model(self, request: Request) -> Response:
-        return JSONResponse(self._models.find(**request.path_params).metadata())
+        return JSONResponse(self.models.find(**request.path_params).metadata())
 
     async def _model_ready(self, request: Request) -> Response:
-        return self._readiness({"name": self._models.find(**request.path_params).name})
+        model = self.models.find(**request.path_params)
+        return self._readiness({"name": model.name}, model.served)
 
     async def _index(self, request: Request) -> Response:
-        obstacle = self._health.obstacle()
-        state = "UNAVAILABLE" if obstacle else "READY"
-        return JSONResponse(
-            [
-                {"name": name, "version": VERSION, "state": state, "reason": obstacle}
-                for name in self._models.by_name
-            ]
-        )
+        found = []
+        for name, model in self.models.by_name.items():
+            obstacle = self.health.obstacle(model.served)
+            state = "UNAVAILABLE" if obstacle else "READY"
+            found.append({"name": name, "version": VERSION, "state": state, "reason": obstacle})
+        return JSONResponse(found)
 
     async def _metrics_text(self, request: Request) -> Response:
         text = generate_latest(self._metrics.registry)

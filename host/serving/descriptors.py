@@ -15,8 +15,8 @@ _RESERVE = 3 * ACCEPT_BURST + 12
 and a third one, closed in its favour, is not gone yet; twelve are for the devices and Python."""
 
 
-def connections_that_fit(wanted: int) -> int:
-    """As many connections as wanted, or as many as descriptors are left for.
+def connections_that_fit(wanted: int, ports: int = 1) -> int:
+    """As many connections as wanted, or as many as descriptors are left for, on each port.
 
     Raises
     ------
@@ -28,10 +28,10 @@ def connections_that_fit(wanted: int) -> int:
         return wanted
     folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
     taken = len(os.listdir(folder)) - 1  # one is the listing's own
-    room = limit - taken - _RESERVE
+    room = (limit - taken - ports * _RESERVE) // ports
     if room < FEWEST_CONNECTIONS:
         raise UserError(
             f"{limit} file descriptors are too few for a server, which needs"
-            f" {taken + _RESERVE + FEWEST_CONNECTIONS}; raise the limit with ulimit -n"
+            f" {taken + ports * (_RESERVE + FEWEST_CONNECTIONS)}; raise the limit with ulimit -n"
         )
     return min(wanted, room)

@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from moesaic.host.failures import DeviceError
 from moesaic.host.serving.admission import Admission
-from moesaic.host.session import Session
+from moesaic.host.serving.bundles import Served
 
 
 class Health:
-    """Readiness of a session behind an :class:`Admission`.
+    """Readiness of sessions behind an :class:`Admission`.
 
     A session opens failed devices again when the next frame comes. A load balancer sends none to
     a server that is not ready: so every question about it lets the session try, off the event loop.
     """
 
-    def __init__(self, session: Session, admission: Admission) -> None:
-        self._session, self._admission = session, admission
-        self._attempt: asyncio.Task[None] | None = None
+    def __init__(self, bundles: Sequence[Served], admission: Admission) -> None:
+        self._bundles, self._admission = bundles, admission
+        self._attempts: dict[Served, asyncio.Task[None]] = {}
 
-    def obstacle(self) -> str:
-        """Why no request would be answered now; empty if one would be."""
+    def obstacle(self, only: Served | None = None) -> str:
+        """Why not every request would be answered now; empty if it would be.
+
+        Parameters
+        ----------
+        only
+            The bundle that requests are for; without one, each has to be able to answer.
+        """
         if self._admission.draining:
             return "the server is shutting down"
-        places = self._session.placement()
+        found = [self._obstacle(served) for served in (self._bundles if only is None else [only])]
+        return "; ".join(filter(None, found))
+
+    def _obstacle(self, served: Served) -> str:
+        places = served.session.placement()
         if any(place.state != "passed over" for place in places):
             return ""
-        if self._attempt is None or self._attempt.done():
-            self._attempt = asyncio.create_task(asyncio.to_thread(self._try))
+        attempt = self._attempts.get(served)
+        if attempt is None or attempt.done():
+            self._attempts[served] = asyncio.create_task(asyncio.to_thread(_try, served))
         reasons = "; ".join(f"{place.device}: {place.reason}" for place in places)
-        return f"no device works: {reasons}"
+        where = f" for {served.name}" if served.name else ""
+        return f"no device works{where}: {reasons}"
 
-    def _try(self) -> None:
-        try:
-            _ = self._session.device  # opens the first one that may be tried
-        except DeviceError:
-            pass  # placement() says why
+
+def _try(served: Served) -> None:
+    try:
+        _ = served.session.device  # opens the first one that may be tried
+    except DeviceError:
+        pass  # placement() says why

@@ -66,7 +66,10 @@ class Folding(logging.Filter):
                     _first_line(kind.record.getMessage()),
                     kind.more,
                     now - kind.since,
-                    extra={"folded": True},
+                    extra={
+                        "folded": True,
+                        "fields": {**getattr(kind.record, "fields", {}), "more_times": kind.more},
+                    },
                 )
 
 

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from moesaic.host.session import Placement
+from moesaic.host.serving.bundles import Served
+from moesaic.host.serving.models import Model
 
 OUTCOMES = ("ok", "invalid", "rejected", "failed", "cancelled", "abandoned", "error")
 """How a request ends: answered; wrong (4xx); refused for want of room (503); no device could run it
 (503); its client left before a device began with it; left while one ran it; a fault of the server
 (500)."""
-REASONS = ("queue", "bodies", "connections", "draining")
+REASONS = ("queue", "bodies", "connections", "answers", "draining")
 """Why requests are rejected: the queue is full; too many bodies are in memory; too many connections
-are at work; the server stops."""
+are at work; too many bytes of gRPC's answers have not been taken; the server stops."""
 CLOSED = ("head", "body", "answer", "idle", "malformed", "room", "answers")
 """Why connections are closed: the head of a request took too long; so did a body that was refused;
 so did the client with its answer; nothing was said behind an answer; what was said is no HTTP;
 another one needed the place; other answers needed the memory."""
 UNKNOWN = "unknown"
-"""Label of requests whose task the bundle does not have: their names must not become labels."""
+"""Label of requests for a model that there is not: their names must not become labels."""
 _STATES = ("first choice", "stand-in", "unopened", "passed over")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 """Upper bounds in seconds: from a board's milliseconds to a simulated frame's minutes."""
 
 
 class _Devices(Collector):
-    """States of a session's devices, asked for when somebody looks."""
+    """States of the sessions' devices, asked for when somebody looks."""
 
-    def __init__(self, placement: Callable[[], list[Placement]]) -> None:
-        self._placement = placement
+    def __init__(self, bundles: Sequence[Served]) -> None:
+        self._bundles = bundles
 
     def collect(self) -> Iterable[Metric]:
         family = GaugeMetricFamily(
             "moesaic_device_state",
             "1 for the state that a device is in, 0 for the others",
-            labels=("device", "state"),
+            labels=("bundle", "device", "state"),
         )
-        for place in self._placement():
-            for state in _STATES:
-                family.add_metric((place.device, state), float(place.state == state))
+        for served in self._bundles:
+            for place in served.session.placement():
+                for state in _STATES:
+                    labels = (served.name, place.device, state)
+                    family.add_metric(labels, float(place.state == state))
         yield family
 
 
@@ -51,13 +54,11 @@ class Metrics:
 
     Parameters
     ----------
-    tasks
-        Names that may become labels.
-    placement
-        :meth:`Session.placement`.
+    bundles
+        Whose models' names become labels.
     """
 
-    def __init__(self, tasks: Sequence[str], placement: Callable[[], list[Placement]]) -> None:
+    def __init__(self, bundles: Sequence[Served]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "moesaic_requests",
@@ -113,26 +114,32 @@ class Metrics:
             "Times that a less preferred device took over",
             registry=self.registry,
         )
-        self.registry.register(_Devices(placement))
+        self.registry.register(_Devices(bundles))
         # A series that is there from the start can be told from one that is missing.
-        for task in tasks:
+        for name in (name for served in bundles for name in served.models.values()):
             for outcome in OUTCOMES:
-                self.requests.labels(task, outcome)
+                self.requests.labels(name, outcome)
         for reason in REASONS:
             self.rejected.labels(reason)
         for reason in CLOSED:
             self.connections_closed.labels(reason)
-        places = placement()
-        self._rank = {place.device: rank for rank, place in enumerate(places)}
-        self._last = next((r for r, p in enumerate(places) if p.state != "passed over"), 0)
+        self._last = {served: _first(served) for served in bundles}
 
     def answered(
-        self, task: str, device: str, request_seconds: float, device_seconds: float
+        self, model: Model, device: str, request_seconds: float, device_seconds: float
     ) -> None:
         """A device gave an answer."""
-        self.request_seconds.labels(task, device).observe(request_seconds)
-        self.device_seconds.labels(task, device).observe(device_seconds)
-        rank = self._rank.get(device, self._last)
-        if rank > self._last:
+        self.request_seconds.labels(model.name, device).observe(request_seconds)
+        self.device_seconds.labels(model.name, device).observe(device_seconds)
+        served = model.served
+        names = [place.device for place in served.session.placement()]
+        rank = names.index(device)
+        if rank > self._last[served]:
             self.failovers.inc()
-        self._last = rank
+        self._last[served] = rank
+
+
+def _first(served: Served) -> int:
+    """Rank of the device that gets a bundle's first frame."""
+    places = served.session.placement()
+    return next((rank for rank, place in enumerate(places) if place.state != "passed over"), 0)

@@ -1,11 +1,14 @@
-"""The tasks of a bundle as models of the protocol."""
+"""The tasks of bundles as models of the protocol."""
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+from moesaic.host.serving.bundles import Served
 from moesaic.host.serving.errors import RequestError
 from moesaic.spec.bundle import Bundle
 
@@ -27,12 +30,28 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A task by its tensors."""
+class Tensors:
+    """What goes into a task and comes out of it, by name."""
 
-    name: str
     inputs: dict[str, TensorInfo]
     outputs: dict[str, TensorInfo]
+
+
+def tensors_of(bundle: Bundle, task: str) -> Tensors:
+    """The tensors of a task as its clients see them."""
+    graph = bundle.graphs[task]
+    read = TensorInfo(graph.input_name, tuple(graph.input_shape[1:]))
+    written = {name: TensorInfo(name, shape[1:]) for name, shape in bundle.outputs(task).items()}
+    return Tensors({read.name: read}, written)
+
+
+@dataclass(frozen=True)
+class Model(Tensors):
+    """A task, and who runs it."""
+
+    name: str
+    task: str
+    served: Served
 
     def metadata(self) -> dict[str, Any]:
         """Answer to ``GET /v2/models/NAME``."""
@@ -45,25 +64,28 @@ class Model:
         }
 
 
-class Models:
-    """All tasks of a bundle."""
+def server_metadata() -> dict[str, str]:
+    """What a server calls itself."""
+    return {"name": "moesaic", "version": version("moesaic")}
 
-    def __init__(self, bundle: Bundle) -> None:
+
+class Models:
+    """All tasks of all bundles."""
+
+    def __init__(self, bundles: Sequence[Served]) -> None:
         self.by_name: dict[str, Model] = {}
-        for task, graph in bundle.graphs.items():
-            read = TensorInfo(graph.input_name, tuple(graph.input_shape[1:]))
-            written = {
-                name: TensorInfo(name, shape[1:]) for name, shape in bundle.outputs(task).items()
-            }
-            self.by_name[task] = Model(task, {read.name: read}, written)
+        for served in bundles:
+            for task, name in served.models.items():
+                tensors = tensors_of(served.session.bundle, task)
+                self.by_name[name] = Model(tensors.inputs, tensors.outputs, name, task, served)
 
     def find(self, model: str, version: str = VERSION) -> Model:
-        """The model of a task.
+        """The model of a name.
 
         Raises
         ------
         RequestError
-            404: there is no such task or version.
+            404: there is no such model or version.
         """
         if model not in self.by_name:
             known = ", ".join(sorted(self.by_name))

@@ -58,7 +58,7 @@ def _split(body: bytearray, header_length: str | None) -> tuple[bytes | bytearra
     return bytes(body[:length]), memoryview(body)[length:]
 
 
-def _outputs(model: Model, items: Any, binary: bool) -> dict[str, bool]:
+def read_outputs(model: Model, items: Any, binary: bool) -> dict[str, bool]:
     """Which outputs to send, and whether in binary form; all of them unless some are named."""
     if items is None or items == []:
         return dict.fromkeys(model.outputs, binary)
@@ -131,7 +131,7 @@ def read_request(
         model,
         request_id,
         read_inputs(model, message.get("inputs"), binary),
-        _outputs(
+        read_outputs(
             model, message.get("outputs"), _flag(parameters, "binary_data_output", default=False)
         ),
     )

@@ -7,8 +7,7 @@ import errno
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from types import FrameType
@@ -18,11 +17,13 @@ import uvicorn
 
 from moesaic.host.serving.access import Access, BearerToken
 from moesaic.host.serving.app import Api
+from moesaic.host.serving.bundles import Served
 from moesaic.host.serving.connection import Connection
 from moesaic.host.serving.descriptors import ACCEPT_BURST, connections_that_fit
 from moesaic.host.serving.limits import Limits
+from moesaic.host.serving.lines import fields
 from moesaic.host.serving.logs import folded, logger
-from moesaic.host.session import Session
+from moesaic.host.serving.requestlog import RequestLog
 from moesaic.spec.errors import UserError
 
 OPEN = Access()
@@ -32,7 +33,7 @@ _BACKLOG = 2048
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket with an address, which takes no connections yet; port 0 takes a free one.
 
     Raises
@@ -55,7 +56,7 @@ def bind(host: str, port: int) -> socket.socket:
             listener.close()
         reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot listen on {host}, port {port}: {reason}; choose another --port or --host"
+            f"cannot listen on {host}, port {port}: {reason}; choose another {option} or --host"
         ) from error
     return listener
 
@@ -81,30 +82,35 @@ class Server(uvicorn.Server):
 
     Parameters
     ----------
-    session
-        Made with ``queue_frames=limits.queue``; stays the caller's to close.
+    bundles
+        Their sessions, made with ``queue_frames=limits.queue``, stay the caller's to close.
     limits
         What it takes at a time.
     started
         Called once it answers.
     access
         Who may ask.
+    rpc
+        Where to answer gRPC too, as :func:`bind` gives it.
     """
 
     def __init__(
         self,
-        session: Session,
+        bundles: Sequence[Served],
         limits: Limits,
         started: Callable[[], None] = lambda: None,
         access: Access = OPEN,
+        rpc: socket.socket | None = None,
     ) -> None:
         self._on_start = started
-        self._head_seconds = limits.head_seconds
-        api = Api(session, limits)
+        self._rpc_place = rpc
+        self._rpc: Any = None
+        self._api, self._limits, self._access = Api(bundles, limits), limits, access
+        api = self._api
         self.admission, self.connections = api.admission, api.connections
         super().__init__(
             uvicorn.Config(
-                BearerToken(api.app, access.token) if access.token else api.app,
+                RequestLog(BearerToken(api.app, access.token) if access.token else api.app),
                 ssl_certfile=access.certificate,
                 ssl_keyfile=access.key,
                 http=cast(type[asyncio.Protocol], partial(Connection, self.connections)),
@@ -129,13 +135,25 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
-        self.connections.limit = connections_that_fit(self.connections.limit)
+        ports = 1 if self._rpc_place is None else 2
+        self.connections.limit = connections_that_fit(self.connections.limit, ports)
         asyncio.get_running_loop().set_exception_handler(self._on_fault)
         await super().startup(sockets)
         for listener in sockets or []:
-            _say_first(listener, self._head_seconds)
+            _say_first(listener, self._limits.head_seconds)
             listener.listen(_BACKLOG)
+        if self._rpc_place is not None:
+            from moesaic.host.serving.rpc.server import start  # grpc, for those who want it
+
+            most = self.connections.limit
+            self._rpc = await start(self._rpc_place, self._api, self._limits, self._access, most)
         self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is open."""
+        if self._rpc is not None:
+            await self._rpc.stop(self._limits.close_seconds)
+        await super().shutdown(sockets)
 
     def _on_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What asyncio cannot raise anywhere."""
@@ -154,7 +172,8 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Signal handler. uvicorn's own would close the door before load balancers know."""
         if self.admission.draining:
-            print(f"moesaic: {signal.Signals(sig).name} again, stopping now", file=sys.stderr)
+            name = signal.Signals(sig).name
+            logger.warning("moesaic: %s again, stopping now", name, extra=fields("stopped at once"))
             # A frame that runs cannot be interrupted, and Python would wait for its thread.
             os._exit(128 + sig)
         self.drain()

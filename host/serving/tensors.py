@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _shape(item: dict[str, Any], info: TensorInfo) -> tuple[int, ...]:
+def declared_shape(item: Mapping[str, Any], info: TensorInfo) -> tuple[int, ...]:
     """The declared shape [frames, ...], checked against the model's."""
     datatype = item.get("datatype")
     if datatype != DATATYPE:
@@ -59,7 +60,7 @@ def _shape(item: dict[str, Any], info: TensorInfo) -> tuple[int, ...]:
 
 
 def _from_json(item: dict[str, Any], info: TensorInfo) -> NDArray[np.float32]:
-    shape = _shape(item, info)
+    shape = declared_shape(item, info)
     if not isinstance(item.get("data"), list):
         raise refuse(
             f"input {info.name!r} has no data: give a list, or binary_data_size and the bytes"
@@ -82,7 +83,7 @@ def _from_json(item: dict[str, Any], info: TensorInfo) -> NDArray[np.float32]:
 
 
 def _from_bytes(item: dict[str, Any], info: TensorInfo, data: memoryview) -> NDArray[np.float32]:
-    shape = _shape(item, info)
+    shape = declared_shape(item, info)
     if "data" in item:
         raise refuse(f"input {info.name!r} has both data and binary_data_size; give one")
     need = math.prod(shape) * WIRE.itemsize
@@ -92,6 +93,77 @@ def _from_bytes(item: dict[str, Any], info: TensorInfo, data: memoryview) -> NDA
             f" binary_data_size is {len(data)}"
         )
     return np.frombuffer(data, WIRE).reshape(shape).astype(np.float32, copy=False)
+
+
+def gather(
+    model: Model, items: Iterable[tuple[str, Callable[[TensorInfo], NDArray[np.float32]]]]
+) -> dict[str, NDArray[np.float32]]:
+    """All inputs of a model, each exactly once and finite.
+
+    Parameters
+    ----------
+    model
+        What they are for.
+    items
+        Names, and what reads the array of a tensor of the model.
+
+    Raises
+    ------
+    RequestError
+        400: an input is missing, unknown, given twice or not finite, or cannot be read.
+    """
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for name, read in items:
+        info = model.inputs.get(name)
+        if info is None:
+            known = ", ".join(model.inputs)
+            raise refuse(
+                f"model {model.name!r} has no input {shown(name)}; its inputs are: {known}"
+            )
+        if name in arrays:
+            raise refuse(f"input {shown(name)} is given twice")
+        array = read(info)
+        if not np.isfinite(array).all():
+            raise refuse(f"input {name!r} holds NaN or infinity; clean the samples")
+        arrays[name] = array
+    for name in model.inputs:
+        if name not in arrays:
+            raise refuse(f"model {model.name!r} needs the input {name!r}")
+    return arrays
+
+
+class _Binary:
+    """The bytes behind the JSON part, taken from the front."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+    def read(self, item: dict[str, Any], info: TensorInfo) -> NDArray[np.float32]:
+        """The array of an item, from JSON or from its part of the bytes."""
+        name = info.name
+        size = parameters_of(item, f"input {name!r}").get("binary_data_size")
+        if size is None:
+            return _from_json(item, info)
+        if not _is_count(size):
+            raise refuse(f"binary_data_size of input {name!r} must be a count of bytes")
+        if size > self.left:
+            raise refuse(
+                f"binary_data_size of input {name!r} is {shown(size)}, but {self.left} bytes"
+                " are left behind the JSON part; check Inference-Header-Content-Length"
+            )
+        array = _from_bytes(item, info, self._data[self._at : self._at + size])
+        self._at += size
+        return array
+
+
+def _name(item: Any) -> str:
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise refuse("every input must be an object with a name")
+    return item["name"]
 
 
 def read_inputs(model: Model, items: Any, binary: memoryview) -> dict[str, NDArray[np.float32]]:
@@ -115,42 +187,10 @@ def read_inputs(model: Model, items: Any, binary: memoryview) -> dict[str, NDArr
     """
     if not isinstance(items, list):
         raise refuse("the request needs a list of inputs")
-    arrays: dict[str, NDArray[np.float32]] = {}
-    at = 0
-    for item in items:
-        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-            raise refuse("every input must be an object with a name")
-        name = item["name"]
-        info = model.inputs.get(name)
-        if info is None:
-            known = ", ".join(model.inputs)
-            raise refuse(
-                f"model {model.name!r} has no input {shown(name)}; its inputs are: {known}"
-            )
-        if name in arrays:
-            raise refuse(f"input {shown(name)} is given twice")
-        size = parameters_of(item, f"input {name!r}").get("binary_data_size")
-        if size is None:
-            array = _from_json(item, info)
-        elif not _is_count(size):
-            raise refuse(f"binary_data_size of input {name!r} must be a count of bytes")
-        elif at + size > len(binary):
-            raise refuse(
-                f"binary_data_size of input {name!r} is {shown(size)}, but {len(binary) - at} bytes"
-                " are left behind the JSON part; check Inference-Header-Content-Length"
-            )
-        else:
-            array = _from_bytes(item, info, binary[at : at + size])
-            at += size
-        if not np.isfinite(array).all():
-            raise refuse(f"input {name!r} holds NaN or infinity; clean the samples")
-        arrays[name] = array
-    for name in model.inputs:
-        if name not in arrays:
-            raise refuse(f"model {model.name!r} needs the input {name!r}")
-    if at != len(binary):
+    data = _Binary(binary)
+    arrays = gather(model, ((_name(item), partial(data.read, item)) for item in items))
+    if data.left:
         raise refuse(
-            f"{len(binary) - at} bytes behind the JSON part belong to no input;"
-            " check binary_data_size"
+            f"{data.left} bytes behind the JSON part belong to no input; check binary_data_size"
         )
     return arrays

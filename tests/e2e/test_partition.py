@@ -12,7 +12,7 @@ import pytest
 
 from moesaic.compiler.validate.oracle import run_onnx
 from moesaic.host import Session
-from moesaic.host.serving.models import Models
+from moesaic.host.serving.models import tensors_of
 from moesaic.models.export import export_onnx, write_samples
 from moesaic.models.m3vit import random_model, trained_model, with_upsample_heads
 from moesaic.models.scenes import HELDOUT_SEED
@@ -178,7 +178,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_mixed_bundle(mixed: Path) -> None:
     bundle = load_bundle(mixed)
     assert list(bundle.host_parts) == ["depth"]
-    served = Models(bundle).by_name
+    served = {task: tensors_of(bundle, task) for task in bundle.tasks}
     assert [list(served[task].outputs) for task in ("seg", "depth")] == [["seg"], ["depth"]]
     assert served["depth"].outputs["depth"].frame == (1, 32, 32)
     assert bundle.report["tasks"]["seg"]["host"] is None

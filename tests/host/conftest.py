@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from moesaic.spec.arch import PRESETS
@@ -29,3 +33,16 @@ def faulty_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sessions know the devices ``mock`` and ``sim`` that fail when told to, and ``cpu``."""
     MockAccelerator.opened, FaultySimulation.opened = [], []
     know_devices(monkeypatch, **KINDS)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost, and its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate, and is not here")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]  # type: ignore[list-item]
+    subprocess.run(make, check=True, capture_output=True)
+    return certificate, key

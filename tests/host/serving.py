@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -23,6 +23,7 @@ from moesaic.compiler.package import bundle_files, write_directory
 from moesaic.host import Session
 from moesaic.host.pool import DeviceResult
 from moesaic.host.serving.access import Access
+from moesaic.host.serving.bundles import Served, alone
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.server import OPEN, Server, bind
 from moesaic.spec.arch import PRESETS
@@ -134,6 +135,7 @@ class Running:
     server: Server
     port: int
     thread: threading.Thread
+    rpc_port: int = 0
 
     @property
     def address(self) -> str:
@@ -208,16 +210,30 @@ def json_request(x: np.ndarray, **message: Any) -> dict[str, Any]:
 @contextmanager
 def serving(session: Session, limits: Limits, access: Access = OPEN) -> Iterator[Running]:
     """Run a server; it is drained at the end, and must come to its end by that."""
-    with bind("127.0.0.1", 0) as listener:
-        server = Server(session, limits, access=access)
+    with serving_all([alone(session)], limits, access) as running:
+        yield running
+
+
+@contextmanager
+def serving_all(
+    bundles: Sequence[Served], limits: Limits, access: Access = OPEN, rpc: bool = False
+) -> Iterator[Running]:
+    """Like :func:`serving`, for several bundles, and over gRPC."""
+    with bind("127.0.0.1", 0) as listener, bind("127.0.0.1", 0) as place:
+        rpc_port = place.getsockname()[1]
+        started = threading.Event()
+        server = Server(bundles, limits, started.set, access, place if rpc else None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         port = listener.getsockname()[1]
         listener.listen()  # who connects before the loop runs waits in the backlog
         thread.start()
-        running = Running(session, server, port, thread)
+        running = Running(bundles[0].session, server, port, thread, rpc_port)
+        if rpc:  # nobody waits at that port until it answers
+            assert started.wait(WAIT_SECONDS)
         try:
             yield running
         finally:
             server.drain()
             running.stopped()
-    session.close()
+    for served in bundles:
+        served.session.close()

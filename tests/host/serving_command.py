@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import resource
@@ -43,6 +44,12 @@ class Command:
         ``--device`` and what else it is given.
     descriptors
         How many files and connections it may have open; as many as this process, if not given.
+    first
+        Models and devices as its first line names them, if there is more than the bundle.
+    as_json
+        Whether the first line is a JSON object.
+    rpc_port
+        Where it has to answer gRPC, if it was told so.
     """
 
     def __init__(
@@ -52,11 +59,15 @@ class Command:
         device: str = "gated",
         options: Sequence[str] = (),
         descriptors: int | None = None,
+        first: tuple[str, str] | None = None,
+        as_json: bool = False,
+        rpc_port: int | None = None,
     ) -> None:
         for name in ("began", "go"):
             os.mkfifo(scratch / name)
         self.gate, self._log = scratch, scratch / "stderr"
-        path = os.pathsep.join([str(folder / "plugin"), str(ROOT)])
+        paths = [str(folder / "plugin"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+        path = os.pathsep.join(filter(None, paths))
 
         def limit() -> None:
             if descriptors is not None:
@@ -81,9 +92,11 @@ class Command:
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.02)
         self._first = self.said.partition("\n")[0] + "\n"
-        found = re.fullmatch(
-            rf"serving seg, depth on http://127.0.0.1:(\d+), device {device}\n", self._first
-        )
+        models, devices = map(re.escape, first or ("seg, depth", device))
+        also = "" if rpc_port is None else f" and grpc://127.0.0.1:{rpc_port}"
+        line = rf"serving {models} on http://127.0.0.1:(\d+){also}, device {devices}\n"
+        said = json.loads(self._first)["message"] + "\n" if as_json else self._first
+        found = re.fullmatch(line, said)
         assert found, self.said
         self.port = int(found[1])
 
@@ -122,9 +135,12 @@ def command(
     device: str = "gated",
     options: Sequence[str] = (),
     descriptors: int | None = None,
+    first: tuple[str, str] | None = None,
+    as_json: bool = False,
+    rpc_port: int | None = None,
 ) -> Iterator[Command]:
     """A running command, which ends with the block at the latest."""
-    started = Command(folder, scratch, device, options, descriptors)
+    started = Command(folder, scratch, device, options, descriptors, first, as_json, rpc_port)
     try:
         yield started
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -30,19 +29,6 @@ def bundle() -> Bundle:
 def guarded(bundle: Bundle) -> Iterator[Running]:
     with serving(Session(bundle, ["cpu"]), Limits(), Access(TOKEN)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for localhost, and its key."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl makes the certificate, and is not here")
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
-    make += ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]  # type: ignore[list-item]
-    subprocess.run(make, check=True, capture_output=True)
-    return certificate, key
 
 
 @pytest.mark.parametrize(

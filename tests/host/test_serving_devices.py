@@ -13,10 +13,12 @@ import pytest
 from moesaic.host import DeviceError, Outputs, Placement, Session
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.host.serving.admission import Admission
+from moesaic.host.serving.bundles import alone
 from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
+from moesaic.host.serving.models import Models
 from moesaic.spec.bundle import Bundle
 from tests.host.serving import (
     WAIT_SECONDS,
@@ -125,6 +127,11 @@ class Stuck:
     def __init__(self) -> None:
         self.futures: list[Future[Outputs]] = []
 
+    bundle = two_tasks()
+
+    def placement(self) -> list[Placement]:
+        return [Placement("board", "first choice", "")]
+
     def submit(self, inputs: Any, task: str) -> Future[Outputs]:
         self.futures.append(Future())
         return self.futures[-1]
@@ -135,19 +142,20 @@ class Stuck:
 
 
 def test_retry_after_is_the_time_that_the_queue_takes() -> None:
-    metrics = Metrics(["seg"], lambda: [Placement("board", "first choice", "")])
     session = Stuck()
+    served = [alone(session)]  # type: ignore[arg-type]
+    metrics, model = Metrics(served), Models(served).find("seg")
     limits = Limits(queue=4)
     connections = Connections(limits, metrics)
-    door = Admission(session, limits, connections, metrics)  # type: ignore[arg-type]
+    door = Admission(limits, connections, metrics)
     for _ in range(4):
-        door.submit("seg", {})
+        door.submit(model, {})
     assert door.retry_after() == 1  # nothing is known yet
     session.answer(3.0)
     assert door.retry_after() == 9  # three wait, 3 s each
-    door.submit("seg", {})
+    door.submit(model, {})
     with pytest.raises(RequestError, match="4 requests wait already") as refused:
-        door.submit("seg", {})
+        door.submit(model, {})
     assert refused.value.status == 503 and refused.value.headers == {"Retry-After": "12"}
     session.answer(0.5)
     assert door.retry_after() == 8  # three wait, (4 * 3 s + 0.5 s) / 5 each, rounded up
@@ -158,6 +166,6 @@ def test_retry_after_is_the_time_that_the_queue_takes() -> None:
 
 def test_no_part_of_the_runtime_needs_the_server() -> None:
     host = Path(__file__).parents[2] / "host"
-    others = [path for path in host.rglob("*.py") if path.parent.name != "serving"]
+    others = [path for path in host.rglob("*.py") if "serving" not in path.parts]
     users = [path for path in others if "host.serving" in path.read_text()]
     assert others and not users

@@ -156,6 +156,10 @@ def test_wrong_inputs_are_refused(bundle: Bundle, inputs: dict[str, Any], messag
         opened.run(inputs)
 
 
+def test_a_text_may_be_the_first_option_of_a_device() -> None:
+    assert parse_options(["fpga.name=moesaic0"]) == {"fpga": {"name": "moesaic0"}}
+
+
 def test_options_of_devices_are_read_and_checked(bundle: Bundle) -> None:
     texts = ["fpga.clock_hz=300000000", "fpga.mode=cached", "sim.watchdog_cycles=0x10"]
     assert parse_options(texts) == {
