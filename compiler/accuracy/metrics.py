@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,11 @@ def find_metric(name: str) -> Metric:
     path, separator, function = name.rpartition(":")
     if not separator or not path.endswith(".py"):
         raise UserError(f"--metric takes {', '.join(METRICS)} or FILE.py:FUNCTION, not {name!r}")
-    spec = importlib.util.spec_from_file_location("user_metric", Path(path))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType("user_metric")
+    module.__file__ = path
     try:
-        spec.loader.exec_module(module)
+        # Not by an importer: it would take stale bytecode for a file that was changed this second.
+        exec(compile(Path(path).read_bytes(), path, "exec"), vars(module))
         found: Metric = getattr(module, function)
     except (Exception, SystemExit) as error:
         raise UserError(_failed(name, error)) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import moesaic.cli  # noqa: F401  (its commands)
+import moesaic.cli.application  # noqa: F401  (its commands)
 from moesaic.cli.console import app
 from moesaic.compiler.estimate.models import estimate_onnx
 from moesaic.spec.arch import PRESETS, load_arch
