@@ -12,8 +12,8 @@ from moesaic.spec.memories import ram_kind
 from moesaic.spec.parts import Part
 
 if TYPE_CHECKING:
+    from moesaic.compiler.explore.goal import Goal
     from moesaic.compiler.explore.judge import Verdict
-    from moesaic.compiler.explore.search import Goal
 
 MOST_ROWS = 20
 """Of the Pareto set in the table; the report has all."""
@@ -30,7 +30,7 @@ def explore_report(
     clock: float | None,
 ) -> dict[str, Any]:
     """All of a search, for JSON, tables and picture."""
-    from moesaic.compiler.explore.search import pareto
+    from moesaic.compiler.explore.goal import pareto
 
     return {
         "part": part_name,

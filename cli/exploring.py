@@ -26,8 +26,8 @@ from moesaic.spec.errors import UserError
 from moesaic.spec.memory import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
+    from moesaic.compiler.explore.goal import Goal
     from moesaic.compiler.explore.judge import Judge, Verdict
-    from moesaic.compiler.explore.search import Goal
 
 DEFAULT_TRIALS = 200
 
@@ -74,18 +74,11 @@ def explore(
     from moesaic.cli.explore_view import draw, explore_report, explore_tables
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import shapes_of_onnx
+    from moesaic.compiler.explore.goal import OBJECTIVES, Goal, best
     from moesaic.compiler.explore.judge import Judge, Limits
-    from moesaic.compiler.explore.search import (
-        OBJECTIVES,
-        Goal,
-        best,
-        enqueue,
-        finished,
-        open_study,
-        search,
-        verdicts,
-    )
+    from moesaic.compiler.explore.search import search
     from moesaic.compiler.explore.space import Needs, Space
+    from moesaic.compiler.explore.study import finished, open_study, verdicts
     from moesaic.host.output_file import OutputFile
     from moesaic.spec.arch import PRESETS
     from moesaic.spec.parts import ASSUMED_CLOCK_MHZ, load_part
@@ -123,14 +116,13 @@ def explore(
             where = storage or Path("build/explore") / f"{label}.journal"
             study = open_study(where, f"{label}-{key}", seed, shared=storage is not None)
             before = finished(study)
-            if presets:
-                enqueue(study, space, PRESETS.values())
+            first = PRESETS.values() if presets else ()
             called = (_target_name(label), part_name)
 
             def progress(done: int, share: float) -> None:
                 stages(f"searching, {before} trials before", share)
 
-            done = search(study, space, judge, goal, called, trials, seconds, progress)
+            done = search(study, space, judge, goal, called, trials, seconds, first, progress)
             found = verdicts(study.trials)
             chosen = best(found, goal)
             if chosen is None:
@@ -194,7 +186,7 @@ def _scheduled(judge: Judge, chosen: Verdict) -> dict[str, int]:
 
 def _nothing_fits(found: list[Verdict], part: str, goal: Goal, mhz: float) -> str:
     """Why no trial gave a target; the nearest one says what is missing."""
-    from moesaic.compiler.explore.search import slowest
+    from moesaic.compiler.explore.goal import slowest
 
     slow = [verdict for verdict in found if verdict.cycles]
     refused = [verdict for verdict in found if verdict.refused]

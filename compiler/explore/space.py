@@ -108,6 +108,10 @@ class Space:
     def _activation_least(self) -> int:
         return power_above(self.needs.tokens * self.needs.channels)
 
+    def _rows_least(self, width: int) -> int:
+        """A bank holds the logits of all experts, for every token."""
+        return power_above(self.needs.tokens * layout.words(self.needs.experts, width))
+
     def target(self, chosen: Mapping[str, int], name: str, device: str) -> ArchConfig:
         """The target of a point."""
         needs, part = self.needs, self.part
@@ -130,7 +134,7 @@ class Space:
         activation = min(self._activation_least << chosen["activation"], self.most_bytes)
         outputs = min(1 << chosen["outputs"], ports, 2 * lanes // data_bytes)
         residual_words = needs.tokens * layout.words(needs.channels, lanes)
-        rows = power_above(needs.tokens) << chosen["accumulator"]
+        rows = self._rows_least(width) << chosen["accumulator"]
         return ArchConfig(
             name=name,
             depth=depth,
@@ -159,7 +163,7 @@ class Space:
             "width": _log2(arch.width),
             "packed": int(arch.packed),
             "lanes": _log2(arch.lanes),
-            "accumulator": _ratio(arch.accumulator_rows, power_above(self.needs.tokens)),
+            "accumulator": _ratio(arch.accumulator_rows, self._rows_least(arch.width)),
             "activation": _ratio(arch.activation_bytes, self._activation_least),
             "banks": _log2(arch.activation_banks),
             "ports": _log2(arch.weight_ports),

@@ -12,18 +12,11 @@ import pytest
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.explore.goal import Goal, best, pareto, slowest
 from moesaic.compiler.explore.judge import Judge, Limits, Verdict
-from moesaic.compiler.explore.search import (
-    Goal,
-    best,
-    enqueue,
-    open_study,
-    pareto,
-    search,
-    slowest,
-    verdicts,
-)
+from moesaic.compiler.explore.search import search
 from moesaic.compiler.explore.space import Needs, Space
+from moesaic.compiler.explore.study import open_study, verdicts
 from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, PRESETS, ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
@@ -49,12 +42,11 @@ def space_of(graph: IntGraph, part: Part = PART) -> Space:
     return Space(Needs.of([graph]), part)
 
 
-def run(graph: IntGraph, where: Path, trials: int, goal: Goal, begin: bool = True) -> list[Verdict]:
+def run(graph: IntGraph, where: Path, trials: int, goal: Goal) -> list[Verdict]:
     study = open_study(where, "study", seed=3)
     space = space_of(graph)
-    if begin:
-        enqueue(study, space, PRESETS.values())
-    assert search(study, space, judge_of(graph), goal, NAMES, trials, None) == trials
+    first = PRESETS.values()
+    assert search(study, space, judge_of(graph), goal, NAMES, trials, None, first) == trials
     return verdicts(study.trials)
 
 
