@@ -18,6 +18,8 @@ from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.intgraph import IntGraph
 
+MORE_TRIES = 4
+"""Candidates that are tried although the sum of their cycles is beyond the budget."""
 LEAST_GAIN = 0.005
 """Share of a task's noise that 16 bits at a point must take away."""
 
@@ -90,8 +92,8 @@ def choose_widths(
         _candidates(calibrated, graphs, arch, schedules, plain, progress),
         graphs,
         arch,
-        schedules,
         plain,
+        progress,
     )
 
     def points(count: int) -> set[tuple[str, str]]:
@@ -126,30 +128,48 @@ def _within(
     candidates: list[_Candidate],
     graphs: dict[str, IntGraph],
     arch: ArchConfig,
-    schedules: dict[str, Schedule],
     plain: dict[str, int],
+    progress: Progress,
 ) -> tuple[list[_Candidate], dict[str, int]]:
-    """Those that fit memory and budget together, in their order, and the cycles with all."""
+    """Those that fit memory and budget together, in their order, and the cycles with all.
+
+    Alone they are estimated with the schedule of the 8-bit graph. Together they get one of their
+    own, as the compiler will choose it, which may take less, or more, since planes compete: those
+    that seem to fit are tried together, and then a few more that seem to be just too many.
+    """
     chosen: list[_Candidate] = []
+    over: list[_Candidate] = []
     expected = dict(plain)
     for candidate in candidates:
         after = {task: expected[task] + more for task, more in candidate.cycles.items()}
         if all(count <= _limit(goal, plain[task]) for task, count in after.items()):
             chosen.append(candidate)
             expected.update(after)
-    while chosen:  # together they may take more than one by one
-        points = set().union(*(candidate.points for candidate in chosen))
+        else:
+            over.append(candidate)
+
+    def taken(some: list[_Candidate]) -> dict[str, int] | None:
+        """Their cycles, or None if they do not fit."""
+        progress("scheduling 16-bit rows")
+        points = set().union(*(candidate.points for candidate in some))
+        result = dict(plain)
         try:
-            taken = plain | {
-                task: cycles(widened(graphs[task], own), arch, schedules[task])
-                for task, own in _by_task(points).items()
-            }
+            for task, own in _by_task(points).items():
+                wide = widened(graphs[task], own)
+                result[task] = cycles(wide, arch, choose_schedule(wide, arch))
         except UserError:  # more memory than there is
-            taken = {}
-        if taken and all(count <= _limit(goal, plain[task]) for task, count in taken.items()):
-            return chosen, taken
-        chosen.pop()
-    return [], dict(plain)
+            return None
+        return result if all(n <= _limit(goal, plain[task]) for task, n in result.items()) else None
+
+    best = taken(chosen)
+    while best is None:
+        over.insert(0, chosen.pop())
+        best = taken(chosen)
+    for candidate in over[:MORE_TRIES]:
+        if (found := taken([*chosen, candidate])) is not None:
+            chosen.append(candidate)
+            best = found
+    return chosen, best
 
 
 def _names(points: Iterable[tuple[str, str]]) -> list[str]:
