@@ -117,7 +117,7 @@ def explore(
             study = open_study(where, f"{label}-{key}", seed, shared=storage is not None)
             before = finished(study)
             first = PRESETS.values() if presets else ()
-            called = (_target_name(label), part_name)
+            called = (_target_name(f"{part_name}-{objective}"), part_name)
 
             def progress(done: int, share: float) -> None:
                 stages(f"searching, {before} trials before", share)

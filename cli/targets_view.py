@@ -91,7 +91,7 @@ def targets_table(report: dict[str, Any]) -> Table:
     table = Table(
         title=f"at {clock}, {'assumed' if report['clock_assumed'] else 'as given'}", box=box.SIMPLE
     )
-    table.add_column("target", no_wrap=True)
+    table.add_column("target", overflow="fold")
     table.add_column("task")
     for column in ("cycles", "ms", "frames/s", "GB/s", "DSP", "RAM", "LUT"):
         table.add_column(column, justify="right", no_wrap=True)
