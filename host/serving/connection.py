@@ -134,7 +134,9 @@ class Connection(H11Protocol):
         """Make room for it."""
         super().connection_made(transport)
         # With anything unsent, writing is paused: so it is known when an answer has left.
-        transport.set_write_buffer_limits(high=0)
+        # asyncio pauses above this, and over TLS from it on.
+        encrypted = transport.get_extra_info("sslcontext") is not None
+        transport.set_write_buffer_limits(high=int(encrypted), low=0)
         transport.max_size = _RECEIVE_BYTES  # type: ignore[attr-defined]  # asyncio's: 256 KiB
         self._table.add(self)
 
