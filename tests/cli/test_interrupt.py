@@ -20,7 +20,12 @@ FRAME = ("{bundle}", "--task", "seg", "--input", "{inputs}", "--output", "{out}/
 
 
 def press_ctrl_c(*arguments: Any, **named: Any) -> None:
-    signal.raise_signal(signal.SIGINT)
+    """As a terminal's user does; workers of a parallel run ignore it, so not with their handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
