@@ -151,7 +151,8 @@ def test_command_writes_timeline_and_statistics(small_bundle: Path, tmp_path: Pa
     assert sum(stats["kinds"].values()) == pytest.approx(np.mean(stats["cycles"]))
     moe = [layer for layer in stats["layers"] if layer["kind"] == "moe"]
     assert all(sum(layer["experts"]) == 10 and layer["imbalance"] >= 1 for layer in moe)
-    assert all(layer["label"].startswith("moe") for layer in moe)
+    # Called by the module that torch's exporter kept in the file.
+    assert moe and all(".blocks." in layer["label"] for layer in moe), moe
     assert all(sum(x["matrix"].values()) == x["cycles"] for x in stats["layers"])
     ideal = sum(layer["array_cycles"] for layer in stats["layers"])
     assert ideal * 256 == pytest.approx(stats["macs"])
