@@ -6,7 +6,6 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.text import Text
@@ -32,7 +31,7 @@ class Stages:
         self._stage, self._began = "", time.monotonic()
         self._all, self._one = ExitStack(), ExitStack()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Stages:
         if self._console.is_terminal:
             self._status = self._all.enter_context(self._console.status(""))
         return self
