@@ -6,19 +6,25 @@ MOESAIC_INSTALL set they are installed as a user does it, and for every Python t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 FRESH = "MOESAIC_INSTALL" in os.environ
+OLDEST = "3.11.2"
+"""Debian 12's Python: what `make setup` promises to work with."""
 
 pytestmark = pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="needs a checkout")
 
@@ -198,6 +204,17 @@ def test_type_checker_finds_types(installed: Path, tmp_path: Path) -> None:
     assert len(lines) == len(REVEALED), found
     for line, wanted in zip(lines, REVEALED, strict=True):
         assert wanted in line and '"Any"' not in line, line
+
+
+def test_pins_are_for_the_oldest_python() -> None:
+    pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert len(pins) > 50
+    wanted = {}
+    for pin in pins:
+        with contextlib.suppress(PackageNotFoundError):
+            wanted[pin] = metadata(pin)["Requires-Python"] or ""
+    assert len(wanted) > 50
+    assert not {pin: need for pin, need in wanted.items() if OLDEST not in SpecifierSet(need)}
 
 
 @pytest.mark.parametrize("version", PYTHONS if FRESH else [f"3.{sys.version_info[1]}"])
