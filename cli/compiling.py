@@ -128,10 +128,12 @@ def _wide(points: dict[str, Any]) -> str:
     """Names of the points that have 16 bits instead of eight."""
     from moesaic.compiler.points import WIDE_KINDS, layer_point
 
-    wide = [
-        name for name, point in points.items() if name.endswith(WIDE_KINDS) and point["bits"] == 16
-    ]
-    return ", ".join(dict.fromkeys(layer_point(name) for name in wide))
+    wide = {
+        layer_point(name): point["wide_channels"]
+        for name, point in points.items()
+        if name.endswith(WIDE_KINDS) and (point["bits"] == 16 or point["wide_channels"])
+    }
+    return ", ".join(f"{name} ({some} channels)" if some else name for name, some in wide.items())
 
 
 def _compared(validation: dict[str, Any]) -> str:

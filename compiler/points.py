@@ -8,7 +8,7 @@ so on (see ``run_float``).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -17,6 +17,7 @@ from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 
 WIDE_KINDS = ("norm", "query", "hidden")
 """Ends of the names of points that can be held in 16 bits instead of eight."""
+ALL_FEATURES = (1 << 31) - 1
 _EXPERT = re.compile(r"\.expert\d+")
 
 
@@ -36,6 +37,24 @@ class Site:
 def mlp_hidden(layer: int, expert: int | None = None) -> str:
     """Point behind the GELU of a dense MLP or of an expert."""
     return f"{layer}.hidden" if expert is None else f"{layer}.expert{expert}.hidden"
+
+
+def wide_features(names: Iterable[str]) -> dict[str, int]:
+    """Points that have 16 bits, and in how many of their features.
+
+    All of ``3.norm`` and ``5.hidden``; of ``5.hidden:64`` the 64 with the largest magnitudes. Of a
+    point that is named twice the larger number.
+    """
+    result: dict[str, int] = {}
+    for name in names:
+        point, _, count = name.partition(":")
+        result[point] = max(result.get(point, 0), int(count) if count else ALL_FEATURES)
+    return result
+
+
+def wide_name(point: str, features: int) -> str:
+    """What :func:`wide_features` reads."""
+    return point if features == ALL_FEATURES else f"{point}:{features}"
 
 
 def layer_point(point: str) -> str:

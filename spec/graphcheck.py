@@ -37,33 +37,38 @@ MAX_WEIGHTS = 1 << 30
 """Weights of a task, repeated ones counted every time: 4 GiB of float32."""
 
 
-def linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear, int]]:
-    """All linear layers with where they are and the largest magnitude of an input."""
+Found = tuple[str, IntLinear, int, int]
+"""Where a linear layer is, the layer, how many of its inputs, the first ones, have 16 bits, and the
+largest magnitude of the others."""
 
-    def rows(wide: bool) -> int:
-        return INT16_LARGEST if wide else INT8_LARGEST
 
-    def mlp(where: str, part: IntMlp, wide: bool) -> Iterator[tuple[str, IntLinear, int]]:
-        yield f"{where}.up", part.up, rows(wide)
-        yield f"{where}.down", part.down, INT16_LARGEST if part.wide else UINT8_LARGEST
+def linears(graph: IntGraph) -> Iterator[Found]:
+    """All linear layers."""
 
-    yield "embed.linear", graph.embed.linear, INT8_LARGEST
+    def of_rows(where: str, linear: IntLinear, wide: bool) -> Found:
+        return where, linear, 0, INT16_LARGEST if wide else INT8_LARGEST
+
+    def mlp(where: str, part: IntMlp, wide: bool) -> Iterator[Found]:
+        yield of_rows(f"{where}.up", part.up, wide)
+        yield f"{where}.down", part.down, part.wide, UINT8_LARGEST
+
+    yield of_rows("embed.linear", graph.embed.linear, False)
     for index, layer in enumerate(graph.layers):
         where = f"layers[{index}]"
         match layer:
             case IntAttention():
                 for name in ("query", "key", "value"):
-                    yield f"{where}.{name}", getattr(layer, name), rows(layer.wide)
-                yield f"{where}.output", layer.output, INT8_LARGEST
+                    yield of_rows(f"{where}.{name}", getattr(layer, name), layer.wide)
+                yield of_rows(f"{where}.output", layer.output, False)
             case IntDense():
                 yield from mlp(where, layer.mlp, layer.wide)
             case IntMoe():
-                yield f"{where}.gate", layer.gate, INT16_LARGEST
+                yield of_rows(f"{where}.gate", layer.gate, True)
                 for number, expert in enumerate(layer.experts):
                     yield from mlp(f"{where}.experts[{number}]", expert, layer.wide)
             case _:
                 unreachable(layer)
-    yield "head.linear", graph.head.linear, rows(graph.head.wide)
+    yield of_rows("head.linear", graph.head.linear, graph.head.wide)
 
 
 def check_shapes(graph: IntGraph) -> None:
@@ -79,7 +84,7 @@ def check_shapes(graph: IntGraph) -> None:
     values = prod(graph.output_shape[1:])
     _most("channels", channels, MAX_CHANNELS)
     _most("tokens", tokens, ACCUMULATOR_MAX // (UINT8_LARGEST * INT8_LARGEST))
-    for where, linear, _ in linears(graph):
+    for where, linear, _, _ in linears(graph):
         for name in ("bias", "multiplier", "shift"):
             _same(f"{where}.{name}", len(getattr(linear, name)), linear.outputs)
         if not linear.weight.size:
@@ -105,7 +110,7 @@ def check_shapes(graph: IntGraph) -> None:
     _most("gathered values", patches * inputs, MAX_TENSOR_VALUES)
     _most("values of the output", values, MAX_TENSOR_VALUES)
     _same("permutation", graph.permutation.size, values)
-    _most("weights", sum(part.weight.size for _, part, _ in linears(graph)), MAX_WEIGHTS)
+    _most("weights", sum(part.weight.size for _, part, *_ in linears(graph)), MAX_WEIGHTS)
     _most("values of a frame's widest tensor", frame_values(graph), MAX_FRAME_VALUES)
     _same("macs", graph.macs, count_macs(graph.embed, graph.layers, graph.head, patches))
 
@@ -120,11 +125,13 @@ def check_values(graph: IntGraph) -> None:
     """
     _indices("gather", graph.gather, prod(graph.input_shape[1:]))
     _indices("permutation", graph.permutation, graph.head.rows * graph.head.linear.outputs)
-    for where, linear, largest in linears(graph):
+    for where, linear, wide, largest in linears(graph):
         if linear.shift.max(initial=0) > 63:
             raise SchemaError(f"{where}.shift must be 0 to 63, not {linear.shift.max()}")
         # int16 holds the magnitude of -128 and takes a quarter of int64's memory.
-        sums = np.abs(linear.weight.astype(np.int16)).sum(1, dtype=np.int64) * largest
+        magnitudes = np.abs(linear.weight.astype(np.int16))
+        sums = magnitudes[:, wide:].sum(1, dtype=np.int64) * largest
+        sums += magnitudes[:, :wide].sum(1, dtype=np.int64) * INT16_LARGEST
         worst = int((sums + np.abs(linear.bias.astype(np.int64))).max(initial=0))
         _most(f"accumulators of {where}", worst, ACCUMULATOR_MAX)
 
@@ -142,7 +149,8 @@ def _attention(where: str, layer: IntAttention, channels: int) -> None:
 def _mlp(where: str, layer: IntMlp, channels: int) -> None:
     _linear(f"{where}.up", layer.up, layer.up.outputs, channels)
     _linear(f"{where}.down", layer.down, channels, layer.up.outputs)
-    if layer.wide:
+    _most(f"{where}.wide", layer.wide, layer.up.outputs)
+    if layer.wide == layer.up.outputs:
         _same(f"{where}.offset of 16-bit rows", layer.offset, 0)
 
 

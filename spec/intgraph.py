@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.spec.exhaustive import unreachable
+from moesaic.spec.formats import INT16_LARGEST, UINT8_LARGEST
 from moesaic.spec.schema import Items, Range
 
 Count = Annotated[int, Range(1, (1 << 31) - 1)]
@@ -130,15 +131,21 @@ class IntAttention:
 class IntMlp:
     """``up`` requantises to 18 bits with 12 fraction bits; ``gelu`` is from Q.14 to hidden codes.
 
-    They are uint8 with ``offset`` as the code of zero (``down``'s bias holds -offset times the sum
-    of its weights), or int16 without offset (``wide``).
+    The first ``wide`` hidden channels are int16, the others uint8 with ``offset`` as the code of
+    zero: ``down``'s bias holds -offset times the sum of their weights.
     """
 
     up: IntLinear
     gelu: Scale
     down: IntLinear
     offset: Annotated[int, Range(0, 255)] = 0
-    wide: bool = False
+    wide: Annotated[int, Range(0, (1 << 31) - 1)] = 0
+
+    def hidden_limits(self) -> NDArray[np.int64]:
+        """Largest magnitude of every hidden code [hidden]."""
+        limits = np.full(self.up.outputs, UINT8_LARGEST, np.int64)
+        limits[: self.wide] = INT16_LARGEST
+        return limits
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from operator import xor
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS, UINT8_BITS
 
-ISA_VERSION = 2
+ISA_VERSION = 3
 INSTRUCTION_BYTES = 32
 CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""
@@ -86,7 +86,8 @@ class Streamed(enum.IntEnum):
     UNSIGNED8 = 1
     SIGNED16 = 2
     """Two planes: high bytes (signed, product shifted left by 8) at ``stream_base``, low bytes
-    (unsigned) ``plane_stride`` words behind; each tile streams the high, then the low plane."""
+    (unsigned) ``plane_stride`` words behind. Each k-tile up to ``last_wide`` streams the high, then
+    the low plane; those behind it have the low one alone."""
 
 
 class Drain(enum.IntEnum):
@@ -176,6 +177,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("stream_base", 20, "word of row 0, k-tile 0"),
         Field("stream_stride", 12, "words between rows"),
         Field("plane_stride", 20, "words from the high to the low plane (SIGNED16)"),
+        Field("last_wide", 10, "last k-tile with a high plane (SIGNED16)"),
         Field("stationary_base", 20, "word of tile (0, 0) (COLUMNS, ROWS)"),
         Field("stationary_stride", 12, "words between columns (COLUMNS) or rows (ROWS)"),
         Field("stationary_rows", 12, "words that exist along tokens (COLUMNS, ROWS)"),

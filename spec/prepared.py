@@ -37,7 +37,7 @@ class Linear:
     device
         Where the constants go.
     largest
-        Largest magnitude of an input.
+        Largest magnitude of an input: of all, or [inputs].
 
     Attributes
     ----------
@@ -52,12 +52,12 @@ class Linear:
         parts: Sequence[IntLinear],
         bits: int,
         device: torch.device,
-        largest: int = INT8_LARGEST,
+        largest: int | NDArray[np.int64] = INT8_LARGEST,
     ) -> None:
         self.low: int | Tensor = -(1 << bits - 1)
         self.high: int | Tensor = (1 << bits - 1) - 1
         weight = np.concatenate([part.weight for part in parts]).astype(np.int32)
-        bound = int(np.abs(weight).sum(1, dtype=np.int64).max()) * largest
+        bound = int((np.abs(weight) @ np.broadcast_to(np.int64(largest), weight.shape[1])).max())
         self.dtype = kernels.float_for(bound)
         self._weight = torch.tensor(weight, dtype=self.dtype, device=device)
 
@@ -111,28 +111,38 @@ class Mlp:
     """
 
     def __init__(self, mlp: IntMlp, device: torch.device, largest: int) -> None:
-        hidden = INT16_LARGEST if mlp.wide else UINT8_LARGEST
         self._up = Linear([mlp.up], tables.GELU_INPUT_BITS, device, largest)
-        self._down = Linear([mlp.down], ADDEND_BITS, device, hidden)
-        self._rescale = None
-        if mlp.wide:  # every z has another result: one table for all layers, then their scale
-            self._table = _gelu_fine(device)
+        self._down = Linear([mlp.down], ADDEND_BITS, device, mlp.hidden_limits())
+        self._wide = mlp.wide
+        if self._wide:  # every z has another result: one table for all layers, then their scale
+            self._fine = _gelu_fine(device)
             factor = mlp.gelu.multiplier * 2.0**-mlp.gelu.shift
             self._rescale = torch.tensor([factor, 0.5], dtype=torch.float64, device=device)
-        else:
-            first, table = gelu_table(mlp.gelu, mlp.offset)
-            self._up.low, self._up.high = first, first + len(table) - 1
-            self._table = table.to(device, torch.float32)
+        self._first, table = gelu_table(mlp.gelu, mlp.offset)
+        self._last = self._first + len(table) - 1
+        self._table = table.to(device, torch.float32)
+        if not self._wide:
+            self._up.low, self._up.high = self._first, self._last
 
     def hidden(self, x: Tensor) -> Tensor:
         """Hidden codes [..., hidden]."""
         z = self._up(x)
-        codes = look_up(self._table, z.sub_(self._up.low))
-        if self._rescale is None:
+        if not self._wide:
+            return self._narrow(z)
+        wide, narrow = z[..., : self._wide], z[..., self._wide :]
+        codes = self._in_16_bits(wide)
+        if not narrow.shape[-1]:
             return codes
-        factor, half = self._rescale
+        return torch.cat([codes, self._narrow(narrow.clamp(self._first, self._last))], -1)
+
+    def _narrow(self, z: Tensor) -> Tensor:
+        return look_up(self._table, z - self._first)
+
+    def _in_16_bits(self, z: Tensor) -> Tensor:
+        fine = look_up(self._fine, z + len(self._fine) // 2).double()
         low, high = -(1 << HIDDEN_BITS - 1), (1 << HIDDEN_BITS - 1) - 1
-        return kernels.rescale_(codes.double(), factor, half, low, high)
+        factor, half = self._rescale
+        return kernels.rescale_(fine, factor, half, low, high)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._down(self.hidden(x))

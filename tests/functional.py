@@ -208,7 +208,10 @@ class FunctionalModel:
                 return [part & 255 for part in plane(values["stream_base"])]
         high = plane(values["stream_base"])
         low = plane(values["stream_base"] + values["plane_stride"])
-        return [h * 256 + (part & 255) for h, part in zip(high, low, strict=True)]
+        return [
+            (h * 256 if k <= values["last_wide"] else 0) + (part & 255)
+            for k, (h, part) in enumerate(zip(high, low, strict=True))
+        ]
 
     def _stationary(self, values: dict[str, int], n: int, k: int) -> IntArray:
         arch = self.arch

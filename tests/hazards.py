@@ -159,7 +159,8 @@ class OrderModel:
             rows[:, None] * values["stream_stride"] + np.arange(k_tiles)
         )
         if values["streamed"] == Streamed.SIGNED16:
-            streamed = np.concatenate([streamed, streamed + values["plane_stride"]])
+            high = streamed[:, : values["last_wide"] + 1]
+            streamed = np.concatenate([high.ravel(), streamed.ravel() + values["plane_stride"]])
         streamed = self._inside(streamed.ravel(), Space.ACTIVATION)
         for group in range(groups):
             if values["stationary"] == Stationary.RING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,21 +32,44 @@ class PointNoise:
         return ratio_db(1.0, self.noise)
 
 
-def noise_alone(graph: IntGraph, samples: NDArray[np.float32]) -> list[PointNoise]:
-    """Of every rounded point, the worst first.
+class NoiseMeter:
+    """Runs a graph with some of its points rounded.
 
     A float run with the integers' weights is the yardstick; experts are chosen as in that run.
+
+    Parameters
+    ----------
+    graph
+        What the integers are.
+    samples
+        [frames, *graph.input_shape[1:]], of which a few are taken.
+
+    Attributes
+    ----------
+    roundings
+        Point to its rounding.
     """
-    reals, roundings = in_reals(graph)
-    replay = Replay(reals, spread(samples, graph.tokens * graph.channels))
-    groups: dict[str, dict[str, Rounding]] = defaultdict(dict)
-    for point, rounding in roundings.items():
-        groups[layer_point(point)][point] = rounding
-    costs = [
-        PointNoise(name, _noise(replay.output, replay.run(changes)[0]))
-        for name, changes in groups.items()
-    ]
-    return sorted(costs, key=lambda cost: -cost.noise)
+
+    def __init__(self, graph: IntGraph, samples: NDArray[np.float32]) -> None:
+        reals, self.roundings = in_reals(graph)
+        self._replay = Replay(reals, spread(samples, graph.tokens * graph.channels))
+
+    def of(self, roundings: Mapping[str, Rounding]) -> float:
+        """Error of the output, squared, as a share of the signal, with these roundings alone."""
+        return _noise(self._replay.output, self._replay.run(roundings)[0])
+
+    def of_each(self) -> list[PointNoise]:
+        """Of every rounded point, the worst first."""
+        groups: dict[str, dict[str, Rounding]] = defaultdict(dict)
+        for point, rounding in self.roundings.items():
+            groups[layer_point(point)][point] = rounding
+        costs = [PointNoise(name, self.of(changes)) for name, changes in groups.items()]
+        return sorted(costs, key=lambda cost: -cost.noise)
+
+
+def noise_alone(graph: IntGraph, samples: NDArray[np.float32]) -> list[PointNoise]:
+    """Of every rounded point, the worst first."""
+    return NoiseMeter(graph, samples).of_each()
 
 
 def _noise(exact: Tensor, rounded: Tensor) -> float:

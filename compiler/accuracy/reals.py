@@ -17,9 +17,9 @@ from torch import Tensor
 from moesaic.compiler import ir
 from moesaic.compiler.points import mlp_hidden
 from moesaic.compiler.quant.build import WIDE_STEPS
-from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES
+from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES, Scales
 from moesaic.spec import tables
-from moesaic.spec.formats import RESIDUAL_BITS, RESIDUAL_GUARD_BITS, UINT8_LARGEST
+from moesaic.spec.formats import HIDDEN_BITS, RESIDUAL_BITS, RESIDUAL_GUARD_BITS, UINT8_LARGEST
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -35,11 +35,14 @@ from moesaic.spec.semantics import dither
 
 @dataclass(frozen=True)
 class Codes:
-    """Integers that hold a point: ``step`` is the real value of one, others saturate."""
+    """Integers that hold a point: ``step`` is the real value of one, others saturate.
+
+    ``lowest`` and ``highest`` are those of every feature [features] where these differ.
+    """
 
     step: float
-    lowest: int
-    highest: int
+    lowest: int | Tensor
+    highest: int | Tensor
 
     @staticmethod
     def signed(step: float, bits: int) -> Codes:
@@ -47,7 +50,8 @@ class Codes:
 
     def __call__(self, value: Tensor) -> Tensor:
         """The values that are left."""
-        return torch.floor(value / self.step + 0.5).clamp_(self.lowest, self.highest) * self.step
+        codes = torch.floor(value / self.step + 0.5)
+        return codes.clamp_(self.lowest, self.highest) * self.step  # type: ignore[arg-type]
 
     def clipped(self, value: Tensor) -> float:
         """Share of the values that saturate."""
@@ -109,11 +113,42 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
     ), roundings
 
 
-def _linear(name: str, linear: IntLinear, source: float, target: float, zero: int = 0) -> ir.Linear:
-    """A linear layer between codes of steps ``source`` and ``target``; ``zero`` stands for 0."""
+def codes_of_hidden(step: float, zero: int, wide: int, channels: int) -> Codes:
+    """Of hidden rows: the first ``wide`` channels have 16 bits, the others a code of zero."""
+    if wide == channels:
+        return Codes.signed(step, HIDDEN_BITS)
+    if not wide:
+        return Codes(step, -zero, UINT8_LARGEST - zero)
+    return Codes(step, *_hidden_limits(zero, wide, channels))
+
+
+def _hidden_limits(zero: int, wide: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Lowest and highest code of every channel, of which the first ``wide`` have 16 bits."""
+    narrow = torch.tensor([-zero, UINT8_LARGEST - zero], dtype=torch.float32)
+    limits = narrow.repeat(channels, 1)
+    limits[:wide] = torch.tensor([-(1 << HIDDEN_BITS - 1), (1 << HIDDEN_BITS - 1) - 1])
+    return limits[:, 0], limits[:, 1]
+
+
+def some_in_16_bits(scales: Scales, task: str, point: str, count: int) -> Codes:
+    """Of hidden rows in their own order: ``count`` channels, the largest ones, have 16 bits."""
+    step, zero = scales.hidden_without(task, point, count)
+    order = scales.largest_first(task, point, count)
+    if order is None:
+        return Codes(step, -zero, UINT8_LARGEST - zero)
+    lowest, highest = _hidden_limits(zero, count, len(order))
+    own = np.argsort(order)
+    return Codes(step, lowest[own], highest[own])
+
+
+def _linear(
+    name: str, linear: IntLinear, source: float, target: float, zero: int = 0, wide: int = 0
+) -> ir.Linear:
+    """A linear layer between codes of steps ``source`` and ``target``; ``zero`` stands for 0, but
+    not in the first ``wide`` inputs."""
     factor = np.ldexp(linear.multiplier.astype(np.float64), -linear.shift.astype(np.int32))
     weight = linear.weight.astype(np.float64)
-    bias = linear.bias + zero * weight.sum(1)
+    bias = linear.bias + zero * weight[:, wide:].sum(1)
     return ir.Linear(
         weight=(weight * (factor * target / source)[:, None]).astype(np.float32),
         bias=(bias * factor * target).astype(np.float32),
@@ -191,15 +226,11 @@ class _Reader:
     ) -> ir.Mlp:
         point = mlp_hidden(number, expert)
         hidden = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS / mlp.gelu.value
-        self.roundings[point] = (
-            Codes.signed(hidden, 16)
-            if mlp.wide
-            else Codes(hidden, -mlp.offset, UINT8_LARGEST - mlp.offset)
-        )
+        self.roundings[point] = codes_of_hidden(hidden, mlp.offset, mlp.wide, mlp.up.outputs)
         name = point.removesuffix("hidden")
         return ir.Mlp(
             norm=norm,
             up=_linear(f"{name}up", mlp.up, step, HIDDEN_STEP),
-            down=_linear(f"{name}down", mlp.down, hidden, self.addend, mlp.offset),
+            down=_linear(f"{name}down", mlp.down, hidden, self.addend, mlp.offset, mlp.wide),
             name=name,
         )

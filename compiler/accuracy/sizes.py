@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from moesaic.compiler.estimate.tuning import fitting_schedule
-from moesaic.compiler.points import layer_point
+from moesaic.compiler.points import layer_point, wide_features
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLayer, IntMlp, IntMoe
@@ -31,6 +31,16 @@ def alike(graph: IntGraph, point: str) -> object:
     return kind, type(layer), sizes
 
 
+def hidden_channels(graph: IntGraph, point: str) -> int:
+    """Channels of the hidden rows at a point."""
+    number, *expert, _ = point.split(".")
+    layer = graph.layers[int(number)]
+    if isinstance(layer, IntDense):
+        return layer.mlp.up.outputs
+    assert isinstance(layer, IntMoe), point
+    return layer.experts[int(expert[0].removeprefix("expert"))].up.outputs
+
+
 def cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
     """Cycles of a frame with a schedule, or with one of less memory if that does not fit.
 
@@ -44,10 +54,13 @@ def cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
 
 def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
     """The graph as to its sizes with some points in 16 bits; its values mean nothing."""
-    wide = {layer_point(point) for point in points}
+    wide = wide_features(layer_point(point) for point in points)
 
     def mlp(number: int, part: IntMlp) -> IntMlp:
-        return replace(part, wide=True, offset=0) if f"{number}.hidden" in wide else part
+        channels = min(wide.get(f"{number}.hidden", part.wide), part.up.outputs)
+        return replace(
+            part, wide=channels, offset=0 if channels == part.up.outputs else part.offset
+        )
 
     def layers() -> Iterator[IntLayer]:
         for number, layer in enumerate(graph.layers):

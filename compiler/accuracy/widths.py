@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from moesaic.compiler.accuracy.noise import noise_alone
-from moesaic.compiler.accuracy.sizes import alike, cycles, widened
+from moesaic.compiler.accuracy.candidates import Candidate, by_task, candidates_for
+from moesaic.compiler.accuracy.sizes import cycles, widened
 from moesaic.compiler.estimate.tuning import choose_schedule
-from moesaic.compiler.points import layer_point
+from moesaic.compiler.points import layer_point, wide_features, wide_name
 from moesaic.compiler.quant import Calibrated, QuantReport
-from moesaic.compiler.quant.build import may_be_wide
-from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress, say_nothing
@@ -20,8 +17,6 @@ from moesaic.spec.intgraph import IntGraph
 
 MORE_TRIES = 4
 """Candidates that are tried although the sum of their cycles is beyond the budget."""
-LEAST_GAIN = 0.005
-"""Share of a task's noise that 16 bits at a point must take away."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +36,6 @@ class Goal:
     sqnr_db: float | None = None
     cycles: int | None = None
     more: float | None = None
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """Points that get 16 bits together: of all experts of a layer, and of tasks that share it."""
-
-    points: frozenset[tuple[str, str]]
-    gains: dict[str, float]
-    """Task to the noise that goes, as a share of its signal."""
-    cycles: dict[str, int]
-    """Task to the cycles that come."""
-
-    @property
-    def worth(self) -> float:
-        return sum(self.gains.values()) / max(1, sum(self.cycles.values()))
 
 
 Built = tuple[dict[str, IntGraph], dict[str, QuantReport]]
@@ -89,7 +69,7 @@ def choose_widths(
             )
     chosen, taken = _within(
         goal,
-        _candidates(calibrated, graphs, arch, schedules, plain, progress),
+        candidates_for(calibrated, graphs, arch, schedules, plain, progress),
         graphs,
         arch,
         plain,
@@ -103,7 +83,7 @@ def choose_widths(
     fewest, most = 0, len(chosen)
     if _reached(goal, reports):
         return built, []
-    built = calibrated.build(_by_task(points(most)))
+    built = calibrated.build(by_task(points(most)))
     if goal.sqnr_db is None:
         return built, _names(points(most))
     if not _reached(goal, built[1]):
@@ -115,7 +95,7 @@ def choose_widths(
         )
     while most - fewest > 1:
         middle = (fewest + most) // 2
-        tried = calibrated.build(_by_task(points(middle)))
+        tried = calibrated.build(by_task(points(middle)))
         if _reached(goal, tried[1]):
             most, built = middle, tried
         else:
@@ -125,20 +105,20 @@ def choose_widths(
 
 def _within(
     goal: Goal,
-    candidates: list[_Candidate],
+    candidates: list[Candidate],
     graphs: dict[str, IntGraph],
     arch: ArchConfig,
     plain: dict[str, int],
     progress: Progress,
-) -> tuple[list[_Candidate], dict[str, int]]:
+) -> tuple[list[Candidate], dict[str, int]]:
     """Those that fit memory and budget together, in their order, and the cycles with all.
 
     Alone they are estimated with the schedule of the 8-bit graph. Together they get one of their
     own, as the compiler will choose it, which may take less, or more, since planes compete: those
     that seem to fit are tried together, and then a few more that seem to be just too many.
     """
-    chosen: list[_Candidate] = []
-    over: list[_Candidate] = []
+    chosen: list[Candidate] = []
+    over: list[Candidate] = []
     expected = dict(plain)
     for candidate in candidates:
         after = {task: expected[task] + more for task, more in candidate.cycles.items()}
@@ -148,13 +128,13 @@ def _within(
         else:
             over.append(candidate)
 
-    def taken(some: list[_Candidate]) -> dict[str, int] | None:
+    def taken(some: list[Candidate]) -> dict[str, int] | None:
         """Their cycles, or None if they do not fit."""
         progress("scheduling 16-bit rows")
         points = set().union(*(candidate.points for candidate in some))
         result = dict(plain)
         try:
-            for task, own in _by_task(points).items():
+            for task, own in by_task(points).items():
                 wide = widened(graphs[task], own)
                 result[task] = cycles(wide, arch, choose_schedule(wide, arch))
         except UserError:  # more memory than there is
@@ -173,7 +153,8 @@ def _within(
 
 
 def _names(points: Iterable[tuple[str, str]]) -> list[str]:
-    return sorted({layer_point(point) for _, point in points}, key=_order)
+    wide = wide_features(layer_point(point) for _, point in points)
+    return sorted((wide_name(*one) for one in wide.items()), key=_order)
 
 
 def _reached(goal: Goal, reports: dict[str, QuantReport]) -> bool:
@@ -191,63 +172,6 @@ def _limit(goal: Goal, plain: int) -> float:
     return min(limits)
 
 
-def _by_task(points: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-    result: dict[str, set[str]] = defaultdict(set)
-    for task, point in points:
-        result[task].add(point)
-    return result
-
-
 def _order(point: str) -> tuple[int, str]:
     first, _, rest = point.partition(".")
     return (int(first), rest) if first.isdigit() else (1 << 30, point)
-
-
-def _candidates(
-    calibrated: Calibrated,
-    graphs: dict[str, IntGraph],
-    arch: ArchConfig,
-    schedules: dict[str, Schedule],
-    plain: dict[str, int],
-    progress: Progress,
-) -> list[_Candidate]:
-    """The worthiest first."""
-    alone = {
-        task: {cost.point: cost.noise for cost in noise_alone(graph, calibrated.measured[task])}
-        for task, graph in graphs.items()
-    }
-    groups: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
-    for task, graph in calibrated.graphs.items():
-        named: dict[str, list[str]] = defaultdict(list)
-        for point in dict.fromkeys(may_be_wide(graph)):
-            named[layer_point(point)].append(point)
-        for names in named.values():
-            # Tasks that share a point keep it equal, or its weights are stored twice.
-            key = min(calibrated.shared.find(task, point) for point in names)
-            groups[key] |= {(task, point) for point in names}
-    result = []
-    known: dict[tuple[str, object], int | None] = {}
-    for number, points in enumerate(groups.values()):
-        progress("choosing 16-bit rows", number / len(groups))
-        gains, more = {}, {}
-        for task, own in _by_task(points).items():
-            name = layer_point(next(iter(own)))
-            gains[task] = alone[task][name]
-            size = task, alike(graphs[task], name)
-            if size not in known:
-                try:
-                    wide = cycles(widened(graphs[task], own), arch, schedules[task])
-                    known[size] = wide - plain[task]
-                except UserError:  # more memory than there is
-                    known[size] = None
-            if (count := known[size]) is not None:
-                more[task] = count
-        if len(more) == len(gains):
-            result.append(_Candidate(frozenset(points), gains, more))
-    total = {task: sum(costs.values()) for task, costs in alone.items()}
-    useful = [
-        one
-        for one in result
-        if any(gain > LEAST_GAIN * total[task] for task, gain in one.gains.items())
-    ]
-    return sorted(useful, key=lambda one: -one.worth)

@@ -87,7 +87,7 @@ def _shape(layer: IntAttention | IntDense | IntMoe) -> str:
             wide = [("rows", layer.wide), ("queries", layer.wide_query)]
         case IntDense():
             shape = f"hidden {layer.mlp.up.outputs}"
-            wide = [("rows", layer.wide), ("hidden rows", layer.mlp.wide)]
+            wide = [("rows", layer.wide), ("hidden rows", bool(layer.mlp.wide))]
         case IntMoe():
             widths = sorted({expert.up.outputs for expert in layer.experts})
             hidden = f"{widths[0]} to {widths[-1]}" if len(widths) > 1 else f"{widths[0]}"

@@ -7,9 +7,18 @@ from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import WIDE_KINDS, Site, mlp_hidden, sites
+from moesaic.compiler.points import (
+    ALL_FEATURES,
+    WIDE_KINDS,
+    Site,
+    mlp_hidden,
+    sites,
+    wide_features,
+    wide_name,
+)
 from moesaic.compiler.quant.feedback import round_half_up
 from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, Inputs, quantise_linear
 from moesaic.compiler.quant.options import QuantOptions
@@ -37,9 +46,9 @@ from moesaic.spec.intgraph import (
 WIDE_STEPS = 256
 """Steps of the 16-bit normalised row in one step of the 8-bit one."""
 
-Done = dict[tuple[str, float, float, int, int], IntLinear]
+Done = dict[tuple[str, float, float, int, int, int], IntLinear]
 """(digest of the float layer, input step, output step, code of the input's zero, largest magnitude
-of an input code) to the integer layer."""
+of an input code, inputs in 16 bits) to the integer layer."""
 
 
 class Builder:
@@ -58,7 +67,8 @@ class Builder:
         scales become one object.
     wide
         Points that are held in 16 bits: normalised rows (``3.norm``), queries (``3.query``) and
-        hidden rows (``5.hidden``, ``7.expert2.hidden``).
+        hidden rows (``5.hidden``, ``7.expert2.hidden``), of which a number of channels may follow
+        (``5.hidden:64``).
 
     Raises
     ------
@@ -76,11 +86,14 @@ class Builder:
         wide: Collection[str] = (),
     ) -> None:
         self.task, self.graph, self.scales, self.done = task, graph, scales, done
-        self.options, self.wide = options, frozenset(wide)
-        if unknown := sorted(self.wide - set(may_be_wide(graph))):
-            raise ValueError(
-                f"wide must name normalised rows, queries or hidden rows, not {unknown[0]!r}"
-            )
+        self.options, self.wide = options, wide_features(wide)
+        may = set(may_be_wide(graph))
+        for point, count in self.wide.items():
+            if point not in may or (count != ALL_FEATURES and not point.endswith("hidden")):
+                raise ValueError(
+                    "wide must name normalised rows, queries or hidden rows, not"
+                    f" {wide_name(point, count)!r}"
+                )
         self.sites = {site.role: site for site in sites(graph)}
         self.residual = scales.residual(task)
         self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)
@@ -184,18 +197,22 @@ class Builder:
     def _mlp(self, number: int, node: ir.Mlp | ir.Moe, expert: int | None) -> IntMlp:
         prefix = "" if expert is None else f"expert{expert}."
         point = mlp_hidden(number, expert)
-        wide = point in self.wide
-        if wide:
+        up, down = f"{number}.{prefix}up", f"{number}.{prefix}down"
+        channels = self.sites[down].linear.inputs
+        wide = min(self.wide.get(point, 0), channels)
+        order = None
+        if wide == channels:
             hidden, offset = self.scales.wide(self.task, point), 0
+        elif wide:
+            hidden, offset = self.scales.hidden_without(self.task, point, wide)
+            order = self.scales.largest_first(self.task, point, wide)
         else:
             hidden, offset = self.scales.hidden(self.task, point)
-        down = f"{number}.{prefix}down"
-        limit = INT16_LARGEST if wide else self.sites[down].input_limit
         fine = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
         return IntMlp(
-            up=self._from_norm(f"{number}.norm", f"{number}.{prefix}up", HIDDEN_STEP),
+            up=_picked(self._from_norm(f"{number}.norm", up, HIDDEN_STEP), order),
             gelu=_scale(fine / hidden, f"activations of {node.name}"),
-            down=self._linear(down, hidden, self.addend, offset, limit),
+            down=self._linear(down, hidden, self.addend, offset, wide=wide, order=order),
             offset=offset,
             wide=wide,
         )
@@ -231,23 +248,43 @@ class Builder:
         return self._linear(role, self.scales.int8(self.task, point), target)
 
     def _linear(
-        self, role: str, source: float, target: float, zero: int = 0, limit: int | None = None
+        self,
+        role: str,
+        source: float,
+        target: float,
+        zero: int = 0,
+        *,
+        limit: int | None = None,
+        wide: int = 0,
+        order: NDArray[np.int64] | None = None,
     ) -> IntLinear:
-        """Quantise a layer once; ``limit`` is the largest input code if not that of its site."""
+        """Quantise a layer once; ``limit`` is the largest input code if not that of its site, and
+        its inputs come in another ``order``, the first ``wide`` of them in 16 bits."""
         site: Site = self.sites[role]
         if limit is not None:
             site = replace(site, input_limit=limit)
-        key = (digest(site), source, target, zero, site.input_limit)
+        if order is not None:
+            weight = site.linear.weight[:, order]
+            site = replace(site, linear=replace(site.linear, weight=weight))
+        key = (digest(site), source, target, zero, site.input_limit, wide)
         if key not in self.done:
             seen = self.scales.moments(self.task, site.source)
-            inputs = Inputs(
-                seen.covariance(site.linear.inputs),
-                seen.mean(site.linear.inputs),
-                self.options.feedback,
-                self.options.correct,
-            )
-            self.done[key] = quantise_linear(site, source, target, inputs, zero)
+            covariance = seen.covariance(site.linear.inputs)
+            mean = seen.mean(site.linear.inputs)
+            if order is not None:
+                covariance, mean = covariance[np.ix_(order, order)], mean[order]
+            inputs = Inputs(covariance, mean, self.options.feedback, self.options.correct)
+            self.done[key] = quantise_linear(site, source, target, inputs, zero, wide)
         return self.done[key]
+
+
+def _picked(linear: IntLinear, order: NDArray[np.int64] | None) -> IntLinear:
+    """The layer with its outputs in another order."""
+    if order is None:
+        return linear
+    return IntLinear(
+        linear.weight[order], linear.bias[order], linear.multiplier[order], linear.shift[order]
+    )
 
 
 def may_be_wide(graph: ir.Graph) -> Iterator[str]:

@@ -14,6 +14,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.points import Site, sites
 from moesaic.compiler.quant.growth import FramePeaks
+from moesaic.compiler.quant.hidden import HiddenPeaks
 from moesaic.compiler.quant.moments import Moments
 from moesaic.compiler.quant.ranges import Range
 from moesaic.compiler.quant.share import Key, SharedPoints
@@ -35,6 +36,7 @@ class Statistics:
     """At points that a linear layer reads."""
     frames: dict[Key, FramePeaks] = field(default_factory=lambda: defaultdict(FramePeaks))
     """At int8 points whose rows are those of a frame, which an expert's are not."""
+    hidden: dict[Key, HiddenPeaks] = field(default_factory=lambda: defaultdict(HiddenPeaks))
     input_bounds: dict[Key, tuple[float, float]] = field(default_factory=dict)
     """Lowest and highest value of the inputs."""
     addend: float = 0.0
@@ -69,6 +71,8 @@ def calibrate(
                 low, high = statistics.input_bounds.get(key, (np.inf, -np.inf))
                 bounds = min(low, float(array.min())), max(high, float(array.max()))
                 statistics.input_bounds[key] = bounds
+            if point.endswith("hidden"):
+                statistics.hidden[key].add(value)
             readers = by_source.get(point)  # noqa: B023
             if not readers:
                 return

@@ -113,6 +113,10 @@ class Calibrated:
             self.clips = choose_clips(self.graphs, checked, self.shared, self.statistics, progress)
         self._done = Done()
 
+    def scales(self, residual_headroom: float = RESIDUAL_HEADROOM) -> Scales:
+        """Steps of all points."""
+        return Scales(self.statistics, self.shared, self.clips, residual_headroom, self.graphs)
+
     def build(self, wide: Wide | None = None) -> tuple[dict[str, IntGraph], dict[str, QuantReport]]:
         """Integer graph and what was measured, by task; ``wide`` points in 16 bits.
 
@@ -125,7 +129,7 @@ class Calibrated:
         headroom = RESIDUAL_HEADROOM
         for _ in range(HEADROOM_TRIES):
             self._say("rounding weights")
-            scales = Scales(self.statistics, self.shared, self.clips, headroom, self.graphs)
+            scales = self.scales(headroom)
             built = {
                 task: Builder(
                     task, graph, scales, self.options, self._done, wide.get(task, ())

@@ -11,6 +11,7 @@ from moesaic.compiler.points import Site
 from moesaic.compiler.quant.feedback import round_half_up, round_with_feedback
 from moesaic.compiler.quant.given import kept_scale
 from moesaic.spec.errors import UserError
+from moesaic.spec.formats import INT16_LARGEST
 from moesaic.spec.intgraph import IntLinear, Scale
 
 ACCUMULATOR_MAX = (1 << 31) - 1
@@ -61,7 +62,12 @@ def best_scales(weight: Array, importance: Array) -> Array:
 
 
 def quantise_linear(
-    site: Site, source_scale: float, target_scale: float, inputs: Inputs, zero: int = 0
+    site: Site,
+    source_scale: float,
+    target_scale: float,
+    inputs: Inputs,
+    zero: int = 0,
+    wide: int = 0,
 ) -> IntLinear:
     """Quantise one layer; integers that a quantised file gives stay as they are.
 
@@ -75,6 +81,8 @@ def quantise_linear(
         Statistics of the input rows.
     zero
         Code of the input's zero: the bias takes it out again.
+    wide
+        Of so many inputs, the first ones, codes have 16 bits and zero is 0.
 
     Raises
     ------
@@ -93,14 +101,19 @@ def quantise_linear(
     # A channel of zeros alone (a dead one) is zero at every scale: one that gives a plain factor.
     scale = np.where(empty, np.where(alone > 0, alone, target_scale / source_scale), scale)
 
+    limits = np.full(weight.shape[1], site.input_limit)
+    limits[:wide] = INT16_LARGEST
+
     def codes(scale: Array) -> tuple[Array, Array, Array]:
         if inputs.feedback and kept is None:
             whole = round_with_feedback(weight, scale, covariance, WEIGHT_MAX)
         else:
             whole = np.clip(round_half_up(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
         lost = (weight - whole * scale[:, None]) @ inputs.mean if inputs.correct else 0.0
-        offset = round_half_up((bias + lost) / (source_scale * scale)) - zero * whole.sum(1)
-        return whole, offset, np.abs(whole).sum(1) * site.input_limit + np.abs(offset)
+        offset = round_half_up((bias + lost) / (source_scale * scale)) - zero * whole[:, wide:].sum(
+            1
+        )
+        return whole, offset, np.abs(whole) @ limits + np.abs(offset)
 
     whole, offset, worst = codes(scale)
     while (worst > ACCUMULATOR_MAX).any():

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import choose_experts, run_float
-from moesaic.compiler.points import mlp_hidden, sites
+from moesaic.compiler.points import ALL_FEATURES, mlp_hidden, sites, wide_features
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
 from moesaic.compiler.quant.given import given_notes
 from moesaic.compiler.quant.options import QuantOptions
 from moesaic.compiler.quant.report import PointReport, QuantReport
 from moesaic.compiler.quant.scales import HIDDEN_LIMIT, INT16_MAX, Scales
 from moesaic.spec.execute import Executor
+from moesaic.spec.formats import UINT8_LARGEST
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import ratio_db
@@ -122,17 +123,21 @@ def _points(
     task: str, graph: ir.Graph, scales: Scales, wide: Collection[str]
 ) -> dict[str, PointReport]:
     names = dict.fromkeys(point for site in sites(graph) for point in (site.source, site.target))
-    points = {}
+    points, features = {}, wide_features(wide)
     for name in names:
         seen = scales.statistics.ranges[scales.shared.find(task, name)]
-        bits, clip = scales.bits_and_clip(task, name, name in wide)
+        some = features.get(name, 0)
+        bits, clip = scales.bits_and_clip(task, name, some == ALL_FEATURES)
         step = clip / ((1 << bits - 1) - 1)
-        if name.endswith("hidden") and name not in wide:
-            step, _ = scales.hidden(task, name)
+        if name.endswith("hidden") and bits == 8:
+            step, zero = scales.hidden_without(task, name, some)
+            clip = step * (UINT8_LARGEST - zero) if some else clip
         elif name == "input":
             step, _ = scales.input(task)
             clip = seen.maximum
-        points[name] = PointReport(bits, seen.maximum, clip, step, seen.clipped_share(clip))
+        clipped = 0.0 if some else seen.clipped_share(clip)
+        wide_channels = some if bits == 8 else 0
+        points[name] = PointReport(bits, seen.maximum, clip, step, clipped, wide_channels)
     return points
 
 

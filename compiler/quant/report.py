@@ -20,6 +20,9 @@ class PointReport:
     """Real value of one step."""
     clipped: float
     """Share of values above ``clip``."""
+    wide_channels: int = 0
+    """Of 8-bit hidden rows, those with the largest magnitudes: they have 16 bits, and ``clip`` and
+    ``clipped`` are of the others."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moesaic.compiler import ir
 from moesaic.compiler.quant.calibrate import Statistics
 from moesaic.compiler.quant.given import OUTPUT_STEPS, given_steps
+from moesaic.compiler.quant.hidden import HiddenPeaks
 from moesaic.compiler.quant.moments import Moments
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.spec import tables
@@ -135,6 +139,28 @@ class Scales:
         if (step := self.given(task, point)) is not None:
             return step, 128  # a quantised file's codes are signed
         return hidden_codes(self.clip(task, point))
+
+    def largest_first(self, task: str, point: str, count: int) -> NDArray[np.intp] | None:
+        """Order of the channels of hidden rows: the ``count`` with the largest peaks come first;
+        None where no sample came."""
+        seen = self._hidden_peaks(task, point)
+        if seen is None:
+            return None
+        largest = seen.largest(count)
+        channels = np.arange(len(seen.frames[0]))
+        return np.concatenate([largest, np.setdiff1d(channels, largest)])
+
+    def hidden_without(self, task: str, point: str, count: int) -> tuple[float, int]:
+        """:meth:`hidden` where the ``count`` channels with the largest peaks have 16 bits."""
+        seen = self._hidden_peaks(task, point)
+        if seen is None or not count or self.given(task, point) is not None:
+            return self.hidden(task, point)
+        clip = min(self.clip(task, point), seen.reach_of_others(count))
+        return hidden_codes(clip or 1.0)
+
+    def _hidden_peaks(self, task: str, point: str) -> HiddenPeaks | None:
+        seen = self.statistics.hidden.get(self.shared.find(task, point))
+        return seen if seen is not None and seen.frames else None
 
     def wide(self, task: str, point: str) -> float:
         """Step of a point in 16 bits: what the samples reached fits, and more."""

@@ -104,6 +104,7 @@ def _lower_scores(
         stream_base=Address(projected["query"], first * stride + head * words),
         stream_stride=stride,
         plane_stride=tokens * stride if layer.wide_query else 0,
+        last_wide=words - 1 if layer.wide_query else 0,
         stationary_base=Address(projected["key"], head * words),
         stationary_stride=stride,
         stationary_rows=tokens,

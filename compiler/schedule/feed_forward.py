@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from moesaic.compiler.schedule.steps import (
     QUEUES_WRITE,
@@ -10,9 +11,10 @@ from moesaic.compiler.schedule.steps import (
     RESIDUAL_WRITE,
     Address,
     Buffer,
+    Weights,
     writes,
 )
-from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
+from moesaic.compiler.schedule.writer import Rows, Source, StepWriter, natural, pad_to
 from moesaic.spec import isa, layout
 from moesaic.spec.intgraph import IntDense, IntMlp, IntMoe
 
@@ -73,11 +75,35 @@ def _sequence(writer: StepWriter, index: int) -> int:
     return sum(isinstance(layer, IntMoe) for layer in writer.graph.layers[: index + 1]) % 255 + 1
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """Where an MLP's hidden channels lie in a row: first the high and the low plane of those in 16
+    bits, then the others. Both parts begin with a column tile, so that each has a DRAIN of its own.
+
+    Attributes
+    ----------
+    wide, narrow
+        Channels of both parts.
+    wide_words, words
+        Words of a plane of the first part, and of both planes and the second part.
+    """
+
+    wide: tuple[int, ...]
+    narrow: tuple[int, ...]
+    wide_words: int
+    words: int
+
+    @staticmethod
+    def of(writer: StepWriter, mlp: IntMlp) -> _Columns:
+        wide, narrow = range(mlp.wide), range(mlp.wide, mlp.up.outputs)
+        planes = writer.words(len(wide))
+        return _Columns(tuple(wide), tuple(narrow), planes, 2 * planes + writer.words(len(narrow)))
+
+
 def _hidden(writer: StepWriter, mlps: Sequence[IntMlp], name: str = "hidden") -> Buffer:
-    """Room for the hidden rows of any of ``mlps``: two planes if one needs them."""
-    widest = max(mlp.up.outputs for mlp in mlps)
-    planes = 2 if any(mlp.wide for mlp in mlps) else 1
-    return writer.buffer(name, writer.graph.tokens, widest, 1, planes)
+    """Room for the hidden rows of any of ``mlps``."""
+    words = max(_Columns.of(writer, mlp).words for mlp in mlps)
+    return Buffer(f"{writer.label}.{name}", writer.graph.tokens * words, 1)
 
 
 def _lower_up(
@@ -88,39 +114,52 @@ def _lower_up(
     rows: Rows,
     gather: bool = False,
 ) -> None:
-    words = writer.words(mlp.up.outputs)
-    writer.linear(
-        source,
-        writer.weights(mlp.up),
-        rows,
-        {
-            "kind": isa.Drain.GELU,
-            "base": Address(hidden),
-            "stride": words,
-            "multiplier": mlp.gelu.multiplier,
-            "shift": mlp.gelu.shift,
-            "offset": mlp.offset,
-            "wide": int(mlp.wide),
-            "plane_stride": hidden.words // 2 if mlp.wide else 0,
-        },
-        writes(hidden),
-        columns=layout.words(mlp.up.outputs, writer.arch.lanes) * writer.arch.lanes,
-        gather=gather,
-    )
+    arch, columns = writer.arch, _Columns.of(writer, mlp)
+    inputs = natural(mlp.up.inputs, arch.depth)
+    for part, first, form in (
+        (columns.wide, 0, {"wide": 1, "plane_stride": columns.wide_words}),
+        (columns.narrow, 2 * columns.wide_words, {"offset": mlp.offset}),
+    ):
+        if not part:
+            continue
+        writer.linear(
+            source,
+            Weights(mlp.up, inputs, pad_to(part, arch.width)),
+            rows,
+            {
+                "kind": isa.Drain.GELU,
+                "base": Address(hidden, first),
+                "stride": columns.words,
+                "multiplier": mlp.gelu.multiplier,
+                "shift": mlp.gelu.shift,
+                **form,
+            },
+            writes(hidden),
+            columns=layout.words(len(part), arch.lanes) * arch.lanes,
+            gather=gather,
+        )
 
 
 def _lower_down(writer: StepWriter, hidden: Buffer, mlp: IntMlp, rows: Rows) -> None:
+    arch, columns = writer.arch, _Columns.of(writer, mlp)
     drain = writer.to_residual()
     if rows.expert is not None:
         drain["scatter"] = 1
     source = Source(hidden, isa.Streamed.UNSIGNED8)
     if mlp.wide:
-        source = Source(hidden, isa.Streamed.SIGNED16, 0, hidden.words // 2)
+        source = Source(
+            hidden,
+            isa.Streamed.SIGNED16,
+            plane=columns.wide_words,
+            stride=columns.words,
+            wide=columns.wide_words,
+        )
+    inputs = pad_to(columns.wide, arch.depth) + pad_to(columns.narrow, arch.depth)
     writer.linear(
         source,
-        writer.weights(mlp.down),
+        Weights(mlp.down, inputs, natural(mlp.down.outputs, arch.width)),
         rows,
         drain,
         (RESIDUAL_READ, RESIDUAL_WRITE),
-        columns=writer.residual_words * writer.arch.lanes,
+        columns=writer.residual_words * arch.lanes,
     )

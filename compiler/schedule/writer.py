@@ -62,13 +62,16 @@ class Source:
     """Rows of a buffer as a MATMUL streams them.
 
     ``first`` is the word of the first row, in the high plane if there are two; ``plane`` the words
-    from there to the low one.
+    from there to the low one. ``stride`` words lie between rows if not just those of a plane, and
+    ``wide`` k-tiles have both planes if not all.
     """
 
     buffer: Buffer
     streamed: isa.Streamed = isa.Streamed.SIGNED8
     first: int = 0
     plane: int = 0
+    stride: int | None = None
+    wide: int | None = None
 
     @staticmethod
     def normalised(buffer: Buffer, wide: bool) -> Source:
@@ -156,6 +159,7 @@ class StepWriter:
         """Emit the MATMUL of ``source`` with ring weights and the DRAIN of its accumulators."""
         arch = self.arch
         k_tiles = len(weights.rows) // arch.depth
+        wide = k_tiles if source.wide is None else source.wide
         tiles = len(weights.columns) // arch.width
         together = tiles if one_group else self._bank_tiles(tiles)
         n_tiles, groups = together, tiles // together
@@ -173,8 +177,9 @@ class StepWriter:
             groups=groups,
             ring_words=tiles * (arch.parameter_ring_words + k_tiles * arch.tile_ring_words),
             stream_base=Address(source.buffer, source.first),
-            stream_stride=k_tiles,
+            stream_stride=k_tiles if source.stride is None else source.stride,
             plane_stride=source.plane,
+            last_wide=wide - 1 if source.streamed == isa.Streamed.SIGNED16 else 0,
         )
         self.emit(
             isa.Opcode.DRAIN,

@@ -17,7 +17,7 @@ MATMUL = instruction_layout(isa.Opcode.MATMUL)
 
 _JOB_FIELDS = (
     "wait signal expert gather streamed track_maximum rows k_tiles n_tiles groups stream_base"
-    " stream_stride plane_stride stationary_rows"
+    " stream_stride plane_stride last_wide stationary_rows"
 ).split()
 
 

@@ -65,7 +65,9 @@ class Walker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         self.job = job = Signal(job_layout())
-        self.planar = planar = Signal()
+        # `planes`: this k-tile and those before it have two planes; `planar`: and are streamed so.
+        self.planes, self.planar = Signal(), Signal()
+        planar = self.planar
         # Loop counters, the accumulator row of row 0, valid columns from this n-tile on, and the
         # activation words of row 0 for this k-tile and for this plane of it.
         self.row = row = Signal(job_layout()["rows"].shape)
@@ -79,7 +81,7 @@ class Walker(wiring.Component):
         slots = Signal(range(REQUEST_SLOTS + 1), init=REQUEST_SLOTS)
         m.d.sync += slots.eq(slots + self.taken - advance)
         m.d.comb += [
-            planar.eq(job.streamed == isa.Streamed.SIGNED16),
+            planar.eq((job.streamed == isa.Streamed.SIGNED16) & self.planes),
             advance.eq(walking & (slots != 0) & ~self.queue_hold),
         ]
 
@@ -102,6 +104,7 @@ class Walker(wiring.Component):
                     m.d.sync += [
                         job.eq(self.jobs.payload),
                         self.columns.eq(self.jobs.payload.stationary_rows),
+                        self.planes.eq(1),
                         self.k_word.eq(self.jobs.payload.stream_base),
                         self.word.eq(self.jobs.payload.stream_base),
                     ]
@@ -139,20 +142,24 @@ class Walker(wiring.Component):
         last_group: Signal,
     ) -> None:
         job = self.job
+        # Behind the last tile with a high plane only the low plane goes on, where `word` is then.
+        leaves_planes, next_word = Signal(), Signal.like(self.word)
+        m.d.comb += [
+            leaves_planes.eq(self.k == job.last_wide),
+            next_word.eq(Mux(self.planar & leaves_planes, self.word, self.k_word) + 1),
+        ]
         m.d.sync += self.row.eq(self.row + 1)
         with m.If(last_row):
             m.d.sync += [self.row.eq(0), self.plane.eq(~last_plane)]
             with m.If(~last_plane):
                 m.d.sync += self.word.eq(self.word + job.plane_stride)
             with m.Elif(~last_k):
-                m.d.sync += [
-                    self.k.eq(self.k + 1),
-                    self.k_word.eq(self.k_word + 1),
-                    self.word.eq(self.k_word + 1),
-                ]
+                m.d.sync += [self.k.eq(self.k + 1), self.k_word.eq(next_word)]
+                m.d.sync += [self.word.eq(next_word), self.planes.eq(self.planes & ~leaves_planes)]
             with m.Else():
                 m.d.sync += [
                     self.k.eq(0),
+                    self.planes.eq(1),
                     self.k_word.eq(job.stream_base),
                     self.word.eq(job.stream_base),
                     self.n.eq(Mux(last_n, 0, self.n + 1)),

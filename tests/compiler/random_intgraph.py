@@ -42,7 +42,7 @@ class Shape:
     head_rows: int = 8
     head_first: int = 1
     wide: float = 0.3
-    """Share of normalised and hidden rows in 16 bits."""
+    """Share of normalised rows, and of hidden rows in part or whole, in 16 bits."""
 
 
 def random_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
@@ -93,12 +93,16 @@ def random_intgraph(
 
     def mlp(hidden: int, wide_rows: bool) -> IntMlp:
         wide, offset = is_wide(), int(forms.choice([0, forms.integers(1, 30), 128, 255]))
+        count = int(forms.choice([hidden, forms.integers(1, hidden + 1)])) if wide else 0
         up = normalised(hidden, 8000, wide_rows)
-        down = linear(rng, c, hidden, 2e5 / 256 if wide else 2e5)
-        if wide:
-            return IntMlp(up, Scale.of(1.024), down, wide=True)
-        taken_out = down.bias - offset * down.weight.sum(1, dtype=np.int32)
-        return IntMlp(up, Scale.of(0.004), replace(down, bias=taken_out), offset)
+        if count == hidden:
+            down = linear(rng, c, hidden, 2e5 / 256)
+            return IntMlp(up, Scale.of(1.024), down, wide=count)
+        # Of the others some saturate where some are in 16 bits.
+        down = linear(rng, c, hidden, 2e5 / 8 if count else 2e5)
+        taken_out = down.bias - offset * down.weight[:, count:].sum(1, dtype=np.int32)
+        scale = Scale.of(0.032 if count else 0.004)
+        return IntMlp(up, scale, replace(down, bias=taken_out), offset, count)
 
     layers: list[IntAttention | IntDense | IntMoe] = []
     for index, mixture in enumerate(shape.moe):

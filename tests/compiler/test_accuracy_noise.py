@@ -26,6 +26,7 @@ from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import sqnr_db
 from tests.compiler.quant_models import dense_graph, random_graph, random_samples
 
+SOME = {"1.hidden:9", "3.expert0.hidden:5", "3.expert2.hidden"}
 WIDE = {"0.query", "1.hidden", "2.norm", "3.norm", "3.expert2.hidden", "head.norm"}
 
 
@@ -40,7 +41,7 @@ def built(
     return graph, calibrated.build({"seg": wide})[0]["seg"], samples[8:]
 
 
-@pytest.mark.parametrize("wide", [(), WIDE])
+@pytest.mark.parametrize("wide", [(), WIDE, SOME])
 def test_with_all_roundings_each_layer_gives_what_the_integers_give(
     wide: Collection[str],
 ) -> None:
@@ -69,7 +70,9 @@ def test_with_all_roundings_each_layer_gives_what_the_integers_give(
         assert close < 0.6 * far, number
 
 
-@pytest.mark.parametrize("wide", [(), WIDE - {"3.expert2.hidden"} | {"3.hidden"}])
+@pytest.mark.parametrize(
+    "wide", [(), WIDE - {"3.expert2.hidden"} | {"3.hidden"}, {"1.hidden:9", "3.hidden:20"}]
+)
 def test_noise_of_all_points_is_that_of_the_integers(wide: Collection[str]) -> None:
     graph, integer, samples = built(wide, dense_graph())
     exact = run_float(in_reals(integer)[0], samples)

@@ -109,7 +109,7 @@ def test_experts_of_different_widths() -> None:
                 expert.gelu,
                 random_linear(rng, graph.channels, 9 + 40 * n, 2e5),
                 expert.offset,
-                expert.wide,
+                (9 + 40 * n) * (expert.wide > 0),
             )
             for n, expert in enumerate(layer.experts)
         )

@@ -284,12 +284,58 @@ def test_points_in_16_bits_are_those_named() -> None:
     assert [layer.wide for layer in integer.layers] == [False, False, True, False]
     dense, moe = integer.layers[1], integer.layers[3]
     assert isinstance(dense, IntDense) and isinstance(moe, IntMoe)
-    assert dense.mlp.wide and dense.mlp.offset == 0
-    assert [expert.wide for expert in moe.experts] == [False, False, True, False, False]
+    assert dense.mlp.wide == dense.mlp.up.outputs and dense.mlp.offset == 0
+    hidden = moe.experts[2].up.outputs
+    assert [expert.wide for expert in moe.experts] == [0, 0, hidden, 0, 0]
     assert all(expert.wide or 0 < expert.offset < 128 for expert in moe.experts)
 
 
-@pytest.mark.parametrize("name", ["2.key", "residual", "9.norm", "3.hidden"])
+def with_outliers(channels: list[int]) -> ir.Graph:
+    """Hidden channels of layer 1 that reach ten times as far as the others, and count as little as
+    they do: what they add is the same."""
+    graph = fold_norms(random_graph(CONFIGS["no_moe"], seed=2))
+    layer = graph.layers[1]
+    assert isinstance(layer, ir.Mlp)
+    up, bias, down = (x.copy() for x in (layer.up.weight, layer.up.bias, layer.down.weight))
+    up[channels] *= 10
+    bias[channels] += 3
+    down[:, channels] /= 10
+    changed = replace(
+        layer,
+        up=replace(layer.up, weight=up, bias=bias),
+        down=replace(layer.down, weight=down),
+    )
+    return replace(graph, layers=[graph.layers[0], changed, *graph.layers[2:]])
+
+
+def test_the_largest_hidden_channels_have_16_bits_and_the_others_a_finer_step() -> None:
+    channels = [3, 17, 40]
+    graph = with_outliers(channels)
+    found, scales, plain = {}, {}, []
+    for wide in ("", "1.hidden:3", "1.hidden:9", "1.hidden"):
+        _, samples, integer = built({wide} if wide else set(), graph)
+        check_shapes(integer)
+        check_values(integer)
+        layer = integer.layers[1]
+        assert isinstance(layer, IntDense)
+        mlp = layer.mlp
+        hidden = mlp.up.outputs
+        assert mlp.wide == {"": 0, "1.hidden": hidden}.get(wide, int(wide.partition(":")[2] or 0))
+        assert (mlp.offset == 0) == (mlp.wide == hidden)
+        found[wide], scales[wide] = Comparison(graph, integer, samples).sqnr_db, mlp.gelu.value
+        if not mlp.wide:
+            plain = [row.tobytes() for row in mlp.up.weight]
+        elif mlp.wide < hidden:
+            order = [plain.index(row.tobytes()) for row in mlp.up.weight]
+            assert set(channels) <= set(order[: mlp.wide]) and sorted(order) == list(range(hidden))
+    for some in ("1.hidden:3", "1.hidden:9"):
+        assert found[""] + 2 < found[some] and abs(found[some] - found["1.hidden"]) < 0.5, found
+    assert scales["1.hidden:3"] > 3 * scales[""]
+
+
+@pytest.mark.parametrize(
+    "name", ["2.key", "residual", "9.norm", "3.hidden", "0.norm:8", "0.query:8"]
+)
 def test_other_points_cannot_be_wide(name: str) -> None:
     with pytest.raises(ValueError, match=f"wide must name .* hidden rows, not '{name}'"):
         built({name})
@@ -307,7 +353,8 @@ def test_zero_of_hidden_rows_is_taken_out_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    "wide", [set(), {"1.norm"}, {"2.norm"}, {"3.norm"}, {"1.hidden"}, {"3.expert0.hidden"}]
+    "wide",
+    [set(), {"1.norm"}, {"2.norm"}, {"3.norm"}, {"1.hidden"}, {"1.hidden:7"}, {"3.expert0.hidden"}],
 )
 def test_sums_of_all_forms_are_proven(wide: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """At a limit that is in reach: weights get coarser until every sum is within it."""

@@ -68,6 +68,8 @@ class Shape:
     expert: int = 0
     extreme: bool = False
     fill: tuple[int, int] | None = None
+    last_wide: int | None = None
+    """Last k-tile with a high plane, in SIGNED16; all of them have one if not given."""
 
 
 def random_shape(arch: ArchConfig, expert: int) -> Shape:
@@ -102,6 +104,7 @@ def random_shape(arch: ArchConfig, expert: int) -> Shape:
         signal=random.choice([0, 1 << random.randrange(isa.UNIT_COUNT), random.randrange(64)]),
         expert=expert,
         extreme=random.random() < 0.3,
+        last_wide=random.choice([None, random.randrange(k_tiles)]),
     )
 
 
@@ -136,6 +139,9 @@ class Builder:
             Streamed.SIGNED16: (-32768, 32767),
         }
         a = self._draw(*ranges[s.streamed], (s.rows, depth_total), s.extreme)
+        last_wide = s.k_tiles - 1 if s.last_wide is None else s.last_wide
+        if s.streamed == Streamed.SIGNED16:
+            a[:, (last_wide + 1) * depth :] &= 255
         w = self._draw(-128, 127, (depth_total, columns), s.extreme)
         if s.fill is not None:
             a[:], w[:] = s.fill
@@ -148,6 +154,7 @@ class Builder:
             " track_maximum k_tiles n_tiles groups".split()
         }
         values["expert"] = s.expert
+        values["last_wide"] = last_wide
         values["rows"] = s.rows if not s.predicated else random.randrange(4096)
         values["stationary_rows"] = s.existing
 
@@ -179,23 +186,23 @@ class Builder:
     ) -> None:
         depth = self.arch.depth
         span = (max(index, default=0)) * stride + s.k_tiles
-        planes = [a & 255]
+        planes, wide_tiles = [a & 255], 0
         if s.streamed == Streamed.SIGNED16:
-            planes = [a >> 8 & 255, a & 255]
+            planes, wide_tiles = [a >> 8 & 255, a & 255], values["last_wide"] + 1
         base = self._allocate(span * len(planes))
         values |= {"stream_base": base, "stream_stride": stride, "plane_stride": span}
         if len(planes) == 1:
             values["plane_stride"] = random.randrange(1 << 20)
         for p, plane in enumerate(planes):
             for r, i in enumerate(index):
-                for k in range(s.k_tiles):
+                for k in range(wide_tiles if p < len(planes) - 1 else s.k_tiles):
                     word = plane[r, k * depth : (k + 1) * depth].astype(np.uint8)
                     op.memory[base + p * span + i * stride + k] = word.tobytes()
         op.stream_addresses = [
             base + p * span + i * stride + k
             for _ in range(s.groups * s.n_tiles)
             for k in range(s.k_tiles)
-            for p in range(len(planes))
+            for p in range(0 if k < wide_tiles else len(planes) - 1, len(planes))
             for i in index
         ]
 

@@ -149,7 +149,8 @@ def test_defects_of_textiles(graph: ir.Graph) -> None:
 
 
 def test_two_blocks_on_the_rtl(on_photographs: Calibrated) -> None:
-    whole = on_photographs.build({TASK: {"0.query", "1.hidden", "2.norm", "head.norm"}})[0][TASK]
+    wide = {"0.query", "1.hidden", "2.norm", "3.hidden:16", "head.norm"}
+    whole = on_photographs.build({TASK: wide})[0][TASK]
     layers = whole.layers[:4]
     part = replace(
         whole,

@@ -91,21 +91,22 @@ def norm(row: Row, layer: IntNorm) -> tuple[Row, Row]:
     return [clamp(shift_round(x, 8), 8) for x in wide], wide
 
 
-def gelu(z: int, layer: IntMlp) -> int:
+def gelu(z: int, layer: IntMlp, wide: bool) -> int:
     index, fraction = divmod(abs(z), 128)
     delta = 0
     if index < 176:
         low, high = tables.GELU_TABLE[index], tables.GELU_TABLE[index + 1]
         delta = shift_round(low * 128 + (high - low) * fraction, 7)
     fine = max(z, 0) * 4 - delta
-    if layer.wide:
+    if wide:
         return scaled(fine, layer.gelu, 16)
     code = shift_round(fine * layer.gelu.multiplier, layer.gelu.shift) + layer.offset
     return max(0, min(255, code))
 
 
 def mlp(row: Row, layer: IntMlp) -> Row:
-    return linear([gelu(z, layer) for z in linear(row, layer.up, 18)], layer.down, 24)
+    hidden = [gelu(z, layer, n < layer.wide) for n, z in enumerate(linear(row, layer.up, 18))]
+    return linear(hidden, layer.down, 24)
 
 
 def add(row: Row, addend: Row, weight: int = 32768) -> Row:

@@ -48,6 +48,11 @@ def fill(p: Pieces, owner: dict[str, Any], field: str, value: int) -> None:
     array_of(p, owner, field)[...] = value
 
 
+def hidden_of(made: Any, kind: str) -> int:
+    """Hidden channels of the first MLP."""
+    return int(made.arrays[first(made, kind)["down"]["weight"]["array"]].shape[1])
+
+
 GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
     "multiplier": (lambda p: first(p, "Scale").update(multiplier=65536), "multiplier must be 0 to"),
     "shift": (lambda p: first(p, "Scale").update(shift=64), "shift must be 0 to 63, not 64"),
@@ -65,9 +70,15 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
     "offset": (lambda p: first(p, "IntMlp").update(offset=256), "offset must be 0 to 255, not 256"),
     "offset below": (lambda p: first(p, "IntMlp").update(offset=-1), "offset must be 0 to 255"),
     "offset of 16-bit rows": (
-        lambda p: first(p, "IntMlp").update(wide=True, offset=3),
+        lambda p: first(p, "IntMlp").update(wide=hidden_of(p, "IntMlp"), offset=3),
         "offset of 16-bit rows must be 0, not 3",
     ),
+    "wide above hidden": (
+        lambda p: first(p, "IntMlp").update(wide=hidden_of(p, "IntMlp") + 1),
+        ".wide must be at most",
+    ),
+    "wide below": (lambda p: first(p, "IntMlp").update(wide=-1), "wide must be 0 to"),
+    "wide hidden as bool": (lambda p: first(p, "IntMlp").update(wide=True), "wide must be int"),
     "wide as number": (lambda p: first(p, "IntDense").update(wide=1), "wide must be bool, not 1"),
     "wide_query as number": (
         lambda p: first(p, "IntAttention").update(wide_query=2),
@@ -124,18 +135,18 @@ def test_graphs_that_break_a_rule_are_refused(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "part", "form", "largest"),
+    ("kind", "part", "form", "largest", "wide"),
     [
-        ("IntHead", "linear", {}, 128),
-        ("IntAttention", "key", {"wide": False}, 128),
-        ("IntAttention", "key", {"wide": True}, 32768),
-        ("IntMlp", "down", {"wide": False}, 255),
-        ("IntMlp", "down", {"wide": True, "offset": 0}, 32768),
-        ("IntMoe", "gate", {"wide": False}, 32768),
+        ("IntHead", "linear", {"wide": False}, 128, 0),
+        ("IntAttention", "key", {"wide": False}, 128, 0),
+        ("IntAttention", "key", {"wide": True}, 32768, 0),
+        ("IntMlp", "down", {"wide": 0}, 255, 0),
+        ("IntMlp", "down", {"wide": 3}, 255, 3),
+        ("IntMoe", "gate", {"wide": False}, 32768, 0),
     ],
 )
 def test_accumulators_are_proven_again(
-    kind: str, part: str, form: dict[str, Any], largest: int, tmp_path: Path
+    kind: str, part: str, form: dict[str, Any], largest: int, wide: int, tmp_path: Path
 ) -> None:
     """The bound itself is allowed, one more is not."""
     for more in (0, 1):
@@ -144,7 +155,9 @@ def test_accumulators_are_proven_again(
         owner.update(form)
         linear = owner[part]
         weight = made.arrays[linear["weight"]["array"]]
-        sums = largest * np.abs(weight.astype(np.int64)).sum(1)
+        limits = np.full(weight.shape[1], largest)
+        limits[:wide] = 32768
+        sums = np.abs(weight.astype(np.int64)) @ limits
         bias = array_of(made, linear, "bias")
         bias[0] = graphcheck.ACCUMULATOR_MAX - sums[0] + more
         folder = tmp_path / str(more)

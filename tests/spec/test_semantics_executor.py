@@ -39,7 +39,11 @@ def test_executor_equals_plain_integers(name: str) -> None:
 
 FORMS = [
     *((IntAttention, form) for form in ("rows", "query")),
-    *((kind, form) for kind in (IntDense, IntMoe) for form in ("rows", "hidden", "offset")),
+    *(
+        (kind, form)
+        for kind in (IntDense, IntMoe)
+        for form in ("rows", "hidden", "some hidden", "offset")
+    ),
 ]
 
 
@@ -50,7 +54,9 @@ def test_form_of_any_layer_changes_the_output(kind: type, form: str) -> None:
 
     def mlp(part: IntMlp) -> IntMlp:
         if form == "hidden":
-            return replace(part, wide=True, offset=0)
+            return replace(part, wide=part.up.outputs, offset=0)
+        if form == "some hidden":
+            return replace(part, wide=part.up.outputs // 2)
         return replace(part, offset=part.offset ^ 37)
 
     def changed(layer: IntLayer) -> IntLayer:

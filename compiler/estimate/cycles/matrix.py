@@ -7,8 +7,10 @@ from moesaic.compiler.schedule.steps import Step
 from moesaic.spec.isa import Stationary, Streamed, Unit
 
 
-def _planes(step: Step) -> int:
-    return 2 if field(step, "streamed") == Streamed.SIGNED16 else 1
+def _planes(step: Step, k: int) -> int:
+    """Of a k-tile of the streamed operand."""
+    wide = field(step, "streamed") == Streamed.SIGNED16 and k <= field(step, "last_wide")
+    return 2 if wide else 1
 
 
 class Matrix:
@@ -55,8 +57,9 @@ class Matrix:
                 yield from self._segment(position, rows)
             if rows:
                 yield from self._loop_nest(position, rows, start)
-                tiles = field(step, "k_tiles") * field(step, "n_tiles") * field(step, "groups")
-                frame.work[position] = tiles * rows * _planes(step)
+                passes = sum(_planes(step, k) for k in range(field(step, "k_tiles")))
+                tiles = passes * field(step, "n_tiles") * field(step, "groups")
+                frame.work[position] = tiles * rows
             else:
                 idle = max(self.issued + 1, start + self.timing.request)
                 frame.waits[position]["order"] += idle - self.issued
@@ -105,10 +108,9 @@ class Matrix:
         step, waits = frame.steps[position], frame.waits[position]
         ring = field(step, "stationary") == Stationary.RING
         k_tiles, n_tiles = field(step, "k_tiles"), field(step, "n_tiles")
-        planes = _planes(step)
+        all_planes = [_planes(step, k) for k in range(k_tiles)]
         spacing = max(rows, timing.pass_distance)
         pause = spacing - rows
-        words = rows if planes == 1 else spacing + rows
         clash = not ring and self._same_bank(step, rows)
         earliest = start + timing.request
         streamed = 0
@@ -116,7 +118,8 @@ class Matrix:
             for n in range(n_tiles):
                 if field(step, "parameters"):
                     yield from self._parameters()
-                for k in range(k_tiles):
+                for k, planes in enumerate(all_planes):
+                    words = rows if planes == 1 else spacing + rows
                     if ring:
                         self.loader = max(self.loader, self.shadow_free)
                         tile = yield from self._pop(self.arch.tile_ring_words)

@@ -1,0 +1,140 @@
+"""What can have 16 bits, what it gains, and what it costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from moesaic.compiler.accuracy.noise import NoiseMeter
+from moesaic.compiler.accuracy.reals import some_in_16_bits
+from moesaic.compiler.accuracy.sizes import alike, cycles, hidden_channels, widened
+from moesaic.compiler.points import ALL_FEATURES, layer_point, wide_name
+from moesaic.compiler.quant import Calibrated
+from moesaic.compiler.quant.build import may_be_wide
+from moesaic.compiler.schedule.options import Schedule
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.errors import UserError
+from moesaic.spec.heartbeat import Progress
+from moesaic.spec.intgraph import IntGraph
+
+COLUMN_TILES = 1, 2
+"""Of hidden channels that may have 16 bits without the others: a few are far larger than the rest
+in networks that were trained long."""
+LEAST_GAIN = 0.005
+"""Share of a task's noise that 16 bits at a point must take away."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Points that get 16 bits together: of all experts of a layer, and of tasks that share it."""
+
+    points: frozenset[tuple[str, str]]
+    gains: dict[str, float]
+    """Task to the noise that goes, as a share of its signal."""
+    cycles: dict[str, int]
+    """Task to the cycles that come."""
+
+    @property
+    def worth(self) -> float:
+        return sum(self.gains.values()) / max(1, sum(self.cycles.values()))
+
+    def beyond(self, other: Candidate) -> Candidate:
+        """What this one adds where the other one, of fewer features, is there."""
+        return Candidate(
+            self.points,
+            {task: gain - other.gains[task] for task, gain in self.gains.items()},
+            {task: count - other.cycles[task] for task, count in self.cycles.items()},
+        )
+
+
+def by_task(points: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    result: dict[str, set[str]] = defaultdict(set)
+    for task, point in points:
+        result[task].add(point)
+    return result
+
+
+def candidates_for(
+    calibrated: Calibrated,
+    graphs: dict[str, IntGraph],
+    arch: ArchConfig,
+    schedules: dict[str, Schedule],
+    plain: dict[str, int],
+    progress: Progress,
+) -> list[Candidate]:
+    """The worthiest first."""
+    meters = {task: NoiseMeter(graph, calibrated.measured[task]) for task, graph in graphs.items()}
+    alone = {
+        task: {cost.point: cost.noise for cost in meter.of_each()} for task, meter in meters.items()
+    }
+    scales = calibrated.scales()
+    groups: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    for task, graph in calibrated.graphs.items():
+        named: dict[str, list[str]] = defaultdict(list)
+        for point in dict.fromkeys(may_be_wide(graph)):
+            named[layer_point(point)].append(point)
+        for names in named.values():
+            # Tasks that share a point keep it equal, or its weights are stored twice.
+            key = min(calibrated.shared.find(task, point) for point in names)
+            groups[key] |= {(task, point) for point in names}
+    result: list[Candidate] = []
+    known: dict[tuple[str, object, int], int | None] = {}
+    for number, points in enumerate(groups.values()):
+        progress("choosing 16-bit rows", number / len(groups))
+        options = []
+        for count in _counts(graphs, points, arch):
+            gains, more = {}, {}
+            for task, own in by_task(points).items():
+                name = layer_point(next(iter(own)))
+                gains[task] = alone[task][name]
+                if count != ALL_FEATURES:
+                    codes = {point: some_in_16_bits(scales, task, point, count) for point in own}
+                    gains[task] -= meters[task].of(codes)
+                size = task, alike(graphs[task], name), count
+                if size not in known:
+                    try:
+                        wide = widened(graphs[task], [wide_name(name, count)])
+                        known[size] = cycles(wide, arch, schedules[task]) - plain[task]
+                    except UserError:  # more memory than there is
+                        known[size] = None
+                if (taken := known[size]) is not None:
+                    more[task] = taken
+            if len(more) == len(gains):
+                named_points = frozenset((task, wide_name(point, count)) for task, point in points)
+                options.append(Candidate(named_points, gains, more))
+        result += _steps(options)
+    total = {task: sum(costs.values()) for task, costs in alone.items()}
+    useful = [
+        one
+        for one in result
+        if any(gain > LEAST_GAIN * total[task] for task, gain in one.gains.items())
+    ]
+    return sorted(useful, key=lambda one: -one.worth)
+
+
+def _counts(
+    graphs: dict[str, IntGraph], points: set[tuple[str, str]], arch: ArchConfig
+) -> list[int]:
+    """In how many features a point may have 16 bits: all, or of hidden rows a few column tiles."""
+    if not all(point.endswith("hidden") for _, point in points):
+        return [ALL_FEATURES]
+    most = min(hidden_channels(graphs[task], point) for task, point in points)
+    tiles = [count * arch.width for count in COLUMN_TILES]
+    return [*(count for count in tiles if 2 * count <= most), ALL_FEATURES]
+
+
+def _steps(options: list[Candidate]) -> list[Candidate]:
+    """Options for one point, the smallest first, as additions to the one before: each is worth more
+    than the next, and one that is not is left out."""
+    steps: list[tuple[Candidate, Candidate]] = []  # an option, and what it adds
+    for option in options:
+        added = option
+        while steps:
+            added = option.beyond(steps[-1][0])
+            if added.worth < steps[-1][1].worth:
+                break
+            steps.pop()
+            added = option
+        steps.append((option, added))
+    return [added for _, added in steps]
