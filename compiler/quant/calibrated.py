@@ -20,13 +20,19 @@ from moesaic.compiler.quant.measure import Comparison, make_report
 from moesaic.compiler.quant.options import QuantOptions
 from moesaic.compiler.quant.outliers import leave_out_outliers
 from moesaic.compiler.quant.report import QuantReport
-from moesaic.compiler.quant.samples import check_held_out, check_samples, split_held_out
+from moesaic.compiler.quant.samples import (
+    check_held_out,
+    check_samples,
+    split_held_out,
+    spread,
+)
 from moesaic.compiler.quant.scales import RESIDUAL_HEADROOM, Scales
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.compiler.quant.suspicions import suspicions
 from moesaic.compiler.rewrite import (
     centre,
     check_rewritten,
+    crest,
     equalise,
     fold_norms,
     rotate_residual,
@@ -40,6 +46,8 @@ Wide = Mapping[str, Collection[str]]
 
 SAMPLES_MEASURED = 32
 """Samples on which integer and float are compared, at most."""
+WORTH_ROTATING = 0.95
+"""A rotation is left out where it hardly changes how far values stand out."""
 HEADROOM_FACTOR = 1.5
 HEADROOM_TRIES = 4
 
@@ -167,10 +175,14 @@ class Calibrated:
 def rewrite_tasks(
     graphs: dict[str, Graph], samples: dict[str, NDArray[np.float32]], options: QuantOptions
 ) -> dict[str, Graph]:
-    """Return the same functions with norms folded and the exact rewrites of the options."""
+    """Return the same functions with norms folded and the exact rewrites of the options; the stream
+    is rotated where that makes its values more alike."""
     result = {task: fold_norms(graph) for task, graph in graphs.items()}
     if options.rotate:
-        result = {task: rotate_residual(graph) for task, graph in result.items()}
+        rotated = {task: rotate_residual(graph) for task, graph in result.items()}
+        # All tasks or none: rotated alike, equal weights stay equal.
+        if _crest(rotated, samples) < WORTH_ROTATING * _crest(result, samples):
+            result = rotated
     if options.centre:
         shared = SharedPoints(result)
         seen = channel_statistics(result, samples, shared)
@@ -184,6 +196,14 @@ def rewrite_tasks(
     for task, graph in graphs.items():
         check_rewritten(task, graph, result[task], samples[task])
     return result
+
+
+def _crest(graphs: dict[str, Graph], samples: dict[str, NDArray[np.float32]]) -> float:
+    """:func:`crest` of all tasks together, on some of their samples."""
+    return sum(
+        crest(graph, spread(samples[task], graph.tokens * graph.channels))
+        for task, graph in graphs.items()
+    )
 
 
 def _lookup(

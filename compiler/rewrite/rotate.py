@@ -5,7 +5,8 @@ with every rotation that keeps the direction of equal channels. So the stream ``
 ``Q x``: what writes it is multiplied by ``Q`` from the left, what reads the normalised rows by
 ``Q.T`` from the right. Pretrained transformers have few huge channels that everything depends on
 (a row's largest value is 13 to 17 times its root mean square); rotated rows are close to normal
-(4 to 5 times), which is what eight bits hold well. It costs no cycle.
+(4 to 5 times), which is what eight bits hold well. It costs no cycle. Channels that are alike and
+weights that have no long tails, as a network has before training, only lose: :func:`crest` tells.
 
 After QuaRot (Ashkboos et al. 2024, arXiv 2404.00456), which rotates RMS-normalised networks.
 """
@@ -15,10 +16,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import Site, map_linears
+from moesaic.compiler.float_reference import run_float
+from moesaic.compiler.points import Site, map_linears, sites
 
 SEED = 0
 
@@ -41,6 +45,37 @@ def rotation(channels: int) -> NDArray[np.float64]:
     direction = np.full((channels, channels), 1.0 / channels)
     result: NDArray[np.float64] = direction + rest @ turned @ rest.T
     return result
+
+
+def crest(graph: ir.Graph, samples: NDArray[np.float32]) -> float:
+    """How far values stand out where the residual stream is read and written: the squared largest
+    magnitude over the mean square, to which the noise of eight bits is proportional.
+
+    Of normalised rows over all samples plus of weights output by output, the mean over all linear
+    layers that read or write the stream; norms must be folded.
+
+    Parameters
+    ----------
+    graph
+        A task.
+    samples
+        [frames, *graph.input_shape[1:]].
+    """
+    rows: dict[str, float] = {}
+
+    def observe(point: str, value: Tensor) -> None:
+        if point.endswith("norm"):
+            squares = value.double().square()
+            rows[point] = float(squares.max() / squares.mean().clamp_min(1e-300))
+
+    run_float(graph, samples, observe, torch.float32)
+    noise = []
+    for site in sites(graph):
+        if site.source.endswith("norm") or site.target == "residual":
+            squares = site.linear.weight.astype(np.float64) ** 2
+            weights = squares.max(1) / np.maximum(squares.mean(1), 1e-300)
+            noise.append(float(weights.mean()) + rows.get(site.source, 0.0))
+    return float(np.mean(noise))
 
 
 def rotate_residual(graph: ir.Graph) -> ir.Graph:

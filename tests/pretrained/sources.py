@@ -21,7 +21,8 @@ SIZE = 224
 MEAN, STD = (np.array(values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 """ImageNet's, which the backbone was trained with."""
 CALIBRATION = ("chelsea.png", "coffee.png", "rocket.jpg", "camera.png", "motorcycle_left.png",
-               "grass.png")  # fmt: skip
+               "grass.png", "coins.png", "moon.png", "page.png", "cell.png",
+               "hubble_deep_field.jpg", "color.png")  # fmt: skip
 HELD_OUT = ("astronaut.png", "gravel.png", "brick.png", "ihc.png", "retina.jpg",
             "clock_motion.png", "horse.png", "text.png")  # fmt: skip
 NOMINAL = 16
