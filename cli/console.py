@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,15 +101,3 @@ def load(bundle: Path) -> Any:
     from moesaic.spec.bundle import load_bundle
 
     return load_bundle(bundle)
-
-
-def show_cycles(status: Any, what: str) -> Callable[[int], None]:
-    """Takes the cycles since its last call, and shows their sum."""
-    total = 0
-
-    def advance(cycles: int) -> None:
-        nonlocal total
-        total += cycles
-        status.update(f"{what}: {total:,} cycles")
-
-    return advance

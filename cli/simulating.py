@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,14 +24,16 @@ from moesaic.cli.console import (
     load,
     out,
     show,
-    show_cycles,
 )
+from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
+from moesaic.spec.heartbeat import Progress
 from moesaic.spec.memory import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     from moesaic.sim.switching import Switch
     from moesaic.sim.verify import TaskVerdict
+    from moesaic.spec.bundle import Bundle
 
 
 @app.command()
@@ -76,10 +78,12 @@ def simulate(
             for path in (output, stats, timeline)
             if path
         }
-        status = stack.enter_context(console.status(f"simulating {name}"))
+        stages = stack.enter_context(Stages(console))
         profile = stats is not None or timeline is not None
         options = {"dram": dram, "trace": trace, "profile": profile}
-        options["progress"] = show_cycles(status, f"simulating {name}")
+        (frames,) = (len(rows) for rows in inputs.values())
+        expected = _expected(loaded, {name: frames})
+        options["progress"] = _show_cycles(stages, f"simulating {name}", expected)
         with Session(loaded, ["sim"], {"sim": options}) as session:
             device: Any = session.device
             outputs = session.run(inputs, name)
@@ -128,17 +132,17 @@ def verify(
     dram = dram_config(latency, bandwidth)
     with ExitStack() as stack:
         file = stack.enter_context(OutputFile(stats)) if stats is not None else None
-        status = stack.enter_context(console.status("building the simulator"))
-        progress = show_cycles(status, "simulating")
-        device = SimulatedAccelerator(
-            loaded, dram=dram, profile=stats is not None, progress=progress
-        )
-        try:
-            verdicts = run(loaded, device, samples, tasks)
-            switches = measure_switches(device, [*tasks, tasks[0]]) if switch else []
-        finally:
-            device.close()
-        status.stop()
+        frames = {name: len(loaded.sample(name, "input")[:samples]) for name in tasks}
+        with Stages(console) as stages:
+            progress = _show_cycles(stages, "simulating", _expected(loaded, frames))
+            device = SimulatedAccelerator(
+                loaded, dram=dram, profile=stats is not None, progress=progress
+            )
+            try:
+                verdicts = run(loaded, device, samples, tasks)
+                switches = measure_switches(device, [*tasks, tasks[0]]) if switch else []
+            finally:
+                device.close()
         result = verdicts_to_dict(verdicts)
         if switch:
             result["switches"] = switches_to_list(switches)
@@ -152,6 +156,25 @@ def verify(
                 _show_verdicts(verdicts, switches)
     if not result["bit_exact"]:
         raise typer.Exit(1)
+
+
+def _expected(bundle: Bundle, frames: Mapping[str, int]) -> int:
+    """Cycles by the compiler's cost model; 0 where it has not said."""
+    reports = bundle.report.get("tasks", {})
+    return sum(reports.get(task, {}).get("cycles", 0) * count for task, count in frames.items())
+
+
+def _show_cycles(stages: Progress, what: str, expected: int) -> Callable[[int], None]:
+    """Takes the cycles since its last call, and shows their sum as a share of those expected."""
+    total = 0
+    stage = f"{what}, about {expected:,} cycles" if expected else what
+
+    def advance(cycles: int) -> None:
+        nonlocal total
+        total += cycles
+        stages(stage, min(total / expected, 1.0) if expected else 0.0)
+
+    return advance
 
 
 def _show_verdicts(verdicts: Sequence[TaskVerdict], switches: Sequence[Switch]) -> None:

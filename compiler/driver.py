@@ -16,6 +16,7 @@ from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.arguments import Samples, model_files, read_path, read_samples, read_tasks
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.model_file import Model
@@ -172,6 +173,7 @@ def _compile(
             "sqnr_db": output_db,
             "warning": advise(graph, reports[name], measured, output_db),
             "macs": graph.macs,
+            "cycles": estimate(codes[name].steps, arch, graph.macs, routing=routing).cycles,
             "layers": len(graph.layers),
             "tokens": graph.tokens,
             "instructions": len(codes[name].program) // 32,

@@ -93,6 +93,8 @@ class TaskReport:
 
     sqnr_db: Annotated[float, Unbounded()]
     macs: Count
+    cycles: Count
+    """Of a frame, estimated with ``routing``."""
     layers: int
     tokens: Count
     instructions: Count

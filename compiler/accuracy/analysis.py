@@ -190,7 +190,7 @@ def _points(
 
     run_float(reals, rows, observe, torch.float32)
     bits = {
-        layer_point(point): int(np.min(rounding.highest - rounding.lowest)).bit_length()
+        layer_point(point): int(np.asarray(rounding.highest - rounding.lowest).min()).bit_length()
         for point, rounding in roundings.items()
         if isinstance(rounding, Codes)
     }

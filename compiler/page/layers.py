@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from moesaic.compiler.estimate.task import Estimate, LayerEstimate
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe, layer_macs
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMlp, IntMoe, layer_macs
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,20 @@ def _shape(layer: IntAttention | IntDense | IntMoe) -> str:
             wide = [("rows", layer.wide), ("queries", layer.wide_query)]
         case IntDense():
             shape = f"hidden {layer.mlp.up.outputs}"
-            wide = [("rows", layer.wide), ("hidden rows", bool(layer.mlp.wide))]
+            wide = [("rows", layer.wide), _wide_hidden([layer.mlp])]
         case IntMoe():
             widths = sorted({expert.up.outputs for expert in layer.experts})
             hidden = f"{widths[0]} to {widths[-1]}" if len(widths) > 1 else f"{widths[0]}"
             shape = f"{len(layer.experts)} experts, top-{layer.top_k}, hidden {hidden}"
-            some = any(expert.wide for expert in layer.experts)
-            wide = [("rows", layer.wide), ("hidden rows", some)]
+            wide = [("rows", layer.wide), _wide_hidden(layer.experts)]
         case _:
             assert_never(layer)
     names = [name for name, is_wide in wide if is_wide]
     return f"{shape}, {' and '.join(names)} in 16 bits" if names else shape
+
+
+def _wide_hidden(mlps: Sequence[IntMlp]) -> tuple[str, bool]:
+    """What of the hidden rows has 16 bits in any of them, and whether anything has."""
+    most = max(mlps, key=lambda mlp: mlp.wide)
+    whole = most.wide == most.up.outputs
+    return "hidden rows" if whole else f"{most.wide} hidden channels", most.wide > 0

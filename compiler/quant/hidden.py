@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import Tensor
 from moesaic.compiler.quant.growth import MOST, OF_ONE_FRAME
 
 Array = NDArray[np.float64]
+
+MOST_FRAMES = 32
+"""Frames that are held against the others."""
 
 
 @dataclass
@@ -45,7 +49,7 @@ class HiddenPeaks:
         if self.routed or len(peaks) < 2:
             return reach * OF_ONE_FRAME
         factors = []
-        for number in range(len(peaks)):
+        for number in range(0, len(peaks), math.ceil(len(peaks) / MOST_FRAMES)):
             seen = np.delete(peaks, number, 0)
             if before := _largest_of_others(seen, seen, count):
                 factors.append(_largest_of_others(seen, peaks[number : number + 1], count) / before)

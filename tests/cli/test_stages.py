@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from moesaic.cli import stages as module
+from moesaic.cli.simulating import _show_cycles
 from moesaic.cli.stages import Stages
 
 
@@ -46,3 +47,14 @@ def test_terminal_shows_the_stage() -> None:
         stages("weaving")
         time.sleep(0.3)
     assert "weaving" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("expected", "shown"), [(1000, "simulating, about 1,000 cycles"), (0, "")])
+def test_cycles_become_a_share_of_those_expected(expected: int, shown: str) -> None:
+    """What the cost model has not said has no share, and more than it said is all of it."""
+    seen: list[tuple[str, float]] = []
+    advance = _show_cycles(lambda *said: seen.append(said), "simulating", expected)
+    for cycles in (250, 250, 1000):
+        advance(cycles)
+    assert {stage for stage, _ in seen} == {shown or "simulating"}
+    assert [share for _, share in seen] == ([0.25, 0.5, 1.0] if expected else [0.0, 0.0, 0.0])

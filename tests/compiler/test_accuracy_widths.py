@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moesaic.compiler import ir
+from moesaic.compiler.accuracy.analysis import analyse
 from moesaic.compiler.accuracy.sizes import cycles, widened
 from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.estimate.tuning import choose_schedule
@@ -122,3 +123,7 @@ def test_of_hidden_rows_with_outliers_a_few_channels_have_16_bits() -> None:
         for name in ("1.hidden:16", "1.hidden")
     ]
     assert taken[0] < taken[1]
+    found, _ = analyse(wide["seg"], ARCH, schedule, samples[16:], graph)
+    (point,) = (point for point in found.points if point.point == "1.hidden")
+    assert point.bits == 8 and point.clipped < 0.001 and point.wide_cycles
+    assert abs(found.points[-1].cumulated_db - found.roundings_db) < 1  # each of them is there

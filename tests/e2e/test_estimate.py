@@ -82,6 +82,8 @@ def test_bundle_is_estimated_with_its_own_routing(small_bundle: Path, tmp_path: 
     done = moesaic("estimate", small_bundle, "--json")
     assert done.code == 0, done.err
     report = json.loads(moesaic("inspect", small_bundle, "--json").out)["tasks"]
+    for task, estimated in json.loads(done.out)["tasks"].items():
+        assert report[task]["cycles"] == estimated["cycles"], task  # `compile` has said so
     routing = {
         f"{task}/{layer}": tokens
         for task in report

@@ -144,7 +144,7 @@ def _report(graph: IntGraph, host: bool) -> dict[str, Any]:
     return {
         "source": "model.onnx", "sqnr_db": 30.0, "macs": graph.macs, "layers": len(graph.layers),
         "tokens": graph.tokens, "instructions": 100, "activation_bytes": 1024,
-        "weight_stream_bytes": 4096, "notes": ["a note"], "routing": routing,
+        "cycles": 1000, "weight_stream_bytes": 4096, "notes": ["a note"], "routing": routing,
         "schedule": vars(first_schedule(PRESETS["nano"])), "quantisation": {},
         "host": placed if host else None,
     }  # fmt: skip
