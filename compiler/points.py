@@ -15,7 +15,7 @@ from typing import assert_never
 from moesaic.compiler import ir
 from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 
-WIDE_KINDS = ("norm", "query", "hidden")
+WIDE_KINDS = ("norm", "query", "attention", "hidden")
 """Ends of the names of points that can be held in 16 bits instead of eight."""
 ALL_FEATURES = (1 << 31) - 1
 _EXPERT = re.compile(r"\.expert\d+")

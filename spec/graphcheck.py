@@ -59,7 +59,7 @@ def linears(graph: IntGraph) -> Iterator[Found]:
             case IntAttention():
                 for name in ("query", "key", "value"):
                     yield of_rows(f"{where}.{name}", getattr(layer, name), layer.wide)
-                yield of_rows(f"{where}.output", layer.output, False)
+                yield of_rows(f"{where}.output", layer.output, layer.wide_attended)
             case IntDense():
                 yield from mlp(where, layer.mlp, layer.wide)
             case IntMoe():

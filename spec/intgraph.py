@@ -108,7 +108,8 @@ class IntEmbed:
 @dataclass(frozen=True)
 class IntAttention:
     """q, k, v are int8, or q is int16 (``wide_query``), from the int8 rows or the 16-bit ones
-    (``wide``); ``output`` adds 24-bit addends to the residual."""
+    (``wide``); ``output`` takes int8 rows, or int16 ones (``wide_attended``), and adds 24-bit
+    addends to the residual."""
 
     norm: IntNorm
     query: IntLinear
@@ -121,10 +122,11 @@ class IntAttention:
     softmax: Scale
     """Accumulated score to steps of 2**-7 octave."""
     scale: Scale
-    """Accumulated p*v times 1/sum to int8."""
+    """Accumulated p*v times 1/sum to the codes of attended rows."""
     name: str
     wide: bool = False
     wide_query: bool = False
+    wide_attended: bool = False
 
 
 @dataclass(frozen=True)

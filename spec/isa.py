@@ -20,7 +20,7 @@ from operator import xor
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS, UINT8_BITS
 
-ISA_VERSION = 3
+ISA_VERSION = 4
 INSTRUCTION_BYTES = 32
 CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""
@@ -107,7 +107,12 @@ class Drain(enum.IntEnum):
     SOFTMAX = 5
     """un-normalised uint8 probabilities to activations, 1/sum to the row-scale memory."""
     ATTENTION = 6
-    """scale by the row's 1/sum and (multiplier, shift), write int8 activations."""
+    """scale by the row's 1/sum and (multiplier, shift), write int8 activations; with `wide` int16,
+    in two planes."""
+
+
+WIDE_DRAINS = (Drain.INT8, Drain.GELU, Drain.ATTENTION)
+"""Kinds that can write 16-bit results, in two planes."""
 
 
 class Space(enum.IntEnum):
@@ -199,7 +204,9 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         ),
         Field("shift", SHIFT_BITS, "right shift that belongs to `multiplier`"),
         Field("offset", UINT8_BITS, "code of zero (GELU, not `wide`)"),
-        Field("wide", 1, "write the high and the low plane of 16-bit results (INT8, GELU)"),
+        Field(
+            "wide", 1, "write the high and the low plane of 16-bit results (INT8, GELU, ATTENTION)"
+        ),
         Field("plane_stride", 20, "words from the high to the low plane (`wide`)"),
     ),
     Opcode.NORM: (

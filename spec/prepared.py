@@ -194,7 +194,9 @@ class Attention:
             is_query = torch.arange(sum(self.widths), device=device) < self.widths[0]
             largest = torch.where(is_query, query, INT8_LARGEST).double()
             self.project.low, self.project.high = -largest, largest - 1
-        self.output = Linear([layer.output], ADDEND_BITS, device)
+        attended = INT16_LARGEST if layer.wide_attended else INT8_LARGEST
+        self.output = Linear([layer.output], ADDEND_BITS, device, attended)
+        self._low, self._high = -attended, attended - 1
         score = layer.head_dim * query * INT8_LARGEST
         product = tokens * UINT8_LARGEST * INT8_LARGEST
         # Distances are up to twice a score, and are float32 too.
@@ -225,7 +227,7 @@ class Attention:
     def softmax(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """``semantics.softmax`` of scores [..., columns]; destroys them.
 
-        Returns the numerators and for each row the factor that turns P*V into int8.
+        Returns the numerators and for each row the factor that turns P*V into attended codes.
         """
         distance = torch.sub(scores.amax(-1, keepdim=True), scores, out=scores)
         last = len(self._numerators) - 1
@@ -238,10 +240,10 @@ class Attention:
         return probability, look_up(self._scales, probability.sum(-1))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(numerators [frames, heads, tokens, tokens], int8 rows [frames, tokens, values])."""
+        """(numerators [frames, heads, tokens, tokens], codes [frames, tokens, values])."""
         query, key = query.to(self.score_type), key.to(self.score_type)
         probability, scale = self.softmax(query @ key.transpose(-1, -2))
         product = (probability @ value.to(self.product_type)).double()
         half = product.new_tensor(0.5)
-        attended = kernels.rescale_(product, scale[..., None], half, -128, 127)
+        attended = kernels.rescale_(product, scale[..., None], half, self._low, self._high)
         return probability, attended.transpose(1, 2).flatten(2)

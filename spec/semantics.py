@@ -169,7 +169,10 @@ def softmax(scores: Tensor, multiplier: int, shift: int) -> tuple[Tensor, Tensor
 
 
 def attention_scale(sums: Tensor, multiplier: int, shift: int) -> tuple[Tensor, Tensor]:
-    """(multiplier, shift) per row that turn P*V into int8: 1/sum times multiplier / 2**shift."""
+    """(multiplier, shift) per row that turn P*V into attended codes.
+
+    1/sum times multiplier / 2**shift.
+    """
     r, t = reciprocal(sums)
     return round_shift(r * multiplier, 16), t + shift
 

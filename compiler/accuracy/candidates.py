@@ -18,9 +18,11 @@ from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress
 from moesaic.spec.intgraph import IntGraph
 
-COLUMN_TILES = 1, 2
+COLUMN_TILES = 1, 2, 8
 """Of hidden channels that may have 16 bits without the others: a few are far larger than the rest
 in networks that were trained long."""
+FRAMES = 12
+"""Of the calibration samples, at least: how much a point counts differs from frame to frame."""
 LEAST_GAIN = 0.005
 """Share of a task's noise that 16 bits at a point must take away."""
 
@@ -64,9 +66,12 @@ def candidates_for(
     progress: Progress,
 ) -> list[Candidate]:
     """The worthiest first."""
-    meters = {task: NoiseMeter(graph, calibrated.measured[task]) for task, graph in graphs.items()}
+    meters = {
+        task: NoiseMeter(graph, calibrated.samples[task], FRAMES) for task, graph in graphs.items()
+    }
     alone = {
-        task: {cost.point: cost.noise for cost in meter.of_each()} for task, meter in meters.items()
+        task: {name: meter.typical(own) for name, own in meter.by_layer_point().items()}
+        for task, meter in meters.items()
     }
     scales = calibrated.scales()
     groups: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
@@ -90,7 +95,7 @@ def candidates_for(
                 gains[task] = alone[task][name]
                 if count != ALL_FEATURES:
                     codes = {point: some_in_16_bits(scales, task, point, count) for point in own}
-                    gains[task] -= meters[task].of(codes)
+                    gains[task] -= meters[task].typical(codes)
                 size = task, alike(graphs[task], name), count
                 if size not in known:
                     try:

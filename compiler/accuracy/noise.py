@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler.accuracy.reals import Rounding, in_reals
 from moesaic.compiler.points import layer_point
-from moesaic.compiler.quant.samples import spread
+from moesaic.compiler.quant.samples import LEAST_FRAMES, spread
 from moesaic.compiler.replay import Replay
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import ratio_db
@@ -43,6 +44,8 @@ class NoiseMeter:
         What the integers are.
     samples
         [frames, *graph.input_shape[1:]], of which a few are taken.
+    frames
+        At least so many of them, if there are.
 
     Attributes
     ----------
@@ -50,21 +53,45 @@ class NoiseMeter:
         Point to its rounding.
     """
 
-    def __init__(self, graph: IntGraph, samples: NDArray[np.float32]) -> None:
+    def __init__(
+        self, graph: IntGraph, samples: NDArray[np.float32], frames: int = LEAST_FRAMES
+    ) -> None:
         reals, self.roundings = in_reals(graph)
-        self._replay = Replay(reals, spread(samples, graph.tokens * graph.channels))
+        self._replay = Replay(reals, spread(samples, graph.tokens * graph.channels, frames))
+        self._signal = _energy(self._replay.output)
 
     def of(self, roundings: Mapping[str, Rounding]) -> float:
         """Error of the output, squared, as a share of the signal, with these roundings alone."""
-        return _noise(self._replay.output, self._replay.run(roundings)[0])
+        signal, error = float(self._signal.sum()), float(self._error(roundings).sum())
+        if not signal:
+            return math.inf if error else 0.0
+        return error / signal
 
-    def of_each(self) -> list[PointNoise]:
-        """Of every rounded point, the worst first."""
+    def typical(self, roundings: Mapping[str, Rounding]) -> float:
+        """The same of the median frame.
+
+        Now and then a frame has a token that is just about to become an outlier, and any error
+        decides whether it does. Such a frame says nothing about the rounding, and outweighs all
+        others in their sum.
+        """
+        shares = self._error(roundings) / self._signal.clamp_min(torch.finfo(torch.float64).tiny)
+        return float(shares.median())
+
+    def by_layer_point(self) -> dict[str, dict[str, Rounding]]:
+        """The roundings, those of a layer's experts together."""
         groups: dict[str, dict[str, Rounding]] = defaultdict(dict)
         for point, rounding in self.roundings.items():
             groups[layer_point(point)][point] = rounding
-        costs = [PointNoise(name, self.of(changes)) for name, changes in groups.items()]
+        return groups
+
+    def of_each(self) -> list[PointNoise]:
+        """Of every rounded point, the worst first."""
+        costs = [PointNoise(name, self.of(own)) for name, own in self.by_layer_point().items()]
         return sorted(costs, key=lambda cost: -cost.noise)
+
+    def _error(self, roundings: Mapping[str, Rounding]) -> Tensor:
+        """Energy [frames] of what they change."""
+        return _energy(self._replay.run(roundings)[0] - self._replay.output)
 
 
 def noise_alone(graph: IntGraph, samples: NDArray[np.float32]) -> list[PointNoise]:
@@ -72,9 +99,6 @@ def noise_alone(graph: IntGraph, samples: NDArray[np.float32]) -> list[PointNois
     return NoiseMeter(graph, samples).of_each()
 
 
-def _noise(exact: Tensor, rounded: Tensor) -> float:
-    signal = float(exact.double().square().sum())
-    error = float((rounded - exact).double().square().sum())
-    if not signal:
-        return math.inf if error else 0.0
-    return error / signal
+def _energy(output: Tensor) -> Tensor:
+    """Sum of the squares of each frame [frames] of an output, float64."""
+    return output.double().square().flatten(1).sum(1)

@@ -206,7 +206,7 @@ class _Reader:
             f"{number}.key": Codes.signed(1.0, 8),
             f"{number}.value": Codes.signed(1.0, 8),
             f"{number}.probability": Numerators(),
-            f"{number}.attention": Codes.signed(attended, 8),
+            f"{number}.attention": Codes.signed(attended, 16 if layer.wide_attended else 8),
         }
         return ir.Attention(
             norm=norm,

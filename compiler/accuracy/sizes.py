@@ -68,7 +68,8 @@ def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
             match layer:
                 case IntAttention():
                     query = layer.wide_query or f"{number}.query" in wide
-                    yield replace(layer, wide=rows, wide_query=query)
+                    attended = layer.wide_attended or f"{number}.attention" in wide
+                    yield replace(layer, wide=rows, wide_query=query, wide_attended=attended)
                 case IntDense():
                     yield replace(layer, wide=rows, mlp=mlp(number, layer.mlp))
                 case IntMoe():

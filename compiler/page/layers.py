@@ -85,7 +85,11 @@ def _shape(layer: IntAttention | IntDense | IntMoe) -> str:
             shape = f"{layer.heads} heads of {layer.head_dim}"
             if layer.value_dim != layer.head_dim:
                 shape += f", values of {layer.value_dim}"
-            wide = [("rows", layer.wide), ("queries", layer.wide_query)]
+            wide = [
+                ("rows", layer.wide),
+                ("queries", layer.wide_query),
+                ("attended rows", layer.wide_attended),
+            ]
         case IntDense():
             shape = f"hidden {layer.mlp.up.outputs}"
             wide = [("rows", layer.wide), _wide_hidden([layer.mlp])]

@@ -61,7 +61,8 @@ def quantise_tasks(
     graphs, samples, options, held_out
         As :class:`Calibrated`; all options are on by default.
     wide
-        Task name to the points that have 16 bits: normalised rows, queries, hidden rows.
+        Task name to the points that have 16 bits: normalised, attended and hidden rows,
+        queries.
 
     Returns
     -------

@@ -66,9 +66,9 @@ class Builder:
         Linear layers of the tasks before, and where this task's go: equal layers with equal
         scales become one object.
     wide
-        Points that are held in 16 bits: normalised rows (``3.norm``), queries (``3.query``) and
-        hidden rows (``5.hidden``, ``7.expert2.hidden``), of which a number of channels may follow
-        (``5.hidden:64``).
+        Points that are held in 16 bits: normalised rows (``3.norm``), queries (``3.query``),
+        attended rows (``3.attention``) and hidden rows (``5.hidden``, ``7.expert2.hidden``), of
+        which a number of channels may follow (``5.hidden:64``).
 
     Raises
     ------
@@ -91,7 +91,7 @@ class Builder:
         for point, count in self.wide.items():
             if point not in may or (count != ALL_FEATURES and not point.endswith("hidden")):
                 raise ValueError(
-                    "wide must name normalised rows, queries or hidden rows, not"
+                    "wide must name normalised rows, queries, attended or hidden rows, not"
                     f" {wide_name(point, count)!r}"
                 )
         self.sites = {site.role: site for site in sites(graph)}
@@ -158,8 +158,10 @@ class Builder:
             part: self.scales.int8(self.task, f"{number}.{part}")
             for part in ("query", "key", "value", "attention")
         }
-        if wide_query:
-            step["query"] = self.scales.wide(self.task, f"{number}.query")
+        wide_attended = f"{number}.attention" in self.wide
+        for part, is_wide in (("query", wide_query), ("attention", wide_attended)):
+            if is_wide:
+                step[part] = self.scales.wide(self.task, f"{number}.{part}")
         query, key, value = (
             self._from_norm(f"{number}.norm", f"{number}.{part}", step[part])
             for part in ("query", "key", "value")
@@ -170,7 +172,12 @@ class Builder:
             query=query,
             key=key,
             value=value,
-            output=self._linear(f"{number}.output", step["attention"], self.addend),
+            output=self._linear(
+                f"{number}.output",
+                step["attention"],
+                self.addend,
+                limit=INT16_LARGEST if wide_attended else None,
+            ),
             heads=layer.heads,
             head_dim=layer.head_dim,
             value_dim=layer.value_dim,
@@ -179,6 +186,7 @@ class Builder:
             name=ir.layer_label(number, layer),
             wide=f"{number}.norm" in self.wide,
             wide_query=wide_query,
+            wide_attended=wide_attended,
         )
 
     def _moe(self, number: int, layer: ir.Moe, norm: IntNorm) -> IntMoe:

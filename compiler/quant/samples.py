@@ -30,9 +30,11 @@ def split_held_out(samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return samples[~aside], samples[aside]
 
 
-def spread(samples: NDArray[np.float32], values: int) -> NDArray[np.float32]:
+def spread(
+    samples: NDArray[np.float32], values: int, least: int = LEAST_FRAMES
+) -> NDArray[np.float32]:
     """As many samples as many runs can bear, evenly over all; ``values`` is what a frame has."""
-    wanted = max(LEAST_FRAMES, math.ceil(VALUES / values))
+    wanted = max(least, math.ceil(VALUES / values))
     return samples[:: math.ceil(len(samples) / wanted)]
 
 

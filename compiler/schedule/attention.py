@@ -45,10 +45,15 @@ def lower_attention(writer: StepWriter, layer: IntAttention) -> None:
             columns=len(indices),
         )
     value_columns = per_head(layer.heads, layer.value_dim, arch.depth)
-    attended = writer.buffer("attended", tokens, len(value_columns))
+    planes = 2 if layer.wide_attended else 1
+    attended = writer.buffer("attended", tokens, len(value_columns), planes=planes)
     _lower_heads(writer, layer, projected, attended)
+    rows = Source(attended)
+    if layer.wide_attended:
+        plane = tokens * writer.words(len(value_columns))
+        rows = Source(attended, isa.Streamed.SIGNED16, plane=plane)
     writer.linear(
-        Source(attended),
+        rows,
         Weights(layer.output, value_columns, natural(layer.output.outputs, arch.width)),
         Rows(tokens),
         writer.to_residual(),
@@ -166,6 +171,8 @@ def _lower_mix(
         columns=columns,
         base=Address(attended, first * stride + head * words),
         stride=stride,
+        wide=int(layer.wide_attended),
+        plane_stride=tokens * stride if layer.wide_attended else 0,
         multiplier=layer.scale.multiplier,
         shift=layer.scale.shift,
     )

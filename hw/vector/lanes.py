@@ -126,9 +126,10 @@ class Lanes(wiring.Component):
         distance = Mux(is_gelu, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
         offset = delay(m, self.offset, self.RESULT - 1, "offset")
         wide = taps(m, self.wide, self.RESULT - 1, "wide")
-        in_planes = (operation[requantised] == NORM) | (
-            (operation[requantised] == Drain.INT8) & wide[requantised]
+        may_be_wide = (operation[requantised] == Drain.INT8) | (
+            operation[requantised] == Drain.ATTENTION
         )
+        in_planes = (operation[requantised] == NORM) | (may_be_wide & wide[requantised])
         factor = delay(m, factor, self.SECOND - 1, "factor")
         distance = delay(m, distance, self.SECOND - 1, "distance")
         m.d.comb += [

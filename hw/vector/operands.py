@@ -99,7 +99,7 @@ class Operands(wiring.Component):
         with m.Switch(operation):
             for kind, bits in LIMIT_BITS.items():
                 limit: Value = Const(LIMITS.index(bits))
-                if kind == Drain.INT8:
+                if kind in (Drain.INT8, Drain.ATTENTION):
                     limit = Mux(wide, LIMITS.index(RESIDUAL_BITS), limit)
                 with m.Case(kind):
                     m.d.sync += self.limit.eq(limit)

@@ -40,9 +40,6 @@ LIMIT_BITS: dict[int, int] = {
     NORM: RESIDUAL_BITS,
 }
 
-WIDE_KINDS = (Drain.INT8, Drain.GELU)
-"""Kinds that can write 16-bit results in two planes."""
-
 PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.OUTPUT)
 """Kinds that consume parameter blocks."""
 

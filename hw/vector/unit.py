@@ -23,7 +23,6 @@ from moesaic.hw.vector.operands import Operands
 from moesaic.hw.vector.operation import (
     DESTINATION,
     NORM,
-    WIDE_KINDS,
     Destination,
     output_layout,
 )
@@ -34,7 +33,7 @@ from moesaic.hw.vector.sequencer import Sequencer, view
 from moesaic.hw.vector.statistics import Statistics
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.formats import RESIDUAL_BITS
-from moesaic.spec.isa import Drain, Opcode
+from moesaic.spec.isa import WIDE_DRAINS, Drain, Opcode
 
 
 class VectorUnit(wiring.Component):
@@ -116,7 +115,7 @@ class VectorUnit(wiring.Component):
         issue = sequencer.issue
         drain, norm = view(Opcode.DRAIN, sequencer.held), view(Opcode.NORM, sequencer.held)
         is_norm, drains_planes = Signal(), Signal()
-        may_be_wide = Cat(issue.operation == kind for kind in WIDE_KINDS).any()
+        may_be_wide = Cat(issue.operation == kind for kind in WIDE_DRAINS).any()
         m.d.comb += is_norm.eq(issue.operation == NORM)
         m.d.comb += drains_planes.eq(may_be_wide & drain.wide)
 

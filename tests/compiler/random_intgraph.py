@@ -108,23 +108,25 @@ def random_intgraph(
     for index, mixture in enumerate(shape.moe):
         width = shape.heads * shape.head_dim
         values = shape.heads * shape.value_dim
-        wide, wide_query = is_wide(), is_wide()
+        wide, wide_query, wide_attended = is_wide(), is_wide(), is_wide()
         steps = 256 if wide_query else 1
+        attended_steps = 256 if wide_attended else 1
         layers.append(
             IntAttention(
                 norm(),
                 normalised(width, 40 * steps, wide),
                 normalised(width, 40, wide),
                 normalised(values, 40, wide),
-                linear(rng, c, values, 2e5),
+                linear(rng, c, values, 2e5 / attended_steps),
                 shape.heads,
                 shape.head_dim,
                 shape.value_dim,
                 Scale.of(rng.uniform(0.05, 0.3) / steps),
-                Scale.of(rng.uniform(0.8, 2)),
+                Scale.of(rng.uniform(0.8, 2) * attended_steps),
                 f"attention{index}",
                 wide,
                 wide_query,
+                wide_attended,
             )
         )
         wide = is_wide()

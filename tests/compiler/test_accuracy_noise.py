@@ -12,7 +12,7 @@ import torch
 from moesaic.compiler import ir
 from moesaic.compiler.accuracy.advice import advise
 from moesaic.compiler.accuracy.analysis import analyse
-from moesaic.compiler.accuracy.noise import noise_alone
+from moesaic.compiler.accuracy.noise import NoiseMeter, noise_alone
 from moesaic.compiler.accuracy.reals import Codes, Numerators, in_reals
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.float_reference import run_float, run_layer
@@ -27,7 +27,7 @@ from moesaic.spec.metrics import sqnr_db
 from tests.compiler.quant_models import dense_graph, random_graph, random_samples
 
 SOME = {"1.hidden:9", "3.expert0.hidden:5", "3.expert2.hidden"}
-WIDE = {"0.query", "1.hidden", "2.norm", "3.norm", "3.expert2.hidden", "head.norm"}
+WIDE = {"0.query", "0.attention", "1.hidden", "2.norm", "3.norm", "3.expert2.hidden", "head.norm"}
 
 
 def built(
@@ -128,6 +128,23 @@ def test_codes_saturate_and_say_how_many() -> None:
     values = torch.tensor([-9.0, -1.0, 0.2, 0.25, 1.5, 1.8])
     assert codes(values).tolist() == [-1.0, -1.0, 0.0, 0.5, 1.5, 1.5]
     assert codes.clipped(values) == pytest.approx(2 / 6)
+
+
+def test_the_typical_noise_is_not_that_of_one_odd_frame() -> None:
+    _, integer, samples = built()
+    meter = NoiseMeter(integer, samples)
+    rounding = meter.roundings["1.hidden"]
+
+    def and_one_frame_is_far_off(value: torch.Tensor) -> torch.Tensor:
+        rounded = rounding(value)
+        rounded.unflatten(0, (len(samples), -1))[0] += 1.0
+        return rounded
+
+    both = [{"1.hidden": change} for change in (rounding, and_one_frame_is_far_off)]
+    together, odd = (meter.of(change) for change in both)
+    assert odd > 10 * together
+    typical, still = (meter.typical(change) for change in both)
+    assert 0.5 * together < typical < 2 * together and typical <= still < 2 * typical
 
 
 def test_analysis_finds_a_point_that_was_made_bad() -> None:

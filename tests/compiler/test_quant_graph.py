@@ -277,6 +277,12 @@ def test_rows_in_16_bits_are_nearer_to_float() -> None:
     ]
     queries = Comparison(graph, integer, samples).sqnr_db
     assert queries > found["all"] + 0.05, (queries, found)
+    graph, samples, integer = built({"0.attention", "2.attention"}, exact_weights())
+    check_values(integer)
+    attended = [getattr(layer, "wide_attended", None) for layer in integer.layers[:3]]
+    assert attended == [True, None, True]
+    attention = Comparison(graph, integer, samples).sqnr_db
+    assert attention > found["none"] + 0.05, (attention, found)
 
 
 def test_points_in_16_bits_are_those_named() -> None:
@@ -334,7 +340,7 @@ def test_the_largest_hidden_channels_have_16_bits_and_the_others_a_finer_step() 
 
 
 @pytest.mark.parametrize(
-    "name", ["2.key", "residual", "9.norm", "3.hidden", "0.norm:8", "0.query:8"]
+    "name", ["2.key", "residual", "9.norm", "3.hidden", "0.norm:8", "0.query:8", "0.attention:8"]
 )
 def test_other_points_cannot_be_wide(name: str) -> None:
     with pytest.raises(ValueError, match=f"wide must name .* hidden rows, not '{name}'"):

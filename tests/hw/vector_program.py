@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moesaic.spec import semantics
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Drain, Opcode, decode, encode
+from moesaic.spec.isa import WIDE_DRAINS, Drain, Opcode, decode, encode
 
 ROWS_OUTSIDE = (Drain.SOFTMAX, Drain.LOGITS)
 WITHOUT_PARAMETERS = (Drain.SOFTMAX, Drain.ATTENTION)
@@ -183,14 +183,14 @@ class Program:
             self.sums.append(sums)
         elif kind == Drain.ATTENTION:
             m, s = semantics.attention_scale(self.sums[0][:rows, None], multiplier, shift)
-            result = semantics.requantise(scores, m, s, 8)
+            result = semantics.requantise(scores, m, s, 8 if plane_stride is None else 16)
         else:
             blocks = torch.cat([block for _, block in tiles if block is not None])
             bias, m, s = blocks.unbind(1)
             bits = 16 if kind == Drain.INT8 and plane_stride is not None else BITS[kind]
             result = semantics.requantise(scores + bias, m, s, bits)
         planes = [result]
-        if kind in (Drain.INT8, Drain.GELU) and plane_stride is not None:
+        if kind in WIDE_DRAINS and plane_stride is not None:
             if kind == Drain.GELU:
                 result = semantics.gelu_wide(result, multiplier, shift)
             planes = [result >> 8, result & 255]
@@ -310,7 +310,7 @@ def add_random_drain(program: Program, kind: Drain) -> None:
     word = arch.lanes if is_residual else arch.depth
     words = arch.residual_words if is_residual else arch.activation_words
     stride = -(-columns // word) + random.randrange(3)
-    wide = kind in (Drain.INT8, Drain.GELU) and random.random() < 0.5
+    wide = kind in WIDE_DRAINS and random.random() < 0.5
     plane_stride = 20 * stride if wide or random.random() < 0.3 else 0
     base = random.randrange(max(1, words - 21 * stride - plane_stride))
     magnitude = random.choice([31, 24, 16, 9])
@@ -319,12 +319,12 @@ def add_random_drain(program: Program, kind: Drain) -> None:
     shift = {
         Drain.GELU: random.randint(13, 19) if wide else random.randint(20, 27),
         Drain.SOFTMAX: magnitude + 16 - random.randint(8, 13),
-        Drain.ATTENTION: max(0, magnitude - random.randint(14, 24)),
+        Drain.ATTENTION: max(0, magnitude - random.randint(14, 24) - 8 * wide),
     }.get(kind, random.getrandbits(6))
     program.drain(
         kind, rows=rows, n_tiles=n_tiles, groups=groups, columns=columns, base=base,
         stride=stride, multiplier=multiplier, shift=shift, offset=random.getrandbits(8),
-        wide=wide or (kind not in (Drain.INT8, Drain.GELU) and random.random() < 0.5),
+        wide=wide or (kind not in WIDE_DRAINS and random.random() < 0.5),
         plane_stride=plane_stride,
         expert=expert,
         scatter=expert is not None and random.random() < 0.7, magnitude=magnitude,

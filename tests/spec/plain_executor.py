@@ -139,7 +139,9 @@ def attention(rows: list[Row], layer: IntAttention) -> list[Row]:
             factor = Scale(shift_round(inverse * layer.scale.multiplier, 16), t + layer.scale.shift)
             for d in range(head * layer.value_dim, (head + 1) * layer.value_dim):
                 column = [v[d] for v in value]
-                attended[r].append(scaled(dot(numerators, column), factor, 8))
+                attended[r].append(
+                    scaled(dot(numerators, column), factor, 16 if layer.wide_attended else 8)
+                )
     return [add(row, linear(a, layer.output, 24)) for row, a in zip(rows, attended, strict=True)]
 
 

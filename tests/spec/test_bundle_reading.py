@@ -84,6 +84,10 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
         lambda p: first(p, "IntAttention").update(wide_query=2),
         "wide_query must be bool, not 2",
     ),
+    "wide_attended as text": (
+        lambda p: first(p, "IntAttention").update(wide_attended="no"),
+        "wide_attended must be bool, not 'no'",
+    ),
     "no wide": (lambda p: first(p, "IntAttention").pop("wide"), "has no wide"),
     "no experts": (lambda p: first(p, "IntMoe").update(experts=[]), "must have 1 to 64 entries"),
     "too many experts": (

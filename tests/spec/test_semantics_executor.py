@@ -38,7 +38,7 @@ def test_executor_equals_plain_integers(name: str) -> None:
 
 
 FORMS = [
-    *((IntAttention, form) for form in ("rows", "query")),
+    *((IntAttention, form) for form in ("rows", "query", "attended")),
     *(
         (kind, form)
         for kind in (IntDense, IntMoe)
@@ -65,7 +65,7 @@ def test_form_of_any_layer_changes_the_output(kind: type, form: str) -> None:
         if form == "rows":
             return replace(layer, wide=True)
         if isinstance(layer, IntAttention):
-            return replace(layer, wide_query=True)
+            return replace(layer, **{f"wide_{form}": True})
         if isinstance(layer, IntDense):
             return replace(layer, mlp=mlp(layer.mlp))
         assert isinstance(layer, IntMoe)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec import layout
-from moesaic.spec.isa import Drain, Opcode, Unit
+from moesaic.spec.isa import WIDE_DRAINS, Drain, Opcode, Unit
 
 PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.OUTPUT)
 ROWS_OUTSIDE = (Drain.SOFTMAX, Drain.LOGITS)
@@ -142,7 +142,7 @@ class Vector:
             self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
             frame.stored.put(chunks, max(self.offered, sent))
             cycles = self.offered - begin
-        elif kind in (Drain.INT8, Drain.GELU) and field(step, "wide"):
+        elif kind in WIDE_DRAINS and field(step, "wide"):
             cycles = 2 * chunks
             self.offered = max(self.offered, at + timing.chunk) + cycles
         else:
