@@ -65,57 +65,97 @@ def candidates_for(
     plain: dict[str, int],
     progress: Progress,
 ) -> list[Candidate]:
-    """The worthiest first."""
-    meters = {
-        task: NoiseMeter(graph, calibrated.samples[task], FRAMES) for task, graph in graphs.items()
-    }
-    alone = {
-        task: {name: meter.typical(own) for name, own in meter.by_layer_point().items()}
-        for task, meter in meters.items()
-    }
-    scales = calibrated.scales()
+    """The worthiest first; ``plain`` are the cycles of ``graphs``, which have 8 bits throughout."""
+    gains = _Gains(calibrated, graphs)
+    costs = _Costs(graphs, arch, schedules, plain)
+    found: list[Candidate] = []
+    groups = _groups(calibrated)
+    for number, points in enumerate(groups):
+        progress("choosing 16-bit rows", number / len(groups))
+        owned = by_task(points)
+        options = []
+        for count in _counts(graphs, points, arch):
+            more = {task: costs.of(task, own, count) for task, own in owned.items()}
+            fits = {task: cycles for task, cycles in more.items() if cycles is not None}
+            if len(fits) == len(more):
+                names = frozenset((task, wide_name(point, count)) for task, point in points)
+                gain = {task: gains.of(task, own, count) for task, own in owned.items()}
+                options.append(Candidate(names, gain, fits))
+        found += _steps(options)
+    useful = [
+        one
+        for one in found
+        if any(gain > LEAST_GAIN * gains.total(task) for task, gain in one.gains.items())
+    ]
+    return sorted(useful, key=lambda one: -one.worth)
+
+
+def _groups(calibrated: Calibrated) -> list[set[tuple[str, str]]]:
+    """Points that get 16 bits together: tasks that share one keep it equal, or its weights are
+    stored twice."""
     groups: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     for task, graph in calibrated.graphs.items():
         named: dict[str, list[str]] = defaultdict(list)
         for point in dict.fromkeys(may_be_wide(graph)):
             named[layer_point(point)].append(point)
         for names in named.values():
-            # Tasks that share a point keep it equal, or its weights are stored twice.
             key = min(calibrated.shared.find(task, point) for point in names)
             groups[key] |= {(task, point) for point in names}
-    result: list[Candidate] = []
-    known: dict[tuple[str, object, int], int | None] = {}
-    for number, points in enumerate(groups.values()):
-        progress("choosing 16-bit rows", number / len(groups))
-        options = []
-        for count in _counts(graphs, points, arch):
-            gains, more = {}, {}
-            for task, own in by_task(points).items():
-                name = layer_point(next(iter(own)))
-                gains[task] = alone[task][name]
-                if count != ALL_FEATURES:
-                    codes = {point: some_in_16_bits(scales, task, point, count) for point in own}
-                    gains[task] -= meters[task].typical(codes)
-                size = task, alike(graphs[task], name), count
-                if size not in known:
-                    try:
-                        wide = widened(graphs[task], [wide_name(name, count)])
-                        known[size] = cycles(wide, arch, schedules[task]) - plain[task]
-                    except UserError:  # more memory than there is
-                        known[size] = None
-                if (taken := known[size]) is not None:
-                    more[task] = taken
-            if len(more) == len(gains):
-                named_points = frozenset((task, wide_name(point, count)) for task, point in points)
-                options.append(Candidate(named_points, gains, more))
-        result += _steps(options)
-    total = {task: sum(costs.values()) for task, costs in alone.items()}
-    useful = [
-        one
-        for one in result
-        if any(gain > LEAST_GAIN * total[task] for task, gain in one.gains.items())
-    ]
-    return sorted(useful, key=lambda one: -one.worth)
+    return list(groups.values())
+
+
+class _Gains:
+    """How much of a task's noise goes with 16 bits, on calibration samples."""
+
+    def __init__(self, calibrated: Calibrated, graphs: dict[str, IntGraph]) -> None:
+        self._scales = calibrated.scales()
+        self._meters = {
+            task: NoiseMeter(graph, calibrated.samples[task], FRAMES)
+            for task, graph in graphs.items()
+        }
+        self._alone = {
+            task: {name: meter.typical(own) for name, own in meter.by_layer_point().items()}
+            for task, meter in self._meters.items()
+        }
+
+    def total(self, task: str) -> float:
+        return sum(self._alone[task].values())
+
+    def of(self, task: str, points: set[str], count: int) -> float:
+        """With ``count`` features of each of the points, which are those of a layer's experts."""
+        gain = self._alone[task][layer_point(next(iter(points)))]
+        if count == ALL_FEATURES:
+            return gain
+        left = {point: some_in_16_bits(self._scales, task, point, count) for point in points}
+        return gain - self._meters[task].typical(left)
+
+
+class _Costs:
+    """The cycles that 16 bits add; layers of the same sizes are estimated once."""
+
+    def __init__(
+        self,
+        graphs: dict[str, IntGraph],
+        arch: ArchConfig,
+        schedules: dict[str, Schedule],
+        plain: dict[str, int],
+    ) -> None:
+        self._graphs, self._arch, self._schedules, self._plain = graphs, arch, schedules, plain
+        self._known: dict[tuple[str, object, int], int | None] = {}
+
+    def of(self, task: str, points: set[str], count: int) -> int | None:
+        """None where there is not enough memory."""
+        name = layer_point(next(iter(points)))
+        graph = self._graphs[task]
+        size = task, alike(graph, name), count
+        if size not in self._known:
+            try:
+                wide = widened(graph, [wide_name(name, count)])
+                more = cycles(wide, self._arch, self._schedules[task]) - self._plain[task]
+            except UserError:
+                more = None
+            self._known[size] = more
+        return self._known[size]
 
 
 def _counts(
