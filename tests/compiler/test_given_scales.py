@@ -17,19 +17,19 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     export_onnx(model, "seg", folder / "seg.onnx")
     size = model.config.height, model.config.width
     calibration = make_batch(range(1000, 1004), *size).image
-    heldout = make_batch(range(HELDOUT_SEED, HELDOUT_SEED + 4), *size).image
+    heldout = make_batch(range(HELDOUT_SEED, HELDOUT_SEED + 32), *size).image
     return compare(folder / "seg.onnx", calibration, heldout, folder)
 
 
 def test_integers_are_nearer_to_float_than_the_file(nano: Comparison) -> None:
     """What is done in its own way is finer: the residual stream has 16 bits, a sum one rounding."""
-    assert nano.integers_to_float > 30
+    assert nano.integers_to_float > 32
     assert nano.integers_to_float > nano.runtime_to_float + 8
 
 
 def test_differences_come_from_what_is_done_otherwise(nano: Comparison) -> None:
     """Without those quantisers the file computes nearly what the integers do."""
-    assert nano.rows[-1].rest > 32
+    assert nano.rows[-1].rest > 33
     assert nano.rows[-1].rest > nano.integers_to_runtime + 8
     shares = [10 ** (-row.alone / 10) for row in nano.rows]
     shares += [10 ** (-alone / 10) for _, alone in nano.shared]
