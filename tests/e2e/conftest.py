@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.export import export_onnx
-from moesaic.models.m3vit import random_model
+from moesaic.models.m3vit import M3ViT, random_model
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,19 @@ def moesaic(*arguments: str | Path) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def make_models(folder: Path, config: M3ViTConfig, seed: int, samples: int = 4) -> list[str]:
+def make_models(
+    folder: Path,
+    config: M3ViTConfig,
+    seed: int,
+    samples: int = 4,
+    export: Callable[[M3ViT, str, Path], object] = export_onnx,
+) -> list[str]:
     """Export a random model; returns ``TASK=FILE`` arguments; ``samples.npz`` lies beside."""
     model = random_model(config, seed)
     arguments = []
     for task in config.task_names:
         path = folder / f"{task}.onnx"
-        export_onnx(model, task, path)
+        export(model, task, path)
         arguments.append(f"{task}={path}")
     rng = np.random.default_rng(seed)
     images = rng.normal(size=(samples, 3, config.height, config.width)).astype(np.float32)

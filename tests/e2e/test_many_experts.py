@@ -1,4 +1,7 @@
-"""More experts than an accumulator row has columns: a target of one's own, from ONNX to the RTL."""
+"""More experts than an accumulator row has columns: a target of one's own, from ONNX to the RTL.
+
+As MoE nodes: torch takes a second to trace an expert of a loop.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from moesaic.models.config import M3ViTConfig
+from moesaic.models.ms_moe import export_ms_moe
 from moesaic.spec.arch import PRESETS, ArchConfig
 
 from .conftest import make_models, moesaic
@@ -26,7 +30,7 @@ FORTY = M3ViTConfig(
 
 @pytest.mark.parametrize("arch", [WIDE, NARROW], ids=lambda arch: arch.name)
 def test_forty_experts_are_bit_exact(tmp_path: Path, arch: ArchConfig) -> None:
-    models = make_models(tmp_path, FORTY, seed=1, samples=2)
+    models = make_models(tmp_path, FORTY, seed=1, samples=2, export=export_ms_moe)
     target, bundle = tmp_path / "target.json", tmp_path / "bundle"
     target.write_text(json.dumps(arch.to_dict()))
     calibration = ("--calibrate", tmp_path / "samples.npz")
@@ -43,7 +47,8 @@ def test_forty_experts_are_bit_exact(tmp_path: Path, arch: ArchConfig) -> None:
 
 
 def test_sixty_five_experts_are_refused(tmp_path: Path) -> None:
-    models = make_models(tmp_path, replace(FORTY, experts=65), seed=1, samples=1)
+    config = replace(FORTY, experts=65)
+    models = make_models(tmp_path, config, seed=1, samples=1, export=export_ms_moe)
     target = tmp_path / "target.json"
     target.write_text(json.dumps(WIDE.to_dict()))
     path = models[0].split("=", 1)[1]
