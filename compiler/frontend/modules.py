@@ -6,7 +6,6 @@ and optimizers that write new nodes, leave nothing: then layers go by the names 
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import assert_never
@@ -14,32 +13,10 @@ from typing import assert_never
 import onnx
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.nodes import node_name
+from moesaic.compiler.frontend.nodes import is_module_name, module_path, node_name
 
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata of a node: a Python list of names from the root module ('') to the node itself."""
-NAMESPACE = "namespace"
-"""The same as ``name: class`` pairs with slashes between."""
 TAKEN = {"embed", "head"}
 """Names that are no layer's."""
-LONGEST = 200
-"""Characters of a name; a longer one is no module path that anybody would type."""
-
-
-def module_path(node: onnx.NodeProto) -> list[str] | None:
-    """Modules around a node, the outermost first without the root; None where nothing is known."""
-    metadata = {entry.key: entry.value for entry in node.metadata_props}
-    try:
-        if SCOPES in metadata:
-            scopes = ast.literal_eval(metadata[SCOPES])
-            if isinstance(scopes, list) and all(isinstance(name, str) for name in scopes):
-                return [name for name in scopes[:-1] if name]
-        if NAMESPACE in metadata:
-            pairs = metadata[NAMESPACE].split("/")
-            return [name for pair in pairs[:-1] if (name := pair.split(":")[0].strip())]
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        pass  # whatever somebody else wrote there
-    return None
 
 
 def name_layers(layers: Sequence[ir.Layer], nodes: Iterable[onnx.NodeProto]) -> None:
@@ -60,7 +37,7 @@ def name_layers(layers: Sequence[ir.Layer], nodes: Iterable[onnx.NodeProto]) -> 
     names = []
     for module, layer in zip(found, layers, strict=True):
         name = module if sharing[module] == 1 else f"{module}.{ir.layer_kind(layer)}"
-        good = module and module not in crowded and name.isprintable() and len(name) <= LONGEST
+        good = module and module not in crowded and is_module_name(name)
         names.append(name if good and name not in TAKEN else "")
     for name, layer in zip(names, layers, strict=True):
         layer.module = name if names.count(name) == 1 else ""

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import ast
+
 import onnx
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata of a node: a Python list of names from the root module ('') to the node itself."""
+NAMESPACE = "namespace"
+"""The same as ``name: class`` pairs with slashes between."""
+LONGEST = 200
+"""Characters of a name; a longer one is no module path that anybody would type."""
 
 
 def describe(node: onnx.NodeProto) -> str:
-    """Return how messages name a node."""
+    """Return how messages name a node: with the module that it comes from, where that is known."""
+    inside = module_path(node)
+    if inside and is_module_name(inside[-1]):
+        return f"node {node_name(node)!r} ({node.op_type} in {inside[-1]})"
     return f"node {node_name(node)!r} ({node.op_type})"
+
+
+def module_path(node: onnx.NodeProto) -> list[str] | None:
+    """Modules around a node, the outermost first without the root; None where nothing is known."""
+    metadata = {entry.key: entry.value for entry in node.metadata_props}
+    try:
+        if SCOPES in metadata:
+            scopes = ast.literal_eval(metadata[SCOPES])
+            if isinstance(scopes, list) and all(isinstance(name, str) for name in scopes):
+                return [name for name in scopes[:-1] if name]
+        if NAMESPACE in metadata:
+            pairs = metadata[NAMESPACE].split("/")
+            return [name for pair in pairs[:-1] if (name := pair.split(":")[0].strip())]
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass  # whatever somebody else wrote there
+    return None
+
+
+def is_module_name(name: str) -> bool:
+    """Whether a name is one that a user would know a module by."""
+    return name.isprintable() and len(name) <= LONGEST
 
 
 def node_name(node: onnx.NodeProto) -> str:

@@ -10,10 +10,12 @@ import pytest
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend import load_graph
-from moesaic.compiler.frontend.modules import NAMESPACE, SCOPES, module_path, name_layers
+from moesaic.compiler.frontend.modules import name_layers
+from moesaic.compiler.frontend.nodes import NAMESPACE, SCOPES, describe, module_path
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.export import export_onnx
 from moesaic.models.m3vit import random_model
+from moesaic.spec.errors import UserError
 
 CONFIG = M3ViTConfig(
     height=8, width=12, patch=4, dim=20, depth=2, heads=2, experts=3, top_k=2, expert_hidden=11
@@ -121,3 +123,22 @@ def test_nodes_of_one_name_have_no_module() -> None:
 def test_the_path_of_a_node_without_metadata_is_not_known() -> None:
     assert module_path(onnx.helper.make_node("Add", ["a", "b"], ["c"])) is None
     assert module_path(node("n", "a", "a.b")) == ["a", "a.b"]
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 201])
+def test_a_message_names_the_module_where_it_is_one(name: str) -> None:
+    assert describe(node("n", "a", "a.b")).endswith(" in a.b)")
+    assert " in " not in describe(node("n", name)) and describe(node("n")).startswith("node 'n' (")
+
+
+def test_a_refused_node_is_named_with_its_module(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    hidden = next(
+        one for one in model.graph.node if (module_path(one) or [""])[-1].endswith("1.attention")
+    )
+    hidden.op_type = "Einsum"
+    del hidden.attribute[:]
+    hidden.attribute.add(name="equation", type=onnx.AttributeProto.STRING, s=b"q?")
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(UserError, match=r"\(Einsum in model\.blocks\.1\.attention\)"):
+        load_graph(tmp_path / "changed.onnx")
