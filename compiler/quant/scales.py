@@ -151,12 +151,16 @@ class Scales:
         return np.concatenate([largest, np.setdiff1d(channels, largest)])
 
     def hidden_without(self, task: str, point: str, count: int) -> tuple[float, int]:
-        """:meth:`hidden` where the ``count`` channels with the largest peaks have 16 bits."""
+        """:meth:`hidden` where the ``count`` channels with the largest peaks have 16 bits.
+
+        Those have the same step: it is as coarse as they need, however small the others are.
+        """
         seen = self._hidden_peaks(task, point)
         if seen is None or not count or self.given(task, point) is not None:
             return self.hidden(task, point)
         clip = min(self.clip(task, point), seen.reach_of_others(count))
-        return hidden_codes(clip or 1.0)
+        codes = self.wide(task, point) * UINT8_MAX  # what `hidden_codes` gives their step for
+        return hidden_codes(max(clip, codes / 2, codes - GELU_LOWEST))
 
     def _hidden_peaks(self, task: str, point: str) -> HiddenPeaks | None:
         seen = self.statistics.hidden.get(self.shared.find(task, point))
