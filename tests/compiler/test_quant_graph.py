@@ -356,6 +356,18 @@ def test_a_step_for_small_channels_still_holds_the_large_ones(bias: float) -> No
     assert min(found.values()) > max(found.values()) - 0.5, found
 
 
+@pytest.mark.parametrize("wide", ["", "1.hidden:3", "1.hidden"])
+def test_hidden_rows_next_to_zero_have_a_scale(wide: str) -> None:
+    """Smaller than any step of the GELU: what a layer gives that training has switched off."""
+    graph = random_graph()
+    layer = graph.layers[1]
+    assert isinstance(layer, ir.Mlp)
+    layer.up.weight[:] *= 1e-9
+    layer.up.bias[:] *= 1e-9
+    graph, samples, integer = built({wide} if wide else set(), graph)
+    assert Comparison(graph, integer, samples).sqnr_db > 25
+
+
 @pytest.mark.parametrize(
     "name", ["2.key", "residual", "9.norm", "3.hidden", "0.norm:8", "0.query:8", "0.attention:8"]
 )
