@@ -246,8 +246,9 @@ class FunctionalModel:
         scale = (values["multiplier"], values["shift"])
         if kind is Drain.ATTENTION:
             multiplier, shift = semantics.attention_scale(self.state.row_scales.popleft(), *scale)
-            value = semantics.requantise(accumulated, multiplier[:, None], shift[:, None], 8)
-            self._write_activations(values, value[:, :columns].numpy())
+            bits = 16 if values["wide"] else 8
+            value = semantics.requantise(accumulated, multiplier[:, None], shift[:, None], bits)
+            self._write_rows(values, value[:, :columns])
             return
         value = self._requantise(accumulated, values, kind)[:, :columns]
         if kind is Drain.INT8:

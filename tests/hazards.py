@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from moesaic.hw.stream.sequencer import FETCHED_ENTRIES
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Drain, Opcode, Space, Stationary, Streamed, Unit
+from moesaic.spec.isa import (
+    WIDE_DRAINS,
+    Drain,
+    Opcode,
+    Space,
+    Stationary,
+    Streamed,
+    Unit,
+)
 from tests.functional import Deadlock
 
 Words = NDArray[np.int64]
@@ -200,7 +208,7 @@ class OrderModel:
             first, last = group * columns, min((group + 1) * columns, values["columns"])
             inner = np.arange(first // size, layout.words(max(last, first), size))
             words = values["base"] + rows[:, None] * values["stride"] + inner
-            if kind in (Drain.INT8, Drain.GELU) and values["wide"]:
+            if kind in WIDE_DRAINS and values["wide"]:
                 words = np.concatenate([words, words + values["plane_stride"]])
             work.writes.append(self._inside(words.ravel(), space))
         if residual:

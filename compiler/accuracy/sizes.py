@@ -21,7 +21,7 @@ def alike(graph: IntGraph, point: str) -> object:
     layer = graph.layers[int(first)]
     match layer:
         case IntAttention():
-            sizes: tuple[object, ...] = (layer.query.weight.shape, layer.value.weight.shape)
+            sizes: tuple[object, ...] = layer.heads, layer.head_dim, layer.value_dim
         case IntDense():
             sizes = (layer.mlp.up.weight.shape,)
         case IntMoe():

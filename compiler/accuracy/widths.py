@@ -88,8 +88,9 @@ def choose_widths(
         return built, _names(points(most))
     if not _reached(goal, built[1]):
         task, report = min(built[1].items(), key=lambda pair: pair[1].sqnr_db)
+        count = len(_names(points(most)))  # a point may have come in several steps
         raise UserError(
-            f"task {task} reaches {report.sqnr_db:.1f} dB with all {most} points in 16 bits that"
+            f"task {task} reaches {report.sqnr_db:.1f} dB with all {count} points in 16 bits that"
             f" help and fit ({taken[task]} cycles, {plain[task]} without), not"
             f" {goal.sqnr_db:g}: ask for less, allow more cycles, or calibrate with more samples"
         )

@@ -28,6 +28,8 @@ HIDDEN_LIMIT = 2.0 ** (tables.GELU_INPUT_BITS - 1 - tables.GELU_INPUT_FRACTION_B
 """Pre-activations saturate at +-32."""
 GELU_LOWEST = 0.17
 """GELU is never below -0.16998."""
+HIDDEN_FINEST = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
+"""GELU comes in these steps: a finer one says nothing more, and may have no integer scale."""
 UINT8_MAX = 255
 SCORE_OCTAVES = math.log2(math.e) * (1 << tables.EXP2_FRACTION_BITS)
 """Steps of 2**-7 octave in a factor of e."""
@@ -36,7 +38,7 @@ SCORE_OCTAVES = math.log2(math.e) * (1 << tables.EXP2_FRACTION_BITS)
 def hidden_codes(clip: float) -> tuple[float, int]:
     """Step and code of zero of uint8 codes up to ``clip``; GELU is not below -0.17."""
     lowest = min(GELU_LOWEST, clip)
-    step = (clip + lowest) / UINT8_MAX
+    step = max((clip + lowest) / UINT8_MAX, HIDDEN_FINEST)
     return step, min(math.ceil(lowest / step), UINT8_MAX)
 
 
@@ -151,12 +153,16 @@ class Scales:
         return np.concatenate([largest, np.setdiff1d(channels, largest)])
 
     def hidden_without(self, task: str, point: str, count: int) -> tuple[float, int]:
-        """:meth:`hidden` where the ``count`` channels with the largest peaks have 16 bits."""
+        """:meth:`hidden` where the ``count`` channels with the largest peaks have 16 bits.
+
+        Those have the same step: it is as coarse as they need, however small the others are.
+        """
         seen = self._hidden_peaks(task, point)
         if seen is None or not count or self.given(task, point) is not None:
             return self.hidden(task, point)
         clip = min(self.clip(task, point), seen.reach_of_others(count))
-        return hidden_codes(clip or 1.0)
+        codes = self.wide(task, point) * UINT8_MAX  # what `hidden_codes` gives their step for
+        return hidden_codes(max(clip, codes / 2, codes - GELU_LOWEST))
 
     def _hidden_peaks(self, task: str, point: str) -> HiddenPeaks | None:
         seen = self.statistics.hidden.get(self.shared.find(task, point))
@@ -165,7 +171,8 @@ class Scales:
     def wide(self, task: str, point: str) -> float:
         """Step of a point in 16 bits: what the samples reached fits, and more."""
         reached = max(self.clip(task, point), self.maximum(task, point))
-        return min(reached * WIDE_HEADROOM, self._limit(point)) / INT16_MAX
+        step = min(reached * WIDE_HEADROOM, self._limit(point)) / INT16_MAX
+        return max(step, HIDDEN_FINEST) if point.endswith("hidden") else step
 
     def maximum(self, task: str, point: str) -> float:
         """Largest magnitude seen; 1.0 at a point that was always 0."""

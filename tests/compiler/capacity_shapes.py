@@ -64,7 +64,7 @@ def sizes(rng: random.Random, arch: ArchConfig) -> Shape:
         outputs=_size(rng, 4 * depth),
         head_rows=tokens - first,
         head_first=first,
-        # Of the sizes, not of the graph's seed: every graph of the shape needs the same.
+        # Of the sizes, not of the graph's seed, which only says which hidden channels are wide.
         wide=random.Random(f"{tokens} {head_dim} {experts}").choice([0.0, 0.0, 1.0]),
     )
 
@@ -94,10 +94,11 @@ def vary(rng: random.Random, arch: ArchConfig) -> ArchConfig:
     return replace(arch, ring_bytes=ring, queue_depth=queue)
 
 
-def fits(shape: Shape, arch: ArchConfig, schedule: Schedule | None = None) -> bool:
-    """Whether ``arch`` takes it."""
+def fits(shape: Shape, arch: ArchConfig, schedule: Schedule | None = None, seed: int = 0) -> bool:
+    """Whether ``arch`` takes it, with the forms of rows that ``seed`` gives."""
+    graph = random_intgraph(shape, seed, values=False)
     try:
-        compile_task(random_intgraph(shape, values=False), arch, ShapeImage(arch), schedule)
+        compile_task(graph, arch, ShapeImage(arch), schedule)
     except UserError:
         return False
     return True

@@ -93,7 +93,7 @@ def random_intgraph(
 
     def mlp(hidden: int, wide_rows: bool) -> IntMlp:
         wide, offset = is_wide(), int(forms.choice([0, forms.integers(1, 30), 128, 255]))
-        count = int(forms.choice([hidden, forms.integers(1, hidden + 1)])) if wide else 0
+        count = int(forms.choice([hidden, forms.integers(1, max(1, hidden) + 1)])) if wide else 0
         up = normalised(hidden, 8000, wide_rows)
         if count == hidden:
             down = linear(rng, c, hidden, 2e5 / 256)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from moesaic.compiler import ir
 from moesaic.compiler.accuracy.analysis import analyse
-from moesaic.compiler.accuracy.sizes import cycles, widened
+from moesaic.compiler.accuracy.sizes import alike, cycles, widened
 from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.quant import Calibrated, QuantOptions
@@ -14,6 +17,7 @@ from moesaic.compiler.quant.build import may_be_wide
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.errors import UserError
 from tests.compiler.quant_models import dense_graph, random_samples
+from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.compiler.test_rewrite import like_pretrained
 
 ARCH = PRESETS["nano"]
@@ -62,6 +66,13 @@ def test_a_budget_is_kept_and_more_of_it_gives_more(calibrated: Calibrated) -> N
 def test_out_of_reach_is_refused_with_how_far_it_went(calibrated: Calibrated) -> None:
     with pytest.raises(UserError, match=r"task \w+ reaches .* dB with .* not 90: ask for less"):
         choose_widths(calibrated, calibrated.build(), ARCH, Goal(90.0))
+    graph = dense_graph()
+    graph.layers[1].up.weight[[2, 30]] *= 12  # type: ignore[union-attr]
+    alone = Calibrated({"seg": graph}, {"seg": random_samples(count=8)}, QuantOptions())
+    with pytest.raises(UserError, match=r"with all \d+ points") as refused:
+        choose_widths(alone, alone.build(), ARCH, Goal(90.0))
+    named = int(re.search(r"all (\d+) points", str(refused.value))[1])  # type: ignore[index]
+    assert named <= len(set(may_be_wide(alone.graphs["seg"])))  # those of hidden rows once
     plain = calibrated.build()[0]["seg"]
     few = cycles(plain, ARCH, choose_schedule(plain, ARCH))
     with pytest.raises(UserError, match=r"with all \d points .* not 90"):
@@ -88,6 +99,18 @@ def test_what_training_does_to_weights_reaches_25_db_with_16_bit_rows() -> None:
     for task, graph in plain[0].items():
         schedule = choose_schedule(graph, arch)
         assert cycles(wide[task], arch, schedule) <= 1.02 * cycles(graph, arch, schedule)
+
+
+def test_layers_of_other_heads_are_not_alike() -> None:
+    """Their weights have the same shape, but other padding and other softmax rows."""
+    shape = Shape(heads=2, head_dim=12, value_dim=12)
+    graphs = [
+        random_intgraph(one, values=False)
+        for one in (shape, replace(shape, heads=3, head_dim=8, value_dim=8))
+    ]
+    assert len({graph.layers[0].query.weight.shape for graph in graphs}) == 1  # type: ignore[union-attr]
+    assert alike(graphs[0], "0.attention") != alike(graphs[1], "0.attention")
+    assert alike(graphs[0], "0.attention") == alike(graphs[0], "2.attention")
 
 
 def test_sizes_of_widened_graphs_are_those_of_built_ones(calibrated: Calibrated) -> None:

@@ -339,6 +339,35 @@ def test_the_largest_hidden_channels_have_16_bits_and_the_others_a_finer_step() 
     assert scales["1.hidden:3"] > 3 * scales[""]
 
 
+@pytest.mark.parametrize("bias", [-3.0, -7.0])
+def test_a_step_for_small_channels_still_holds_the_large_ones(bias: float) -> None:
+    """All but the outliers hardly answer, as channels do that training has switched off."""
+    channels = [3, 17, 40]
+    graph = with_outliers(channels)
+    layer = graph.layers[1]
+    assert isinstance(layer, ir.Mlp)
+    small = np.setdiff1d(np.arange(len(layer.up.bias)), channels)
+    layer.up.weight[small] *= 0.05
+    layer.up.bias[small] = bias
+    found = {}
+    for wide in ("1.hidden:3", "1.hidden:9", "1.hidden"):
+        _, samples, integer = built({wide}, graph)
+        found[wide] = Comparison(graph, integer, samples).sqnr_db
+    assert min(found.values()) > max(found.values()) - 0.5, found
+
+
+@pytest.mark.parametrize("wide", ["", "1.hidden:3", "1.hidden"])
+def test_hidden_rows_next_to_zero_have_a_scale(wide: str) -> None:
+    """Smaller than any step of the GELU: what a layer gives that training has switched off."""
+    graph = random_graph()
+    layer = graph.layers[1]
+    assert isinstance(layer, ir.Mlp)
+    layer.up.weight[:] *= 1e-9
+    layer.up.bias[:] *= 1e-9
+    graph, samples, integer = built({wide} if wide else set(), graph)
+    assert Comparison(graph, integer, samples).sqnr_db > 25
+
+
 @pytest.mark.parametrize(
     "name", ["2.key", "residual", "9.norm", "3.hidden", "0.norm:8", "0.query:8", "0.attention:8"]
 )
