@@ -145,6 +145,8 @@ class Reader:
                 self.read(str, k, f"a name in {where}"): self.read(arguments[1], v, f"{where}.{k}")
                 for k, v in value.items()
             }
+        if origin is NDArray:  # a type of its own from numpy 2.5 on, where Python has such
+            return self._array(arguments[0], value, where, rules)
         if origin is np.ndarray:
             return self._array(get_args(arguments[1])[0], value, where, rules)
         if dataclasses.is_dataclass(kind):
