@@ -49,6 +49,23 @@ def test_a_target_is_reached_and_both_tasks_store_shared_weights_once(
     assert graphs["seg"].embed.linear is graphs["depth"].embed.linear
 
 
+def test_rows_in_16_bits_that_do_not_help_are_not_taken(
+    calibrated: Calibrated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = plain, before = calibrated.build()
+    worse = {task: replace(report, sqnr_db=report.sqnr_db - 0.1) for task, report in before.items()}
+    monkeypatch.setattr(calibrated, "build", lambda wide: (plain, worse))
+    assert choose_widths(calibrated, built, ARCH, Goal(more=0.5)) == (built, [])
+
+
+def test_a_target_that_eight_bits_reach_is_not_searched_for(
+    calibrated: Calibrated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = calibrated.build()
+    monkeypatch.setattr("moesaic.compiler.accuracy.widths.candidates_for", None)
+    assert choose_widths(calibrated, built, ARCH, Goal(5.0)) == (built, [])
+
+
 def test_a_budget_is_kept_and_more_of_it_gives_more(calibrated: Calibrated) -> None:
     plain = calibrated.build()[0]
     schedules = {task: choose_schedule(graph, ARCH) for task, graph in plain.items()}
