@@ -230,10 +230,12 @@ def test_lower_precision_of_the_program_changes_nothing() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("wide", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_cuda_equals_cpu(seed: int) -> None:
+def test_cuda_equals_cpu(seed: int, wide: float) -> None:
     shape = Shape(tokens=70, patches=69, head_rows=69, channels=96, hidden=384, experts=9, top_k=3)
-    for graph in (random_intgraph(shape, seed), random_intgraph(Shape(patch_inputs=1100), seed)):
+    long = Shape(patch_inputs=1100)
+    for graph in (random_intgraph(replace(shape, wide=wide), seed), random_intgraph(long, seed)):
         x = random_patches(graph, 9, seed)
         on_cpu, on_cuda = Executor(graph), Executor(graph, "cuda")
         on_cuda.chunk_frames = 4
