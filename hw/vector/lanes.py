@@ -11,7 +11,7 @@ from moesaic.hw.arithmetic.pipeline import clamp, delay, round_half, taps
 from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.vector.gelu import Gelu
 from moesaic.hw.vector.operands import OPERAND_BITS, Operands
-from moesaic.hw.vector.operation import LIMITS, NORM, issue_layout
+from moesaic.hw.vector.operation import LIMITS, NORM, SPLIT_KINDS, issue_layout
 from moesaic.hw.vector.output import CHUNK_BITS
 from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
@@ -56,7 +56,7 @@ class Lanes(wiring.Component):
     issue
         The chunk, in the cycle of its issue.
     multiplier, shift, offset, wide
-        Second requantisation of GELU, and whether GELU or INT8 give 16 bits, with the issue.
+        Second requantisation of GELU, and whether a drain gives 16 bits, with the issue.
     weight
         Gate weight, 1 cycle after the issue.
     residual_address
@@ -126,9 +126,7 @@ class Lanes(wiring.Component):
         distance = Mux(is_gelu, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
         offset = delay(m, self.offset, self.RESULT - 1, "offset")
         wide = taps(m, self.wide, self.RESULT - 1, "wide")
-        may_be_wide = (operation[requantised] == Drain.INT8) | (
-            operation[requantised] == Drain.ATTENTION
-        )
+        may_be_wide = operation[requantised].matches(*SPLIT_KINDS)
         in_planes = (operation[requantised] == NORM) | (may_be_wide & wide[requantised])
         factor = delay(m, factor, self.SECOND - 1, "factor")
         distance = delay(m, distance, self.SECOND - 1, "distance")

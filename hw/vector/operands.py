@@ -11,6 +11,7 @@ from moesaic.hw.vector.operation import (
     LIMIT_BITS,
     LIMITS,
     NORM,
+    SPLIT_KINDS,
     issue_layout,
     statistics_layout,
 )
@@ -99,7 +100,7 @@ class Operands(wiring.Component):
         with m.Switch(operation):
             for kind, bits in LIMIT_BITS.items():
                 limit: Value = Const(LIMITS.index(bits))
-                if kind in (Drain.INT8, Drain.ATTENTION):
+                if kind in SPLIT_KINDS:
                     limit = Mux(wide, LIMITS.index(RESIDUAL_BITS), limit)
                 with m.Case(kind):
                     m.d.sync += self.limit.eq(limit)

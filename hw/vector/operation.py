@@ -43,6 +43,9 @@ LIMIT_BITS: dict[int, int] = {
 PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.OUTPUT)
 """Kinds that consume parameter blocks."""
 
+SPLIT_KINDS = tuple(kind for kind in isa.WIDE_DRAINS if kind != Drain.GELU)
+"""Kinds whose 16-bit results the first requantiser gives; GELU's come from the second."""
+
 ROWS_OUTSIDE_KINDS = (Drain.SOFTMAX, Drain.LOGITS)
 """Kinds that finish a row before they begin the next one."""
 
