@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def compile(
-    models: Annotated[list[str], typer.Argument(metavar="[TASK=]MODEL.onnx...")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="[TASK=]MODEL.onnx...", help="a model for each task")
+    ],
     target: Annotated[str, typer.Option(help="preset or .json file, see `moesaic targets`")],
     calibrate: Annotated[Path, typer.Option(help=".npz: input names to sample arrays")],
     output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],

@@ -15,6 +15,7 @@ from moesaic.spec.errors import UserError
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help in plain text: drawing it would take longer than everything else
     help="Mixture-of-experts vision transformers on FPGAs: compile, simulate, verify, run.",
 )
 # A name such as `:zzz:` is no emoji; lines are not broken, for paths and figures stand in them.
@@ -46,6 +47,10 @@ def _top(
 
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="bundle directory")]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(metavar="BUNDLE|MODEL.onnx", help="bundle directory, or an ONNX model"),
+]
 PartitionOption = Annotated[
     bool,
     typer.Option(

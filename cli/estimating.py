@@ -13,6 +13,7 @@ from moesaic.cli.console import (
     JsonOption,
     LatencyOption,
     PartitionOption,
+    SourceArgument,
     app,
     check_memory,
     console,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def estimate(
-    source: Annotated[Path, typer.Argument(metavar="BUNDLE|MODEL.onnx")],
+    source: SourceArgument,
     target: Annotated[
         str | None, typer.Option(help="preset or .json file; by default the bundle's own")
     ] = None,
@@ -56,7 +57,7 @@ def estimate(
     partition: PartitionOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate the cycles of a frame from a model of the units, without simulating it."""
+    """Estimate cycles, and whether targets fit, by a cost model."""
     from moesaic.cli.estimate_view import estimate_tables, read_routing
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import estimate_bundle, estimate_onnx

@@ -15,6 +15,7 @@ from moesaic.cli.console import (
     BandwidthOption,
     LatencyOption,
     PartitionOption,
+    SourceArgument,
     app,
     check_memory,
     console,
@@ -34,7 +35,7 @@ DEFAULT_TRIALS = 200
 
 @app.command()
 def explore(
-    source: Annotated[Path, typer.Argument(metavar="BUNDLE|MODEL.onnx")],
+    source: SourceArgument,
     part: Annotated[str, typer.Option(help="part number, board or .json file")],
     objective: Annotated[str, typer.Option(help="latency, fps or area")] = "latency",
     output: Annotated[
@@ -70,7 +71,7 @@ def explore(
     picture: Annotated[Path | None, typer.Option(help="draw cycles against area, .png")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write all as JSON")] = None,
 ) -> None:
-    """Search the sizes of a target for a model and a part, by the cost and resource models."""
+    """Search the best target for a model and a part by cost models."""
     from moesaic.cli.explore_view import draw, explore_report, explore_tables
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import shapes_of_onnx

@@ -36,7 +36,7 @@ def accuracy(
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="also draw the points, .png")] = None,
 ) -> None:
-    """Measure integers against float: by layer and rounding, with flips, metrics, and options."""
+    """Measure what the integers lose against float, and where."""
     if printed := json_file == Path("-"):
         json_file = None
     check_ending(json_file, "--json", ".json")

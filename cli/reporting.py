@@ -48,7 +48,7 @@ def report(
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
 ) -> None:
-    """Show a bundle as one HTML page: model, machine, cycles, timeline, routing, accuracy."""
+    """Show a bundle as one HTML page that opens from disk."""
     from dataclasses import replace
 
     from moesaic.compiler.estimate.cycles.timing import Memory

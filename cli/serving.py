@@ -77,7 +77,7 @@ def serve(
         bool, typer.Option("--access-log", help="log a line of each request")
     ] = False,
 ) -> None:
-    """Answer inference requests (Open Inference Protocol, HTTP and gRPC) until SIGTERM."""
+    """Answer requests by the Open Inference Protocol until SIGTERM."""
     from moesaic.host.serving.access import read_access
     from moesaic.host.serving.lines import FORMATS, fields, written
     from moesaic.host.serving.logs import logger

@@ -119,7 +119,7 @@ def verify(
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the RTL with the integer reference, bit for bit, on every task."""
+    """Compare the RTL with the integer reference, bit for bit."""
     check_ending(stats, "--stats", ".json")
     from moesaic.host.output_file import OutputFile
     from moesaic.sim.provider import SimulatedAccelerator

@@ -64,13 +64,22 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_importing_the_runtime_needs_neither_torch_nor_onnx_nor_amaranth() -> None:
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("import moesaic.host", ("torch", "onnx", "onnxruntime", "amaranth")),
+        ("import moesaic", ("numpy", "typer", "rich")),
+        # Below 0.3 s of processor time; each of these would take it above.
+        ("import moesaic.cli; moesaic.cli.main()", ("numpy", "onnx", "pygments", "markdown_it")),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(statement: str, forbidden: tuple[str, ...]) -> None:
     code = (
-        "import sys, moesaic.host; "
-        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'amaranth') if m in sys.modules])"
+        "import atexit, sys; sys.argv = ['moesaic', '--help']; "
+        f"atexit.register(lambda: print([m for m in {forbidden} if m in sys.modules])); {statement}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_first_device_that_opens_is_used(bundle: Bundle, devices: None) -> None:
