@@ -1,12 +1,13 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test fuzz verilog sim firmware bench resources docs lint format
+.PHONY: help setup demo test fuzz verilog sim firmware bench resources timing docs lint format
 
 PYTHON ?= python3
 TARGET ?= nano
 TARGET_NAME = $(basename $(notdir $(TARGET)))
 PYTEST_ARGS ?=
+TIMING_ARGS ?=
 FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 PACKAGES := cli compiler host hw models sim spec
@@ -49,6 +50,9 @@ bench: setup  ## measure all targets: cycles, estimates, resources, goals, real 
 
 resources: setup  ## LUT, FF, DSP and block RAM of TARGET by yosys, block by block
 	$(BIN)/python -m moesaic.hw.resources --target '$(TARGET)'
+
+timing: setup  ## longest paths of TARGET and its clock, by a model of delays; 1 if it is too slow
+	$(BIN)/python -m moesaic.hw.timing --target '$(TARGET)' $(TIMING_ARGS)
 
 docs: setup  ## the documents as a site: build/docs/index.html
 	$(BIN)/python -m sphinx -E -W --keep-going -q -c docs/site -d build/cache/docs docs build/docs

