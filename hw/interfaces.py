@@ -25,10 +25,12 @@ class InstructionPort(wiring.Signature):
     """Instructions and tokens of one unit, from the dispatcher's side.
 
     ``queue`` carries raw, checked instructions in program order. The unit accepts one (ready)
-    when it likes. Tokens: the unit drives ``wait`` with an instruction's mask; ``granted`` is
-    high in any cycle in which one token from every unit of the mask is there; with ``take`` high
-    in such a cycle they are taken (a zero mask is always granted). ``give`` with ``signal``
-    hands out tokens, one cycle per instruction, after all its effects are visible.
+    when it likes. Tokens: the unit drives ``wait`` with an instruction's mask and keeps ``want``
+    up until it has them. ``granted`` rises when one token from every unit of the mask was there
+    in the cycle before, and stays until ``take``, with which they are taken; then it is low for a
+    cycle, for the next mask. A mask may change only with ``take`` or a cycle without ``want``. A
+    zero mask is granted too; a unit that knows it need not ask. ``give`` with ``signal`` hands
+    out tokens, one cycle per instruction, after all its effects are visible.
     ``busy``: the unit holds an unfinished instruction, in its pipeline or after ``queue``.
     ``working``, ``wait_token``, ``stalled`` feed the performance counters.
     """
@@ -38,6 +40,7 @@ class InstructionPort(wiring.Signature):
             {
                 "queue": Out(stream.Signature(RawInstruction)),
                 "wait": In(isa.UNIT_COUNT),
+                "want": In(1),
                 "granted": Out(1),
                 "take": In(1),
                 "signal": In(isa.UNIT_COUNT),

@@ -7,6 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import WindowSettings
+from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.spec.arch import ADDRESS_BITS
 from moesaic.spec.registers import WINDOW_ALIGNMENT
 
@@ -47,10 +48,13 @@ def check_sizes(data_bytes: int, max_burst: int, outstanding: int) -> int:
 class BurstIssuer(wiring.Component):
     """Checks commands against the window and puts their bursts on an address channel.
 
-    Commands run back to back, one burst per cycle at most. A command that leaves the window or
-    does not start on a beat is refused as a whole. Bursts end at multiples of ``max_burst``
-    beats, so none crosses 4 KiB. A command of 0 beats issues nothing. Latency: 3 cycles from
-    ``command`` to ``valid``.
+    Commands run back to back, one burst per cycle at most, and one in two within a command. A
+    command that leaves the window or does not start on a beat is refused as a whole. Bursts end
+    at multiples of ``max_burst`` beats, so none crosses 4 KiB. A command of 0 beats issues
+    nothing. Latency: 5 cycles from ``command`` to ``valid``.
+
+    What decides on a burst is worked out before its turn comes: ``length`` and ``final`` are
+    registers, and ``command.ready`` hangs on nothing behind the next two commands.
 
     Parameters
     ----------
@@ -66,12 +70,14 @@ class BurstIssuer(wiring.Component):
     command, window
         Commands, ``command_layout``; the window is stable while they are worked on.
     room
-        The burst of ``length`` beats that is next may be issued. May depend on ``length``.
+        The burst of ``length`` beats that is next may be issued.
     drop
         Forget all commands and issue nothing.
     valid, ready, address, beats
         Address channel; ``beats`` is AXI4's length minus one. Once up, ``valid`` stays up until
         ``ready``, whatever ``drop`` does.
+    next
+        ``length`` is that of a burst which waits to be issued.
     issue, length, final
         A burst is issued in this cycle; its beats; it is the last one of its command.
     refused
@@ -95,6 +101,7 @@ class BurstIssuer(wiring.Component):
                 "ready": In(1),
                 "address": Out(ADDRESS_BITS),
                 "beats": Out(8),
+                "next": Out(1),
                 "issue": Out(1),
                 "length": Out(range(max_burst + 1)),
                 "final": Out(1),
@@ -108,45 +115,103 @@ class BurstIssuer(wiring.Component):
         shift = self.data_bytes.bit_length() - 1
         burst_log2 = self.max_burst.bit_length() - 1
 
-        # Stage 1: the next command, with its end in beats.
+        # Two stages that move together: a command, then its end and its first burst.
         offset, beats = self.command.payload.offset, self.command.payload.beats
-        pending, misaligned, advance = Signal(), Signal(), Signal()
-        next_start = Signal(max(1, self.offset_bits - shift))
-        next_beats = Signal(self.beats_bits)
-        next_end = Signal(max(len(next_start), self.beats_bits) + 1)
-        m.d.comb += self.command.ready.eq((~pending | advance) & ~self.drop)
-        with m.If(self.command.ready):
+        taken, worked_out, move = Signal(), Signal(), Signal()
+        command = Signal(
+            data.StructLayout(
+                {
+                    "start": max(1, self.offset_bits - shift),
+                    "beats": self.beats_bits,
+                    "misaligned": 1,
+                    "to_boundary": burst_log2 + 1,
+                    "short": 1,  # no longer than a burst, or nearly so
+                }
+            ),
+            reset_less=True,
+        )
+        layout = data.StructLayout(
+            {
+                "start": len(command.start),
+                "beats": self.beats_bits,
+                "length": range(self.max_burst + 1),
+                "final": 1,
+                "empty": 1,
+                "refused": 1,
+            }
+        )
+        m.submodules.prepared = prepared = SkidBuffer(layout)
+        second = Signal(layout, reset_less=True)
+        end = Signal(max(len(command.start), self.beats_bits) + 1, reset_less=True)
+        m.d.comb += [
+            move.eq(~worked_out | prepared.i.ready),
+            self.command.ready.eq(move & ~self.drop),
+        ]
+        final = command.short & (command.beats[: burst_log2 + 1] <= command.to_boundary)
+        with m.If(move):
             m.d.sync += [
-                pending.eq(self.command.valid),
-                next_start.eq(offset[shift:]),
-                next_beats.eq(beats),
-                next_end.eq(offset[shift:] + beats),
-                misaligned.eq(offset[:shift].any()),
+                taken.eq(self.command.valid),
+                command.start.eq(offset[shift:]),
+                command.beats.eq(beats),
+                command.misaligned.eq(offset[:shift].any()),
+                command.to_boundary.eq(
+                    self.max_burst - offset[shift : shift + burst_log2],
+                ),
+                command.short.eq(~beats[burst_log2 + 1 :].any()),
+                worked_out.eq(taken),
+                second.start.eq(command.start),
+                second.beats.eq(command.beats),
+                second.final.eq(final),
+                second.length.eq(Mux(final, command.beats, command.to_boundary)),
+                second.empty.eq(command.short & ~command.beats[: burst_log2 + 1].any()),
+                second.refused.eq(command.misaligned),
+                end.eq(command.start + command.beats),
             ]
+        m.d.comb += [
+            prepared.i.valid.eq(worked_out),
+            prepared.i.payload.eq(second),
+            prepared.i.payload.refused.eq(second.refused | (end > self.window.size[shift:])),
+            prepared.flush.eq(self.drop),
+        ]
 
-        # Stage 2: the command that is being issued. Addresses are beats in the window.
+        # The command that is being issued. Addresses are beats in the window.
         start = Signal(len(self.window.size) - shift)
         remaining = Signal(self.beats_bits)
-        to_boundary = Signal(burst_log2 + 1)
+        busy, load, free = Signal(), Signal(), Signal()
+        first = prepared.o.payload
         m.d.comb += [
-            to_boundary.eq(self.max_burst - start[:burst_log2]),
-            self.final.eq(remaining <= to_boundary),
-            self.length.eq(Mux(self.final, remaining, to_boundary)),
-            self.issue.eq(remaining.any() & (~self.valid | self.ready) & self.room & ~self.drop),
-            advance.eq(pending & ~self.drop & (~remaining.any() | (self.issue & self.final))),
-            self.refused.eq(advance & (misaligned | (next_end > self.window.size[shift:]))),
+            self.issue.eq(self.next & (~self.valid | self.ready) & self.room & ~self.drop),
+            free.eq(~busy | (self.issue & self.final)),
+            prepared.o.ready.eq(free & ~self.drop),
+            load.eq(prepared.o.valid & prepared.o.ready),
+            self.refused.eq(load & first.refused),
         ]
         with m.If(self.issue):
             m.d.sync += [
                 start.eq(start + self.length),
                 remaining.eq(remaining - self.length),
+                self.next.eq(0),
+                busy.eq(~self.final),
             ]
-        with m.If(self.refused):
-            m.d.sync += remaining.eq(0)
-        with m.Elif(advance):
-            m.d.sync += [start.eq(next_start), remaining.eq(next_beats)]
+        with m.Elif(busy & ~self.next):
+            # Behind a burst that ended at a boundary.
+            rest = remaining[burst_log2:].any() & (remaining != self.max_burst)
+            m.d.sync += [
+                self.next.eq(1),
+                self.final.eq(~rest),
+                self.length.eq(Mux(rest, self.max_burst, remaining[: burst_log2 + 1])),
+            ]
+        with m.If(load):
+            m.d.sync += [
+                start.eq(first.start),
+                remaining.eq(first.beats),
+                self.length.eq(first.length),
+                self.final.eq(first.final),
+                busy.eq(~first.refused & ~first.empty),
+                self.next.eq(~first.refused & ~first.empty),
+            ]
         with m.If(self.drop):
-            m.d.sync += [pending.eq(0), remaining.eq(0)]
+            m.d.sync += [taken.eq(0), worked_out.eq(0), busy.eq(0), self.next.eq(0)]
 
         page = start[_PAGE_LOG2 - shift :]
         with m.If(self.issue):
@@ -163,7 +228,7 @@ class BurstIssuer(wiring.Component):
             ]
         with m.Elif(self.ready):
             m.d.sync += self.valid.eq(0)
-        m.d.comb += self.idle.eq(~pending & ~remaining.any() & ~self.valid)
+        m.d.comb += self.idle.eq(~(taken | worked_out | prepared.o.valid | busy | self.valid))
         return m
 
 

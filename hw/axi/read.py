@@ -34,7 +34,7 @@ class ReadEngine(wiring.Component):
     multiples of ``max_burst`` beats, so none crosses 4 KiB (windows start at multiples of 4 KiB).
     A command of 0 beats does nothing.
 
-    Every AXI output comes from a register but ``rready`` in an abort. Latency: 3 cycles from
+    Every AXI output comes from a register but ``rready`` in an abort. Latency: 5 cycles from
     ``command`` to ``arvalid``, 1 cycle from R channel to ``data``. One burst address and one beat
     per cycle. The engine takes beats only as fast as ``data`` goes: whoever shares the AXI port
     with others must have room for all beats before it sends a command.

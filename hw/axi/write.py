@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -33,8 +33,8 @@ class WriteEngine(wiring.Component):
     4 KiB (windows start at multiples of 4 KiB). A command of 0 beats is refused too: it would
     have no response to be done with.
 
-    Latency: 3 cycles from ``command`` (with its beats in the buffer) to ``awvalid``; ``wvalid``
-    rises in the same cycle. One beat per cycle, without a gap between bursts.
+    Latency: 6 cycles from ``command`` (with its beats in the buffer) to ``awvalid``; ``wvalid``
+    rises a cycle later. One beat per cycle, without a gap between bursts of two and more beats.
 
     After a fault the engine issues nothing more and finishes what is outstanding; ``fault`` stays
     up until ``abort``. Never reset it while bursts are outstanding: hold ``abort`` until
@@ -122,18 +122,26 @@ class WriteEngine(wiring.Component):
         )
         m.submodules.bursts = bursts = LastOfCommand(self.outstanding)
         m.submodules.buffer = buffer = RamFifo(8 * self.data_bytes, 2 * self.max_burst)
-        unsent = Signal(range(self.max_burst + 1))
-        sending = Signal()
+        # The burst whose beats are being sent, and one whose turn comes next.
+        unsent, last = Signal(range(self.max_burst + 1)), Signal()
+        following, follows = Signal(range(self.max_burst + 1)), Signal()
+        sending, sent = Signal(), Signal()
         wiring.connect(m, wiring.flipped(command), issuer.command)
         wiring.connect(m, wiring.flipped(self.window), issuer.window)
+
+        # Beats in the buffer that no burst has been promised, and whether they are a burst's. The
+        # answer is a cycle old, and stands until the burst is issued: beats only become more.
+        spare = Signal(range(2 * self.max_burst + 2))
+        enough, put, dropped = Signal(), Signal(), Signal()
+        m.d.comb += put.eq(buffer.put.valid & buffer.put.ready)
+        promised = Mux(issuer.issue, issuer.length, 0)
+        m.d.sync += [
+            spare.eq(spare + put - dropped - promised),
+            enough.eq(issuer.next & ~issuer.issue & (spare >= issuer.length)),
+        ]
         m.d.comb += [
-            sending.eq(axi.wvalid & axi.wready),
             issuer.drop.eq(drain),
-            issuer.room.eq(
-                (bursts.under_way != self.outstanding)
-                & ((unsent == 0) | ((unsent == 1) & sending))
-                & (buffer.level >= issuer.length + unsent)
-            ),
+            issuer.room.eq((bursts.under_way != self.outstanding) & ~follows & enough),
             issuer.ready.eq(axi.awready),
             axi.awvalid.eq(issuer.valid),
             axi.awaddr.eq(issuer.address),
@@ -152,15 +160,25 @@ class WriteEngine(wiring.Component):
             axi.wvalid.eq((unsent != 0) & buffer.take.valid),
             axi.wdata.eq(buffer.take.payload),
             axi.wstrb.eq(-1),
-            axi.wlast.eq(unsent == 1),
-            # A drain empties the buffer behind the burst that is under way.
-            buffer.take.ready.eq(sending | (drain & (unsent == 0))),
+            axi.wlast.eq(last),
+            sending.eq(axi.wvalid & axi.wready),
+            sent.eq((unsent == 0) | (sending & last)),
+            # A drain empties the buffer behind the bursts that are under way.
+            dropped.eq(drain & (unsent == 0) & ~follows & buffer.take.valid),
+            buffer.take.ready.eq(sending | dropped),
             self.beat.eq(sending),
         ]
         with m.If(issuer.issue):
-            m.d.sync += unsent.eq(issuer.length)
+            m.d.sync += [following.eq(issuer.length), follows.eq(1)]
+        with m.Elif(sent):
+            m.d.sync += follows.eq(0)
+        with m.If(sent):
+            m.d.sync += [
+                unsent.eq(Mux(follows, following, 0)),
+                last.eq(follows & (following == 1)),
+            ]
         with m.Elif(sending):
-            m.d.sync += unsent.eq(unsent - 1)
+            m.d.sync += [unsent.eq(unsent - 1), last.eq(unsent == 2)]
 
         # Response channel.
         m.d.comb += [
@@ -176,5 +194,5 @@ class WriteEngine(wiring.Component):
             m.d.sync += self.fault.bus.eq(1)
         with m.If(self.abort):
             m.d.sync += [self.fault.window.eq(0), self.fault.bus.eq(0)]
-        m.d.comb += self.idle.eq(issuer.idle & ~bursts.under_way.any() & ~unsent.any())
+        m.d.comb += self.idle.eq(issuer.idle & ~bursts.under_way.any() & ~unsent.any() & ~follows)
         return m

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.control.check import InstructionCheck
 from moesaic.hw.interfaces import REGISTER_BITS, RawInstruction
+from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Opcode, Unit
@@ -78,18 +79,24 @@ class Dispatcher(wiring.Component):
                 good.eq(check.good),
             ]
 
-        # Stage 2: deal out.
-        queues = {}
+        # Stage 2: deal out. No unit's ready reaches a queue within the cycle.
+        queues, outputs = {}, []
         for unit in Unit:
             bits = unit_bits(unit)
             queue = SyncFIFOBuffered(width=bits, depth=self.arch.queue_depth)
             m.submodules[f"queue{unit.value}"] = queues[unit] = queue
+            output = SkidBuffer(bits)
+            m.submodules[f"output{unit.value}"] = output
+            outputs.append(output)
             port = getattr(self, f"queue{unit.value}")
             m.d.comb += [
+                port.payload.eq(output.o.payload),
+                port.valid.eq(output.o.valid),
+                output.o.ready.eq(port.ready),
                 queue.w_data.eq(checked[:bits]),
-                port.payload.eq(queue.r_data),
-                port.valid.eq(queue.r_rdy),
-                queue.r_en.eq(port.ready),
+                output.i.payload.eq(queue.r_data),
+                output.i.valid.eq(queue.r_rdy),
+                queue.r_en.eq(output.i.ready),
             ]
         opcode = checked[: isa.HEADER[0].width]
         active = Signal()
@@ -97,7 +104,10 @@ class Dispatcher(wiring.Component):
             active.eq(valid & ~self.ended & ~self.malformed),
             self.busy.eq(valid),
             self.dispatched.eq(done),
-            self.empty.eq(Cat(queue.level == 0 for queue in queues.values()).all()),
+            self.empty.eq(
+                Cat(queue.level == 0 for queue in queues.values()).all()
+                & ~Cat(output.o.valid for output in outputs).any()
+            ),
         ]
         with m.If(active & ~good):
             m.d.sync += self.malformed.eq(1)

@@ -14,14 +14,15 @@ class TokenFile(wiring.Component):
 
     Attributes
     ----------
-    wait<u>, take<u>
-        Mask of units from whom unit u wants a token each, and whether it takes them now.
+    wait<u>, want<u>, take<u>
+        Mask of units from whom unit u wants a token each, whether it does, and whether it takes
+        them now; as of :class:`~moesaic.hw.interfaces.InstructionPort`.
     granted<u>
-        All of them are there (combinational). Tokens given in a cycle count from the next one.
+        All of them are there. A register: tokens given in a cycle are granted two cycles later.
     signal<u>, give<u>
         Mask of units to whom unit u gives a token each, and whether it does so now.
     overflow, giver
-        A token was given that finds its counter full; who gave it. Stays up until reset.
+        A token was given that found its counter full; who gave it. Stays up until reset.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class TokenFile(wiring.Component):
         super().__init__(
             {
                 **{f"wait{u}": In(isa.UNIT_COUNT) for u in units},
+                **{f"want{u}": In(1) for u in units},
                 **{f"take{u}": In(1) for u in units},
                 **{f"granted{u}": Out(1) for u in units},
                 **{f"signal{u}": In(isa.UNIT_COUNT) for u in units},
@@ -42,6 +44,7 @@ class TokenFile(wiring.Component):
         m = Module()
         units = range(isa.UNIT_COUNT)
         full = (1 << isa.TOKEN_BITS) - 1
+        overflows = []
         for taker in units:
             wanted = getattr(self, f"wait{taker}")
             there = []
@@ -60,8 +63,17 @@ class TokenFile(wiring.Component):
                         & wanted[giver]
                     ),
                 ]
-                m.d.sync += count.eq(count + given - taken)
-                with m.If(given & ~taken & (count == full) & ~self.overflow):
-                    m.d.sync += [self.overflow.eq(1), self.giver.eq(giver)]
-            m.d.comb += getattr(self, f"granted{taker}").eq((Cat(*there) & wanted) == wanted)
+                overflows.append((giver, Signal(name=f"overflow_{giver}_{taker}")))
+                m.d.sync += [
+                    count.eq(count + given - taken),
+                    overflows[-1][1].eq(given & ~taken & (count == full)),
+                ]
+            m.d.sync += getattr(self, f"granted{taker}").eq(
+                getattr(self, f"want{taker}")
+                & ~getattr(self, f"take{taker}")
+                & ((Cat(*there) & wanted) == wanted)
+            )
+        for giver, overflow in overflows:
+            with m.If(overflow & ~self.overflow):
+                m.d.sync += [self.overflow.eq(1), self.giver.eq(giver)]
         return m

@@ -137,6 +137,7 @@ class ControlUnit(wiring.Component):
             connect(m, queue, flipped(port.queue))
             m.d.comb += [
                 getattr(tokens, f"wait{unit.value}").eq(port.wait),
+                getattr(tokens, f"want{unit.value}").eq(port.want),
                 getattr(tokens, f"take{unit.value}").eq(port.take),
                 port.granted.eq(getattr(tokens, f"granted{unit.value}")),
                 getattr(tokens, f"signal{unit.value}").eq(port.signal),

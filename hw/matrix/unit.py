@@ -170,6 +170,7 @@ class MatrixUnit(wiring.Component):
         m.d.comb += [
             mine.eq(owed == 0),
             control.wait.eq(Mux(mine, loader.token_wait, walker.token_wait)),
+            control.want.eq(Mux(mine, loader.token_request, walker.token_request)),
             loader.token_granted.eq(mine & control.granted),
             walker.token_granted.eq(control.granted),
             control.take.eq(

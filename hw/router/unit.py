@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal
+from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -69,7 +69,8 @@ class RouterUnit(wiring.Component):
         held, running, finished = Signal(), Signal(), Signal()
         m.d.comb += [
             control.queue.ready.eq(~held),
-            control.wait.eq(Mux(held & ~running, current.wait, 0)),
+            control.wait.eq(current.wait),
+            control.want.eq(held & ~running),
             control.take.eq(held & ~running & control.granted),
         ]
         with m.If(control.queue.valid & ~held):

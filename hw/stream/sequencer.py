@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal
+from amaranth import Module, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -87,18 +87,20 @@ class StreamSequencer(wiring.Component):
 
         # The instruction in hand.
         current = Signal(layout)
-        held, started = Signal(), Signal()
+        held, started = Signal(), Signal()  # started: it has its tokens, or needs none
         go = Signal()
+        arriving = data.View(layout, control.queue.payload[: layout.size])
         m.d.comb += control.queue.ready.eq((~held | go) & ~self.stop)
         with m.If(control.queue.ready):
             m.d.sync += [
                 held.eq(control.queue.valid),
-                started.eq(0),
-                current.eq(control.queue.payload[: layout.size]),
+                started.eq(~arriving.wait.any()),
+                current.eq(arriving),
             ]
         ready_to_start = Signal()
         m.d.comb += [
-            control.wait.eq(Mux(held & ~started, current.wait, 0)),
+            control.wait.eq(current.wait),
+            control.want.eq(held & ~started),
             control.take.eq(held & ~started & control.granted & ~self.stop),
             ready_to_start.eq(held & (started | control.granted)),
         ]

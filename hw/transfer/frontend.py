@@ -37,6 +37,7 @@ class TransferFrontend(wiring.Component):
             {
                 "queue": In(InstructionPort().members["queue"].signature),
                 "wait": Out(isa.UNIT_COUNT),
+                "want": Out(1),
                 "granted": In(1),
                 "take": Out(1),
                 "started": Out(stream.Signature(self.layout)),
@@ -54,6 +55,7 @@ class TransferFrontend(wiring.Component):
             passed.eq(self.started.valid & self.started.ready),
             self.queue.ready.eq(~self.holding | passed),
             self.wait.eq(held.wait),
+            self.want.eq(self.holding & ~granted),
             self.take.eq(self.holding & ~granted & self.granted),
             self.lacking.eq(self.holding & ~granted & ~self.granted),
             self.started.valid.eq(self.holding & (granted | self.granted)),

@@ -87,6 +87,7 @@ class LoadUnit(wiring.Component):
         connect(m, flipped(self.control.queue), front.queue)
         m.d.comb += [
             self.control.wait.eq(front.wait),
+            self.control.want.eq(front.want),
             self.control.take.eq(front.take),
             front.granted.eq(self.control.granted),
             engine.abort.eq(self.abort),

@@ -108,6 +108,7 @@ class StoreUnit(wiring.Component):
         under_way = Signal()
         m.d.comb += [
             self.control.wait.eq(front.wait),
+            self.control.want.eq(front.want),
             self.control.take.eq(front.take),
             front.granted.eq(self.control.granted),
             under_way.eq(jobs.level != 0),

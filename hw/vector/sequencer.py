@@ -226,6 +226,7 @@ class Sequencer(wiring.Component):
             idle.eq(~set_up & ~active),
             take.eq(idle & self.control.queue.valid & self.control.granted),
             self.control.wait.eq(arriving.wait),
+            self.control.want.eq(self.control.queue.valid),
             self.control.take.eq(take),
             self.control.queue.ready.eq(take),
             self.control.wait_token.eq(idle & self.control.queue.valid & ~self.control.granted),

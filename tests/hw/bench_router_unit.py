@@ -15,6 +15,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 
 from moesaic.spec import isa, semantics
 from moesaic.spec.arch import load_arch
+from tests.hw.grants import Grants
 
 ARCH = load_arch(os.environ["ARCH_FILE"])
 LOW, HIGH = -(1 << 23), (1 << 23) - 1
@@ -75,6 +76,7 @@ class Bench:
         self.chunks: deque[int] = deque()
         self.given: list[int] = []
         self.granting = True
+        self.grants = Grants()
         self.cycles = self.last_chunk = self.routed = self.working = 0
         self._held = False
 
@@ -95,6 +97,7 @@ class Bench:
             await FallingEdge(self.dut.clk)
         self.dut.rst.value = 0
         self._held = False
+        self.grants = Grants()
 
     def load(self, routing: Routing) -> None:
         self.instructions.append(routing)
@@ -118,16 +121,16 @@ class Bench:
         dut.logits__valid.value = int(self._held)
         if self._held:
             dut.logits__payload.value = self.chunks[0]
-        granted = self.granting and random.random() < self.token
-        dut.control__granted.value = int(granted or not int(dut.control__wait.value))
+        dut.control__granted.value = int(self.grants.granted)
         await ReadOnly()
         if offering and int(dut.control__queue__ready.value):
             self.instructions.popleft()
         if self._held and int(dut.logits__ready.value):
             self.chunks.popleft()
             self.last_chunk, self._held = self.cycles, False
-        if int(dut.control__take.value):
-            assert int(dut.control__granted.value), "took tokens that were not granted"
+        wait, take = int(dut.control__wait.value), bool(int(dut.control__take.value))
+        there = self.granting and random.random() < self.token
+        self.grants.sample(bool(int(dut.control__want.value)), wait, take, there or not wait)
         if int(dut.control__give.value):
             self.given.append(int(dut.control__signal.value))
         self.routed += int(dut.routed_tokens.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cocotb
 from cocotb.clock import Clock
@@ -14,6 +14,7 @@ from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
 
 from moesaic.spec import isa, registers
 from moesaic.spec.isa import Opcode, Unit
+from tests.hw.grants import Grants
 
 DEPTH = int(os.environ["DEPTH"])
 LANES = int(os.environ["LANES"])
@@ -49,6 +50,7 @@ class Played:
     unit: Unit
     instruction: isa.Instruction | None = None
     granted: bool = False
+    grants: Grants = field(default_factory=Grants)
     work_cycles: int = 0
     giving: bool = False
 
@@ -90,7 +92,7 @@ class Bench:
         for unit in PLAYED:
             for name in ("queue__ready", "take", "give", "busy", "working", "wait_token"):
                 self.port(unit, name).value = 0
-            for name in ("stalled", "wait", "signal"):
+            for name in ("stalled", "wait", "want", "signal"):
                 self.port(unit, name).value = 0
         dut.activation__ready.value = dut.residual__ready.value = 1
         dut.output__valid.value = dut.gelu_lookups.value = 0
@@ -148,7 +150,9 @@ class Bench:
         waiting = instruction is not None and not state.granted
         self.port(unit, "queue__ready").value = instruction is None and unit not in self.frozen
         self.port(unit, "wait").value = instruction.values["wait"] if waiting else 0
-        self.port(unit, "take").value = waiting
+        self.port(unit, "want").value = waiting
+        granted = waiting and bool(self.port(unit, "granted").value)  # a register
+        self.port(unit, "take").value = granted
         state.giving = bool(instruction) and state.granted and state.work_cycles == 0
         self.port(unit, "give").value = state.giving
         self.port(unit, "signal").value = instruction.values["signal"] if state.giving else 0
@@ -161,6 +165,7 @@ class Bench:
             if unit not in self.frozen and self.port(unit, "queue__valid").value:
                 raw = self.port(unit, "queue__payload").value.to_unsigned().to_bytes(32, "little")
                 state.instruction, state.granted = isa.decode(raw), False
+                state.grants = Grants()
         elif not state.granted:
             wait = state.instruction.values["wait"]
             givers = [giver for giver in Unit if wait >> giver & 1]
@@ -168,7 +173,10 @@ class Bench:
             there = all(self.tokens[g, unit] > 0 for g in givers if g in PLAYED)
             granted = bool(self.port(unit, "granted").value)
             real = any(giver not in PLAYED for giver in givers)
-            assert granted == there or (real and there), f"{unit.name} granted {granted}"
+            if real:
+                state.grants.granted &= granted
+            assert granted == state.grants.granted, f"{unit.name} granted {granted}"
+            state.grants.sample(True, wait, granted, there)
             if granted:
                 for giver in givers:
                     self.tokens[giver, unit] -= giver in PLAYED

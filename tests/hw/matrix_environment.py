@@ -12,6 +12,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from tests.hw.grants import Grants
 from tests.hw.matrix_model import Group, Matmul
 
 ARCH = ArchConfig.from_dict(json.loads(os.environ["ARCH"]))
@@ -131,6 +132,7 @@ class Bench:
         self.to_give = deque(program)
         self.groups_due = 0
         self.answer = (0, 0)
+        self.grants = Grants()
         self.valid = {"ring": False, "fetched": False, "control__queue": False}
         self.events = dict.fromkeys(EVENTS, 0)
         self.cycles = self.checked = self.working = 0
@@ -202,8 +204,7 @@ class Bench:
         if self.to_grant and random.random() >= self.idle:
             mask = self.to_grant.popleft().wait
             self.tokens = [t + (mask >> u & 1) for u, t in enumerate(self.tokens)]
-        wait = self.get("control__wait")
-        self.put("control__granted", all(t or not wait >> u & 1 for u, t in enumerate(self.tokens)))
+        self.put("control__granted", self.grants.granted)
 
     def sample(self) -> None:
         self.stream.sample()
@@ -220,7 +221,10 @@ class Bench:
             word = self.get("parameters__payload").to_bytes(ARCH.ring_read_bytes, "little")
             assert self.parameters, "a parameter word too many"
             assert word == self.parameters.popleft()
-        if self.get("control__take"):
+        wait, take = self.get("control__wait"), bool(self.get("control__take"))
+        there = all(t or not wait >> u & 1 for u, t in enumerate(self.tokens))
+        self.grants.sample(bool(self.get("control__want")), wait, take, there)
+        if take:
             self.take()
         self.look_up()
         if self.get("control__give"):

@@ -18,6 +18,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from tests.hw.axi_memory import AxiReadMemory, Timing
+from tests.hw.grants import Grants
 
 
 @dataclass(kw_only=True)
@@ -76,6 +77,7 @@ class StreamBench:
         self.given: list[int] = []
         self.taken: Counter[int] = Counter()
         self.tokens: Counter[int] = Counter()
+        self._grants = Grants()
         self.totals: Counter[str] = Counter()
         self.cycles = self.sequence = self.discarded = 0
         self._beats_before = [memory.beats for memory in self.memories]
@@ -126,11 +128,7 @@ class StreamBench:
         dut.router__hit.value = self.routings.get(self.sequence, 0)
         for unit in range(isa.UNIT_COUNT):
             self.tokens[unit] += int(random.random() < self.token)
-        mask = int(dut.control__wait.value)
-        needed = [unit for unit in range(isa.UNIT_COUNT) if mask >> unit & 1]
-        self._granted = all(self.tokens[unit] for unit in needed)
-        self._needed = needed
-        dut.control__granted.value = int(self._granted)
+        dut.control__granted.value = int(self._grants.granted)
 
     def _sample(self) -> None:
         dut = self.dut
@@ -138,10 +136,13 @@ class StreamBench:
             memory.sample()
         if self._offering and int(dut.control__queue__ready.value):
             self._queue.popleft()
-        if int(dut.control__take.value):
-            assert self._granted, "took tokens that were not granted"
-            self.tokens.subtract(self._needed)
-            self.taken.update(self._needed)
+        mask, take = int(dut.control__wait.value), bool(int(dut.control__take.value))
+        needed = [unit for unit in range(isa.UNIT_COUNT) if mask >> unit & 1]
+        there = all(self.tokens[unit] for unit in needed)
+        self._grants.sample(bool(int(dut.control__want.value)), mask, take, there)
+        if take:
+            self.tokens.subtract(needed)
+            self.taken.update(needed)
         if int(dut.control__give.value):
             self._retire(int(dut.control__signal.value))
         if int(dut.ring__valid.value) and int(dut.ring__ready.value):

@@ -208,10 +208,10 @@ class Frame:
         return result
 
     def tokens(self, position: int) -> Time:
-        """When all tokens of the step are there."""
+        """When all tokens of the step are granted."""
         time = 0.0
         for unit, number in self.givers[position]:
-            time = max(time, (yield from self.finished[unit].at(number)))
+            time = max(time, (yield from self.finished[unit].at(number)) + self.timing.grant)
         return time
 
     def run(self, processes: Iterable[Process]) -> float:

@@ -48,7 +48,8 @@ class Matrix:
             own_tokens = bool(field(step, "predicated")) or not ring
             tokens = yield from frame.tokens(position)
             if own_tokens:
-                at = max(at, tokens, self.owed + 1) + (3 if field(step, "predicated") else 1)
+                at = max(at, self.owed + 1) + self.timing.grant
+                at = max(at, tokens) + (3 if field(step, "predicated") else 1)
             if number > self.timing.job_slots:
                 at = max(at, self.job_taken[number - self.timing.job_slots] + 1)
             self.loader = at + 1
@@ -74,7 +75,7 @@ class Matrix:
         self.job_taken.append(taken)
         if own_tokens:
             return taken + 1
-        self.owed = max(taken + 1, tokens)
+        self.owed = max(taken + 1 + self.timing.grant, tokens)
         return self.owed + 1
 
     def _segment(self, position: int, rows: int) -> Process:

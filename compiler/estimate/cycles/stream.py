@@ -38,7 +38,9 @@ class Stream:
         for number, position in enumerate(frame.of_unit[Unit.STREAM]):
             step = frame.steps[position]
             seen = yield from frame.dispatched[Unit.STREAM].at(number)
-            go = max(seen + 1, last + 1, (yield from frame.tokens(position)))
+            go = max(seen, last) + 1
+            if step.wait:
+                go = max(go + timing.grant, (yield from frame.tokens(position)))
             if number >= timing.segments:
                 go = max(go, self.done[number - timing.segments])
             if len(self.ends) >= timing.commands:

@@ -70,9 +70,9 @@ class Timing:
     """Instructions between loader and streamer (``JOB_SLOTS``)."""
     operand: int = 2
     """Last operand word requested until the tile can be used (``ACTIVATION_READ_LATENCY``)."""
-    command: int = 7
+    command: int = 9
     """STREAM decided until its address is with the memory, and back through the port's skid and
-    skew queue: command register, two stages, address register; 1 and 2 cycles."""
+    skew queue: command register, engine 5; 1 and 2 cycles."""
     ring: int = 3
     """Line assembled until the matrix unit can take the word: ring RAM 2, skid buffer 1."""
     outcome: int = 2
@@ -90,26 +90,28 @@ class Timing:
     cycles per choice (``RouterUnit``)."""
     exponentials: int = 8
     """Logits per cycle whose exponentials the router sums (``EXP_LANES``)."""
-    fetch: int = 9
+    fetch: int = 11
     """Frame start until the first beat of the program is dispatched, besides the memory's latency:
-    command and address registers 3, port arbiter 1, skid 1, widening 1, buffer 2, check 1."""
+    command and address registers 5, port arbiter 1, skid 1, widening 1, buffer 2, check 1."""
     fetch_ahead: int = 64
     """Instructions requested and not dispatched (``BUFFER_INSTRUCTIONS``)."""
     fetch_block: int = 8
     """Instructions per request (``BLOCK_INSTRUCTIONS``)."""
-    queue: int = 2
-    """Dispatch until the unit sees the instruction: a buffered queue."""
-    load_request: int = 4
-    """LOAD has its tokens until its address is with the memory: engine 3, arbiter 1."""
+    queue: int = 3
+    """Dispatch until the unit sees the instruction: a buffered queue and a skid buffer."""
+    grant: int = 1
+    """Tokens there, and asked for, until they are granted (``hw/control/tokens.py``)."""
+    load_request: int = 6
+    """LOAD has its tokens until its address is with the memory: engine 5, arbiter 1."""
     load_token: int = 3
     """Last beat of a LOAD until its tokens count: skid, widening and write, give."""
     store_buffer: int = 128
     """Beats that may wait between vector unit and bus (``hw/axi/write.py``: two bursts)."""
     store_burst: int = 64
     """Beats per burst; it is sent when the last one is in the buffer."""
-    store_token: int = 9
+    store_token: int = 11
     """Besides the memory's latency, last chunk offered until the tokens of its STORE count:
-    narrowing 1, buffer 2, issue 1, response 2, give 2, visible 1."""
+    narrowing 1, buffer 2, issue 3, response 2, give 2, visible 1."""
     end: int = 9
     """A unit's last token until the frame is over: ``QUIET_CYCLES``, and one."""
 

@@ -44,7 +44,7 @@ def router(frame: Frame) -> Process:
         seen = yield from frame.dispatched[Unit.ROUTER].at(number)
         held = max(seen, free)
         frame.taken[Unit.ROUTER].append(held)
-        begin = max(held + 1, (yield from frame.tokens(position)))
+        begin = max(held + 1 + frame.timing.grant, (yield from frame.tokens(position)))
         frame.collecting.append(begin + 1)
         rows += frame.rows[position]
         last = yield from frame.logits.reached(rows)
@@ -62,7 +62,8 @@ def load(frame: Frame) -> Process:
         step = frame.steps[position]
         seen = yield from frame.dispatched[Unit.LOAD].at(number)
         frame.taken[Unit.LOAD].append(max(seen, requested))
-        requested = max(seen + 1, requested + 1, (yield from frame.tokens(position)))
+        held = max(seen, requested) + 1
+        requested = max(held + timing.grant, (yield from frame.tokens(position)))
         if field(step, "window") != window:
             requested = max(requested, done)
             window = field(step, "window")
@@ -82,7 +83,8 @@ def store(frame: Frame) -> Process:
         step = frame.steps[position]
         seen = yield from frame.dispatched[Unit.STORE].at(number)
         frame.taken[Unit.STORE].append(max(seen, free))
-        begin = max(seen + 1, free, (yield from frame.tokens(position)))
+        held = max(seen + 1, free)
+        begin = max(held + timing.grant, (yield from frame.tokens(position)))
         free = begin + 1
         frame.storing.append(begin)
         chunks += field(step, "words")

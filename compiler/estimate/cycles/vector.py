@@ -36,7 +36,7 @@ class Vector:
             step, rows = frame.steps[position], frame.rows[position]
             seen = yield from frame.dispatched[Unit.VECTOR].at(number)
             tokens = yield from frame.tokens(position)
-            taken = max(self.free, seen, tokens)
+            taken = max(self.free, seen + self.timing.grant, tokens)
             frame.taken[Unit.VECTOR].append(taken)
             start = taken + self.timing.drain_start
             if step.opcode is Opcode.NORM:
