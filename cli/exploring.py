@@ -142,7 +142,6 @@ def explore(
             image.write_bytes(draw(report))
     console.print(
         f"{done} trials in this run, {report['trials']} in all in {where}",
-        markup=False,
         highlight=False,
         soft_wrap=True,
     )
