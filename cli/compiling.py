@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from moesaic.cli.console import (
     BundleArgument,
@@ -65,7 +66,7 @@ def compile(
     goal = _goal(target_sqnr, budget_cycles)
     tasks: dict[str, str | Path] = {}
     if os.path.exists(output / MANIFEST):  # Path.exists raises for a name that is too long
-        console.print(f"{output} holds a bundle, which will be replaced", markup=False)
+        console.print(f"{output} holds a bundle, which will be replaced")
     for model in models:
         name, separator, path = model.partition("=")
         name, path = (name, path) if separator else ("default", model)
@@ -95,7 +96,7 @@ def compile(
         if wide := _wide(quantised["points"]):
             console.print(f"  in 16 bits: {wide}")
         if task["warning"]:
-            console.print(f"  [yellow]warning:[/] {task['warning']}")
+            console.print(Text.assemble("  ", ("warning:", "yellow"), f" {task['warning']}"))
         console.print(f"  {_compared(task['validation'])}")
         for note in [*task["notes"], *task["quantisation"]["notes"]]:
             console.print(f"  note: {note}")

@@ -18,9 +18,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # help in plain text: drawing it would take longer than everything else
     help="Mixture-of-experts vision transformers on FPGAs: compile, simulate, verify, run.",
 )
-# A name such as `:zzz:` is no emoji; lines are not broken, for paths and figures stand in them.
-console = Console(stderr=True, emoji=False, soft_wrap=True)
-out = Console(emoji=False, soft_wrap=True)
+# Names are shown as they are: `:zzz:` is no emoji and `run[1]` no markup. Lines are not broken, for
+# paths and figures stand in them.
+console = Console(stderr=True, emoji=False, markup=False, soft_wrap=True)
+out = Console(emoji=False, markup=False, soft_wrap=True)
 
 _WIDEST = 1 << 20
 """Columns that no table has."""

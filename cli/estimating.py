@@ -148,4 +148,4 @@ def _estimate_targets(
         return
     show(targets_table(report))
     for line in refusals(report):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, highlight=False, soft_wrap=True)

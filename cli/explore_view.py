@@ -104,8 +104,11 @@ def explore_tables(report: dict[str, Any]) -> Iterator[Table]:
             f"{report['clock_mhz'] * 1e6 / scheduled:,.0f}",
         )
     counted = chosen["resources"]
+    ram = kinds[-1]  # comes in halves
     table.caption = ", ".join(
-        f"{counted[kind]:,.10g} of {report['capacity'][kind]:,} {kind}" for kind in kinds
+        f"{counted[kind] if kind == ram else round(counted[kind]):,.10g}"
+        f" of {report['capacity'][kind]:,} {kind}"
+        for kind in kinds
     )
     yield table
 

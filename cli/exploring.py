@@ -20,7 +20,7 @@ from moesaic.cli.console import (
     check_memory,
     console,
     load,
-    out,
+    show,
 )
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
@@ -133,7 +133,7 @@ def explore(
         report = explore_report(found, chosen, cycles, goal, part_name, described, mhz, clock)
         report |= {"trials": finished(study), "trials_of_this_run": done, "study": str(where)}
         for table in explore_tables(report):
-            out.print(table)
+            show(table)
         if target:
             target.write_json(chosen.arch.to_dict())
         if text:
@@ -142,7 +142,6 @@ def explore(
             image.write_bytes(draw(report))
     console.print(
         f"{done} trials in this run, {report['trials']} in all in {where}",
-        markup=False,
         highlight=False,
         soft_wrap=True,
     )

@@ -74,7 +74,7 @@ def accuracy(
                 stages,
             )
         for name in loaded.graphs.keys() - results.keys():
-            console.print(f"{name} is left out: its input is not among the samples", markup=False)
+            console.print(f"{name} is left out: its input is not among the samples")
         try:
             write_all(
                 lambda: text.write_json(_finite(results)) if text else None,

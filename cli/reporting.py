@@ -97,4 +97,4 @@ def report(
         stages("drawing")
         page = render(facts, lines, counted)
         file.write_bytes(page)
-    console.print(f"wrote {output}: {len(page) / 1e6:.2f} MB", markup=False, highlight=False)
+    console.print(f"wrote {output}: {len(page) / 1e6:.2f} MB", highlight=False)

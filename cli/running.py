@@ -44,5 +44,5 @@ def run(
         file.write_arrays(outputs)
         for place in session.placement():
             if place.reason:
-                console.print(f"{place.device} passed over: {place.reason}", markup=False)
+                console.print(f"{place.device} passed over: {place.reason}")
         console.print(f"ran on {outputs.device}, {outputs.latency_seconds:.3f} s")

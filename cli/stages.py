@@ -15,8 +15,8 @@ from moesaic.spec.heartbeat import EVERY_SECONDS, Heartbeat
 LOG_SECONDS = EVERY_SECONDS
 TERMINAL_SECONDS = 0.5
 """Between two refreshes where a person watches."""
-LEAST_SHARE = 0.05
-"""Stages that took less of the whole are not worth a word."""
+LEAST_SHARE, LEAST_SECONDS = 0.05, 0.5
+"""Stages that took less, of the whole or at all, are not worth a word."""
 
 
 class Stages:
@@ -73,5 +73,6 @@ class Stages:
         """The whole time, and that of the longest stages."""
         whole = sum(self._seconds.values())
         longest = sorted(self._seconds.items(), key=lambda pair: -pair[1])
-        parts = [f"{name} {took:.0f}" for name, took in longest if took >= LEAST_SHARE * whole]
+        least = max(LEAST_SHARE * whole, LEAST_SECONDS)
+        parts = [f"{name} {took:.0f}" for name, took in longest if took > least]
         return f"{whole:.0f} s" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")

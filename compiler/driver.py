@@ -16,8 +16,9 @@ from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.arguments import Samples, model_files, read_path, read_samples, read_tasks
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.shapes import shape_graph
 from moesaic.compiler.estimate.task import estimate
-from moesaic.compiler.estimate.tuning import choose_schedule
+from moesaic.compiler.estimate.tuning import check_fits, choose_schedule
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.model_file import Model
 from moesaic.compiler.package import BundlePlace, bundle_files
@@ -133,6 +134,7 @@ def _compile(
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
         if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
+        check_fits(shape_graph(graphs[name], name), arch)  # quantising can take minutes
     inputs = {graph.input_name for graph in graphs.values()}
     notes = _unread(given, "calibration", inputs) + _unread(aside, "held-out", inputs)
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}

@@ -33,9 +33,15 @@ def device_names(devices: str | Sequence[str]) -> list[str]:
     return names
 
 
+_ALIASES = {"gpu": "cuda", "rtl": "sim"}
+"""What devices are called elsewhere: the nearest spelling of ``gpu`` would be ``cpu``."""
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'clock_hz'?`` or nothing: what may have been meant by an unknown name."""
-    found = difflib.get_close_matches(name, list(known), 1)
+    name, known = name.lower(), list(known)
+    alias = _ALIASES.get(name)
+    found = [alias] if alias in known else difflib.get_close_matches(name, known, 1)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

@@ -30,8 +30,9 @@ _KNOWN = {
     b"\x89HDF": "an HDF5 file",
     b"\x80": "a pickle, which is not read because it can run anything",
     b"{": "a JSON text",
+    b"version https://": "a Git LFS pointer, whose file is elsewhere (`git lfs pull` fetches it)",
 }
-"""First bytes of what is taken for an ``.npz`` by mistake."""
+"""First bytes of what is taken for an ``.npz`` or a model by mistake."""
 _MOST_ENTRIES, _MOST_BYTES = 1 << 16, 1 << 40
 
 
@@ -172,7 +173,7 @@ def open_arrays(path: str | Path) -> Archive:
         if Path(path).exists() and not Path(path).is_file():
             raise UserError(f"{path} cannot be read as .npz: it is no plain file")
         file = open(path, "rb")  # noqa: SIM115 - the archive reads from it later
-        what = _other_kind(file, Path(path))
+        what = other_kind(file, Path(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read as .npz: {reason}") from error
@@ -182,8 +183,8 @@ def open_arrays(path: str | Path) -> Archive:
     return Archive(file, str(path))
 
 
-def _other_kind(file: BinaryIO, path: Path) -> str:
-    """What a file is that is no ``.npz``; nothing if it may be one."""
+def other_kind(file: BinaryIO, path: Path) -> str:
+    """What a file is that is no ``.npz``; nothing if it may be one. It is read from its start."""
     head = file.read(_HEAD_BYTES)
     file.seek(0)
     if not head:

@@ -7,9 +7,11 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+from moesaic.spec.errors import UserError
 
 
 def cache_root() -> Path:
@@ -59,18 +61,30 @@ def cached(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     ``build`` fills an empty folder, which is renamed into place only when it returns: a failed or
     killed build leaves nothing behind that could be taken for a good one. Processes that want the
     same key wait for the first of them.
+
+    Raises
+    ------
+    UserError
+        Nothing can be written there.
     """
     root = cache_root() / kind
     final = root / key
     if final.is_dir():
         return final
-    root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f"{key}.lock"):
-        if final.is_dir():
-            return final
+    with ExitStack() as lock:
         draft = root / f"{key}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(_locked(root / f"{key}.lock"))
+            if final.is_dir():
+                return final
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+        except OSError as error:
+            raise UserError(
+                f"the cache {root} cannot be written: {error.strerror}; name another folder in the"
+                " environment variable MOESAIC_CACHE"
+            ) from error
         try:
             build(draft)
             draft.rename(final)

@@ -83,6 +83,8 @@ def read_folder(path: Path, read: Callable[[Folder], _Read]) -> _Read:
                 time.sleep(_POLL_SECONDS)
                 continue
             reason = getattr(error, "strerror", None) or error
+            if isinstance(error, NotADirectoryError):
+                reason = "it is no folder; a bundle is one, as `moesaic compile` makes it"
             raise UserError(f"{path} cannot be opened: {reason}") from error
         try:
             if not _hold(descriptor, path) and not last:

@@ -115,7 +115,8 @@ def analyse(
         roundings_db=_db(weights, integer),
         points=_points(graph, arch, schedule, rows, reals, roundings),
         flips=[
-            _flips(yardstick, number, values, chosen[number]) for number, values in logits.items()
+            _flips(yardstick.layers[number], graph.layers[number].name, values, chosen[number])
+            for number, values in logits.items()
         ],
     )
     return result, codes
@@ -154,8 +155,8 @@ def _integer_run(
     return codes, {number: torch.stack(part) for number, part in chosen.items()}
 
 
-def _flips(graph: ir.Graph, number: int, logits: Tensor, chosen: Tensor) -> Flips:
-    layer = graph.layers[number]
+def _flips(layer: ir.Layer, name: str, logits: Tensor, chosen: Tensor) -> Flips:
+    """``name`` is the layer's in the bundle; in the file it has that of a node."""
     assert isinstance(layer, ir.Moe)
     _, wanted = choose_experts(layer, logits)
     differs = (wanted.sort(-1).values != chosen.sort(-1).values).any(-1)
@@ -163,7 +164,7 @@ def _flips(graph: ir.Graph, number: int, logits: Tensor, chosen: Tensor) -> Flip
     margins = ordered[..., layer.top_k - 1] - ordered[..., min(layer.top_k, len(layer.experts) - 1)]
     flipped = margins[differs]
     return Flips(
-        layer=layer.name,
+        layer=name,
         share=float(differs.double().mean()),
         margin=float(flipped.median()) if flipped.numel() else 0.0,
         margin_of_all=float(margins.median()),

@@ -53,6 +53,20 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
     return best
 
 
+def check_fits(graph: IntGraph, arch: ArchConfig) -> None:
+    """Refuse what no schedule of :func:`choose_schedule` places, without searching the fastest.
+
+    Only sizes count: the values of ``graph`` may be missing.
+
+    Raises
+    ------
+    UserError
+        The model does not fit the architecture, whatever the schedule.
+    """
+    check_capacity(graph, arch)
+    fitting_schedule(graph, arch, first_schedule(arch))
+
+
 MOST_QUERY_BLOCKS = 16
 """Parts of the queries that are worth a try for their memory; each loads all keys again."""
 

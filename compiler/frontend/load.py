@@ -16,6 +16,7 @@ from moesaic.compiler.frontend.floats import widen
 from moesaic.compiler.frontend.nodes import describe, reads
 from moesaic.compiler.frontend.quantised import Quantisation
 from moesaic.compiler.frontend.unquantise import unquantise
+from moesaic.spec.arrays import other_kind
 from moesaic.spec.errors import UserError
 
 OPSETS = range(17, 24)
@@ -104,15 +105,30 @@ def read_model(path: str | Path) -> OnnxGraph:
     )
 
 
+def _kind(path: Path) -> str:
+    """What a file is that is no ONNX model, and the way out; "" if that is not known."""
+    try:
+        with path.open("rb") as file:
+            what = other_kind(file, path.with_suffix(""))
+    except Exception:  # as above
+        return ""
+    if what in ("an ONNX model", "something else"):
+        return ""
+    return f"it is {what or 'an .npz or another archive'}: give what torch.onnx.export writes"
+
+
 def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
-        raise UserError(f"model {path} must be an ONNX file, but there is no such file")
+        what = "it is no plain file" if path.exists() else "there is no such file"
+        raise UserError(f"model {path} must be an ONNX file, but {what}")
     try:
         model = onnx.load(str(path), load_external_data=False)
         if not model.ir_version or not model.HasField("graph") or not model.opset_import:
             raise ValueError("it holds no graph")
     except Exception as error:  # whatever the parser throws at foreign bytes
-        raise UserError(f"model {path} must be an ONNX file: {_first_line(error)}") from error
+        raise UserError(
+            f"model {path} must be an ONNX file: {_kind(path) or _first_line(error)}"
+        ) from error
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:  # missing files, wrong lengths, paths that leave the folder

@@ -159,7 +159,7 @@ def read_layers(
     while not is_embedding(arena, state.view):
         source = arena.source_of(state.view)
         if not isinstance(source, Sum):
-            raise NotRecognised(_not_a_stream(source))
+            raise NotRecognised(_not_a_stream(source, last=not layers))
         update = _Update(arena, state.view, streams)
         if len(update.before) != 1 or not update.terms:
             raise NotRecognised(
@@ -180,7 +180,13 @@ def read_layers(
     return layers[::-1], states[::-1]
 
 
-def _not_a_stream(source: Source) -> str:
+def _not_a_stream(source: Source, last: bool) -> str:
+    if last and isinstance(source, RowSum):
+        return (
+            f"{source.node} pools the tokens before the last LayerNorm, which must normalise them"
+            " one by one: train the model with the LayerNorm in front of the pooling, and pool on"
+            " the host"
+        )
     kind = "a LayerNorm's result" if isinstance(source, Norm) else "a computed value"
     return (
         f"the residual stream must begin with patch embedding, but {source.node} makes it {kind}: "

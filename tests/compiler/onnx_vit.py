@@ -451,6 +451,9 @@ class Vit:
         elif self.head == "pooled":
             pooled = self.op("ReduceMean", self.layer_norm(x), self.ints(1))
             return self.dense(pooled, CHANNELS, 5)
+        elif self.head == "pooled first":
+            pooled = self.op("ReduceMean", x, self.ints(1))
+            return self.dense(self.layer_norm(pooled), CHANNELS, 5)
         elif self.head == "no norm":
             return self.dense(x, CHANNELS, 5)
         elif self.head == "convolution":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from moesaic.compiler import compile
+from moesaic.compiler import compile, driver
 from moesaic.compiler.frontend import load_graph
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.m3vit import random_model
@@ -69,6 +70,23 @@ def test_module_is_exported_and_left_as_it_was(
     assert report["tasks"]["seg"]["sqnr_db"] > 20
     graph = load_bundle(tmp_path / "b").graphs["seg"]
     assert (graph.input_name, graph.output_name) == ("picture", "seg")
+
+
+def test_size_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit needs no float run and no quantisation to say so, whichever the limit."""
+    file = Vit(mlp="loop").save(tmp_path)
+    images = samples_for(load_graph(file))
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("work has begun")
+
+    for name in ("open_oracle", "validate", "Calibrated"):
+        monkeypatch.setattr(driver, name, work)
+    for field, size in (("accumulator_rows", 4), ("activation_bytes", 64), ("max_experts", 2)):
+        arch = replace(PRESETS["nano"], **{field: size})
+        with pytest.raises(UserError, match="the model does not fit target nano: "):
+            compile(file, arch, images, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 class Branching(torch.nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from moesaic.compiler.float_reference import run_float
@@ -44,6 +45,24 @@ def test_not_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "picture.onnx"
     path.write_bytes(content)
     assert f"model {path} must be an ONNX file" in message(path)
+
+
+def test_what_is_taken_for_onnx_is_named(tmp_path: Path) -> None:
+    """A checkpoint, samples, a file that git left out; a folder such as a bundle."""
+    with (tmp_path / "samples.onnx").open("wb") as file:
+        np.savez(file, x=np.zeros(3))
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "checkpoint.onnx")
+    (tmp_path / "pointer.onnx").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
+    )
+    (tmp_path / "folder.onnx").mkdir()
+    for name, what in (
+        ("samples", "it is an .npz or another archive: give what torch.onnx.export writes"),
+        ("checkpoint", "it is a torch checkpoint: give what torch.onnx.export writes"),
+        ("pointer", "`git lfs pull`"),
+        ("folder", "but it is no plain file"),
+    ):
+        assert what in message(tmp_path / f"{name}.onnx")
 
 
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.99])
@@ -222,6 +241,7 @@ def test_malformed_node(
 STRUCTURES: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"head": "no norm"}, "Add", ["must read a LayerNorm of the tokens", "right before it"]),
     ({"head": "pooled"}, "MatMul", ["reads pooled tokens", "pool on the host"]),
+    ({"head": "pooled first"}, "ReduceMean", ["before the last LayerNorm", "pool on the host"]),
     ({"head": "softmax"}, "Softmax", ["last linear layer", "on the host"]),
     ({"gelu": "relu"}, "Relu", ["must be GELU", "differs from it by"]),
     ({"gelu": "sigmoid"}, "Mul", ["must be GELU", "differs from it by"]),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moesaic.compiler.accuracy.metrics import find_metric, miou, rmse, top1
+from moesaic.spec.bundle import load_bundle
 from moesaic.spec.errors import UserError
 from tests.e2e.conftest import SMALL, moesaic
 
@@ -48,7 +49,9 @@ def test_every_figure_comes_in_text_json_and_picture(
     assert picture.read_bytes()[1:4] == b"PNG"
     results = json.loads(found.read_text())
     assert set(results) == {"seg", "depth"}
-    for result in results.values():
+    for task, result in results.items():
+        layers = load_bundle(small_bundle).report["tasks"][task]["routing"]
+        assert {flips["layer"] for flips in result["flips"]} == set(layers) != set()
         assert result["samples"] == 6 and result["cycles"] > 1000
         assert result["total_db"] == pytest.approx(result["output_db"], abs=0.01)
         assert result["total_db"] < min(result["weights_db"], result["roundings_db"]) + 0.5

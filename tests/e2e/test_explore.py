@@ -69,6 +69,20 @@ def test_a_second_run_goes_on(explore: Model, tmp_path: Path) -> None:
     assert (told["trials"], told["trials_of_this_run"]) == (8, 3)
 
 
+def test_tables_are_never_cut(
+    explore: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Whatever the terminal's width; what is counted in pieces is a whole number."""
+    monkeypatch.setenv("COLUMNS", "40")
+    explore("--json", tmp_path / "one.json", trials=3)
+    out = capsys.readouterr().out
+    chosen = json.loads((tmp_path / "one.json").read_text())["chosen"]
+    assert "…" not in out and f"{chosen['scheduled_cycles']['default']:,}" in out
+    lut, dsp = (f"{round(chosen['resources'][kind]):,}" for kind in ("lut", "dsp"))
+    assert f"{lut} of " in " ".join(out.split()) and f"{dsp} of " in " ".join(out.split())
+
+
 def test_another_question_is_another_study(explore: Model, tmp_path: Path) -> None:
     explore("--json", tmp_path / "one.json", trials=3)
     explore("--json", tmp_path / "two.json", "--max-lut", "0.9", trials=3)

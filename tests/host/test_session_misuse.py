@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from moesaic.host import Session
+from moesaic.host.options import near
 from moesaic.host.pool import DeviceResult
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
@@ -58,6 +59,11 @@ def test_devices_are_names_or_one_text(devices: Any, bundle: Bundle, boards: Non
         assert [place.device for place in session.placement()] == [word.strip() for word in words]
 
 
+def test_gpu_is_no_misspelt_cpu() -> None:
+    assert near("GPU", ("cpu", "cuda")) == "; did you mean 'cuda'?"
+    assert near("gpu", ("cpu", "fpga")) == "; did you mean 'cpu'?"
+
+
 @pytest.mark.parametrize(
     ("devices", "message"),
     [
@@ -67,6 +73,7 @@ def test_devices_are_names_or_one_text(devices: Any, bundle: Bundle, boards: Non
         (None, "devices must be names"),
         ([1], "devices must be names"),
         ("cpu,", "unknown device ''; devices are board, cpu"),
+        ("CPU", "unknown device 'CPU'.*did you mean 'cpu'"),
         ("boart", "unknown device 'boart'.*did you mean 'board'"),
     ],
 )

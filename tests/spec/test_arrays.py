@@ -160,6 +160,7 @@ def test_nothing_is_unpacked_of_an_input_of_another_shape(monkeypatch: pytest.Mo
         ("x.png", b"\x89PNG\r\n\x1a\n", "is a picture and no .npz"),
         ("x.pkl", b"\x80\x04\x95", "is a pickle, which is not read because it can run anything"),
         ("x.json", b'{"image": []}', "is a JSON text and no .npz"),
+        ("x.npz", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         ("x.npz", b"", "is empty and no .npz"),
         ("x.npz", b"hello, world", "is something else and no .npz"),
     ],

@@ -174,6 +174,12 @@ def test_accumulators_are_proven_again(
             load_bundle(folder)
 
 
+def test_file_is_no_bundle(tmp_path: Path) -> None:
+    """An ONNX model where its bundle is wanted, say."""
+    (tmp_path / "seg.onnx").write_bytes(b"model")
+    assert "it is no folder; a bundle is one" in refusal(tmp_path / "seg.onnx")
+
+
 def test_graph_must_be_that_of_the_image(tmp_path: Path) -> None:
     """Consistent in itself, with other shapes than the device image has."""
     made = pieces(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from moesaic.spec.cache import cached, content_key
+from moesaic.spec.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +48,23 @@ def test_failed_build_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "cache" / "kind").iterdir() if path.is_dir()]
     folder = cached("kind", "key", lambda folder: None)
     assert list(folder.iterdir()) == []
+
+
+def test_place_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home that is read-only, or none; what a build itself raises stays as it is."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MOESAIC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="file/kind cannot be written: .*MOESAIC_CACHE"):
+        cached("kind", "key", lambda folder: None)
+    monkeypatch.setenv("MOESAIC_CACHE", str(tmp_path / "cache"))
+
+    def fail(folder: Path) -> None:
+        raise PermissionError("mine")
+
+    with pytest.raises(PermissionError, match="mine"):
+        cached("kind", "key", fail)
 
 
 def _build_slowly(folder: Path) -> None:
