@@ -170,19 +170,16 @@ class MatrixUnit(wiring.Component):
         m.d.comb += [
             mine.eq(owed == 0),
             control.wait.eq(Mux(mine, loader.token_wait, walker.token_wait)),
-            control.want.eq(Mux(mine, loader.token_request, walker.token_request)),
+            control.want.eq(Mux(mine, loader.token_request, walker.token_want)),
             loader.token_granted.eq(mine & control.granted),
-            walker.token_granted.eq(control.granted),
-            control.take.eq(
-                control.granted & Mux(mine, loader.token_request, walker.token_request)
-            ),
+            walker.token_granted.eq(~mine & control.granted),
+            control.take.eq(Mux(mine, loader.token_request & control.granted, walker.token_take)),
             control.give.eq(accumulate.done),
             control.signal.eq(accumulate.signal),
         ]
 
         unfinished = Signal(range(_UNFINISHED_MAX))
         m.d.sync += unfinished.eq(unfinished + loader.accepted - accumulate.done)
-        streamer_waits = walker.token_request & ~walker.token_granted
         m.d.comb += [
             control.busy.eq((unfinished != 0) | loader.active | control.queue.valid),
             control.working.eq(issue.streaming),
@@ -190,6 +187,6 @@ class MatrixUnit(wiring.Component):
             control.wait_token.eq(
                 ~issue.streaming
                 & ~issue.stalled
-                & (streamer_waits | (loader.waiting & walker.idle))
+                & (walker.waiting | (loader.waiting & walker.idle))
             ),
         ]

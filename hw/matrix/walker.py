@@ -31,10 +31,12 @@ class Walker(wiring.Component):
     ----------
     jobs
         From the loader.
-    token_wait, token_request, token_granted
-        The tokens of the job; a request in a granted cycle takes them.
+    token_wait, token_want, token_granted, token_take
+        The tokens of the next job, asked for while the last one is still at work.
     token_taken
-        One cycle for every job whose tokens were taken here.
+        One cycle for every job whose tokens were taken here, though it may have none.
+    waiting
+        Nothing is at work, and the next job lacks tokens.
     queue, queue_hold
         Expert queues for ``gather``; while ``queue_hold`` is high somebody else drives the port.
     requests
@@ -51,9 +53,11 @@ class Walker(wiring.Component):
             {
                 "jobs": In(stream.Signature(job_layout())),
                 "token_wait": Out(isa.UNIT_COUNT),
-                "token_request": Out(1),
+                "token_want": Out(1),
                 "token_granted": In(1),
+                "token_take": Out(1),
                 "token_taken": Out(1),
+                "waiting": Out(1),
                 "queue": Out(QueueRead(arch)),
                 "queue_hold": In(1),
                 "requests": Out(stream.Signature(request_layout(arch), always_ready=True)),
@@ -97,10 +101,22 @@ class Walker(wiring.Component):
             finished.eq(last_row & last_plane & last_k & last_n & last_group),
         ]
 
+        following = self.jobs.payload
+        lacking = Signal()
+        m.d.comb += [
+            self.token_wait.eq(following.wait),
+            self.token_want.eq(self.jobs.valid & ~following.taken & following.wait.any()),
+            lacking.eq(self.token_want & ~self.token_granted),
+        ]
         with m.FSM() as fsm:
             with m.State("IDLE"):
-                m.d.comb += self.jobs.ready.eq(1)
-                with m.If(self.jobs.valid):
+                m.d.comb += [
+                    self.jobs.ready.eq(~lacking),
+                    self.token_take.eq(self.token_want & ~lacking),
+                    self.token_taken.eq(self.jobs.valid & ~lacking & ~following.taken),
+                    self.waiting.eq(lacking),
+                ]
+                with m.If(self.jobs.valid & ~lacking):
                     m.d.sync += [
                         job.eq(self.jobs.payload),
                         self.columns.eq(self.jobs.payload.stationary_rows),
@@ -108,25 +124,12 @@ class Walker(wiring.Component):
                         self.k_word.eq(self.jobs.payload.stream_base),
                         self.word.eq(self.jobs.payload.stream_base),
                     ]
-                    with m.If(self.jobs.payload.taken):
-                        m.next = "WALK"
-                    with m.Else():
-                        m.next = "TOKENS"
-            with m.State("TOKENS"):
-                m.d.comb += [
-                    self.token_request.eq(1),
-                    self.token_taken.eq(self.token_granted),
-                ]
-                with m.If(self.token_granted):
                     m.next = "WALK"
             with m.State("WALK"):
                 m.d.comb += walking.eq(1)
                 with m.If(advance & finished):
                     m.next = "IDLE"
-        m.d.comb += [
-            self.idle.eq(fsm.ongoing("IDLE") & ~self.jobs.valid),
-            self.token_wait.eq(job.wait),
-        ]
+        m.d.comb += self.idle.eq(fsm.ongoing("IDLE") & ~self.jobs.valid)
         with m.If(advance):
             self._count(m, last_row, last_plane, last_k, last_n, last_group)
         self._emit(m, advance, last_row & last_plane & last_k, last_n, finished)

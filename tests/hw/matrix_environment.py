@@ -128,7 +128,8 @@ class Bench:
         self.fetched = deque(op.fetched for op in program if op.fetched is not None)
         self.parameters = deque(w for op in program for kind, w in op.ring if kind == "parameter")
         self.tokens = [0] * isa.UNIT_COUNT
-        self.to_grant, self.to_take = deque(program), deque(program)
+        self.to_grant = deque(program)
+        self.to_take = deque(op for op in program if op.wait)  # without any, none need be taken
         self.to_give = deque(program)
         self.groups_due = 0
         self.answer = (0, 0)
@@ -249,9 +250,11 @@ class Bench:
                 self.queues[op.queue[0]] = op.queue[1]
 
     def take(self) -> None:
+        mask = self.get("control__wait")
+        if not mask:
+            return
         assert self.to_take, "tokens taken for no instruction"
         op = self.to_take.popleft()
-        mask = self.get("control__wait")
         assert mask == op.wait, f"took {mask:06b} instead of {op.wait:06b}"
         self.tokens = [t - (mask >> u & 1) for u, t in enumerate(self.tokens)]
         assert min(self.tokens) >= 0

@@ -53,7 +53,11 @@ class Matrix:
             if number > self.timing.job_slots:
                 at = max(at, self.job_taken[number - self.timing.job_slots] + 1)
             self.loader = at + 1
-            start = self._take_job(at, tokens, own_tokens)
+            # Tokens are asked for as soon as the last job is at work.
+            granted = 0.0
+            if not own_tokens and step.wait:
+                granted = max(at + 1 + self.timing.grant, tokens)
+            start = self._take_job(at, granted, own_tokens)
             if field(step, "predicated") and (ring or field(step, "parameters")):
                 yield from self._segment(position, rows)
             if rows:
@@ -69,14 +73,13 @@ class Matrix:
             frame.issued = self.issued
             frame.finished[Unit.MATRIX].append(self.issued + self.timing.word_to_row)
 
-    def _take_job(self, handed_on: float, tokens: float, own_tokens: bool) -> float:
+    def _take_job(self, handed_on: float, granted: float, own_tokens: bool) -> float:
         """The streamer's loop takes a job, and its tokens; returns when it begins to count."""
-        taken = max(handed_on + 1, self.loop)
+        taken = max(handed_on + 1, self.loop, granted)
         self.job_taken.append(taken)
-        if own_tokens:
-            return taken + 1
-        self.owed = max(taken + 1 + self.timing.grant, tokens)
-        return self.owed + 1
+        if not own_tokens:
+            self.owed = taken
+        return taken + 1
 
     def _segment(self, position: int, rows: int) -> Process:
         """Learn whether the words of a predicated instruction come; drop them if useless."""
