@@ -32,8 +32,8 @@ DEMO = {f"build/demo/onnx/{name}" for name in
 """What `make demo` leaves; `test_demo_leaves_what_commands_read` holds it against the demo."""
 SYSTEM = ("curl", "openssl")
 """Programs that a document may expect."""
-FOREVER = ("serve", "curl", "triton_client", "models.train")
-"""Of commands that end by hand, need a server, or take hours."""
+FOREVER = ("serve", "curl", "triton_client", "models.train", "resources.samples")
+"""Of commands that end by hand, need a server, or take an hour and more."""
 
 
 def test_commands_are_found() -> None:
