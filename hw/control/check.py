@@ -41,16 +41,19 @@ class InstructionCheck(wiring.Component):
         opcode_bits = isa.HEADER[0].width
         check, kind = Signal(8, reset_less=True), Signal(opcode_bits, reset_less=True)
         sums = [self.raw.word_select(i, 8) for i in range(isa.INSTRUCTION_BYTES)]
+        violated = {
+            opcode: Signal(name=f"violated_{opcode.name.lower()}", reset_less=True)
+            for opcode in Opcode
+        }
         with m.If(self.move):
             m.d.sync += [check.eq(reduce(xor, sums)), kind.eq(self.raw[:opcode_bits])]
+            for opcode, signal in violated.items():
+                m.d.sync += signal.eq(reduce(or_, self._violations(opcode)))
         legal = Signal()
         with m.Switch(kind):
-            for opcode in Opcode:
-                violated = Signal(name=f"violated_{opcode.name.lower()}", reset_less=True)
-                with m.If(self.move):
-                    m.d.sync += violated.eq(reduce(or_, self._violations(opcode)))
+            for opcode, signal in violated.items():
                 with m.Case(opcode):
-                    m.d.comb += legal.eq(~violated)
+                    m.d.comb += legal.eq(~signal)
         m.d.comb += self.good.eq((check == isa.CHECK_VALUE) & legal)
         return m
 
