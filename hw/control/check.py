@@ -16,7 +16,7 @@ from moesaic.spec.isa import Opcode
 
 
 class InstructionCheck(wiring.Component):
-    """Says whether an instruction may be dispatched; combinational.
+    """Says whether an instruction may be dispatched, a cycle later.
 
     Refused are: a wrong check byte, an unknown opcode, a reserved bit, a zero where the
     instruction set forbids it, a value outside an enumeration, an expert that this architecture
@@ -25,25 +25,36 @@ class InstructionCheck(wiring.Component):
 
     Attributes
     ----------
-    raw
-        The instruction.
+    raw, move
+        The instruction, and whether it moves on in this cycle.
     good
-        It is well-formed.
+        The one that moved on last is well-formed; until the next one moves.
     """
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
-        super().__init__({"raw": In(RawInstruction), "good": Out(1)})
+        super().__init__({"raw": In(RawInstruction), "move": In(1), "good": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        check = reduce(xor, [self.raw.word_select(i, 8) for i in range(isa.INSTRUCTION_BYTES)])
-        intact, legal = Signal(), Signal()
-        with m.Switch(self.raw[: isa.HEADER[0].width]):
-            for opcode in Opcode:
+        # First what each opcode would forbid, then what this one does.
+        opcode_bits = isa.HEADER[0].width
+        check, kind = Signal(8, reset_less=True), Signal(opcode_bits, reset_less=True)
+        sums = [self.raw.word_select(i, 8) for i in range(isa.INSTRUCTION_BYTES)]
+        violated = {
+            opcode: Signal(name=f"violated_{opcode.name.lower()}", reset_less=True)
+            for opcode in Opcode
+        }
+        with m.If(self.move):
+            m.d.sync += [check.eq(reduce(xor, sums)), kind.eq(self.raw[:opcode_bits])]
+            for opcode, signal in violated.items():
+                m.d.sync += signal.eq(reduce(or_, self._violations(opcode)))
+        legal = Signal()
+        with m.Switch(kind):
+            for opcode, signal in violated.items():
                 with m.Case(opcode):
-                    m.d.comb += legal.eq(~reduce(or_, self._violations(opcode)))
-        m.d.comb += [intact.eq(check == isa.CHECK_VALUE), self.good.eq(intact & legal)]
+                    m.d.comb += legal.eq(~signal)
+        m.d.comb += self.good.eq((check == isa.CHECK_VALUE) & legal)
         return m
 
     def _violations(self, opcode: Opcode) -> list[Value]:

@@ -23,8 +23,8 @@ def unit_bits(unit: Unit) -> int:
 class Dispatcher(wiring.Component):
     """Checks instructions and deals them out to a queue of ``queue_depth`` per unit.
 
-    Two stages, one instruction per cycle while the queues have room. Stops for good at END and
-    at the first malformed instruction, until reset.
+    Three stages that move together, one instruction per cycle while the queues have room. Stops
+    for good at END and at the first malformed instruction, until reset.
 
     Attributes
     ----------
@@ -65,21 +65,28 @@ class Dispatcher(wiring.Component):
         m = Module()
         m.submodules.check = check = InstructionCheck(self.arch)
 
-        # Stage 1: check.
+        # Two stages of checks.
+        taken, halfway = (
+            Signal(RawInstruction, name=n, reset_less=True) for n in ("taken", "halfway")
+        )
         checked = Signal(RawInstruction, reset_less=True)
+        under_way = Signal(2)
         valid, good, done = Signal(), Signal(), Signal()
         m.d.comb += [
-            check.raw.eq(self.instructions.payload),
+            check.raw.eq(taken),
+            check.move.eq(self.instructions.ready),
             self.instructions.ready.eq((~valid | done) & ~self.ended & ~self.malformed),
         ]
         with m.If(self.instructions.ready):
             m.d.sync += [
-                valid.eq(self.instructions.valid),
-                checked.eq(self.instructions.payload),
+                Cat(under_way, valid).eq(Cat(self.instructions.valid, under_way)),
+                taken.eq(self.instructions.payload),
+                halfway.eq(taken),
+                checked.eq(halfway),
                 good.eq(check.good),
             ]
 
-        # Stage 2: deal out. No unit's ready reaches a queue within the cycle.
+        # The third: deal out. No unit's ready reaches a queue within the cycle.
         queues, outputs = {}, []
         for unit in Unit:
             bits = unit_bits(unit)
@@ -102,7 +109,7 @@ class Dispatcher(wiring.Component):
         active = Signal()
         m.d.comb += [
             active.eq(valid & ~self.ended & ~self.malformed),
-            self.busy.eq(valid),
+            self.busy.eq(valid | under_way.any()),
             self.dispatched.eq(done),
             self.empty.eq(
                 Cat(queue.level == 0 for queue in queues.values()).all()

@@ -12,6 +12,8 @@ from moesaic.spec.registers import ErrorCode
 
 QUIET_CYCLES = 8
 """Cycles without any activity that make the end of a frame."""
+CHECK_CYCLES = 4
+"""Between START and the frame: the windows have been checked by then."""
 ABORT_CYCLES = 8
 """Shortest abort: masters need a few cycles to show what they still owe the bus."""
 
@@ -128,7 +130,11 @@ class FrameControl(wiring.Component):
                     ]
                     m.next = "LAUNCH"
             with m.State("LAUNCH"):
-                with m.If(self.misconfigured):
+                m.d.sync += timer.eq(timer + 1)
+                with m.If(self.reset):
+                    m.d.sync += busy.eq(0)
+                    m.next = "REST"
+                with m.Elif((timer == CHECK_CYCLES) & self.misconfigured):
                     m.d.comb += report_error.eq(1)
                     m.d.sync += [
                         code.eq(ErrorCode.BAD_CONFIGURATION),
@@ -136,8 +142,8 @@ class FrameControl(wiring.Component):
                         busy.eq(0),
                     ]
                     m.next = "REST"
-                with m.Else():
-                    m.d.sync += self.core_reset.eq(0)
+                with m.Elif(timer == CHECK_CYCLES):
+                    m.d.sync += [self.core_reset.eq(0), timer.eq(0)]
                     m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += self.running.eq(1)

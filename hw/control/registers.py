@@ -17,6 +17,8 @@ _COUNTER_REGISTERS = {
     for half, bit in (("LO", 0), ("HI", REGISTER_BITS))
 }
 
+_GROUP_LOG2 = 4
+"""Registers that are read by one multiplexer."""
 _WORD = registers.REGISTER_BYTES.bit_length() - 1
 """Address bits below a register's."""
 
@@ -137,20 +139,34 @@ class RegisterFile(wiring.Component):
         m.d.sync += irq_status.eq(irq_status & ~clear | self.irq_set)
         m.d.comb += self.irq.eq((irq_status & self.irq_enable).any())
 
-        # Read.
+        # Read: one of each group of registers, then one of the groups.
         read_address = Signal.like(bus.araddr)
-        read = Signal()
-        m.d.comb += [bus.arready.eq(~read & ~bus.rvalid), bus.rresp.eq(0)]
+        read, chosen = Signal(), Signal()
+        m.d.comb += [bus.arready.eq(~read & ~chosen & ~bus.rvalid), bus.rresp.eq(0)]
+        m.d.sync += chosen.eq(read)
         with m.If(bus.arvalid & bus.arready):
             m.d.sync += [read.eq(1), read_address.eq(bus.araddr)]
         with m.If(read):
-            m.d.sync += [read.eq(0), bus.rvalid.eq(1), bus.rdata.eq(0)]
-            with m.Switch(read_address[_WORD:]):
-                for register in self.built:
-                    with m.Case(register.offset // registers.REGISTER_BYTES):
-                        m.d.sync += bus.rdata.eq(self._read_value(register, irq_status))
+            m.d.sync += read.eq(0)
+        index = read_address[_WORD:]
+        groups: dict[int, list[Register]] = {}
+        for register in self.built:
+            number = register.offset // registers.REGISTER_BYTES
+            groups.setdefault(number >> _GROUP_LOG2, []).append(register)
+        with m.If(chosen):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0)]
         with m.Elif(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
+        for group, members in groups.items():
+            value = Signal(REGISTER_BITS, name=f"group{group}", reset_less=True)
+            m.d.sync += value.eq(0)
+            with m.Switch(index[:_GROUP_LOG2]):
+                for register in members:
+                    number = register.offset // registers.REGISTER_BYTES
+                    with m.Case(number % (1 << _GROUP_LOG2)):
+                        m.d.sync += value.eq(self._read_value(register, irq_status))
+            with m.If(chosen & (index[_GROUP_LOG2:] == group)):
+                m.d.sync += bus.rdata.eq(value)
         return m
 
     def _read_value(self, register: Register, irq_status: Signal) -> Signal | Const:

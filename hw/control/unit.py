@@ -108,19 +108,22 @@ class ControlUnit(wiring.Component):
         m.d.comb += [fetch.window.base.eq(windows[0].base), fetch.window.size.eq(windows[0].size)]
 
         busy = Cat(getattr(self, unit.name.lower()).busy for unit in Unit).any()
-        all_idle = Signal()
+        all_idle, finished = Signal(), Signal()
+        m.d.sync += [
+            all_idle.eq(self.idle & fetch.idle),
+            finished.eq(dispatcher.ended & dispatcher.empty & ~busy & self.idle & fetch.idle),
+        ]
         m.d.comb += [
             self.irq.eq(file.irq),
             self.abort.eq(frame.abort),
             self.core_reset.eq(frame.core_reset),
             fetch.run.eq(frame.running & ~frame.abort & ~dispatcher.ended),
             fetch.abort.eq(frame.abort),
-            all_idle.eq(self.idle & fetch.idle),
             frame.start.eq(file.start),
             frame.reset.eq(file.reset),
             frame.watchdog.eq(file.watchdog),
             frame.idle.eq(all_idle),
-            frame.finished.eq(dispatcher.ended & dispatcher.empty & ~busy & all_idle),
+            frame.finished.eq(finished),
             file.status.eq(frame.status),
             file.error.eq(frame.error),
             file.error_info.eq(frame.error_info),
@@ -147,12 +150,18 @@ class ControlUnit(wiring.Component):
     def _connect_windows(
         self, m: Module, file: RegisterFile, frame: FrameControl
     ) -> list[wiring.PureInterface]:
-        """Windows from their registers, in the order of the map; checks them for START."""
+        """Windows from their registers, in the order of the map; checks them for START.
+
+        In three cycles, which ``FrameControl`` gives them: ends, offences, the first offender.
+        """
         names = [(w.name, f"window{w.value}") for w in Window]
         names += [(f"OUTPUT{p}", f"output{p}") for p in range(1, self.arch.output_ports)]
         names += [(f"WEIGHT{p}", f"weight{p}") for p in range(self.arch.weight_ports)]
         aligned = registers.WINDOW_ALIGNMENT.bit_length() - 1
         windows: list[wiring.PureInterface] = []
+        offences: list[Value] = []
+        misconfigured = Signal()
+        offender = Signal(registers.OFFSET_BITS, reset_less=True)
         # The last assignment wins: go backwards so that the first offender is named.
         for register, port in reversed(names):
             low, high, size = (
@@ -162,12 +171,17 @@ class ControlUnit(wiring.Component):
             window = getattr(self, port)
             windows.insert(0, window)
             m.d.comb += [window.base.eq(Cat(low, high)), window.size.eq(size)]
-            beyond = (window.base + size) > 1 << ADDRESS_BITS
-            with m.If(low[:aligned].any() | beyond):
-                m.d.comb += [
-                    frame.misconfigured.eq(1),
-                    frame.offender.eq(registers.offset(f"{register}_BASE_LO")),
-                ]
+            end = Signal(ADDRESS_BITS + 1, name=f"{port}_end", reset_less=True)
+            wrong = Signal(name=f"{port}_wrong", reset_less=True)
+            m.d.sync += [
+                end.eq(window.base + size),
+                wrong.eq(low[:aligned].any() | (end > 1 << ADDRESS_BITS)),
+            ]
+            with m.If(wrong):
+                m.d.sync += offender.eq(registers.offset(f"{register}_BASE_LO"))
+            offences.append(wrong)
+        m.d.sync += misconfigured.eq(Cat(offences).any())
+        m.d.comb += [frame.misconfigured.eq(misconfigured), frame.offender.eq(offender)]
         return windows
 
     def _connect_errors(
@@ -201,8 +215,8 @@ class ControlUnit(wiring.Component):
         }
         for i, error in enumerate(frame.errors):
             raised, info = sources[error]
-            m.d.comb += [
-                getattr(frame, f"raise{i}").eq(raised),
+            m.d.sync += [
+                getattr(frame, f"raise{i}").eq(raised & ~frame.core_reset),
                 getattr(frame, f"info{i}").eq(info),
             ]
 

@@ -173,7 +173,7 @@ class MatrixUnit(wiring.Component):
             control.want.eq(Mux(mine, loader.token_request, walker.token_want)),
             loader.token_granted.eq(mine & control.granted),
             walker.token_granted.eq(~mine & control.granted),
-            control.take.eq(Mux(mine, loader.token_request & control.granted, walker.token_take)),
+            control.take.eq(Mux(mine, loader.token_request & control.granted, walker.token_taken)),
             control.give.eq(accumulate.done),
             control.signal.eq(accumulate.signal),
         ]

@@ -31,10 +31,9 @@ class Walker(wiring.Component):
     ----------
     jobs
         From the loader.
-    token_wait, token_want, token_granted, token_take
-        The tokens of the next job, asked for while the last one is still at work.
-    token_taken
-        One cycle for every job whose tokens were taken here, though it may have none.
+    token_wait, token_want, token_granted, token_taken
+        The tokens of the next job, asked for while the last one is still at work; one cycle for
+        every job whose tokens are taken here, though it may have none.
     waiting
         Nothing is at work, and the next job lacks tokens.
     queue, queue_hold
@@ -55,7 +54,6 @@ class Walker(wiring.Component):
                 "token_wait": Out(isa.UNIT_COUNT),
                 "token_want": Out(1),
                 "token_granted": In(1),
-                "token_take": Out(1),
                 "token_taken": Out(1),
                 "waiting": Out(1),
                 "queue": Out(QueueRead(arch)),
@@ -112,7 +110,6 @@ class Walker(wiring.Component):
             with m.State("IDLE"):
                 m.d.comb += [
                     self.jobs.ready.eq(~lacking),
-                    self.token_take.eq(self.token_want & ~lacking),
                     self.token_taken.eq(self.jobs.valid & ~lacking & ~following.taken),
                     self.waiting.eq(lacking),
                 ]

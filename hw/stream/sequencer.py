@@ -87,22 +87,24 @@ class StreamSequencer(wiring.Component):
 
         # The instruction in hand.
         current = Signal(layout)
-        held, started = Signal(), Signal()  # started: it has its tokens, or needs none
+        held, started, needs_none = Signal(), Signal(), Signal()
         go = Signal()
         arriving = data.View(layout, control.queue.payload[: layout.size])
         m.d.comb += control.queue.ready.eq((~held | go) & ~self.stop)
         with m.If(control.queue.ready):
             m.d.sync += [
                 held.eq(control.queue.valid),
-                started.eq(~arriving.wait.any()),
+                started.eq(0),
+                needs_none.eq(~arriving.wait.any()),
                 current.eq(arriving),
             ]
-        ready_to_start = Signal()
+        ready_to_start, tokens = Signal(), Signal()
         m.d.comb += [
             control.wait.eq(current.wait),
-            control.want.eq(held & ~started),
-            control.take.eq(held & ~started & control.granted & ~self.stop),
-            ready_to_start.eq(held & (started | control.granted)),
+            control.want.eq(held & ~started & ~needs_none),
+            tokens.eq(needs_none | control.granted),
+            control.take.eq(held & ~started & tokens & ~self.stop),
+            ready_to_start.eq(held & (started | tokens)),
         ]
         with m.If(control.take & ~go):
             m.d.sync += started.eq(1)
@@ -178,7 +180,7 @@ class StreamSequencer(wiring.Component):
             outcomes.r_en.eq(self.fetched.ready),
             control.busy.eq(control.queue.valid | held | (unfinished.level != 0)),
             control.working.eq(self.line),
-            control.wait_token.eq(held & ~started & ~control.granted),
+            control.wait_token.eq(held & ~started & ~tokens),
             control.stalled.eq(
                 ~self.line & ((unfinished.level != 0) | (ready_to_start & ~decidable))
             ),

@@ -65,7 +65,7 @@ def test_latencies_are_those_of_the_gateware(arch: ArchConfig) -> None:
     assert timing.store_burst == MAX_BURST_BEATS
     assert timing.fetch_ahead == BUFFER_INSTRUCTIONS
     assert timing.fetch_block == BLOCK_INSTRUCTIONS
-    assert timing.end == QUIET_CYCLES + 1
+    assert timing.end == QUIET_CYCLES + 2
 
 
 def test_memory_is_that_of_reported_figures() -> None:

@@ -24,7 +24,7 @@ class Grants:
         AssertionError
             Tokens were taken that were not granted or not wanted, or a mask changed on the way.
         """
-        if take:
+        if take and wait:
             assert want and self.granted, "took tokens that were not granted"
         if want and self._asked is not None:
             assert wait == self._asked, f"mask changed from {self._asked:#x} to {wait:#x}"

@@ -90,9 +90,9 @@ class Timing:
     cycles per choice (``RouterUnit``)."""
     exponentials: int = 8
     """Logits per cycle whose exponentials the router sums (``EXP_LANES``)."""
-    fetch: int = 11
+    fetch: int = 13
     """Frame start until the first beat of the program is dispatched, besides the memory's latency:
-    command and address registers 5, port arbiter 1, skid 1, widening 1, buffer 2, check 1."""
+    command and address registers 5, port arbiter 1, skid 1, widening 1, buffer 2, check 3."""
     fetch_ahead: int = 64
     """Instructions requested and not dispatched (``BUFFER_INSTRUCTIONS``)."""
     fetch_block: int = 8
@@ -112,8 +112,8 @@ class Timing:
     store_token: int = 11
     """Besides the memory's latency, last chunk offered until the tokens of its STORE count:
     narrowing 1, buffer 2, issue 3, response 2, give 2, visible 1."""
-    end: int = 9
-    """A unit's last token until the frame is over: ``QUIET_CYCLES``, and one."""
+    end: int = 10
+    """A unit's last token until the frame is over: ``QUIET_CYCLES``, and two."""
 
     @classmethod
     def of(cls, arch: ArchConfig) -> Timing:
