@@ -13,7 +13,9 @@ from rich.text import Text
 
 def accuracy_tables(result: dict[str, Any], worst: int, cycles: int) -> Iterator[Table]:
     """What one task loses in all, by point, by flips, and its metrics."""
-    table = Table(title=f"{result['task']}: {result['samples']} samples, {cycles:,} cycles")
+    routed = ", its tokens spread evenly over experts" if result["flips"] else ""
+    title = f"{result['task']}: {result['samples']} samples, {cycles:,} cycles a frame{routed}"
+    table = Table(title=title)
     for column in ("integers", "SQNR dB"):
         table.add_column(column)
     if result["weights_db"] is not None:

@@ -130,7 +130,9 @@ class Bundle:
         if name is None:
             if len(self.tasks) == 1:
                 return next(iter(self.tasks))
-            raise UserError(f"{self.path} holds several tasks; name one with --task: {known}")
+            raise UserError(
+                f"{self.path} holds several tasks; name one (--task, task= in Python): {known}"
+            )
         if name not in self.tasks:
             raise UserError(f"{self.path} has no task {name!r}; its tasks are: {known}")
         return name

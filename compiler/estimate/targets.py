@@ -9,6 +9,7 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.models import Routing, estimate_graphs
 from moesaic.compiler.estimate.task import Estimate
+from moesaic.compiler.schedule.capacity import WAY_OUT
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
@@ -31,7 +32,7 @@ class TargetEstimate:
 def refusal_reason(error: UserError, arch: ArchConfig) -> str:
     """What a sentence of the planner says is too small, without the target and the advice."""
     text = str(error).removeprefix(f"the model does not fit target {arch.name}: ")
-    return text.removesuffix("; use a larger target")
+    return text.removesuffix(WAY_OUT)
 
 
 def estimate_targets(

@@ -9,7 +9,7 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.frame import ProgramHangs
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
-from moesaic.compiler.schedule.capacity import check_capacity
+from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
@@ -122,6 +122,4 @@ def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
     try:
         return estimate(steps, arch, graph.macs).cycles
     except ProgramHangs as error:
-        raise UserError(
-            f"the model does not fit target {arch.name}: {error}; use a larger target"
-        ) from error
+        raise UserError(f"the model does not fit target {arch.name}: {error}{WAY_OUT}") from error

@@ -10,6 +10,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLinear, IntMoe
 
+WAY_OUT = "; use a larger target: `moesaic explore` searches one for a part"
 Rule = tuple[str, int, int]
 """What is needed and what is there, with two gaps for the numbers; both numbers."""
 
@@ -28,8 +29,8 @@ def check_capacity(graph: IntGraph, arch: ArchConfig) -> None:
     for rule, needed, available in _rules(graph, arch):
         if needed > available:
             raise UserError(
-                f"the model does not fit target {arch.name}: {rule.format(needed, available)};"
-                " use a larger target"
+                f"the model does not fit target {arch.name}: {rule.format(needed, available)}"
+                f"{WAY_OUT}"
             )
 
 
