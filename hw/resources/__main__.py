@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
                 options.family or list(FAMILIES),
                 lambda family, block: status.update(f"yosys {family}: {block}"),
             )
-        write_report(options.output / f"{arch.name}.json", json.dumps(result, indent=1) + "\n")
+        text = json.dumps(result, indent=1) + "\n"
+        write_report(options.output / f"{arch.name}.json", text.encode())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

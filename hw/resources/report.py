@@ -101,7 +101,7 @@ def table(result: dict[str, Any], family: str) -> Table:
     return view
 
 
-def write_report(path: Path, text: str) -> None:
+def write_report(path: Path, data: bytes) -> None:
     """Write a file beside its place and rename it.
 
     Raises
@@ -112,7 +112,7 @@ def write_report(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(data)
         draft.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -105,7 +105,8 @@ def main(arguments: list[str] | None = None) -> int:
             "left_out": left_out_errors(samples),
             "samples": samples,
         }
-        write_report(options.output, json.dumps(result, separators=(",", ":")) + "\n")
+        text = json.dumps(result, separators=(",", ":")) + "\n"
+        write_report(options.output, text.encode())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

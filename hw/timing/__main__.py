@@ -1,7 +1,8 @@
 """Analyse a target's timing: ``python -m moesaic.hw.timing --target zcu102``.
 
-Writes ``build/timing/TARGET.json``, and exits with 1 if a path is longer than the clock allows. A
-synthesis takes seconds to minutes per block; netlists are kept, so the next one is quick.
+Writes ``build/timing/TARGET.json`` and ``.png``, and exits with 1 if a path is longer than the
+clock allows. A synthesis takes seconds to minutes per block; netlists and reports are kept, so
+the next one is quick.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from moesaic.hw.resources.report import write_report
 from moesaic.hw.resources.synthesis import SynthesisError
 from moesaic.hw.timing.analysis import LoopError
 from moesaic.hw.timing.reader import UnknownCellError
-from moesaic.hw.timing.report import listing, outline, report, tables
+from moesaic.hw.timing.report import report
+from moesaic.hw.timing.view import draw, listing, outline, tables
 from moesaic.spec.arch import load_arch
 from moesaic.spec.errors import UserError
 from moesaic.spec.parts import ASSUMED_CLOCK_MHZ
@@ -36,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         arch = load_arch(options.target)
         clock = options.clock or ASSUMED_CLOCK_MHZ[family]
         result = report(arch, family, clock, lambda what: notes.print(f"  {what}"))
-        write_report(options.output / f"{arch.name}.json", json.dumps(result, indent=1) + "\n")
+        text = json.dumps(result, indent=1) + "\n"
+        write_report(options.output / f"{arch.name}.json", text.encode())
+        write_report(options.output / f"{arch.name}.png", draw(result))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

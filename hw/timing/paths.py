@@ -38,7 +38,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Path:
+class TimingPath:
     """A register, what follows, and the register or memory at the end.
 
     Attributes
@@ -114,7 +114,7 @@ def find_ends(analysis: Analysis) -> Ends:
     return Ends(start, block.astype(np.int32), design.capture_block, within)
 
 
-def trace(analysis: Analysis, capture: int, alike: int = 1) -> Path:
+def trace(analysis: Analysis, capture: int, alike: int = 1) -> TimingPath:
     """The longest path to a capture."""
     design = analysis.design
     steps: list[Step] = []
@@ -136,7 +136,7 @@ def trace(analysis: Analysis, capture: int, alike: int = 1) -> Path:
             )
         )
         net = int(design.arcs.source[arc]) if arc != NONE else NONE
-    return Path(
+    return TimingPath(
         Kind(int(design.captures.cell[capture])),
         design.blocks[int(design.capture_block[capture])],
         steps[::-1],
@@ -150,7 +150,7 @@ def register_name(name: str) -> str:
     return re.sub(r"\[\d+\]|\d+", "", name)
 
 
-def worst(analysis: Analysis, captures: Ints, most: int) -> Iterator[Path]:
+def worst(analysis: Analysis, captures: Ints, most: int) -> Iterator[TimingPath]:
     """The longest of the paths to ``captures``, those between the same registers once.
 
     What captures has no name in a netlist; the net in front of it stands for it.

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
+from moesaic.hw.generate import cached_verilog
 from moesaic.hw.resources.report import target_blocks
 from moesaic.hw.timing.analysis import Analysis, analyse
 from moesaic.hw.timing.design import link
 from moesaic.hw.timing.netlist import Netlist
-from moesaic.hw.timing.paths import Path, find_ends, worst
+from moesaic.hw.timing.paths import TimingPath, find_ends, worst
 from moesaic.hw.timing.synthesis import netlists
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.cache import cached, content_key, sources
 
 PLACEMENT_SHARE = 0.25
 """Part of the clock's period that is left for what only placement shows."""
@@ -36,7 +39,7 @@ def _kind(path: str) -> str:
 def report(
     arch: ArchConfig, family: str, clock_mhz: float, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Analyse a target.
+    """Analyse a target; once for each content.
 
     Returns
     -------
@@ -53,6 +56,21 @@ def report(
     LoopError
         The design has a combinational loop.
     """
+    parts = [cached_verilog(arch), family, f"{clock_mhz:g}"]
+    key = content_key([*parts, *sources("moesaic.hw.timing", "moesaic.hw.resources")])
+
+    def build(folder: Path) -> None:
+        text = json.dumps(_report(arch, family, clock_mhz, progress))
+        (folder / "report.json").write_text(text, encoding="utf-8")
+
+    made = cached("timing-report", key, build) / "report.json"
+    result: dict[str, Any] = json.loads(made.read_text(encoding="utf-8"))
+    return result | {"target": arch.name}  # the name is no part of the Verilog
+
+
+def _report(
+    arch: ArchConfig, family: str, clock_mhz: float, progress: Callable[[str], None]
+) -> dict[str, Any]:
     blocks = target_blocks(arch)
     found = netlists(blocks, family, progress)
     progress("the whole design")
@@ -62,7 +80,6 @@ def report(
     paths = list(worst(whole, np.arange(len(whole.total), dtype=np.int32), MOST_PATHS))
     counts, edges = np.histogram(limit - whole.total[np.isfinite(whole.total)], bins=60)
     return {
-        "target": arch.name,
         "family": family,
         "clock_mhz": clock_mhz,
         "budget_ns": limit,
@@ -120,7 +137,7 @@ def _across(analysis: Analysis) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["ns"])
 
 
-def _path(path: Path) -> dict[str, Any]:
+def _path(path: TimingPath) -> dict[str, Any]:
     return {
         "ns": path.total,
         "levels": path.levels,
@@ -130,48 +147,3 @@ def _path(path: Path) -> dict[str, Any]:
         "end_block": path.end_block,
         "steps": [{**asdict(step), "kind": step.kind.name.lower()} for step in path.steps],
     }
-
-
-def outline(path: dict[str, Any]) -> str:
-    """A path by the gateware's names, in order; its end has the name of the block only."""
-    names: list[str] = []
-    for step in path["steps"]:
-        name = step["name"]
-        if name and (not names or names[-1] != name):
-            names.append(name)
-    return " -> ".join([*names, f"{path['end'].replace('_', ' ')} in {path['end_block'] or 'top'}"])
-
-
-def tables(result: dict[str, Any], most: int = 12) -> list[Table]:
-    """Blocks alone, from block to block, and the longest paths."""
-    numbers = ("ns", "LUTs", "carries", "ends")
-    alone = _table("each block between its own registers", ("block",), (*numbers, "too late"))
-    for row in sorted(result["blocks"], key=lambda row: -row["ns"]):
-        if row["path"]:
-            alone.add_row(row["block"], *_cells(row), f"{row['over']:,}")
-    across = _table("from block to block", ("from", "to"), numbers)
-    for row in result["across"][:most]:
-        across.add_row(row["from"], row["to"], *_cells(row))
-    return [alone, across]
-
-
-def _table(title: str, names: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    table = Table(title=title)
-    for name in names:
-        table.add_column(name)
-    for number in numbers:
-        table.add_column(number, justify="right")
-    return table
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    path = row["path"]
-    return f"{row['ns']:.2f}", str(path["levels"]), str(path["carries"]), f"{row['ends']:,}"
-
-
-def listing(result: dict[str, Any], most: int = 8) -> list[str]:
-    """The longest paths, a line each."""
-    return [
-        f"{path['ns']:.2f} ns, {path['levels']} LUTs, {path['carries']} carries: {outline(path)}"
-        for path in result["paths"][:most]
-    ]

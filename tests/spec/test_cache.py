@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.spec.cache import cached, content_key
+from moesaic.spec.cache import cached, content_key, sources
 from moesaic.spec.errors import UserError
 
 
@@ -80,3 +80,9 @@ def _request(_: int) -> str:
 def test_parallel_processes_build_once() -> None:
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map(_request, range(4), chunksize=1) == ["built\n"] * 4
+
+
+def test_folders_without_a_say_change_no_key() -> None:
+    names = {name for name in sources("moesaic.hw") if isinstance(name, str)}
+    left = {name for name in sources("moesaic.hw", without=("timing",)) if isinstance(name, str)}
+    assert names - left == {name for name in names if name.startswith("timing/")} != set()
