@@ -64,6 +64,9 @@ class BurstIssuer(wiring.Component):
         Widths of the fields of a command.
     max_burst
         Longest burst in beats; power of two, at most 4 KiB.
+    eager
+        Take up to four commands ahead of the one that is being issued; else one, so that whoever
+        sends them can decide late.
 
     Attributes
     ----------
@@ -87,9 +90,15 @@ class BurstIssuer(wiring.Component):
     """
 
     def __init__(
-        self, data_bytes: int, *, offset_bits: int, beats_bits: int, max_burst: int
+        self,
+        data_bytes: int,
+        *,
+        offset_bits: int,
+        beats_bits: int,
+        max_burst: int,
+        eager: bool = True,
     ) -> None:
-        self.data_bytes, self.max_burst = data_bytes, max_burst
+        self.data_bytes, self.max_burst, self.eager = data_bytes, max_burst, eager
         self.offset_bits, self.beats_bits = offset_bits, beats_bits
         super().__init__(
             {
@@ -147,10 +156,13 @@ class BurstIssuer(wiring.Component):
             move.eq(~worked_out | prepared.i.ready),
             self.command.ready.eq(move & ~self.drop),
         ]
+        if not self.eager:
+            waiting = taken | worked_out | prepared.o.valid
+            m.d.comb += self.command.ready.eq(~waiting & ~self.drop)
         final = command.short & (command.beats[: burst_log2 + 1] <= command.to_boundary)
         with m.If(move):
             m.d.sync += [
-                taken.eq(self.command.valid),
+                taken.eq(self.command.valid & self.command.ready),
                 command.start.eq(offset[shift:]),
                 command.beats.eq(beats),
                 command.misaligned.eq(offset[:shift].any()),

@@ -54,6 +54,8 @@ class ReadEngine(wiring.Component):
         Longest burst in beats; power of two up to 256. Cut to 4 KiB.
     outstanding
         Bursts under way at most; power of two.
+    eager
+        As of :class:`~moesaic.hw.axi.burst.BurstIssuer`.
 
     Attributes
     ----------
@@ -88,11 +90,12 @@ class ReadEngine(wiring.Component):
         beats_bits: int = 32,
         max_burst: int = MAX_BURST_BEATS,
         outstanding: int = OUTSTANDING_BURSTS,
+        eager: bool = True,
     ) -> None:
         self.max_burst = check_sizes(data_bytes, max_burst, outstanding)
         self.data_bytes = data_bytes
         self.offset_bits, self.beats_bits = offset_bits, beats_bits
-        self.outstanding = outstanding
+        self.outstanding, self.eager = outstanding, eager
         super().__init__(
             {
                 "command": In(stream.Signature(command_layout(offset_bits, beats_bits))),
@@ -118,6 +121,7 @@ class ReadEngine(wiring.Component):
             offset_bits=self.offset_bits,
             beats_bits=self.beats_bits,
             max_burst=self.max_burst,
+            eager=self.eager,
         )
         m.submodules.bursts = bursts = LastOfCommand(self.outstanding)
         wiring.connect(m, wiring.flipped(self.command), issuer.command)
