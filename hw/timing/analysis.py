@@ -29,8 +29,6 @@ class Analysis:
         Routed pins on each net.
     wire
         Delay of each net to its routed pins.
-    at_pin
-        Of each arc: arrival at its input pin.
     arrival
         Of each net: at its driver, the latest; -inf where no path begins.
     through

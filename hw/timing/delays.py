@@ -1,7 +1,8 @@
 """Delays of cells and wires, in ns: UltraScale+, speed grade -2, 0.85 V.
 
-No vendor's tool has placed anything. Cells have figures of the order that the data sheet DS925
-gives for them; a wire is taken for its fan-out, with a constant for being somewhere on the part.
+No vendor's tool has placed anything, and no figure here was measured: cells have delays of the
+order that is usual for the family, **assumptions** until a data sheet or a board confirms them. A
+wire is taken for its fan-out, with a constant for being somewhere on the part.
 A part that is 70 % full routes worse, a vendor's tool retimes and replicates better.
 """
 

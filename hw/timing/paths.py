@@ -77,7 +77,7 @@ class TimingPath:
 
 
 @dataclass(frozen=True)
-class Ends:
+class PathEnds:
     """Of every capture: where its longest path begins, and whether it stays in one block.
 
     Attributes
@@ -96,7 +96,7 @@ class Ends:
     within: np.ndarray
 
 
-def find_ends(analysis: Analysis) -> Ends:
+def find_ends(analysis: Analysis) -> PathEnds:
     """Follow every longest path back to its beginning, all at once."""
     design = analysis.design
     net = design.captures.net.copy()
@@ -111,7 +111,7 @@ def find_ends(analysis: Analysis) -> Ends:
     start = analysis.launch[net]
     block = np.where(start >= 0, design.launch_block[start], NONE)
     within &= block == design.capture_block
-    return Ends(start, block.astype(np.int32), design.capture_block, within)
+    return PathEnds(start, block.astype(np.int32), design.capture_block, within)
 
 
 def trace(analysis: Analysis, capture: int, alike: int = 1) -> TimingPath:
@@ -150,13 +150,13 @@ def register_name(name: str) -> str:
     return re.sub(r"\[\d+\]|\d+", "", name)
 
 
-def worst(analysis: Analysis, captures: Ints, most: int) -> Iterator[TimingPath]:
+def worst(analysis: Analysis, ends: PathEnds, captures: Ints, most: int) -> Iterator[TimingPath]:
     """The longest of the paths to ``captures``, those between the same registers once.
 
     What captures has no name in a netlist; the net in front of it stands for it.
     """
     groups: dict[tuple[str, str], list[int]] = {}
-    design, ends = analysis.design, find_ends(analysis)
+    design = analysis.design
     order = captures[np.argsort(-analysis.total[captures], kind="stable")]
     for capture in order[: 50 * most].tolist():
         start = int(ends.start[capture])

@@ -16,7 +16,7 @@ from moesaic.hw.resources.report import target_blocks
 from moesaic.hw.timing.analysis import Analysis, analyse
 from moesaic.hw.timing.design import link
 from moesaic.hw.timing.netlist import Netlist
-from moesaic.hw.timing.paths import TimingPath, find_ends, worst
+from moesaic.hw.timing.paths import PathEnds, TimingPath, find_ends, trace, worst
 from moesaic.hw.timing.synthesis import netlists
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.cache import cached, content_key, sources
@@ -77,7 +77,8 @@ def _report(
     whole = analyse(link(found, "top"))
     limit = budget(clock_mhz)
     longest = float(whole.total.max())
-    paths = list(worst(whole, np.arange(len(whole.total), dtype=np.int32), MOST_PATHS))
+    ends = find_ends(whole)
+    paths = list(worst(whole, ends, np.arange(len(whole.total), dtype=np.int32), MOST_PATHS))
     counts, edges = np.histogram(limit - whole.total[np.isfinite(whole.total)], bins=60)
     return {
         "family": family,
@@ -88,7 +89,7 @@ def _report(
         "ends": int(np.isfinite(whole.total).sum()),
         "over": int((whole.total > limit).sum()),
         "blocks": [_alone(block.name, found, block.top, limit) for block in blocks],
-        "across": _across(whole),
+        "across": _across(whole, ends),
         "paths": [_path(path) for path in paths],
         "slack": {"edges": edges.tolist(), "ends": counts.tolist()},
     }
@@ -101,7 +102,7 @@ def _alone(name: str, found: dict[str, Netlist], top: str, limit: float) -> dict
     if not len(total):
         return {"block": name, "ns": 0.0, "ends": 0, "over": 0, "path": None}
     captures = np.flatnonzero(np.isfinite(analysis.total)).astype(np.int32)
-    (path,) = worst(analysis, captures, 1)
+    (path,) = worst(analysis, find_ends(analysis), captures, 1)
     return {
         "block": name,
         "ns": float(total.max()),
@@ -111,9 +112,8 @@ def _alone(name: str, found: dict[str, Netlist], top: str, limit: float) -> dict
     }
 
 
-def _across(analysis: Analysis) -> list[dict[str, Any]]:
+def _across(analysis: Analysis, ends: PathEnds) -> list[dict[str, Any]]:
     """From block to block, or through another: the longest path and how many there are."""
-    ends = find_ends(analysis)
     kinds = [_kind(path) for path in analysis.design.blocks]
     numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
     number = np.array([numbers[kind] for kind in kinds])
@@ -124,7 +124,7 @@ def _across(analysis: Analysis) -> list[dict[str, Any]]:
     for value in np.unique(pair).tolist():
         mine = at[pair == value]
         first = mine[np.argmax(analysis.total[mine])]
-        (path,) = worst(analysis, np.array([first], np.int32), 1)
+        path = trace(analysis, int(first))
         rows.append(
             {
                 "from": names[value // len(numbers)],

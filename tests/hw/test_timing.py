@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +14,15 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.resources.hierarchy import Block, cut
 from moesaic.hw.timing import delays
+from moesaic.hw.timing.__main__ import main
 from moesaic.hw.timing.analysis import LoopError, analyse
 from moesaic.hw.timing.design import Design, link
-from moesaic.hw.timing.netlist import CONSTANT, Arcs, Ends, Kind, Netlist
+from moesaic.hw.timing.netlist import CONSTANT, Arcs, Ends, Instance, Kind, Netlist
 from moesaic.hw.timing.paths import find_ends, trace, worst
 from moesaic.hw.timing.reader import UnknownCellError, read_module
 from moesaic.hw.timing.synthesis import netlists
 from moesaic.hw.verilog import to_verilog
+from moesaic.spec.arch import PRESETS
 
 
 def random_netlist(rng: np.random.Generator, nets: int, inputs: int) -> Netlist:
@@ -128,36 +132,29 @@ class Adders(wiring.Component):
 
 
 class Pair(wiring.Component):
-    """Two of them, the second fed by the first: through a register, or not."""
+    """Two stages, the second fed by the sum of the first without a register between them."""
 
-    def __init__(self, registered: bool) -> None:
-        self.registered = registered
+    def __init__(self) -> None:
         super().__init__({"a": In(unsigned(16)), "y": Out(unsigned(16))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.left = left = Stage(self.registered)
-        m.submodules.right = right = Stage(True)
+        m.submodules.left = left = Stage()
+        m.submodules.right = right = Stage()
         m.d.comb += [left.a.eq(self.a), right.a.eq(left.y), self.y.eq(right.y)]
         return m
 
 
 class Stage(wiring.Component):
-    """A register, a sum, and a register if asked for."""
+    """A register and a sum."""
 
-    def __init__(self, registered: bool) -> None:
-        self.registered = registered
+    def __init__(self) -> None:
         super().__init__({"a": In(unsigned(16)), "y": Out(unsigned(16))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         value, total = Signal(16, name="value"), Signal(16)
-        if self.registered:
-            m.d.sync += value.eq(self.a)
-        else:
-            start = Signal(16, name="start")
-            m.d.sync += start.eq(self.a)
-            m.d.comb += value.eq(start)
+        m.d.sync += value.eq(self.a)
         m.d.comb += total.eq((value << 1) + (value >> 3) + 5)
         m.d.comb += self.y.eq(total)
         return m
@@ -180,19 +177,54 @@ def test_path_made_long_is_found() -> None:
 
 def test_path_through_two_blocks_is_whole() -> None:
     """The same design as one block and as three: each path from block to block is found."""
-    one, three = analysed(Pair(False), []), analysed(Pair(False), ["left", "right"])
+    one, three = analysed(Pair(), []), analysed(Pair(), ["left", "right"])
     assert three.total.max() == pytest.approx(one.total.max(), abs=0.5)
     assert three.total.max() > 2 * delays.WIRE
     ends = find_ends(three)
     into = ends.end_block == three.design.blocks.index("right")
-    (path,) = worst(three, np.flatnonzero(into & ~ends.within).astype(np.int32), 1)
+    (path,) = worst(three, ends, np.flatnonzero(into & ~ends.within).astype(np.int32), 1)
     assert {step.block for step in path.steps} == {"left"} and path.end_block == "right"
 
 
-def test_constants_and_tied_inputs_begin_no_path() -> None:
+def test_tied_inputs_begin_no_path() -> None:
+    """Of two equal instances, one has its inputs tied: only the other's are ends of paths."""
     block = Block("x", "x", to_verilog(Adders(1), "x"), (), ("x",))
     netlist = netlists([block], "xcup", lambda name: None)["x"]
-    tied = {name: np.full(len(nets), CONSTANT, np.int32) for name, nets in netlist.inputs.items()}
-    assert len(tied) >= 3
     alone = analyse(link({"x": netlist}, "x", ports=False))
-    assert np.isfinite(alone.total).sum() == 16, "from register to register only"
+    inside = int(np.isfinite(alone.total).sum())
+    assert inside == 16, "from register to register only"
+
+    inputs = {name: nets for name, nets in netlist.inputs.items() if name not in ("clk", "rst")}
+    width = sum(len(nets) for nets in inputs.values())
+    outer = iter(np.split(np.arange(width, dtype=np.int32), np.cumsum([16])[: len(inputs) - 1]))
+    given = {name: next(outer) for name in inputs}
+    tied = {name: np.full(len(nets), CONSTANT, np.int32) for name, nets in inputs.items()}
+    none = np.zeros(0, np.int32)
+    no_arcs = Arcs(none, none, none.astype(np.float32), none.astype(np.bool_), none)
+    no_ends = Ends(none, none.astype(np.float32), none.astype(np.bool_), none)
+    instances = [Instance("open", "x", given), Instance("tied", "x", tied)]
+    top = Netlist([""] * width, dict(given), {}, no_arcs, no_ends, no_ends, instances)
+    total = analyse(link({"top": top, "x": netlist}, "top")).total
+    assert int(np.isfinite(total).sum()) == 2 * inside + width
+
+
+@pytest.mark.parametrize(
+    ("options", "needle"),
+    [
+        (["--target", "nano", "--clock", "0"], "--clock must be from 1"),
+        (["--target", "nano", "--clock", "nan"], "--clock must be from 1"),
+        (["--target", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_refused(
+    options: list[str], needle: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(options) == 2
+    assert needle in capsys.readouterr().err
+
+
+def test_other_families_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "zynq.json"
+    target.write_text(json.dumps(PRESETS["nano"].to_dict() | {"device": "xc7z020clg400-1"}))
+    assert main(["--target", str(target)]) == 2
+    assert "UltraScale+ only" in capsys.readouterr().err
