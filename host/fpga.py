@@ -110,7 +110,7 @@ class FpgaDevice(Accelerator):
     clock_hz
         The accelerator's clock. Waits are bounded by it: too low waits longer, never shorter.
     mode
-        One of :data:`MODES`.
+        One of :data:`MODES`; ``coherent`` with a target that is (``ArchConfig.coherent``).
     watchdog_cycles
         A frame that takes longer ends in an error.
     paths
@@ -125,7 +125,8 @@ class FpgaDevice(Accelerator):
     DeviceError
         It is in use, or there is no accelerator behind it.
     UserError
-        The bundle is for another architecture, or its data exceed the memory.
+        The bundle is for another architecture, or its data exceed the memory; the mode is
+        ``coherent`` and the architecture is not.
     """
 
     name = "fpga"
@@ -142,6 +143,11 @@ class FpgaDevice(Accelerator):
         paths: UioPaths | None = None,
         interrupt: int | None = None,
     ) -> None:
+        if mode == "coherent" and not bundle.arch.coherent:
+            raise UserError(
+                f"fpga mode coherent needs a target whose masters snoop: that of the bundle,"
+                f" {bundle.arch.name}, is not coherent; use mode uncached or cached"
+            )
         self.platform = UioPlatform(paths or UioPaths.find(name, buffer), clock_hz, mode, interrupt)
         try:
             super().__init__(Driver(self.platform, bundle, watchdog_cycles))

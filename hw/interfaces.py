@@ -188,7 +188,10 @@ class FaultPort(wiring.Signature):
 
 
 class AxiRead(wiring.Signature):
-    """AXI4 read channels, from the master's side; names become ``m_axi_*`` ports."""
+    """AXI4 read channels, from the master's side; names become ``m_axi_*`` ports.
+
+    What is the same in every transfer of every master, AxCACHE and AxPROT, only the ports have.
+    """
 
     def __init__(self, data_bytes: int) -> None:
         super().__init__(
@@ -197,8 +200,6 @@ class AxiRead(wiring.Signature):
                 "arlen": Out(8),
                 "arsize": Out(3),
                 "arburst": Out(2),
-                "arcache": Out(4),
-                "arprot": Out(3),
                 "arvalid": Out(1),
                 "arready": In(1),
                 "rdata": In(8 * data_bytes),
@@ -211,7 +212,7 @@ class AxiRead(wiring.Signature):
 
 
 class AxiWrite(wiring.Signature):
-    """AXI4 write channels, from the master's side."""
+    """AXI4 write channels, from the master's side; as for :class:`AxiRead`."""
 
     def __init__(self, data_bytes: int) -> None:
         super().__init__(
@@ -220,8 +221,6 @@ class AxiWrite(wiring.Signature):
                 "awlen": Out(8),
                 "awsize": Out(3),
                 "awburst": Out(2),
-                "awcache": Out(4),
-                "awprot": Out(3),
                 "awvalid": Out(1),
                 "awready": In(1),
                 "wdata": Out(8 * data_bytes),

@@ -15,7 +15,7 @@ from moesaic.spec import isa
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import PARAMETER_BYTES
 from moesaic.spec.isa import Opcode
-from moesaic.spec.registers import MAX_OUTPUT_PORTS, MAX_WEIGHT_PORTS
+from moesaic.spec.registers import MAX_OUTPUT_PORTS, MAX_WEIGHT_PORTS, WINDOW_ALIGNMENT
 
 ADDRESS_BITS = 40
 """Byte address width of every AXI4 master (the Zynq UltraScale+ physical address space)."""
@@ -51,7 +51,10 @@ LIMITS: dict[str, tuple[int, int]] = {
     "max_tokens": (1, MAX_TOKENS),
     "max_experts": (1, MAX_EXPERTS),
     "queue_depth": (1, 1024),
+    "max_burst": (2, 256),  # AXI4's longest
 }
+BURST_BYTES = WINDOW_ALIGNMENT
+"""No AXI4 burst may cross a multiple of this; windows begin at one."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE_BYTES = 1 << 16
 """The largest target file; the fields take less than a thousand bytes."""
@@ -116,6 +119,16 @@ class ArchConfig:
         Experts the router can index. Up to ``MAX_EXPERTS``.
     queue_depth
         Instructions waiting in front of each unit. Up to 1024.
+    max_burst
+        Longest burst of the masters in beats. 2 to 256, and at most 4 KiB with the wider kind of
+        port; 16 for ports that speak AXI3, as those of Zynq-7000.
+    coherent
+        The masters go to ports that snoop the processor's caches (``S_AXI_HPC*`` of Zynq
+        UltraScale+), and say with AxCACHE that they want it. Without it their transfers pass by
+        the caches on every port.
+    secure
+        Transfers are secure ones (AxPROT), as memory of Zynq-7000 wants them; those of Zynq
+        UltraScale+ are non-secure, as Linux there is.
     device
         FPGA part the preset is meant for (documentation and reports only).
     """
@@ -138,6 +151,9 @@ class ArchConfig:
     max_tokens: int
     max_experts: int
     queue_depth: int = 16
+    max_burst: int = 64
+    coherent: bool = False
+    secure: bool = False
     device: str = "any"
 
     def __post_init__(self) -> None:
@@ -147,7 +163,9 @@ class ArchConfig:
             self.name,
         )
         self._require(isinstance(self.device, str), "device must be a string", self.device)
-        self._require(isinstance(self.packed, bool), "packed must be true or false", self.packed)
+        for flag in ("packed", "coherent", "secure"):
+            value = getattr(self, flag)
+            self._require(isinstance(value, bool), f"{flag} must be true or false", value)
         for field, (low, high) in LIMITS.items():
             value = getattr(self, field)
             # A bool is an int to Python, but no number to whoever writes a target file.
@@ -216,6 +234,15 @@ class ArchConfig:
             f"weight_port_bytes must be data_port_bytes {self.data_port_bytes} with output_ports",
             self.weight_port_bytes,
         )
+        port = "weight" if self.weight_port_bytes >= self.data_port_bytes else "data"
+        port_bytes = getattr(self, f"{port}_port_bytes")
+        most = BURST_BYTES // port_bytes
+        self._require(
+            self.max_burst <= most,
+            f"max_burst must be at most {most}: with {port}_port_bytes {port_bytes} a longer one"
+            f" exceeds {BURST_BYTES} bytes",
+            self.max_burst,
+        )
 
     def _require(self, condition: bool, rule: str, value: object) -> None:
         if not condition:
@@ -271,6 +298,28 @@ class ArchConfig:
     def chunks(self) -> int:
         """Lane groups in one accumulator row."""
         return self.width // self.lanes
+
+    @property
+    def axi_cache(self) -> int:
+        """AxCACHE of every transfer.
+
+        Normal, non-cacheable, bufferable: the interconnect may merge and hold transfers. Or
+        write-back with allocation: ports that can snoop do so if one of the upper two bits is set
+        (UG1085, "APU Coherent Interfaces"), and this is one of the two pairs that AMD has tested
+        (answer record 69446).
+        """
+        return 0b1111 if self.coherent else 0b0011
+
+    @property
+    def axi_prot(self) -> int:
+        """AxPROT of every transfer: data, unprivileged, and non-secure unless ``secure``.
+
+        Linux on Zynq UltraScale+ is non-secure. A snoop finds a line only if its security is that
+        of the transfer (answer record 69446), and protection units refuse nobody non-secure
+        memory. On Zynq-7000 all memory is secure after reset (register TZ_DDR_RAM of UG585), and
+        a non-secure transfer gets an error.
+        """
+        return 0b000 if self.secure else 0b010
 
     # Serialisation.
 

@@ -16,8 +16,8 @@ PROGRAM_WORDS = 64
 """Instructions that wait in front of the dispatcher."""
 SKEW_WORDS = 64
 """Beats that each weight port holds in front of the ring."""
-STORE_WORDS = 128
-"""Beats that wait in front of each output port."""
+STORE_BURSTS = 2
+"""Bursts of beats that wait in front of each output port."""
 ROW_SCALE_BITS = 21
 """A reciprocal of a softmax sum: mantissa and exponent."""
 
@@ -54,7 +54,12 @@ def memories(arch: ArchConfig) -> list[Ram]:
         Ram("core.vector", RESIDUAL_BITS * arch.lanes, max(arch.residual_words, 2), count=2),
         Ram("core.vector", ROW_SCALE_BITS, 2 * rows),
         Ram("core.router", token_bits + GATE_BITS, max(experts, 2), count=2),
-        Ram("core.store", 8 * arch.data_port_bytes, STORE_WORDS, count=arch.output_ports),
+        Ram(
+            "core.store",
+            8 * arch.data_port_bytes,
+            STORE_BURSTS * arch.max_burst,
+            count=arch.output_ports,
+        ),
         Ram(
             "core.scratchpad",
             8 * arch.depth,

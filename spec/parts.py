@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from moesaic.spec.arch import BURST_BYTES
 from moesaic.spec.errors import UserError
 from moesaic.spec.registers import MAX_WEIGHT_PORTS
 
@@ -31,12 +33,22 @@ class Part:
     """Memory ports for weights; where the memory controller is logic, those of the usual one."""
     port_bytes: int = 16
     """Data bytes per beat of one of them."""
+    max_burst: int = 64
+    """Longest burst that they take, or that a target should use, in beats."""
+    secure: bool = False
+    """Memory wants secure transfers: see ``ArchConfig.secure``."""
 
 
 def _xilinx(family: str, lut: int, dsp: int, bram36: int, uram: int = 0, **ports: int) -> Part:
     """Two flip-flops to a LUT, as in all of AMD's parts."""
     sizes = {"lut": lut, "ff": 2 * lut, "dsp": dsp, "bram36": bram36, "uram": uram}
     return Part(family, {kind: sizes[kind] for kind in FAMILIES[family]}, **ports)
+
+
+def _zynq7(lut: int, dsp: int, bram36: int) -> Part:
+    """Four S_AXI_HP ports of 64 bits each, which speak AXI3, to memory that is secure."""
+    part = _xilinx("xc7", lut, dsp, bram36, ports=4, port_bytes=8, max_burst=16)
+    return dataclasses.replace(part, secure=True)
 
 
 def _ecp5(lut: int, dsp: int, ebr: int) -> Part:
@@ -51,9 +63,9 @@ PARTS: dict[str, Part] = {
     "xczu9eg": _xilinx("xcup", 274_080, 2_520, 912),
     # DS987: Kria K26, the module of the KV260.
     "xck26": _xilinx("xcup", 117_120, 1_248, 144, 64),
-    # DS190: Zynq-7000. Four S_AXI_HP ports of 64 bits each.
-    "xc7z020": _xilinx("xc7", 53_200, 220, 140, ports=4, port_bytes=8),
-    "xc7z045": _xilinx("xc7", 218_600, 900, 545, ports=4, port_bytes=8),
+    # DS190: Zynq-7000.
+    "xc7z020": _zynq7(53_200, 220, 140),
+    "xc7z045": _zynq7(218_600, 900, 545),
     # DS180: Artix-7; a memory controller in logic for 16 bits of DDR3.
     "xc7a100t": _xilinx("xc7", 63_400, 240, 135, ports=1, port_bytes=16),
     # FPGA-DS-02012: ECP5.
@@ -78,6 +90,7 @@ REFERENCE_PARTS = {"xcup": "xczu9eg", "xc7": "xc7z020", "ecp5": "lfe5u-85"}
 """Whose shares are shown for a family when the target names no part of it."""
 
 _FILE_BYTES = 1 << 16
+_PORT_LIMITS = {"ports": (1, MAX_WEIGHT_PORTS), "port_bytes": (4, 64), "max_burst": (2, 256)}
 
 
 def find_part(device: str, family: str) -> str:
@@ -97,8 +110,9 @@ def load_part(name_or_path: str) -> tuple[str, Part]:
     """A part by its number, by a name of :data:`ALIASES`, or from a JSON file.
 
     The file holds ``family`` (of :data:`FAMILIES`), a whole number for each of the family's kinds
-    of resources (UltraRAM may be left out), and, where they differ from four ports of 16 bytes,
-    ``ports`` and ``port_bytes``.
+    of resources (UltraRAM may be left out), and, where they differ from four ports of 16 bytes
+    and bursts of 64 beats, ``ports``, ``port_bytes`` and ``max_burst``; ``secure`` is true where
+    memory takes secure transfers only.
 
     Returns
     -------
@@ -139,17 +153,26 @@ def _part(fields: object, where: str) -> Part:
         names = ", ".join(FAMILIES)
         raise UserError(f"{where} must be an object whose family is one of {names}")
     kinds = FAMILIES[family]
-    allowed = {"family", *kinds, "ports", "port_bytes"}
+    allowed = {"family", *kinds, *_PORT_LIMITS, "secure"}
     if unknown := sorted(set(fields) - allowed):
         raise UserError(f"{where} has no field {unknown[0]!r}; it has {', '.join(sorted(allowed))}")
-    numbers = {"uram": 0, "ports": Part.ports, "port_bytes": Part.port_bytes, **fields}
-    for name in (*kinds, "ports", "port_bytes"):
+    numbers = {"uram": 0, **{name: getattr(Part, name) for name in _PORT_LIMITS}, **fields}
+    for name in (*kinds, *_PORT_LIMITS):
         value = numbers.get(name)
         if type(value) is not int or value < 0:
             raise UserError(f"{where} must give {name} as a whole number from 0 on")
-    ports, port_bytes = numbers["ports"], numbers["port_bytes"]
-    limits = ("ports", ports, 1, MAX_WEIGHT_PORTS), ("port_bytes", port_bytes, 4, 64)
-    for name, value, low, high in limits:
+    for name, (low, high) in _PORT_LIMITS.items():
+        value = numbers[name]
         if not low <= value <= high or value & value - 1:
             raise UserError(f"{where} must give {name} as a power of two, {low} to {high}")
-    return Part(family, {kind: numbers[kind] for kind in kinds}, ports, port_bytes)
+    longest = BURST_BYTES // numbers["port_bytes"]
+    if numbers["max_burst"] > longest:
+        raise UserError(
+            f"{where} must give max_burst as at most {longest} with port_bytes"
+            f" {numbers['port_bytes']}: AXI4 bursts have at most {BURST_BYTES} bytes"
+        )
+    secure = fields.get("secure", False)
+    if not isinstance(secure, bool):
+        raise UserError(f"{where} must give secure as true or false")
+    own = {name: numbers[name] for name in _PORT_LIMITS}
+    return Part(family, {kind: numbers[kind] for kind in kinds}, **own, secure=secure)

@@ -67,7 +67,8 @@ class Space:
     Every parameter is the logarithm of a size, or of how often it doubles above the least that the
     model or another size asks for; what would exceed a rule of :class:`ArchConfig` is cut to it.
     So every point is a valid target. Of what cannot matter, the least is taken: residual
-    scratchpad, tokens and experts of the router. Ports are as wide as those of the part.
+    scratchpad, tokens and experts of the router. Ports are as wide as those of the part, bursts as long, and
+    transfers as secure as its memory wants them; none snoops.
 
     Attributes
     ----------
@@ -153,6 +154,8 @@ class Space:
             output_ports=outputs if port_bytes == data_bytes else 1,
             max_tokens=min(power_above(needs.tokens), MAX_TOKENS),
             max_experts=min(power_above(needs.experts), MAX_EXPERTS),
+            max_burst=part.max_burst,
+            secure=part.secure,
             device=device,
         )
 

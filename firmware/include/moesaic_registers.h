@@ -14,9 +14,9 @@
 #define MOESAIC_ADDRESS_BITS 40u
 
 /* Value of ARCH_HASH for each preset. */
-#define MOESAIC_ARCH_NANO 0x05A29FEBu
-#define MOESAIC_ARCH_ZCU102_LITE 0xF4340D4Eu
-#define MOESAIC_ARCH_ZCU102 0xD17B5055u
+#define MOESAIC_ARCH_NANO 0xA2A2D883u
+#define MOESAIC_ARCH_ZCU102_LITE 0x31A2768Eu
+#define MOESAIC_ARCH_ZCU102 0x311EA9D9u
 
 /* Byte offsets; masks and positions of fields. */
 #define MOESAIC_ID 0x000u

@@ -34,7 +34,8 @@ typedef enum {
     MOESAIC_UIO_UNCACHED = 0,
     /* Cached; caches are written back and dropped by sync_for_device and sync_for_cpu. */
     MOESAIC_UIO_CACHED,
-    /* Cached and coherent by hardware: all of the accelerator's masters are on coherent ports. */
+    /* Cached and coherent by hardware: all of the accelerator's masters are on coherent ports, and
+     * its target says `coherent`. With another one this reads stale data, which no register tells. */
     MOESAIC_UIO_COHERENT
 } moesaic_uio_mode;
 

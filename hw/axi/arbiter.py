@@ -60,8 +60,6 @@ class ReadArbiter(wiring.Component):
         m.d.comb += [
             axi.arsize.eq(masters[0].arsize),
             axi.arburst.eq(masters[0].arburst),
-            axi.arcache.eq(masters[0].arcache),
-            axi.arprot.eq(masters[0].arprot),
         ]
         with m.If(accept):
             m.d.sync += axi.arvalid.eq(1)

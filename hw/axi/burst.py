@@ -15,8 +15,6 @@ MAX_BURST_BEATS = 64
 OUTSTANDING_BURSTS = 8
 """8 bursts of 64 beats: 512 beats under way hide any latency that a memory controller has."""
 INCREMENTING = 0b01
-CACHE = 0b0011
-"""Normal, non-cacheable, bufferable: the interconnect may merge and hold transfers."""
 _PAGE_LOG2 = WINDOW_ALIGNMENT.bit_length() - 1
 
 

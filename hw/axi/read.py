@@ -7,7 +7,6 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.axi.burst import (
-    CACHE,
     INCREMENTING,
     MAX_BURST_BEATS,
     OUTSTANDING_BURSTS,
@@ -135,8 +134,6 @@ class ReadEngine(wiring.Component):
             axi.arlen.eq(issuer.beats),
             axi.arsize.eq(self.data_bytes.bit_length() - 1),
             axi.arburst.eq(INCREMENTING),
-            axi.arcache.eq(CACHE),
-            axi.arprot.eq(0),
             bursts.issue.eq(issuer.issue),
             bursts.final.eq(issuer.final),
             bursts.done.eq(self.beat & axi.rlast),

@@ -7,7 +7,6 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.axi.burst import (
-    CACHE,
     INCREMENTING,
     MAX_BURST_BEATS,
     OUTSTANDING_BURSTS,
@@ -148,8 +147,6 @@ class WriteEngine(wiring.Component):
             axi.awlen.eq(issuer.beats),
             axi.awsize.eq(self.data_bytes.bit_length() - 1),
             axi.awburst.eq(INCREMENTING),
-            axi.awcache.eq(CACHE),
-            axi.awprot.eq(0),
         ]
 
         # Data channel. The first beat must not wait for awready: AXI4 forbids it.

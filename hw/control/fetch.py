@@ -63,7 +63,9 @@ class InstructionFetch(wiring.Component):
         m = Module()
         beat_bytes = self.arch.data_port_bytes
         beats_log2 = (isa.INSTRUCTION_BYTES // beat_bytes).bit_length() - 1
-        m.submodules.engine = engine = ReadEngine(beat_bytes, beats_bits=12)
+        m.submodules.engine = engine = ReadEngine(
+            beat_bytes, beats_bits=12, max_burst=self.arch.max_burst
+        )
         m.submodules.widen = widen = Widen(8 * beat_bytes, 8 * isa.INSTRUCTION_BYTES)
         m.submodules.buffer = buffer = RamFifo(8 * isa.INSTRUCTION_BYTES, BUFFER_INSTRUCTIONS)
         connect(m, engine.axi, flipped(self.axi))

@@ -91,6 +91,7 @@ class StreamUnit(wiring.Component):
                 arch.weight_port_bytes,
                 offset_bits=command["offset"].width,
                 beats_bits=command["beats"].width,
+                max_burst=arch.max_burst,
                 eager=False,  # a routing that is finished meanwhile may save the next segment
             )
             m.submodules[f"engine{port}"] = engine

@@ -82,6 +82,7 @@ class LoadUnit(wiring.Component):
             beat_bytes,
             offset_bits=positions["offset"][1],
             beats_bits=word_bits + widest_beats.bit_length() - 1,
+            max_burst=arch.max_burst,
         )
         connect(m, engine.axi, flipped(self.axi))
         connect(m, flipped(self.control.queue), front.queue)

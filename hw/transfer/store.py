@@ -131,6 +131,7 @@ class StoreUnit(wiring.Component):
                 beat_bytes,
                 offset_bits=isa.width(isa.Opcode.STORE, "offset"),
                 beats_bits=isa.width(isa.Opcode.STORE, "words") + beats_per_word.bit_length() - 1,
+                max_burst=arch.max_burst,
             )
             narrow = Narrow(part_bits, 8 * beat_bytes)
             m.submodules[f"engine{port}"] = engine

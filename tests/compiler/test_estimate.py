@@ -12,7 +12,7 @@ from moesaic.compiler.estimate.cycles.frame import WAITS
 from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.task import Estimate, estimate
-from moesaic.hw.axi.burst import MAX_BURST_BEATS, OUTSTANDING_BURSTS
+from moesaic.hw.axi.burst import OUTSTANDING_BURSTS
 from moesaic.hw.control.fetch import BLOCK_INSTRUCTIONS, BUFFER_INSTRUCTIONS
 from moesaic.hw.control.frame import QUIET_CYCLES
 from moesaic.hw.interfaces import ACTIVATION_READ_LATENCY
@@ -61,8 +61,9 @@ def test_latencies_are_those_of_the_gateware(arch: ArchConfig) -> None:
     assert timing.exponentials == EXP_LANES
     assert timing.segments == SEGMENTS
     assert timing.skew_beats == SKEW_BEATS + 1
-    assert timing.outstanding_beats == OUTSTANDING_BURSTS * MAX_BURST_BEATS
-    assert timing.store_burst == MAX_BURST_BEATS
+    assert timing.outstanding_beats == OUTSTANDING_BURSTS * arch.max_burst
+    assert timing.store_burst == arch.max_burst
+    assert timing.store_buffer == 2 * arch.max_burst
     assert timing.fetch_ahead == BUFFER_INSTRUCTIONS
     assert timing.fetch_block == BLOCK_INSTRUCTIONS
     assert timing.end == QUIET_CYCLES + 2

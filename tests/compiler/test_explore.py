@@ -71,6 +71,8 @@ def test_every_point_is_a_target(part: str) -> None:
             assert arch.max_experts >= min(needs.experts, MAX_EXPERTS)
             assert arch.weight_ports <= PARTS[part].ports
             assert arch.weight_port_bytes == PARTS[part].port_bytes
+            assert arch.max_burst == PARTS[part].max_burst
+            assert arch.secure == PARTS[part].secure and not arch.coherent
             assert PARTS[part].family == "xcup" or not arch.packed
             assert space.target(space.point(arch), "x", part) == arch
 

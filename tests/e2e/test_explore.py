@@ -100,6 +100,9 @@ def test_a_part_comes_as_json(explore: Model, tmp_path: Path) -> None:
     assert not arch["packed"] and arch["weight_port_bytes"] == 8 and arch["weight_ports"] <= 2
 
 
+ECP5 = {"family": "ecp5", "lut": 1, "ff": 1, "dsp": 1, "ebr": 1}
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
@@ -108,7 +111,13 @@ def test_a_part_comes_as_json(explore: Model, tmp_path: Path) -> None:
         ({"family": "ecp5", "lut": 1, "ff": 1, "dsp": 1}, "must give ebr as a whole number"),
         ({"family": "ecp5", "lut": 1, "ff": 1, "dsp": 1, "ebr": True}, "must give ebr as a whole"),
         ({"family": "ecp5", "slices": 1}, "has no field 'slices'"),
-        ({"family": "ecp5", "lut": 1, "ff": 1, "dsp": 1, "ebr": 1, "ports": 3}, "power of two"),
+        ({**ECP5, "ports": 3}, "power of two"),
+        ({**ECP5, "max_burst": 512}, "must give max_burst as a power of two, 2 to 256"),
+        (
+            {**ECP5, "port_bytes": 32, "max_burst": 256},
+            "max_burst as at most 128 with port_bytes 32",
+        ),
+        ({**ECP5, "secure": 1}, "must give secure as true or false"),
     ],
 )
 def test_a_part_file_that_says_something_else_is_a_sentence(

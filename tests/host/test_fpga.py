@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -114,6 +115,16 @@ def test_what_is_wrong_with_the_board_is_said(board: UioFiles, two_tasks: Bundle
     with pytest.raises(DeviceUnavailable, match="No such file"):
         FpgaDevice(two_tasks, **options(board))
     assert open_files() == before
+
+
+def test_coherent_mode_needs_masters_that_snoop(board: UioFiles, two_tasks: Bundle) -> None:
+    """With others it would read stale data and say nothing."""
+    with pytest.raises(UserError, match="nano, is not coherent; use mode uncached or cached"):
+        FpgaDevice(two_tasks, **options(board, mode="coherent"))
+    snooping = dataclasses.replace(two_tasks.arch, coherent=True)
+    other = dataclasses.replace(two_tasks, arch=snooping)
+    with pytest.raises(UserError, match="architecture"):  # past the mode, to the hash
+        FpgaDevice(other, **options(board, mode="coherent"))
 
 
 def test_machine_without_a_board_says_so(two_tasks: Bundle) -> None:

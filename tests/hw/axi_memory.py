@@ -37,7 +37,7 @@ class AxiReadMemory:
         self.data_bytes, self.base, self.contents, self.timing = data_bytes, base, contents, timing
         self.s = {
             name: getattr(dut, f"{prefix}__{name}")
-            for name in "araddr arlen arsize arburst arcache arprot arvalid arready "
+            for name in "araddr arlen arsize arburst arvalid arready "
             "rdata rresp rlast rvalid rready".split()
         }
         self.bad: set[int] = set()
@@ -87,10 +87,8 @@ class AxiReadMemory:
     def _address_phase(self) -> None:
         address, length = int(self.s["araddr"].value), int(self.s["arlen"].value) + 1
         assert self._request in (None, (address, length)), "address changed before arready"
-        attributes = [
-            int(self.s[name].value) for name in ("arsize", "arburst", "arcache", "arprot")
-        ]
-        assert attributes == [self.data_bytes.bit_length() - 1, 0b01, 0b0011, 0], attributes
+        attributes = [int(self.s[name].value) for name in ("arsize", "arburst")]
+        assert attributes == [self.data_bytes.bit_length() - 1, 0b01], attributes
         end = address + length * self.data_bytes
         assert address % self.data_bytes == 0, hex(address)
         assert address // 4096 == (end - 1) // 4096, f"burst {address:#x}..{end:#x} crosses 4 KiB"

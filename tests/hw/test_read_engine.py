@@ -9,14 +9,14 @@ from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import run_cocotb
 
 
-@pytest.mark.parametrize("data_bytes", [4, 16, 64])
-def test_read_engine_bench(data_bytes: int) -> None:
-    verilog = to_verilog(ReadEngine(data_bytes), "read_engine")
+@pytest.mark.parametrize("data_bytes, max_burst", [(4, 256), (8, 16), (16, 64), (64, 64)])
+def test_read_engine_bench(data_bytes: int, max_burst: int) -> None:
+    verilog = to_verilog(ReadEngine(data_bytes, max_burst=max_burst), "read_engine")
     tests = run_cocotb(
         verilog,
         "read_engine",
         "tests.hw.bench_read_engine",
-        parameters={"DATA_BYTES": data_bytes},
+        parameters={"DATA_BYTES": data_bytes, "MAX_BURST": max_burst},
         seed=data_bytes,
     )
     assert tests == 6

@@ -13,9 +13,11 @@ from tests.hw.transfer_harness import TransferHarness
 
 NANO = PRESETS["nano"]
 NARROW = dataclasses.replace(NANO, depth=32, width=32, lanes=4, data_port_bytes=4)
+SHORT = dataclasses.replace(NANO, data_port_bytes=8, max_burst=2)
+"""The shortest bursts."""
 
 
-@pytest.mark.parametrize("arch", [NARROW, NANO], ids=["narrow", "nano"])
+@pytest.mark.parametrize("arch", [NARROW, NANO, SHORT], ids=["narrow", "nano", "short"])
 def test_transfer(arch) -> None:
     verilog = to_verilog(TransferHarness(arch), "transfer")
     sizes = {"DEPTH": arch.depth, "LANES": arch.lanes, "BEAT": arch.data_port_bytes}

@@ -31,6 +31,7 @@ SMALL = dict(
     max_tokens=1,
     max_experts=1,
     queue_depth=1,
+    max_burst=2,
 )
 """Nothing in it can be halved."""
 LARGE = dict(
@@ -50,6 +51,7 @@ LARGE = dict(
     max_tokens=4096,
     max_experts=64,
     queue_depth=1024,
+    max_burst=64,
 )
 """Nothing in it can be doubled."""
 
@@ -139,6 +141,17 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"weight_ports": 2, "output_ports": 2},
      {"weight_port_bytes": 8, "ring_read_bytes": 16, "ring_bytes": 256},
      "weight_port_bytes must be data_port_bytes 4 with output_ports, not 8"),
+    ({"max_burst": 256, "weight_port_bytes": 8, "data_port_bytes": 8}, {"max_burst": 512},
+     "max_burst must be 2 to 256, not 512"),
+    ({"max_burst": 256, "weight_port_bytes": 16, "ring_read_bytes": 16, "ring_bytes": 256},
+     {"weight_port_bytes": 32, "ring_read_bytes": 32, "ring_bytes": 512},
+     "max_burst must be at most 128: with weight_port_bytes 32 a longer one exceeds 4096 bytes,"
+     " not 256"),
+    ({"max_burst": 256, "depth": 32, "width": 32, "lanes": 32, "activation_bytes": 64,
+      "residual_bytes": 64, "ring_read_bytes": 32, "ring_bytes": 512, "data_port_bytes": 16},
+     {"data_port_bytes": 32},
+     "max_burst must be at most 128: with data_port_bytes 32 a longer one exceeds 4096 bytes,"
+     " not 256"),
     ({"weight_port_bytes": 8}, {"weight_ports": 2, "weight_port_bytes": 8},
      "ring_read_bytes must be 16 to 64: .* not 8"),
 ]  # fmt: skip
@@ -165,6 +178,8 @@ def test_other_names_are_refused(name: object) -> None:
     [
         ("packed", 1, "packed must be true or false, not 1"),
         ("packed", "yes", "packed must be true or false, not 'yes'"),
+        ("coherent", 0, "coherent must be true or false, not 0"),
+        ("secure", None, "secure must be true or false, not None"),
         ("device", None, "device must be a string, not None"),
         ("device", 7, "device must be a string, not 7"),
     ],
@@ -226,6 +241,7 @@ def test_hash_covers_every_field_but_the_labels() -> None:
     assert dataclasses.replace(base, name="other", device="other").hash == base.hash
     halved = {n: getattr(base, n) // 2 for n in NUMBERS}
     halved |= {"depth": 64, "width": 128, "packed": True, "lanes": 64, "data_port_bytes": 16}
+    halved |= {"coherent": True, "secure": True}
     seen = {base.hash}
     assert all(0 < arch.hash < 1 << 32 for arch in (base, *PRESETS.values()))
     for name, value in halved.items():

@@ -31,8 +31,9 @@ def test_parts_have_what_their_family_counts() -> None:
 @pytest.mark.parametrize("name", parts.PARTS)
 def test_a_part_keeps_the_rules_of_a_part_file(name: str, tmp_path: Path) -> None:
     part = parts.PARTS[name]
-    about = {"family": part.family, **part.capacity}
-    about |= {"ports": part.ports, "port_bytes": part.port_bytes}
+    about: dict[str, object] = {"family": part.family, **part.capacity}
+    about |= {"ports": part.ports, "port_bytes": part.port_bytes, "max_burst": part.max_burst}
+    about["secure"] = part.secure
     (tmp_path / "mine.json").write_text(json.dumps(about))
     assert parts.load_part(str(tmp_path / "mine.json")) == ("mine", part)
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.memories import STORE_BURSTS
 from moesaic.spec.memory import DEFAULT_MEMORY
+
+OUTSTANDING_BURSTS = 8
+"""Bursts under way, per port and direction (``hw/axi/burst.py``)."""
 
 
 def _log2(value: int) -> int:
@@ -48,6 +52,12 @@ class Timing:
     """NORM's last read of a row until the row can be normalised (``hw/vector/statistics.py``)."""
     row_scale: int
     """Last chunk of a SOFTMAX until ATTENTION may start (``hw/vector/row_scale.py``)."""
+    outstanding_beats: int
+    """Beats requested ahead of arrival, per port (``hw/axi/read.py``)."""
+    store_buffer: int
+    """Beats that may wait between vector unit and bus (``hw/axi/write.py``: two bursts)."""
+    store_burst: int
+    """Beats per burst; it is sent when the last one is in the buffer."""
     chunk: int = 23
     """Chunk issued until offered to its destination (``VectorUnit.LATENCY``)."""
     chunk_token: int = 25
@@ -79,8 +89,6 @@ class Timing:
     """STREAM decided until the matrix unit knows whether its words come: a buffered queue."""
     commands: int = 3
     """Commands of the weight ports that are decided, and have not issued their last burst."""
-    outstanding_beats: int = 8 * 64
-    """Beats requested ahead of arrival, per port (``hw/axi/read.py``)."""
     skew_beats: int = 65
     """Beats that a port holds in front of the ring (``SKEW_BEATS`` and one)."""
     segments: int = 16
@@ -105,10 +113,6 @@ class Timing:
     """LOAD has its tokens until its address is with the memory: engine 5, arbiter 1."""
     load_token: int = 3
     """Last beat of a LOAD until its tokens count: skid, widening and write, give."""
-    store_buffer: int = 128
-    """Beats that may wait between vector unit and bus (``hw/axi/write.py``: two bursts)."""
-    store_burst: int = 64
-    """Beats per burst; it is sent when the last one is in the buffer."""
     store_token: int = 11
     """Besides the memory's latency, last chunk offered until the tokens of its STORE count:
     narrowing 1, buffer 2, issue 3, response 2, give 2, visible 1."""
@@ -128,4 +132,7 @@ class Timing:
             statistics=1 + lanes + 1 + 3 + 3 + 9 + 2 + 1,
             # Operands 4, requantise 6, exponential 3; sums, total, reciprocal 7; ready 1.
             row_scale=13 + lanes + 1 + 7 + 1,
+            outstanding_beats=OUTSTANDING_BURSTS * arch.max_burst,
+            store_buffer=STORE_BURSTS * arch.max_burst,
+            store_burst=arch.max_burst,
         )
