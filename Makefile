@@ -1,7 +1,7 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test fuzz verilog sim firmware bench resources timing docs lint format
+.PHONY: help setup demo test fuzz verilog vivado sim firmware bench resources timing docs lint format
 
 PYTHON ?= python3
 TARGET ?= nano
@@ -36,6 +36,9 @@ fuzz: setup  ## look for inputs that break something, for FUZZ_SECONDS in all; p
 
 verilog: setup  ## build/rtl/TARGET/top.v
 	$(BIN)/python -m moesaic.hw.generate --target '$(TARGET)' -o 'build/rtl/$(TARGET_NAME)'
+
+vivado: setup  ## a project for AMD Vivado: build/vivado/TARGET, TARGET=zcu102, kv260 or pynq-z2
+	$(BIN)/python -m moesaic.hw.vivado --target '$(TARGET)' -o 'build/vivado/$(TARGET_NAME)'
 
 sim: setup  ## the cycle-accurate simulator of TARGET
 	$(BIN)/python -m moesaic.sim.build --target '$(TARGET)'

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from moesaic.spec.arch import PRESETS
+
 ROOT = Path(__file__).resolve().parents[1]
 LINE = re.compile(r"\bmake ([a-z]+)((?: [A-Z][A-Z_0-9]*=[\w.-]+)*)")
 
@@ -29,7 +31,7 @@ def documented() -> list[str]:
     texts = [path.read_text() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))]
     found = {target + variables for text in texts for target, variables in LINE.findall(text)}
     for target in ("verilog", "sim", "resources"):
-        found |= {f"{target} TARGET={name}" for name in ("nano", "zcu102-lite", "zcu102")}
+        found |= {f"{target} TARGET={name}" for name in PRESETS}
     known = targets()
     return sorted(line for line in found | set(known) if line.split()[0] in known)
 

@@ -30,7 +30,7 @@ esac
 [ -f "$bitstream" ] || fail "no file $bitstream"
 case $bitstream in
   *.bin) ;;
-  *) fail "$bitstream must be a .bin: \`bootgen -arch zynqmp -process_bitstream bin -image X.bif\`" ;;
+  *) fail "$bitstream must be a .bin: \`bootgen -arch zynqmp -process_bitstream bin -image X.bif\` (zynq for Zynq-7000)" ;;
 esac
 [ -n "$dry" ] || [ -f "$library" ] || fail "no $library: run \`make firmware\`"
 
@@ -40,5 +40,6 @@ run cp "$bitstream" "$stage/moesaic.bin"
 run ssh "$host" 'mkdir -p moesaic && cd moesaic && rm -rf moesaic moesaic-*.dist-info bundle'
 run scp -qr "$stage/." "$host:moesaic/"
 echo "# then, on $host:"
-echo "cd moesaic && sudo ./load.sh moesaic.bin"
-echo "sudo python3 run.py bundle --task TASK --input in.npz --output out.npz --option fpga.clock_hz=300000000"
+echo "cd moesaic && sudo ./load.sh board=BOARD moesaic.bin"
+echo "sudo python3 run.py bundle --task TASK --input in.npz --output out.npz --option fpga.clock_hz=CLOCK"
+echo "# CLOCK is the accelerator's, in Hz, as the bitstream has it"

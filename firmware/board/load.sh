@@ -2,18 +2,22 @@
 # load.sh [--dry-run] [OPTION=VALUE...] BITSTREAM.bin: on the board, as root: load the bitstream and
 # an overlay, and wait for the accelerator's UIO device. NOT RUN ON A BOARD.
 #
+#   board=zcu102           one of boards.sh, which says the first three of these for it:
 #   registers=a0000000     address of the AXI4-Lite port in the block design, hexadecimal
 #   interrupt=89           shared peripheral interrupt: 89 is pl_ps_irq0[0]
-#   clock_hz=300000000     PL clock 0
+#   clock_hz=100000000     clock of the processing system for the logic; where a clock wizard makes
+#                          the accelerator's clock from it, as `make vivado` has it, leave it alone
+#   coherent=0             1: the target is coherent, all masters are on ports that snoop
 #   buffer=udmabuf0        name of the DMA buffer
 #   buffer_bytes=4000000   its size, hexadecimal; must fit the kernel's CMA area
 #
 # --dry-run prints the commands instead.
 set -eu
 here=$(dirname "$0")
-registers=a0000000 interrupt=89 clock_hz=300000000 buffer=udmabuf0 buffer_bytes=4000000
+board=zcu102 coherent=0 buffer=udmabuf0 buffer_bytes=4000000
 dry='' bitstream=''
 . "$here/dry.sh"
+. "$here/boards.sh"
 overlays=/sys/kernel/config/device-tree/overlays
 
 fail() {
@@ -27,7 +31,14 @@ matches() {
 }
 
 for word in "$@"; do
+  case $word in board=*) board=${word#*=} ;; esac
+done
+board_settings "$board" || fail "board must be one of $boards, not \"$board\""
+
+for word in "$@"; do
   case $word in
+    board=*) ;;
+    coherent=*) coherent=${word#*=} ;;
     --dry-run) dry=1 ;;
     registers=*) registers=${word#*=} ;;
     interrupt=*) interrupt=${word#*=} ;;
@@ -42,16 +53,23 @@ done
 [ -f "$bitstream" ] || fail "no file $bitstream"
 case $bitstream in
   *.bin) ;;
-  *) fail "$bitstream must be a .bin: \`bootgen -arch zynqmp -process_bitstream bin -image X.bif\`" ;;
+  *) fail "$bitstream must be a .bin: \`bootgen -arch $arch -process_bitstream bin -image X.bif\`" ;;
 esac
+matches "$coherent" '[01]' coherent
 matches "$registers" '[0-9a-f]{1,8}' registers
 matches "$interrupt" '[0-9]{1,3}' interrupt
 matches "$clock_hz" '[0-9]{1,10}' clock_hz
 matches "$buffer" '[a-z0-9-]{1,32}' buffer
 matches "$buffer_bytes" '[0-9a-f]{1,8}' buffer_bytes
 
+# 64-bit addresses have two cells.
+[ "$cells" = 2 ] && high='0x0 ' || high=''
+[ "$coherent" = 1 ] && property=' dma-coherent;' || property=''
+
 fill_in() {
-  sed -e "s/@REGISTERS@/$registers/g" -e "s/@INTERRUPT@/$interrupt/g" -e "s/@CLOCK_HZ@/$clock_hz/g" \
+  sed -e "s/@CELLS@/$cells/g" -e "s/@PROVIDER@/$provider/g" -e "s/@CONTROLLER@/$controller/g" \
+    -e "s/@HIGH@/$high/g" -e "s/@REGISTER_BYTES@/$register_bytes/g" -e "s/@COHERENT@/$property/g" \
+    -e "s/@REGISTERS@/$registers/g" -e "s/@INTERRUPT@/$interrupt/g" -e "s/@CLOCK_HZ@/$clock_hz/g" \
     -e "s/@BUFFER@/$buffer/g" -e "s/@BUFFER_BYTES@/$buffer_bytes/g" "$here/moesaic.dtsi"
 }
 

@@ -19,7 +19,7 @@ def stage(out: Path, library: Path) -> None:
     for folder in ("host", "spec"):
         shutil.copytree(ROOT / folder, out / "moesaic" / folder, ignore=skip)
     shutil.copy(library, out / "moesaic" / "host" / "libmoesaic.so")
-    for name in ("dry.sh", "load.sh", "moesaic.dtsi", "run.py"):
+    for name in ("boards.sh", "dry.sh", "load.sh", "moesaic.dtsi", "run.py"):
         shutil.copy(Path(__file__).parent / name, out / name)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     info = out / f"moesaic-{project['version']}.dist-info"
