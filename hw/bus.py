@@ -129,13 +129,13 @@ def interfaces(arch: ArchConfig) -> list[Interface]:
             )
         )
     # Any clock will do: the tool takes its frequency from what drives it.
-    clock = {
+    clock: dict[str, str | int] = {
         "ASSOCIATED_BUSIF": ":".join(bus.name for bus in buses),
         "ASSOCIATED_RESET": RESET_PORT,
         "FREQ_TOLERANCE_HZ": -1,
     }
     return [
-        Interface(CLOCK_PORT, CLOCK, False, {"CLK": CLOCK_PORT}, dict(clock)),
+        Interface(CLOCK_PORT, CLOCK, False, {"CLK": CLOCK_PORT}, clock),
         Interface(RESET_PORT, RESET, False, {"RST": RESET_PORT}, {"POLARITY": "ACTIVE_HIGH"}),
         Interface(
             INTERRUPT_PORT,

@@ -39,16 +39,25 @@ class Part:
     """Memory wants secure transfers: see ``ArchConfig.secure``."""
 
 
-def _xilinx(family: str, lut: int, dsp: int, bram36: int, uram: int = 0, **ports: int) -> Part:
+def _xilinx(
+    family: str,
+    lut: int,
+    dsp: int,
+    bram36: int,
+    uram: int = 0,
+    ports: int = 4,
+    port_bytes: int = 16,
+) -> Part:
     """Two flip-flops to a LUT, as in all of AMD's parts."""
     sizes = {"lut": lut, "ff": 2 * lut, "dsp": dsp, "bram36": bram36, "uram": uram}
-    return Part(family, {kind: sizes[kind] for kind in FAMILIES[family]}, **ports)
+    capacity = {kind: sizes[kind] for kind in FAMILIES[family]}
+    return Part(family, capacity, ports, port_bytes)
 
 
 def _zynq7(lut: int, dsp: int, bram36: int) -> Part:
     """Four S_AXI_HP ports of 64 bits each, which speak AXI3, to memory that is secure."""
-    part = _xilinx("xc7", lut, dsp, bram36, ports=4, port_bytes=8, max_burst=16)
-    return dataclasses.replace(part, secure=True)
+    part = _xilinx("xc7", lut, dsp, bram36, ports=4, port_bytes=8)
+    return dataclasses.replace(part, max_burst=16, secure=True)
 
 
 def _ecp5(lut: int, dsp: int, ebr: int) -> Part:
@@ -80,6 +89,7 @@ ALIASES = {
     "ecp5-45k": "lfe5u-45",
     "ecp5-85k": "lfe5u-85",
     "kv260": "xck26",
+    "pynq-z2": "xc7z020",
     "zynq-7020": "xc7z020",
     "zcu102": "xczu9eg",
     "zcu104": "xczu7ev",

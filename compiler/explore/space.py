@@ -67,8 +67,8 @@ class Space:
     Every parameter is the logarithm of a size, or of how often it doubles above the least that the
     model or another size asks for; what would exceed a rule of :class:`ArchConfig` is cut to it.
     So every point is a valid target. Of what cannot matter, the least is taken: residual
-    scratchpad, tokens and experts of the router. Ports are as wide as those of the part, bursts as long, and
-    transfers as secure as its memory wants them; none snoops.
+    scratchpad, tokens and experts of the router. Ports are as wide as those of the part, bursts as
+    long, and transfers as secure as its memory wants them; none snoops.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Write a Vivado project: ``python -m moesaic.hw.vivado --target zcu102 -o build/vivado/zcu102``."""
+"""Write a project for Vivado: ``python -m moesaic.hw.vivado --target zcu102 -o FOLDER``."""
 
 from __future__ import annotations
 

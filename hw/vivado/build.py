@@ -17,8 +17,8 @@ _BUILD = """\
 #   module      take {verilog} as it is, by its attributes, not the packaged IP
 #   jobs=4      processes of synthesis and implementation
 #
-# Leaves {name}.bit, {name}.bin, {name}.hwh and {name}.xsa here, and reports in reports/. A design that
-# misses its timing is an error, and leaves none of the four.
+# Leaves {name}.bit, {name}.bin, {name}.hwh and {name}.xsa here, and reports in reports/. A design
+# that misses its timing is an error, and leaves none of the four.
 
 set here [file normalize [file dirname [info script]]]
 set accelerator [list -type ip -vlnv {vlnv}]

@@ -51,9 +51,7 @@ def _add(parent: Element, path: str, text: object = None, **attributes: object) 
 def component_xml(arch: ArchConfig, family: str) -> str:
     """The description of the IP; ``family`` is Vivado's name of the parts that it is for."""
     root = Element(f"{{{SPIRIT}}}component")
-    for name, value in zip(
-        ("vendor", "library", "name", "version"), VLNV.split(":"), strict=True
-    ):
+    for name, value in zip(("vendor", "library", "name", "version"), VLNV.split(":"), strict=True):
         _add(root, name, value)
     found = interfaces(arch)
     buses = _add(root, "busInterfaces")

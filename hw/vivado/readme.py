@@ -11,8 +11,8 @@ _TEXT = """\
 # {target} on {board}
 
 **NOT RUN THROUGH VIVADO.** Written by `python -m moesaic.hw.vivado`. The Tcl has been run by a Tcl
-interpreter that knows the names and options of Vivado's commands, not what they do; the IP's XML has
-been checked for its structure. Expect to have to correct something; please say what.
+interpreter that knows the names and options of Vivado's commands, not what they do; the IP's XML
+has been checked for its structure. Expect to have to correct something; please say what.
 
 ## Commands
 
