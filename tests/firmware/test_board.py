@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from moesaic.spec.boards import BOARDS
+
 ROOT = Path(__file__).resolve().parents[2]
 BOARD = ROOT / "firmware" / "board"
 SCRIPTS = sorted(BOARD.glob("*.sh"))
@@ -149,11 +151,28 @@ def test_load_says_what_it_would_do(bitstream: Path) -> None:
     assert not re.search(r"@[A-Z]\w*@", done.stdout.split("/dts-v1/;")[1])
 
 
+@pytest.mark.parametrize("name", BOARDS)
+def test_load_knows_the_boards(name: str, bitstream: Path) -> None:
+    done = command(BOARD / "load.sh", "--dry-run", f"board={name}", bitstream)
+    board = BOARDS[name]
+    wide = "0x0 " if board.processor.cells == 2 else ""
+    assert f"reg = <{wide}0x{board.registers:08x} {wide}0x1000>;" in done.stdout
+    assert f"interrupts = <0 {board.interrupt} 4>;" in done.stdout
+    assert f"interrupt-parent = <&{board.processor.interrupt_controller}>;" in done.stdout
+    assert f"assigned-clock-rates = <{board.reference_mhz}000000>;" in done.stdout
+    assert "dma-coherent;" not in done.stdout
+    other = command(BOARD / "load.sh", "--dry-run", "coherent=1", f"board={name}", bitstream)
+    assert "dma-coherent;" in other.stdout
+
+
 @pytest.mark.parametrize(
     "words",
     [
         (),
         ("none.bin",),
+        ("board=nexys", "BITSTREAM"),
+        ("board=", "BITSTREAM"),
+        ("coherent=yes", "BITSTREAM"),
         ("registers=0x1", "BITSTREAM"),
         ("buffer=a/b", "BITSTREAM"),
         ("clock_hz=1;reboot", "BITSTREAM"),
@@ -170,14 +189,15 @@ def test_load_refuses_wrong_arguments(words: tuple[str, ...], bitstream: Path) -
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("name", BOARDS)
 def test_overlay_compiles_and_names_what_the_driver_looks_for(
-    bitstream: Path, tmp_path: Path
+    name: str, bitstream: Path, tmp_path: Path
 ) -> None:
     if not shutil.which("dtc") and not shutil.which("apt-get"):
         pytest.skip("no device tree compiler, and no Debian to take it from")
     fetched = command(".ci/cross", "dtc")
     assert fetched.returncode == 0, fetched.stderr
-    printed = command(BOARD / "load.sh", "--dry-run", bitstream).stdout
+    printed = command(BOARD / "load.sh", "--dry-run", f"board={name}", bitstream).stdout
     source, blob = tmp_path / "moesaic.dts", tmp_path / "moesaic.dtbo"
     begin, end = printed.index("/dts-v1/;"), printed.index("\n};\n") + len("\n};\n")
     source.write_text(printed[begin:end])
@@ -185,7 +205,7 @@ def test_overlay_compiles_and_names_what_the_driver_looks_for(
     done = command(dtc, "-@", "-I", "dts", "-O", "dtb", "-o", blob, source)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     back = command(dtc, "-I", "dtb", "-O", "dts", blob).stdout
-    assert "moesaic@a0000000 {" in back  # the UIO device is called "moesaic"
+    assert f"moesaic@{BOARDS[name].registers:08x} {{" in back  # the UIO device is called "moesaic"
     assert 'device-name = "udmabuf0";' in back
     assert 'firmware-name = "moesaic.bin";' in back
 

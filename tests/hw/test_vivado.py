@@ -236,5 +236,15 @@ def test_documents_name_the_addresses(page: str) -> None:
     for board in BOARDS.values():
         high, low = f"{board.registers:08X}"[:4], f"{board.registers:08X}"[4:]
         assert f"0x{high}_{low}" in text and f"interrupt {board.interrupt}" in text, board.name
-        for port in board.processor.places.values():
-            assert page == "board.md" or port in text
+
+
+def test_document_has_the_place_of_every_master() -> None:
+    text = (ROOT / "docs" / "vivado.md").read_text()
+    rows = dict(re.findall(r"^\| `m_axi_(\w+)` \| (.*) \|$", text, re.M))
+    for master, row in rows.items():
+        systems = [board.processor for board in BOARDS.values()]
+        expected = [system.places[master] for system in systems]
+        expected.append(systems[0].coherent_places[master])
+        assert re.findall(r"`(\w+)`", row) == expected
+    assert all(set(rows) == set(board.processor.places) for board in BOARDS.values())
+    assert BOARDS["zcu102"].processor is BOARDS["kv260"].processor
