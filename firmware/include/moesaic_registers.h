@@ -18,7 +18,7 @@
 #define MOESAIC_ARCH_ZCU102_LITE 0x31A2768Eu
 #define MOESAIC_ARCH_ZCU102 0x311EA9D9u
 #define MOESAIC_ARCH_KV260 0xE7C07331u
-#define MOESAIC_ARCH_PYNQ_Z2 0xE658EA20u
+#define MOESAIC_ARCH_PYNQ_Z2 0xD0A59DE7u
 
 /* Byte offsets; masks and positions of fields. */
 #define MOESAIC_ID 0x000u
