@@ -61,11 +61,16 @@ class Flow:
 
 
 class Port:
-    """A bus port of the memory: a bandwidth share that saves up some credit while idle."""
+    """A bus port of the memory: a bandwidth share that saves up some credit while idle.
 
-    def __init__(self, memory: Memory) -> None:
+    Short bursts cost bandwidth behind a long latency: only so many may be under way, each for the
+    latency, its beats and a few cycles.
+    """
+
+    def __init__(self, memory: Memory, timing: Timing) -> None:
         self.share, self.limit = memory.share, memory.credit
-        self.beat_cycles = 1 + memory.gap
+        round_trip = memory.latency + timing.burst_beats + timing.burst
+        self.beat_cycles = max(1 + memory.gap, round_trip / timing.outstanding_beats)
         self.time = 0.0
         self.credit = float(memory.credit)
         self.beats = 0.0
@@ -178,7 +183,7 @@ class Frame:
         self.fetched: list[tuple[float, bool]] = []
         self.collecting, self.logits = Times(), Flow()
         self.storing, self.stored = Times(), Flow()
-        self.weights, self.data = Port(memory), Port(memory)
+        self.weights, self.data = Port(memory, self.timing), Port(memory, self.timing)
         self.work = [0] * len(steps)
         self.began = [0.0] * len(steps)
         self.waits: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))

@@ -56,8 +56,8 @@ class Timing:
     """Beats requested ahead of arrival, per port (``hw/axi/read.py``)."""
     store_buffer: int
     """Beats that may wait between vector unit and bus (``hw/axi/write.py``: two bursts)."""
-    store_burst: int
-    """Beats per burst; it is sent when the last one is in the buffer."""
+    burst_beats: int
+    """Beats per burst; one of writes is sent when the last one is in the buffer."""
     chunk: int = 23
     """Chunk issued until offered to its destination (``VectorUnit.LATENCY``)."""
     chunk_token: int = 25
@@ -87,6 +87,8 @@ class Timing:
     """Line assembled until the matrix unit can take the word: ring RAM 2, skid buffer 1."""
     outcome: int = 2
     """STREAM decided until the matrix unit knows whether its words come: a buffered queue."""
+    burst: int = 2
+    """Burst issued until the next one may be in its place, besides latency and beats."""
     commands: int = 3
     """Commands of the weight ports that are decided, and have not issued their last burst."""
     skew_beats: int = 65
@@ -134,5 +136,5 @@ class Timing:
             row_scale=13 + lanes + 1 + 7 + 1,
             outstanding_beats=OUTSTANDING_BURSTS * arch.max_burst,
             store_buffer=STORE_BURSTS * arch.max_burst,
-            store_burst=arch.max_burst,
+            burst_beats=arch.max_burst,
         )

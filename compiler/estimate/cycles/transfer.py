@@ -91,6 +91,6 @@ def store(frame: Frame) -> Process:
         last = yield from frame.stored.reached(chunks)
         beats = frame.work[position] = field(step, "words") * per_chunk
         # The last burst begins when its last beat is in the buffer.
-        burst = (beats - 1) % timing.store_burst + 1
+        burst = (beats - 1) % timing.burst_beats + 1
         sent = last + timing.store_token + burst / frame.memory.share
         frame.finished[Unit.STORE].append(sent + frame.memory.latency)
