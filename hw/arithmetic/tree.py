@@ -1,4 +1,4 @@
-"""Adder trees of several columns at once, a register after every level.
+"""Trees: multiplexers, and adders of several columns at once with a register after every level.
 
 Sums of two take one LUT and one carry per bit, whatever the tool; sums of three or four do not
 everywhere, and they are slower.
@@ -6,7 +6,24 @@ everywhere, and they are slower.
 
 from __future__ import annotations
 
-from amaranth import Module, Signal, Value, signed
+from collections.abc import Sequence
+
+from amaranth import Module, Mux, Signal, Value, signed
+
+
+def select(index: Value, choices: Sequence[Value]) -> Value:
+    """``choices[index]`` of a power of two of them, without a register.
+
+    An array of wide words would simulate slowly, and a switch be decoded first.
+    """
+    bit = 0
+    while len(choices) > 1:
+        choices = [
+            Mux(index[bit], high, low)
+            for low, high in zip(choices[::2], choices[1::2], strict=True)
+        ]
+        bit += 1
+    return choices[0]
 
 
 def tree_stages(terms: int) -> int:

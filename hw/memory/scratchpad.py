@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from moesaic.hw.arithmetic.tree import select
 from moesaic.hw.interfaces import ACTIVATION_READ_LATENCY, ActivationRead, ActivationWrite
 from moesaic.hw.memory.ram import Ram
 from moesaic.spec.arch import ArchConfig
@@ -90,18 +91,6 @@ class ActivationScratchpad(wiring.Component):
                 bank.eq(port.address[word_bits:] if bank_bits else 0),
                 granted.eq(port.valid & port.ready),
                 port.data_valid.eq(granted),
-                port.data.eq(self._select(bank, [ram.read_data for ram in rams])),
+                port.data.eq(select(bank, [ram.read_data for ram in rams])),
             ]
         return m
-
-    @staticmethod
-    def _select(index: Signal, choices: list[Signal]) -> Signal:
-        """Tree of multiplexers; an array of wide words would simulate slowly."""
-        bit = 0
-        while len(choices) > 1:
-            choices = [
-                Mux(index[bit], high, low)
-                for low, high in zip(choices[::2], choices[1::2], strict=True)
-            ]
-            bit += 1
-        return choices[0]

@@ -1,0 +1,38 @@
+"""A register stage for streams whose words come rarely."""
+
+from __future__ import annotations
+
+from amaranth import Module
+from amaranth.hdl import ShapeLike
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+
+class HalfBuffer(wiring.Component):
+    """One word of storage, a word every other cycle, latency 1 cycle, every output from a register.
+
+    Half the registers of a :class:`~moesaic.hw.memory.skid.SkidBuffer`, and no multiplexer.
+
+    Parameters
+    ----------
+    shape
+        Shape of the payload.
+
+    Attributes
+    ----------
+    i, o
+        Input and output stream.
+    """
+
+    def __init__(self, shape: ShapeLike) -> None:
+        self.shape = shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.i.ready.eq(~self.o.valid)
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(self.i.ready):
+            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+        return m
