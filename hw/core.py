@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth import Const, Module, Value
+from amaranth import Const, Module, ResetInserter, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -32,7 +32,8 @@ from moesaic.spec.isa import Unit, Window
 class Core(wiring.Component):
     """Stream, matrix, vector, router, load and store unit, connected.
 
-    Reset it only when ``idle`` is up while ``abort`` is held, or when ``idle`` is up and no
+    ``reset`` reaches one unit after the other, a cycle each, so that no register drives all of
+    them. Raise it only when ``idle`` is up while ``abort`` is held, or when ``idle`` is up and no
     instruction is under way: bus transfers cannot be recalled.
 
     Parameters
@@ -54,6 +55,8 @@ class Core(wiring.Component):
         Faults of the units with bus masters.
     abort, idle
         Stop the masters; they have nothing outstanding.
+    reset
+        Of all units.
     event_<name>
         What to add to a counter in this cycle.
     """
@@ -73,6 +76,7 @@ class Core(wiring.Component):
                 **{f"output{p}": In(WindowSettings()) for p in outputs if p},
                 **{f"fault_{unit.name.lower()}": Out(FaultPort()) for unit in MASTERS},
                 "abort": In(1),
+                "reset": In(1),
                 "idle": Out(1),
                 **{f"event_{name}": Out(EVENT_BITS) for name in UNIT_EVENTS},
             }
@@ -81,16 +85,18 @@ class Core(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        m.submodules.stream = stream = StreamUnit(arch)
-        m.submodules.matrix = matrix = MatrixUnit(arch)
-        m.submodules.vector = vector = VectorUnit(arch)
-        m.submodules.router = router = RouterUnit(arch)
-        m.submodules.load = load = LoadUnit(arch)
-        m.submodules.store = store = StoreUnit(arch)
-        m.submodules.scratchpad = scratchpad = ActivationScratchpad(arch)
-        m.submodules.arbiter = arbiter = ReadArbiter(arch.data_port_bytes, 2)
+        stream, matrix, vector = StreamUnit(arch), MatrixUnit(arch), VectorUnit(arch)
+        router, load, store = RouterUnit(arch), LoadUnit(arch), StoreUnit(arch)
         units: dict[str, Any] = {"stream": stream, "matrix": matrix, "vector": vector}
         units |= {"router": router, "load": load, "store": store}
+        scratchpad = ActivationScratchpad(arch)
+        arbiter = ReadArbiter(arch.data_port_bytes, 2)
+        reset: Value = self.reset
+        for name, part in [*units.items(), ("scratchpad", scratchpad), ("arbiter", arbiter)]:
+            later = Signal(name=f"reset_{name}", init=1)
+            m.d.sync += later.eq(reset)
+            m.submodules[name] = ResetInserter(later)(part)
+            reset = later
 
         for name, unit in units.items():
             connect(m, flipped(getattr(self, name)), unit.control)
@@ -145,8 +151,8 @@ class Core(wiring.Component):
         masters: dict[str, Any] = {"stream": stream, "load": load, "store": store}
         for name, unit in masters.items():
             connect(m, unit.fault, flipped(getattr(self, f"fault_{name}")))
-            m.d.comb += unit.abort.eq(self.abort)
-        m.d.comb += self.idle.eq(stream.idle & load.idle & store.idle)
+            m.d.sync += unit.abort.eq(self.abort)
+        m.d.sync += self.idle.eq(stream.idle & load.idle & store.idle)
 
     def _connect_events(self, m: Module, units: dict[str, Any]) -> None:
         read = self.data_read

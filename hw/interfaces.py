@@ -27,8 +27,8 @@ class InstructionPort(wiring.Signature):
     ``queue`` carries raw, checked instructions in program order. The unit accepts one (ready)
     when it likes. Tokens: the unit drives ``wait`` with an instruction's mask and keeps ``want``
     up until it has them. ``granted`` rises when one token from every unit of the mask was there
-    in the cycle before, and stays until ``take``, with which they are taken; then it is low for a
-    cycle, for the next mask. A mask may change only with ``take`` or a cycle without ``want``. Each
+    in the cycle before: they are the unit's now. It stays until ``take``, then it is low for a
+    cycle, for the next mask. A mask, once wanted, may change only with ``take``. Each
     instruction is taken once; one with a zero mask need not be asked for, and no grant. ``give``
     with ``signal`` hands out tokens, one cycle per instruction, after all its effects are visible.
     ``busy``: the unit holds an unfinished instruction, in its pipeline or after ``queue``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from amaranth import Module, ResetInserter
+from amaranth import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect
 
@@ -75,8 +75,7 @@ class Accelerator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.control = control = ControlUnit(self.arch)
-        core = Core(self.arch)
-        m.submodules.core = ResetInserter(control.core_reset)(core)
+        m.submodules.core = core = Core(self.arch)
         data_bytes = self.arch.data_port_bytes
         join_flat(m, self, "s_axil", AxiLite().flip(), control.bus)
         join_flat(m, self, "m_axi_d", AxiRead(data_bytes), core.data_read)
@@ -104,6 +103,7 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             self.irq.eq(control.irq),
             core.abort.eq(control.abort),
+            core.reset.eq(control.core_reset),
             control.idle.eq(core.idle),
         ]
         for name in UNIT_EVENTS:

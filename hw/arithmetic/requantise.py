@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
-from amaranth import Cat, Const, Module, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.pipeline import clamp, delay, round_half
+from moesaic.hw.arithmetic.product import wide_product
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS
 
 
 class Requantise(wiring.Component):
     """Multiply, shift right with rounding half up, saturate; one set of lanes per cycle.
 
-    Latency ``LATENCY`` cycles: product (2 registers, as multiplier blocks want), coarse shift,
+    Latency ``LATENCY`` cycles: product (2 registers: blocks, their sum), coarse shift,
     fine shift, rounding, saturation. One fraction bit is kept through the shift, so the rounding
     constant needs no shifter of its own; shifts from the operand's width plus 16 upwards give 0.
 
@@ -56,7 +59,10 @@ class Requantise(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        limit = delay(m, self.limit, 5, "limit")
+        # One bit for each limit, decoded before it has to reach every lane.
+        chosen = [
+            delay(m, self.limit == index, 5, f"limit_{index}") for index in range(len(self.limits))
+        ]
         product_shape = signed(self.operand_bits + MULTIPLIER_BITS)
         doubled_shape = signed(self.operand_bits + MULTIPLIER_BITS + 1)
 
@@ -64,24 +70,22 @@ class Requantise(wiring.Component):
             return Signal(shape, name=name, reset_less=True)
 
         for i in range(self.lanes):
-            product = register(product_shape, f"product_{i}")
-            product_2 = register(product_shape, f"product2_{i}")
             coarse = register(doubled_shape, f"coarse_{i}")
             fine = register(doubled_shape, f"fine_{i}")
             rounded = register(product_shape, f"rounded_{i}")
             value = register(signed(max(self.limits)), f"value_{i}")
+            product = wide_product(m, self.operand[i], self.multiplier[i], 2, f"product_{i}")
             high = delay(m, self.shift[i][4:], 2, f"shift_high_{i}")
             low = delay(m, self.shift[i][:4], 3, f"shift_low_{i}")
             m.d.sync += [
-                product.eq(self.operand[i] * self.multiplier[i]),
-                product_2.eq(product),
-                coarse.eq(Cat(Const(0, 1), product_2).as_signed() >> Cat(Const(0, 4), high)),
+                coarse.eq(Cat(Const(0, 1), product).as_signed() >> Cat(Const(0, 4), high)),
                 fine.eq(coarse >> low),
                 rounded.eq(round_half(fine)),
             ]
-            with m.Switch(limit):
-                for index, bits in enumerate(self.limits):
-                    with m.Case(index):
-                        m.d.sync += value.eq(clamp(rounded, bits))
+            clamped = (
+                Mux(one, clamp(rounded, bits).as_signed(), 0)
+                for one, bits in zip(chosen, self.limits, strict=True)
+            )
+            m.d.sync += value.eq(reduce(or_, clamped))
             m.d.comb += self.value[i].eq(value)
         return m

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from amaranth import Cat, Module, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.axi.burst import OUTSTANDING_BURSTS
 from moesaic.hw.interfaces import AxiRead
+from moesaic.hw.memory.skid import SkidBuffer
 
 
 class ReadArbiter(wiring.Component):
     """Shares one AXI4 read port between masters; data go back in the order of the addresses.
 
-    A lower number wins when several masters have an address. Adds a cycle to the address channel,
-    none to the data channel. A master that does not take its data holds up the others: each must
-    have room for what it asks for, or make room without the others' help.
+    A lower number wins when several masters have an address. Adds two cycles to the address
+    channel, none to the data channel. A master that does not take its data holds up the others:
+    each must have room for what it asks for, or make room without the others' help.
 
     Parameters
     ----------
@@ -49,12 +51,23 @@ class ReadArbiter(wiring.Component):
         m = Module()
         axi = self.axi
         masters = [getattr(self, f"master{i}") for i in range(self.masters)]
-        head, tail = Signal(range(self.outstanding)), Signal(range(self.outstanding))
-        under_way = Signal(range(self.outstanding + 1))
+        # Whose burst is the oldest, in a register as soon as data can come.
+        m.submodules.owners = owners = SyncFIFOBuffered(width=self.masters, depth=self.outstanding)
         free, accept, ended = Signal(), Signal(), Signal()
+        # No master's address hangs on the bus within the cycle.
+        address = data.StructLayout({"araddr": len(axi.araddr), "arlen": len(axi.arlen)})
+        waiting = []
+        for i, port in enumerate(masters):
+            m.submodules[f"address{i}"] = skid = SkidBuffer(address)
+            m.d.comb += [
+                skid.i.valid.eq(port.arvalid),
+                skid.i.payload.eq(Cat(port.araddr, port.arlen)),
+                port.arready.eq(skid.i.ready),
+            ]
+            waiting.append(skid.o)
         m.d.comb += [
-            free.eq((~axi.arvalid | axi.arready) & (under_way != self.outstanding)),
-            accept.eq(free & Cat(port.arvalid for port in masters).any()),
+            free.eq((~axi.arvalid | axi.arready) & owners.w_rdy),
+            accept.eq(free & Cat(one.valid for one in waiting).any()),
             ended.eq(axi.rvalid & axi.rready & axi.rlast),
         ]
         m.d.comb += [
@@ -65,20 +78,16 @@ class ReadArbiter(wiring.Component):
             m.d.sync += axi.arvalid.eq(1)
         with m.Elif(axi.arready):
             m.d.sync += axi.arvalid.eq(0)
-        with m.If(accept):
-            m.d.sync += tail.eq(tail + 1)
-        with m.If(ended):
-            m.d.sync += head.eq(head + 1)
-        m.d.sync += under_way.eq(under_way + accept - ended)
+        m.d.comb += [owners.w_en.eq(accept), owners.r_en.eq(ended)]
 
         for i, port in enumerate(masters):
             chosen = Signal(name=f"chosen{i}")
-            owners = Signal(self.outstanding, name=f"owners{i}")
             mine = Signal(name=f"mine{i}")
             m.d.comb += [
-                chosen.eq(port.arvalid & ~Cat(other.arvalid for other in masters[:i]).any()),
-                port.arready.eq(free & chosen),
-                mine.eq(owners.bit_select(head, 1) & (under_way != 0)),
+                chosen.eq(waiting[i].valid & ~Cat(other.valid for other in waiting[:i]).any()),
+                waiting[i].ready.eq(free & chosen),
+                owners.w_data[i].eq(chosen),
+                mine.eq(owners.r_data[i] & owners.r_rdy),
                 port.rvalid.eq(axi.rvalid & mine),
                 port.rdata.eq(axi.rdata),
                 port.rresp.eq(axi.rresp),
@@ -86,8 +95,6 @@ class ReadArbiter(wiring.Component):
             ]
             with m.If(mine):
                 m.d.comb += axi.rready.eq(port.rready)
-            with m.If(accept):
-                m.d.sync += owners.bit_select(tail, 1).eq(chosen)
-                with m.If(chosen):
-                    m.d.sync += [axi.araddr.eq(port.araddr), axi.arlen.eq(port.arlen)]
+            with m.If(accept & chosen):
+                m.d.sync += Cat(axi.araddr, axi.arlen).eq(waiting[i].payload)
         return m

@@ -151,9 +151,9 @@ class WriteEngine(wiring.Component):
 
         # Data channel. The first beat must not wait for awready: AXI4 forbids it.
         m.d.comb += [
-            buffer.put.valid.eq(self.data.valid & ~drain),
+            buffer.put.valid.eq(self.data.valid),
             buffer.put.payload.eq(self.data.payload),
-            self.data.ready.eq(buffer.put.ready & ~drain),
+            self.data.ready.eq(buffer.put.ready),
             axi.wvalid.eq((unsent != 0) & buffer.take.valid),
             axi.wdata.eq(buffer.take.payload),
             axi.wstrb.eq(-1),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import reduce
-from operator import or_, xor
+from operator import xor
 
-from amaranth import Module, Signal, Value
+from amaranth import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -41,19 +41,20 @@ class InstructionCheck(wiring.Component):
         opcode_bits = isa.HEADER[0].width
         check, kind = Signal(8, reset_less=True), Signal(opcode_bits, reset_less=True)
         sums = [self.raw.word_select(i, 8) for i in range(isa.INSTRUCTION_BYTES)]
+        violations = {opcode: self._violations(opcode) for opcode in Opcode}
         violated = {
-            opcode: Signal(name=f"violated_{opcode.name.lower()}", reset_less=True)
-            for opcode in Opcode
+            opcode: Signal(len(found), name=f"violated_{opcode.name.lower()}", reset_less=True)
+            for opcode, found in violations.items()
         }
         with m.If(self.move):
             m.d.sync += [check.eq(reduce(xor, sums)), kind.eq(self.raw[:opcode_bits])]
             for opcode, signal in violated.items():
-                m.d.sync += signal.eq(reduce(or_, self._violations(opcode)))
+                m.d.sync += signal.eq(Cat(violations[opcode]))
         legal = Signal()
         with m.Switch(kind):
             for opcode, signal in violated.items():
                 with m.Case(opcode):
-                    m.d.comb += legal.eq(~signal)
+                    m.d.comb += legal.eq(~signal.any())
         m.d.comb += self.good.eq((check == isa.CHECK_VALUE) & legal)
         return m
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from amaranth import Cat, Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.control.check import InstructionCheck
 from moesaic.hw.interfaces import REGISTER_BITS, RawInstruction
-from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Opcode, Unit
@@ -23,8 +22,8 @@ def unit_bits(unit: Unit) -> int:
 class Dispatcher(wiring.Component):
     """Checks instructions and deals them out to a queue of ``queue_depth`` per unit.
 
-    Three stages that move together, one instruction per cycle while the queues have room. Stops
-    for good at END and at the first malformed instruction, until reset.
+    One instruction every other cycle while the queues have room, in three stages. Stops for good
+    at END and at the first malformed instruction, until reset.
 
     Attributes
     ----------
@@ -65,68 +64,64 @@ class Dispatcher(wiring.Component):
         m = Module()
         m.submodules.check = check = InstructionCheck(self.arch)
 
-        # Two stages of checks.
+        # Two stages of checks. They and what comes before them move when the register behind them
+        # is empty.
+        layout = data.StructLayout({"raw": RawInstruction, "unit": len(Unit), "end": 1, "good": 1})
+        checked, valid, done = Signal(layout, reset_less=True), Signal(), Signal()
         taken, halfway = (
             Signal(RawInstruction, name=n, reset_less=True) for n in ("taken", "halfway")
         )
-        checked = Signal(RawInstruction, reset_less=True)
         under_way = Signal(2)
-        valid, good, done = Signal(), Signal(), Signal()
+        move = ~valid
         m.d.comb += [
             check.raw.eq(taken),
-            check.move.eq(self.instructions.ready),
-            self.instructions.ready.eq((~valid | done) & ~self.ended & ~self.malformed),
+            check.move.eq(move),
+            self.instructions.ready.eq(move),
         ]
-        with m.If(self.instructions.ready):
+        with m.If(done):
+            m.d.sync += valid.eq(0)
+        with m.If(move):
             m.d.sync += [
                 Cat(under_way, valid).eq(Cat(self.instructions.valid, under_way)),
                 taken.eq(self.instructions.payload),
                 halfway.eq(taken),
-                checked.eq(halfway),
-                good.eq(check.good),
+                checked.raw.eq(halfway),
+                checked.good.eq(check.good),
+                checked.end.eq(halfway[: isa.HEADER[0].width] == Opcode.END),
             ]
+            for unit in Unit:
+                mine = [o for o in Opcode if isa.UNIT_OF[o] is unit]
+                opcode = halfway[: isa.HEADER[0].width]
+                m.d.sync += checked.unit[unit.value].eq(opcode.matches(*mine))
 
-        # The third: deal out. No unit's ready reaches a queue within the cycle.
-        queues, outputs = {}, []
+        # The third: deal out. Every unit takes by a register of its own.
+        queues = {}
         for unit in Unit:
             bits = unit_bits(unit)
             queue = SyncFIFOBuffered(width=bits, depth=self.arch.queue_depth)
             m.submodules[f"queue{unit.value}"] = queues[unit] = queue
-            output = SkidBuffer(bits)
-            m.submodules[f"output{unit.value}"] = output
-            outputs.append(output)
             port = getattr(self, f"queue{unit.value}")
             m.d.comb += [
-                port.payload.eq(output.o.payload),
-                port.valid.eq(output.o.valid),
-                output.o.ready.eq(port.ready),
-                queue.w_data.eq(checked[:bits]),
-                output.i.payload.eq(queue.r_data),
-                output.i.valid.eq(queue.r_rdy),
-                queue.r_en.eq(output.i.ready),
+                port.payload.eq(queue.r_data),
+                port.valid.eq(queue.r_rdy),
+                queue.r_en.eq(port.ready),
+                queue.w_data.eq(checked.raw[:bits]),
             ]
-        opcode = checked[: isa.HEADER[0].width]
         active = Signal()
         m.d.comb += [
             active.eq(valid & ~self.ended & ~self.malformed),
             self.busy.eq(valid | under_way.any()),
             self.dispatched.eq(done),
-            self.empty.eq(
-                Cat(queue.level == 0 for queue in queues.values()).all()
-                & ~Cat(output.o.valid for output in outputs).any()
-            ),
+            self.empty.eq(Cat(queue.level == 0 for queue in queues.values()).all()),
         ]
-        with m.If(active & ~good):
+        dealt = [checked.unit[unit.value] & queue.w_rdy for unit, queue in queues.items()]
+        with m.If(active & ~checked.good):
             m.d.sync += self.malformed.eq(1)
         with m.Elif(active):
-            with m.Switch(opcode):
-                with m.Case(Opcode.END):
-                    m.d.comb += done.eq(1)
-                    m.d.sync += self.ended.eq(1)
-                for unit, queue in queues.items():
-                    opcodes = [o for o in Opcode if isa.UNIT_OF[o] is unit]
-                    with m.Case(*opcodes):
-                        m.d.comb += [queue.w_en.eq(1), done.eq(queue.w_rdy)]
+            m.d.comb += done.eq(checked.end | Cat(dealt).any())
+            m.d.sync += self.ended.eq(checked.end)
+            for unit, queue in queues.items():
+                m.d.comb += queue.w_en.eq(checked.unit[unit.value])
         with m.If(done):
             m.d.sync += self.offset.eq(self.offset + isa.INSTRUCTION_BYTES)
         return m

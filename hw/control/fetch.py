@@ -82,25 +82,33 @@ class InstructionFetch(wiring.Component):
             self.fault.bus.eq(engine.fault.bus),
         ]
 
-        total = self.window.size[isa.INSTRUCTION_BYTES.bit_length() - 1 :]
-        requested = Signal.like(total)
-        left = Signal.like(total)
-        reserved = Signal(range(BUFFER_INSTRUCTIONS + 1))
+        # What the next request is, is worked out in the cycle before: blocks are many cycles long.
+        instruction_log2 = isa.INSTRUCTION_BYTES.bit_length() - 1
+        total = self.window.size[instruction_log2:]
+        requested, left = Signal.like(total), Signal.like(total)
+        primed, known, none_left = Signal(), Signal(), Signal()
+        reserved, room = Signal(range(BUFFER_INSTRUCTIONS + 1)), Signal()
         block = Signal(range(BLOCK_INSTRUCTIONS + 1))
-        request, taken = Signal(), Signal()
+        request, requested_one, taken = Signal(), Signal(), Signal()
         m.d.comb += [
-            left.eq(total - requested),
-            block.eq(Mux(left < BLOCK_INSTRUCTIONS, left, BLOCK_INSTRUCTIONS)),
-            engine.command.valid.eq(
-                self.run & left.any() & (reserved <= BUFFER_INSTRUCTIONS - BLOCK_INSTRUCTIONS)
-            ),
-            engine.command.payload.offset.eq(requested << isa.INSTRUCTION_BYTES.bit_length() - 1),
+            engine.command.valid.eq(self.run & known & room & ~none_left),
+            engine.command.payload.offset.eq(requested << instruction_log2),
             engine.command.payload.beats.eq(block << beats_log2),
             request.eq(engine.command.valid & engine.command.ready),
             taken.eq(self.instructions.valid & self.instructions.ready),
-            self.exhausted.eq(self.run & ~left.any() & (reserved == 0)),
         ]
-        m.d.sync += reserved.eq(reserved + Mux(request, block, 0) - taken)
-        with m.If(request):
-            m.d.sync += requested.eq(requested + block)
+        m.d.sync += [
+            primed.eq(self.run),
+            requested_one.eq(request),
+            known.eq(primed & ~request & ~requested_one),
+            none_left.eq(~left.any()),
+            block.eq(Mux(left < BLOCK_INSTRUCTIONS, left, BLOCK_INSTRUCTIONS)),
+            room.eq(reserved <= BUFFER_INSTRUCTIONS - BLOCK_INSTRUCTIONS),
+            reserved.eq(reserved + Mux(request, block, 0) - taken),
+            self.exhausted.eq(self.run & known & none_left & (reserved == 0)),
+        ]
+        with m.If(~primed):
+            m.d.sync += left.eq(total)
+        with m.If(requested_one):
+            m.d.sync += [requested.eq(requested + block), left.eq(left - block)]
         return m

@@ -88,9 +88,19 @@ class FrameControl(wiring.Component):
         reported = Signal()  # the error of this frame has raised its interrupt
         code = Signal(ErrorCode)
         cycles = Signal(len(self.watchdog))
-        timer = Signal(range(registers.ABORT_LIMIT_CYCLES + 1))
+        timer = Signal(range(registers.ABORT_LIMIT_CYCLES + 2))
         quiet = Signal(range(QUIET_CYCLES + 1))
         report_done, report_error = Signal(), Signal()
+        # Conditions on counters are a cycle old where they decide.
+        limited, expired, checked = Signal(), Signal(), Signal()
+        long_enough, late = Signal(), Signal()
+        m.d.sync += [
+            limited.eq(self.watchdog.any()),
+            expired.eq(self.running & limited & (cycles + 2 >= self.watchdog)),
+            checked.eq(timer == CHECK_CYCLES - 1),
+            long_enough.eq(timer >= ABORT_CYCLES),
+            late.eq(self.abort & (late | (timer == registers.ABORT_LIMIT_CYCLES))),
+        ]
 
         def mask(name: str) -> int:
             return registers.bit("STATUS", name)
@@ -134,7 +144,7 @@ class FrameControl(wiring.Component):
                 with m.If(self.reset):
                     m.d.sync += busy.eq(0)
                     m.next = "REST"
-                with m.Elif((timer == CHECK_CYCLES) & self.misconfigured):
+                with m.Elif(checked & self.misconfigured):
                     m.d.comb += report_error.eq(1)
                     m.d.sync += [
                         code.eq(ErrorCode.BAD_CONFIGURATION),
@@ -142,13 +152,12 @@ class FrameControl(wiring.Component):
                         busy.eq(0),
                     ]
                     m.next = "REST"
-                with m.Elif(timer == CHECK_CYCLES):
+                with m.Elif(checked):
                     m.d.sync += [self.core_reset.eq(0), timer.eq(0)]
                     m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += self.running.eq(1)
                 m.d.sync += [cycles.eq(cycles + 1), quiet.eq(Mux(self.finished, quiet + 1, 0))]
-                expired = self.watchdog.any() & (cycles + 1 >= self.watchdog)
                 raised = [
                     (getattr(self, f"raise{i}"), error, getattr(self, f"info{i}"))
                     for i, error in enumerate(self.errors)
@@ -165,10 +174,9 @@ class FrameControl(wiring.Component):
                     m.next = "REST"
             with m.State("ABORT"):
                 m.d.comb += [self.running.eq(1), self.abort.eq(1)]
-                over, late = Signal(), Signal()
+                over = Signal()
                 m.d.comb += [
-                    over.eq(self.idle & (timer >= ABORT_CYCLES)),
-                    late.eq(timer == registers.ABORT_LIMIT_CYCLES),
+                    over.eq(self.idle & long_enough),
                     report_error.eq(Cat(code).any() & ~self.reset & ~reported & (over | late)),
                 ]
                 with m.If(~late):

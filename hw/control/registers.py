@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Signal
+from amaranth import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import delay
+from moesaic.hw.arithmetic.tree import select
 from moesaic.hw.interfaces import REGISTER_BITS, AxiLite
 from moesaic.spec import registers
 from moesaic.spec.arch import ADDRESS_BITS, ArchConfig
@@ -17,8 +19,8 @@ _COUNTER_REGISTERS = {
     for half, bit in (("LO", 0), ("HI", REGISTER_BITS))
 }
 
-_GROUP_LOG2 = 4
-"""Registers that are read by one multiplexer."""
+_RADIX_LOG2 = 2
+"""Registers that one multiplexer of a read chooses from."""
 _WORD = registers.REGISTER_BYTES.bit_length() - 1
 """Address bits below a register's."""
 
@@ -48,7 +50,8 @@ class RegisterFile(wiring.Component):
 
     Every access is answered with OKAY: offsets without a register read as zero and ignore
     writes. Write strobes count per byte. A write takes effect in the cycle before its response is
-    offered; a read returns the values of the cycle after its address was taken.
+    offered, ``start`` and ``reset`` follow with it; a read returns the values of the cycle after
+    its address was taken, some cycles later.
 
     Attributes
     ----------
@@ -98,12 +101,14 @@ class RegisterFile(wiring.Component):
         write_data = Signal.like(bus.wdata)
         write_strobe = Signal.like(bus.wstrb)
         have_address, have_data, write = Signal(), Signal(), Signal()
+        decoded = Signal()  # the cycle before found the register
         m.d.comb += [
             bus.awready.eq(~have_address),
             bus.wready.eq(~have_data),
             bus.bresp.eq(0),
-            write.eq(have_address & have_data & ~bus.bvalid),
+            write.eq(decoded & ~bus.bvalid),
         ]
+        m.d.sync += decoded.eq(have_address & have_data & ~write)
         with m.If(bus.awvalid & bus.awready):
             m.d.sync += [have_address.eq(1), write_address.eq(bus.awaddr)]
         with m.If(bus.wvalid & bus.wready):
@@ -116,19 +121,17 @@ class RegisterFile(wiring.Component):
         ones = Signal(len(write_data))
         m.d.comb += ones.eq(write_data & mask)
 
-        def written(register: Register) -> Signal:
-            hit = Signal(name=f"write_{register.name.lower()}")
-            m.d.comb += hit.eq(
-                write & (write_address[_WORD:] == register.offset // registers.REGISTER_BYTES)
-            )
-            return hit
+        def written(register: Register) -> Value:
+            hit = Signal(name=f"write_{register.name.lower()}", reset_less=True)
+            m.d.sync += hit.eq(write_address[_WORD:] == register.offset // registers.REGISTER_BYTES)
+            return write & hit
 
         for register in self._with(Access.RW):
             value = getattr(self, register.name.lower())
             with m.If(written(register)):
                 m.d.sync += value.eq(ones | (value & ~mask))
         control = written(_find("CONTROL"))
-        m.d.comb += [
+        m.d.sync += [
             self.start.eq(control & (ones & registers.bit("CONTROL", "START")).any()),
             self.reset.eq(control & (ones & registers.bit("CONTROL", "RESET")).any()),
         ]
@@ -139,34 +142,33 @@ class RegisterFile(wiring.Component):
         m.d.sync += irq_status.eq(irq_status & ~clear | self.irq_set)
         m.d.comb += self.irq.eq((irq_status & self.irq_enable).any())
 
-        # Read: one of each group of registers, then one of the groups.
+        # Read: one of four, and again, until one is left; a cycle each.
         read_address = Signal.like(bus.araddr)
-        read, chosen = Signal(), Signal()
-        m.d.comb += [bus.arready.eq(~read & ~chosen & ~bus.rvalid), bus.rresp.eq(0)]
-        m.d.sync += chosen.eq(read)
+        reading, stages = Signal(), -(-(registers.OFFSET_BITS - _WORD) // _RADIX_LOG2)
+        m.d.comb += [bus.arready.eq(~reading), bus.rresp.eq(0)]
         with m.If(bus.arvalid & bus.arready):
-            m.d.sync += [read.eq(1), read_address.eq(bus.araddr)]
-        with m.If(read):
-            m.d.sync += read.eq(0)
+            m.d.sync += [reading.eq(1), read_address.eq(bus.araddr)]
+        done = delay(m, bus.arvalid & bus.arready, stages + 1, "read_stage", control=True)
         index = read_address[_WORD:]
-        groups: dict[int, list[Register]] = {}
-        for register in self.built:
-            number = register.offset // registers.REGISTER_BYTES
-            groups.setdefault(number >> _GROUP_LOG2, []).append(register)
-        with m.If(chosen):
-            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0)]
-        with m.Elif(bus.rready):
-            m.d.sync += bus.rvalid.eq(0)
-        for group, members in groups.items():
-            value = Signal(REGISTER_BITS, name=f"group{group}", reset_less=True)
-            m.d.sync += value.eq(0)
-            with m.Switch(index[:_GROUP_LOG2]):
-                for register in members:
-                    number = register.offset // registers.REGISTER_BYTES
-                    with m.Case(number % (1 << _GROUP_LOG2)):
-                        m.d.sync += value.eq(self._read_value(register, irq_status))
-            with m.If(chosen & (index[_GROUP_LOG2:] == group)):
-                m.d.sync += bus.rdata.eq(value)
+        values: dict[int, Value] = {
+            register.offset // registers.REGISTER_BYTES: self._read_value(register, irq_status)
+            for register in self.built
+        }
+        for stage in range(stages):
+            following: dict[int, Value] = {}
+            for group in sorted({number >> _RADIX_LOG2 for number in values}):
+                choices = [
+                    values.get((group << _RADIX_LOG2) + i, Const(0, REGISTER_BITS))
+                    for i in range(1 << _RADIX_LOG2)
+                ]
+                value = Signal(REGISTER_BITS, name=f"read{stage}_{group}", reset_less=True)
+                m.d.sync += value.eq(select(index[stage * _RADIX_LOG2 :], choices))
+                following[group] = value
+            values = following
+        with m.If(done):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(values[0])]
+        with m.Elif(bus.rvalid & bus.rready):
+            m.d.sync += [bus.rvalid.eq(0), reading.eq(0)]
         return m
 
     def _read_value(self, register: Register, irq_status: Signal) -> Signal | Const:

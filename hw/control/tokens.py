@@ -15,10 +15,11 @@ class TokenFile(wiring.Component):
     Attributes
     ----------
     wait<u>, want<u>, take<u>
-        Mask of units from whom unit u wants a token each, whether it does, and whether it takes
-        them now; as of :class:`~moesaic.hw.interfaces.InstructionPort`.
+        Mask of units from whom unit u wants a token each, whether it does, and whether it begins
+        with them now; as of :class:`~moesaic.hw.interfaces.InstructionPort`.
     granted<u>
-        All of them are there. A register: tokens given in a cycle are granted two cycles later.
+        It has them: they are off the counters a cycle later. A register: tokens given in a cycle
+        are granted two cycles later.
     signal<u>, give<u>
         Mask of units to whom unit u gives a token each, and whether it does so now.
     overflow, giver
@@ -46,33 +47,34 @@ class TokenFile(wiring.Component):
         full = (1 << isa.TOKEN_BITS) - 1
         overflows = []
         for taker in units:
-            wanted = getattr(self, f"wait{taker}")
-            there = []
+            wanted, granted = getattr(self, f"wait{taker}"), getattr(self, f"granted{taker}")
+            # What a unit is granted leaves the counters in the first cycle of the grant, whenever
+            # the unit takes it: a `take` that hangs on much reaches one register here.
+            grant, fresh = Signal(name=f"grant_{taker}"), Signal(name=f"fresh_{taker}")
+            lacking = []
             for giver in units:
                 count = Signal(isa.TOKEN_BITS, name=f"tokens_{giver}_{taker}")
-                there.append(count.any())
+                some = Signal(name=f"some_{giver}_{taker}")
+                lacking.append(wanted[giver] & ~some)
                 given = Signal(name=f"given_{giver}_{taker}")
                 taken = Signal(name=f"taken_{giver}_{taker}")
                 m.d.comb += [
                     given.eq(
                         getattr(self, f"give{giver}") & getattr(self, f"signal{giver}")[taker]
                     ),
-                    taken.eq(
-                        getattr(self, f"take{taker}")
-                        & getattr(self, f"granted{taker}")
-                        & wanted[giver]
-                    ),
+                    taken.eq(fresh & wanted[giver]),
                 ]
                 overflows.append((giver, Signal(name=f"overflow_{giver}_{taker}")))
                 m.d.sync += [
                     count.eq(count + given - taken),
+                    some.eq(given | (some & (~taken | (count != 1)))),
                     overflows[-1][1].eq(given & ~taken & (count == full)),
                 ]
-            m.d.sync += getattr(self, f"granted{taker}").eq(
-                getattr(self, f"want{taker}")
-                & ~getattr(self, f"take{taker}")
-                & ((Cat(*there) & wanted) == wanted)
-            )
+            m.d.comb += grant.eq(getattr(self, f"want{taker}") & ~granted & ~Cat(lacking).any())
+            m.d.sync += [
+                fresh.eq(grant),
+                granted.eq(grant | (granted & ~getattr(self, f"take{taker}"))),
+            ]
         for giver, overflow in overflows:
             with m.If(overflow & ~self.overflow):
                 m.d.sync += [self.overflow.eq(1), self.giver.eq(giver)]

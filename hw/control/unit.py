@@ -108,8 +108,10 @@ class ControlUnit(wiring.Component):
         m.d.comb += [fetch.window.base.eq(windows[0].base), fetch.window.size.eq(windows[0].size)]
 
         busy = Cat(getattr(self, unit.name.lower()).busy for unit in Unit).any()
-        all_idle, finished = Signal(), Signal()
+        all_idle, finished, run, abort = Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
+            run.eq(frame.running & ~frame.abort & ~dispatcher.ended),
+            abort.eq(frame.abort),
             all_idle.eq(self.idle & fetch.idle),
             finished.eq(dispatcher.ended & dispatcher.empty & ~busy & self.idle & fetch.idle),
         ]
@@ -117,8 +119,8 @@ class ControlUnit(wiring.Component):
             self.irq.eq(file.irq),
             self.abort.eq(frame.abort),
             self.core_reset.eq(frame.core_reset),
-            fetch.run.eq(frame.running & ~frame.abort & ~dispatcher.ended),
-            fetch.abort.eq(frame.abort),
+            fetch.run.eq(run),
+            fetch.abort.eq(abort),
             frame.start.eq(file.start),
             frame.reset.eq(file.reset),
             frame.watchdog.eq(file.watchdog),

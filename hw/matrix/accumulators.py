@@ -96,7 +96,7 @@ class Accumulators(wiring.Component):
         ]
 
         # Maxima: the tree takes one cycle per level; the kept maximum is read meanwhile.
-        best = self._largest(m, results, steps[3:])
+        best = self._largest(m, results, steps[2:])
         compared, end = steps[3 + levels], steps[4 + levels]
         kept = Signal(signed(ACCUMULATOR_BITS), reset_less=True)
         old = Signal(signed(ACCUMULATOR_BITS))
@@ -121,11 +121,13 @@ class Accumulators(wiring.Component):
             landed.eq(Mux(end.group_last, 1 << end.bank, 0)),
             released.eq(Mux(self.port.release, 1 << drain_bank, 0)),
             self.bank_free.eq(~owned),
-            self.port.full.eq(full.bit_select(drain_bank, 1)),
         ]
+        full_next = Signal(2)
+        m.d.comb += full_next.eq((full | landed) & ~released)
         m.d.sync += [
+            self.port.full.eq(full_next.bit_select(drain_bank ^ self.port.release, 1)),
             owned.eq((owned | self.claim) & ~released),
-            full.eq((full | landed) & ~released),
+            full.eq(full_next),
             drain_bank.eq(drain_bank ^ self.port.release),
         ]
         return m
@@ -145,10 +147,13 @@ class Accumulators(wiring.Component):
 
     def _largest(self, m: Module, results: list[Signal], steps: list[data.View]) -> Value:
         """Maximum over the first ``columns`` results, one registered level of pairs per cycle."""
+        valid = Signal(len(results), reset_less=True)
+        m.d.sync += valid.eq(Cat(w < steps[0].columns for w in range(len(results))))
         terms: list[Value] = [
-            Mux(w < steps[0].columns, result, Const(_LOWEST, signed(ACCUMULATOR_BITS)))
+            Mux(valid[w], result, Const(_LOWEST, signed(ACCUMULATOR_BITS)))
             for w, result in enumerate(results)
         ]
+        steps = steps[1:]
         level = 0
         while len(terms) > 1:
             following: list[Value] = []

@@ -30,7 +30,7 @@ class Array(wiring.Component):
     sums are the same bit for bit.
 
     ``swap`` in cycle s makes the shadow the active tile from cycle s + 1 on. Writes presented up
-    to cycle s - 2 belong to that tile, writes from cycle s - 1 on to the one after it: a tile may
+    to cycle s - 3 belong to that tile, writes from cycle s - 2 on to the one after it: a tile may
     be requested for use in the cycle of its last write, and the next one loaded right behind.
 
     Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import ActivationRead
@@ -16,7 +16,9 @@ from moesaic.spec.arch import ArchConfig
 class Issue(wiring.Component):
     """Issues one request per cycle, in order, as soon as nothing it needs is missing.
 
-    From here on a word's way through the unit has fixed timing: it never waits again.
+    From here on a word's way through the unit has fixed timing: it never waits again. The
+    scratchpad must take every read at once; ``read`` and ``step`` are registers, a cycle behind
+    the decision.
 
     Parameters
     ----------
@@ -28,7 +30,7 @@ class Issue(wiring.Component):
     requests
         From the walker, at most ``REQUEST_SLOTS`` at a time.
     taken
-        A request has been issued (``step`` holds it).
+        A request is issued: ``step`` holds it in the next cycle.
     read
         Port of the activation scratchpad; the array takes its data.
     step
@@ -65,7 +67,7 @@ class Issue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         layout = request_layout(self.arch)
-        m.submodules.fifo = fifo = SyncFIFO(width=layout.size, depth=REQUEST_SLOTS)
+        m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=REQUEST_SLOTS)
         head = Signal(layout)
         m.d.comb += [
             fifo.w_data.eq(self.requests.payload),
@@ -76,15 +78,12 @@ class Issue(wiring.Component):
 
         bank = Signal()
         paused = Signal(range(PASS_DISTANCE), init=PASS_DISTANCE - 1)
-        bank_ok, tile_ok, pause_ok, go = Signal(), Signal(), Signal(), Signal()
+        bank_ok, tile_ok, pause_ok = Signal(), Signal(), Signal()
         m.d.comb += [
             bank_ok.eq(~head.group_start | self.bank_free.bit_select(bank, 1)),
             tile_ok.eq(~head.step.swap | self.tile_ready),
             pause_ok.eq(paused >= head.pause),
-            go.eq(fifo.r_rdy & bank_ok & tile_ok & pause_ok),
-            self.read.address.eq(head.address),
-            self.read.valid.eq(go & head.step.word),
-            self.taken.eq(go & (self.read.ready | ~head.step.word)),
+            self.taken.eq(fifo.r_rdy & bank_ok & tile_ok & pause_ok),
         ]
         with m.If(self.taken):
             m.d.sync += paused.eq(0)
@@ -93,8 +92,15 @@ class Issue(wiring.Component):
         with m.If(self.taken & head.step.group_last):
             m.d.sync += bank.eq(~bank)
 
-        with m.If(self.taken):
-            m.d.comb += [self.step.eq(head.step), self.step.bank.eq(bank)]
+        m.d.sync += [
+            self.read.valid.eq(self.taken & head.step.word),
+            self.read.address.eq(head.address),
+            self.step.eq(head.step),
+            self.step.bank.eq(bank),
+        ]
+        # Of a step that is none, these would be taken for one.
+        for name in ("word", "swap", "track", "group_last", "last"):
+            m.d.sync += self.step[name].eq(self.taken & head.step[name])
         m.d.comb += [
             self.tile_claim.eq(self.taken & head.step.swap),
             self.bank_claim.eq(Mux(self.taken & head.group_start, 1 << bank, 0)),

@@ -6,7 +6,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.interfaces import EXPERT_BITS, ActivationRead, RawInstruction
+from moesaic.hw.interfaces import EXPERT_BITS, ActivationRead
 from moesaic.hw.matrix.operand import OperandTile
 from moesaic.hw.matrix.stationary import load_layout
 from moesaic.hw.matrix.step import MATMUL, job_layout
@@ -58,7 +58,7 @@ class StationaryLoader(wiring.Component):
         ring_word = 8 * arch.ring_read_bytes
         super().__init__(
             {
-                "instructions": In(stream.Signature(RawInstruction)),
+                "instructions": In(stream.Signature(MATMUL.size)),
                 "jobs": Out(stream.Signature(job_layout())),
                 "token_wait": Out(isa.UNIT_COUNT),
                 "token_request": Out(1),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from amaranth import Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import ACTIVATION_READ_LATENCY, ActivationRead
 from moesaic.hw.matrix.stationary import load_layout
 from moesaic.hw.matrix.step import MATMUL
+from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.spec.arch import ArchConfig
 
 
@@ -72,6 +73,19 @@ class OperandTile(wiring.Component):
         index, part = Signal(range(arch.width)), Signal(range(max(parts, 2)))
         fresh = Signal()
 
+        # The scratchpad's answer goes no further than to this buffer.
+        m.submodules.request = request = SkidBuffer(
+            data.StructLayout(
+                {
+                    "address": range(arch.activation_words),
+                    "read": 1,
+                    "column": 1,
+                    "index": range(arch.width),
+                    "part": range(max(parts, 2)),
+                    "last": 1,
+                }
+            )
+        )
         accepted, last_part, last_index, none_left = Signal(), Signal(), Signal(), Signal()
         word_done = Signal()
         m.d.comb += [
@@ -80,11 +94,19 @@ class OperandTile(wiring.Component):
             last_index.eq(
                 (index == Mux(self.rows_mode, arch.depth - 1, arch.width - 1)) | (left == 1)
             ),
-            self.read.valid.eq(self.enable & ~fresh & ~none_left),
-            self.read.address.eq(cursor + part),
-            accepted.eq(self.read.valid & self.read.ready),
+            # A tile without words passes as one that reads nothing.
+            request.i.valid.eq(self.enable & ~fresh),
+            request.i.payload.read.eq(~none_left),
+            request.i.payload.address.eq(cursor + part),
+            request.i.payload.column.eq(~self.rows_mode),
+            request.i.payload.index.eq(index),
+            request.i.payload.part.eq(part),
+            request.i.payload.last.eq(self.requested),
+            accepted.eq(request.i.valid & request.i.ready & ~none_left),
             word_done.eq(accepted & last_part),
-            self.requested.eq((word_done & last_index) | (self.enable & ~fresh & none_left)),
+            self.requested.eq(
+                request.i.valid & request.i.ready & (none_left | (last_part & last_index))
+            ),
         ]
         next_cursor, next_left = Signal(word), Signal(count)
         next_n = Signal(word)
@@ -120,14 +142,19 @@ class OperandTile(wiring.Component):
             ]
 
         # What a word is travels with it through the scratchpad.
+        head, passes = request.o.payload, Signal()
         load = Signal(load_layout(arch))
         landing = Signal()
         m.d.comb += [
-            load.valid.eq(accepted),
-            load.column.eq(~self.rows_mode),
-            load.index.eq(index),
-            load.part.eq(part),
-            landing.eq(self.requested),
+            self.read.valid.eq(request.o.valid & head.read),
+            self.read.address.eq(head.address),
+            passes.eq(~head.read | self.read.ready),
+            request.o.ready.eq(passes),
+            load.valid.eq(self.read.valid & passes),
+            load.column.eq(head.column),
+            load.index.eq(head.index),
+            load.part.eq(head.part),
+            landing.eq(request.o.valid & passes & head.last),
         ]
         for i in range(ACTIVATION_READ_LATENCY):
             later = Signal(load_layout(arch), name=f"load{i}")

@@ -1,4 +1,4 @@
-"""The way of stationary operands to the columns: one register stage, rows and columns of a tile."""
+"""The way of stationary operands to the columns: two registers, rows and columns of a tile."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rows_at_once(arch: ArchConfig) -> int:
 
 
 class StationaryBus(wiring.Component):
-    """Spreads writes over the array; everything is out one cycle after it came in.
+    """Spreads writes over the array; everything is out two cycles after it came in.
 
     In a packed array the two weights of a pair are one number, ``(w1 << 18) + w2``. Its upper
     part is ``w1``, less one if ``w2`` is negative: computed here, once per write, and not behind
@@ -92,16 +92,23 @@ class StationaryBus(wiring.Component):
         m = Module()
         depth = self.arch.depth
         slices = rows_at_once(self.arch)
-        load = self.load
-        rows = Signal.like(self.ring_word)
-        m.d.comb += rows.eq(
-            Mux(load.ring, self.ring_word, self.operand_word.replicate(len(rows) // (8 * depth)))
-        )
+        # Sources are far away: their first register does nothing but choose.
+        self.came = load = Signal(load_layout(self.arch), reset_less=True)
+        came_valid = Signal()
+        rows = Signal.like(self.ring_word, reset_less=True)
+        operand_word = Signal.like(self.operand_word, reset_less=True)
+        operands = self.operand_word.replicate(len(rows) // (8 * depth))
+        m.d.sync += [
+            load.eq(self.load),
+            came_valid.eq(self.load.valid),
+            rows.eq(Mux(self.load.ring, self.ring_word, operands)),
+            operand_word.eq(self.operand_word),
+        ]
         m.d.sync += [self.row_enable.eq(0), self.column_enable.eq(0)]
-        with m.If(load.valid):
+        with m.If(came_valid):
             m.d.sync += [
                 self.row_data.eq(self._pairs(rows)),
-                self.column_data.eq(self._column(m, self.operand_word)),
+                self.column_data.eq(self._column(m, operand_word, came_valid)),
                 self.part_enable.eq(Mux(load.ring, ~0, 1 << load.part)),
             ]
             with m.If(load.ring):
@@ -124,13 +131,13 @@ class StationaryBus(wiring.Component):
             pairs.append(Cat(low, less_borrow(high, low[7])))
         return Cat(pairs)
 
-    def _column(self, m: Module, column: Value) -> Value:
+    def _column(self, m: Module, column: Value, valid: Value) -> Value:
         """Bytes of a column as its rows take them: the second one of a pair with the borrow."""
         if not self.arch.packed:
             return column
-        load, depth = self.load, self.arch.depth
+        load, depth = self.came, self.arch.depth
         negative = Signal(depth)  # in the column written last
-        with m.If(load.valid & load.column & ~load.ring):
+        with m.If(valid & load.column & ~load.ring):
             m.d.sync += negative.eq(Cat(column[8 * d + 7] for d in range(depth)))
         borrow = negative & load.index[0].replicate(depth)
         return Cat(

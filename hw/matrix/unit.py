@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import AccumulatorRead, ActivationRead, InstructionPort, QueueRead
@@ -12,8 +12,9 @@ from moesaic.hw.matrix.accumulators import STEP_TO_SUMS_CYCLES, Accumulators
 from moesaic.hw.matrix.array import Array
 from moesaic.hw.matrix.issue import Issue
 from moesaic.hw.matrix.loader import StationaryLoader
-from moesaic.hw.matrix.step import Timing, job_layout, step_layout
+from moesaic.hw.matrix.step import MATMUL, Timing, job_layout, step_layout
 from moesaic.hw.matrix.walker import Walker
+from moesaic.hw.memory.half import HalfBuffer
 from moesaic.spec.arch import ArchConfig
 
 EVENTS = (
@@ -48,7 +49,8 @@ class MatrixUnit(wiring.Component):
     ring, fetched
         Words of the weight ring; one bit per predicated segment, high if its words are there.
     stream_read, stationary_read
-        Activation ports of the streamed and of the stationary operand.
+        Activation ports of the streamed and of the stationary operand. The first one must take
+        every read at once.
     queue
         Expert queues: counts and token indices.
     parameters
@@ -88,11 +90,18 @@ class MatrixUnit(wiring.Component):
         m.submodules.issue = issue = Issue(arch)
         m.submodules.array = array = Array(arch)
         m.submodules.accumulate = accumulate = Accumulators(arch)
-        m.submodules.jobs = jobs = SyncFIFO(width=job_layout().size, depth=JOB_SLOTS)
+        m.submodules.jobs = jobs = SyncFIFOBuffered(width=job_layout().size, depth=JOB_SLOTS)
 
         wiring.connect(m, wiring.flipped(self.ring), loader.ring)
         wiring.connect(m, wiring.flipped(self.fetched), loader.fetched)
-        wiring.connect(m, wiring.flipped(self.control.queue), loader.instructions)
+        # The next instruction is here already: the dispatcher does not hang on the loader.
+        m.submodules.following = following = HalfBuffer(MATMUL.size)
+        m.d.comb += [
+            following.i.valid.eq(self.control.queue.valid),
+            following.i.payload.eq(self.control.queue.payload),
+            self.control.queue.ready.eq(following.i.ready),
+        ]
+        wiring.connect(m, following.o, loader.instructions)
         wiring.connect(m, loader.parameters, wiring.flipped(self.parameters))
         wiring.connect(m, loader.operand, wiring.flipped(self.stationary_read))
         wiring.connect(m, issue.read, wiring.flipped(self.stream_read))
@@ -181,7 +190,9 @@ class MatrixUnit(wiring.Component):
         unfinished = Signal(range(_UNFINISHED_MAX))
         m.d.sync += unfinished.eq(unfinished + loader.accepted - accumulate.done)
         m.d.comb += [
-            control.busy.eq((unfinished != 0) | loader.active | control.queue.valid),
+            control.busy.eq(
+                (unfinished != 0) | loader.active | loader.instructions.valid | control.queue.valid
+            ),
             control.working.eq(issue.streaming),
             control.stalled.eq(issue.stalled),
             control.wait_token.eq(

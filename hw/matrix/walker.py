@@ -6,6 +6,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.countdown import Countdown
 from moesaic.hw.interfaces import QueueRead
 from moesaic.hw.matrix.step import PASS_DISTANCE, job_layout, request_layout, row_bits
 from moesaic.spec import isa
@@ -14,11 +15,14 @@ from moesaic.spec.arch import ArchConfig
 REQUEST_SLOTS = 8
 """Requests that may be on their way or waiting: covers the walker's pipeline."""
 
+_STAGES = 4
+"""From a step of the loop to its request: queue, row, product, address."""
+
 
 class Walker(wiring.Component):
     """Turns jobs into one request per streamed word, one per cycle.
 
-    Requests come three cycles after their step of the loop; ``taken`` frees a slot. A job's tokens
+    Requests come four cycles after their step of the loop; ``taken`` frees a slot. A job's tokens
     are taken here unless the loader has done it. An empty job makes one request without a word,
     so that its tokens are given in order.
 
@@ -74,28 +78,36 @@ class Walker(wiring.Component):
         # activation words of row 0 for this k-tile and for this plane of it.
         self.row = row = Signal(job_layout()["rows"].shape)
         self.plane = plane = Signal()
-        self.k, self.n = Signal(len(job.k_tiles)), Signal(len(job.n_tiles))
-        self.group = Signal(len(job.groups))
+        self.rows_left = Countdown(len(job.rows), "rows")
+        self.k_tiles = Countdown(len(job.k_tiles), "k_tiles")
+        self.n_tiles = Countdown(len(job.n_tiles), "n_tiles")
+        self.groups = Countdown(len(job.groups), "groups")
+        self.wide_left = Countdown(len(job.last_wide) + 1, "wide")
+        self.first_row, self.first_k, self.first_n = Signal(), Signal(), Signal()
+        self.pause = Signal(range(PASS_DISTANCE))
         self.first_row_address = Signal(row_bits(self.arch))
         self.columns = Signal(len(job.stationary_rows))
         self.k_word, self.word = Signal(len(job.stream_base)), Signal(len(job.stream_base))
         walking, advance = Signal(), Signal()
-        slots = Signal(range(REQUEST_SLOTS + 1), init=REQUEST_SLOTS)
-        m.d.sync += slots.eq(slots + self.taken - advance)
+        slots, slot_free = Signal(range(REQUEST_SLOTS + 1), init=REQUEST_SLOTS), Signal(init=1)
+        m.d.sync += [
+            slots.eq(slots + self.taken - advance),
+            slot_free.eq(self.taken | (slots > 1) | ((slots != 0) & ~advance)),
+        ]
         m.d.comb += [
             planar.eq((job.streamed == isa.Streamed.SIGNED16) & self.planes),
-            advance.eq(walking & (slots != 0) & ~self.queue_hold),
+            advance.eq(walking & slot_free & ~self.queue_hold),
         ]
 
         last_row, last_plane = Signal(), Signal()
         last_k, last_n, last_group = Signal(), Signal(), Signal()
         finished = Signal()
         m.d.comb += [
-            last_row.eq((row + 1 == job.rows) | job.empty),
+            last_row.eq(self.rows_left.last | job.empty),
             last_plane.eq(plane | ~planar | job.empty),
-            last_k.eq((self.k + 1 == job.k_tiles) | job.empty),
-            last_n.eq((self.n + 1 == job.n_tiles) | job.empty),
-            last_group.eq((self.group + 1 == job.groups) | job.empty),
+            last_k.eq(self.k_tiles.last | job.empty),
+            last_n.eq(self.n_tiles.last | job.empty),
+            last_group.eq(self.groups.last | job.empty),
             finished.eq(last_row & last_plane & last_k & last_n & last_group),
         ]
 
@@ -116,10 +128,28 @@ class Walker(wiring.Component):
                 with m.If(self.jobs.valid & ~lacking):
                     m.d.sync += [
                         job.eq(self.jobs.payload),
-                        self.columns.eq(self.jobs.payload.stationary_rows),
+                        self.columns.eq(following.stationary_rows),
                         self.planes.eq(1),
-                        self.k_word.eq(self.jobs.payload.stream_base),
-                        self.word.eq(self.jobs.payload.stream_base),
+                        self.k_word.eq(following.stream_base),
+                        self.word.eq(following.stream_base),
+                        *self.rows_left.begin(following.rows),
+                        *self.k_tiles.begin(following.k_tiles),
+                        *self.n_tiles.begin(following.n_tiles),
+                        *self.groups.begin(following.groups),
+                        *self.wide_left.begin(following.last_wide + 1),
+                        row.eq(0),
+                        plane.eq(0),
+                        self.first_row.eq(1),
+                        self.first_k.eq(1),
+                        self.first_n.eq(1),
+                        self.first_row_address.eq(0),
+                        self.pause.eq(
+                            Mux(
+                                (following.rows < PASS_DISTANCE) & ~following.empty,
+                                PASS_DISTANCE - following.rows,
+                                0,
+                            )
+                        ),
                     ]
                     m.next = "WALK"
             with m.State("WALK"):
@@ -128,7 +158,7 @@ class Walker(wiring.Component):
                     m.next = "IDLE"
         m.d.comb += self.idle.eq(fsm.ongoing("IDLE") & ~self.jobs.valid)
         with m.If(advance):
-            self._count(m, last_row, last_plane, last_k, last_n, last_group)
+            self._count(m, last_row, last_plane, last_k, last_n)
         self._emit(m, advance, last_row & last_plane & last_k, last_n, finished)
         return m
 
@@ -139,37 +169,45 @@ class Walker(wiring.Component):
         last_plane: Signal,
         last_k: Signal,
         last_n: Signal,
-        last_group: Signal,
     ) -> None:
         job = self.job
         # Behind the last tile with a high plane only the low plane goes on, where `word` is then.
         leaves_planes, next_word = Signal(), Signal.like(self.word)
         m.d.comb += [
-            leaves_planes.eq(self.k == job.last_wide),
+            leaves_planes.eq(self.wide_left.last),
             next_word.eq(Mux(self.planar & leaves_planes, self.word, self.k_word) + 1),
         ]
-        m.d.sync += self.row.eq(self.row + 1)
+        m.d.sync += [self.row.eq(self.row + 1), self.first_row.eq(0), *self.rows_left.step()]
         with m.If(last_row):
-            m.d.sync += [self.row.eq(0), self.plane.eq(~last_plane)]
+            m.d.sync += [
+                self.row.eq(0),
+                self.first_row.eq(1),
+                *self.rows_left.restart(job.rows),
+                self.plane.eq(~last_plane),
+            ]
             with m.If(~last_plane):
                 m.d.sync += self.word.eq(self.word + job.plane_stride)
             with m.Elif(~last_k):
-                m.d.sync += [self.k.eq(self.k + 1), self.k_word.eq(next_word)]
+                m.d.sync += [*self.k_tiles.step(), *self.wide_left.step(), self.first_k.eq(0)]
+                m.d.sync += self.k_word.eq(next_word)
                 m.d.sync += [self.word.eq(next_word), self.planes.eq(self.planes & ~leaves_planes)]
             with m.Else():
                 m.d.sync += [
-                    self.k.eq(0),
+                    *self.k_tiles.restart(job.k_tiles),
+                    *self.wide_left.restart(job.last_wide + 1),
+                    self.first_k.eq(1),
                     self.planes.eq(1),
                     self.k_word.eq(job.stream_base),
                     self.word.eq(job.stream_base),
-                    self.n.eq(Mux(last_n, 0, self.n + 1)),
+                    *self.n_tiles.step(),
+                    self.first_n.eq(last_n),
                     self.first_row_address.eq(Mux(last_n, 0, self.first_row_address + job.rows)),
                     self.columns.eq(
                         Mux(self.columns > self.arch.width, self.columns - self.arch.width, 0)
                     ),
                 ]
                 with m.If(last_n):
-                    m.d.sync += self.group.eq(Mux(last_group, 0, self.group + 1))
+                    m.d.sync += [*self.n_tiles.restart(job.n_tiles), *self.groups.step()]
 
     def _emit(
         self, m: Module, advance: Signal, n_end: Signal, last_n: Signal, finished: Signal
@@ -179,34 +217,28 @@ class Walker(wiring.Component):
         m.d.comb += [self.queue.expert.eq(job.expert), self.queue.index.eq(row)]
 
         shape = request_layout(self.arch)
-        stages = [Signal(shape, name=f"request{i}") for i in range(3)]
-        valid = Signal(3)
+        stages = [Signal(shape, name=f"request{i}") for i in range(_STAGES)]
+        valid = Signal(_STAGES)
         m.d.sync += [valid.eq((valid << 1) | advance)]
         m.d.sync += [later.eq(earlier) for earlier, later in zip(stages, stages[1:], strict=False)]
 
         start = Signal()
-        m.d.comb += start.eq((row == 0) & (self.k == 0) & ~self.plane)
+        m.d.comb += start.eq(self.first_row & self.first_k & ~self.plane)
         entry, step = stages[0], stages[0].step
         high = self.planar & ~self.plane
-        final = (self.k + 1 == job.k_tiles) & (self.plane | ~self.planar)
+        final = self.k_tiles.last & (self.plane | ~self.planar)
         columns = Mux(self.columns > width, width, self.columns)
         m.d.sync += [
-            entry.pause.eq(
-                Mux(
-                    (row == 0) & (job.rows < PASS_DISTANCE) & ~job.empty,
-                    PASS_DISTANCE - job.rows,
-                    0,
-                )
-            ),
-            entry.group_start.eq(start & (self.n == 0) & ~job.empty),
+            entry.pause.eq(Mux(self.first_row, self.pause, 0)),
+            entry.group_start.eq(start & self.first_n & ~job.empty),
             entry.attention.eq(job.attention),
             step.word.eq(~job.empty),
-            step.swap.eq((row == 0) & ~self.plane & ~job.empty),
+            step.swap.eq(self.first_row & ~self.plane & ~job.empty),
             step.is_signed.eq(high | (job.streamed == isa.Streamed.SIGNED8)),
             step.high.eq(high),
-            step.overwrite.eq((self.k == 0) & ~self.plane),
+            step.overwrite.eq(self.first_k & ~self.plane),
             step.track.eq(job.track_maximum & final & ~job.empty),
-            step.first.eq(self.n == 0),
+            step.first.eq(self.first_n),
             step.group_last.eq(n_end & last_n & ~job.empty),
             step.last.eq(finished),
             step.columns.eq(columns),
@@ -217,19 +249,21 @@ class Walker(wiring.Component):
 
         # The queue's token comes one cycle after the index, in step with stages[0].
         index, gather, stride = Signal.like(row), Signal(), Signal(len(job.stream_stride))
-        words = [Signal(len(self.word), name=f"word{i}") for i in range(2)]
+        where, stride_1 = Signal.like(row), Signal.like(stride)
+        words = [Signal(len(self.word), name=f"word{i}") for i in range(_STAGES - 1)]
         product, address = Signal(len(index) + len(stride)), Signal(len(self.word))
         m.d.sync += [
             index.eq(row),
             gather.eq(job.gather),
             stride.eq(job.stream_stride),
-            words[0].eq(self.word),
-            words[1].eq(words[0]),
-            product.eq(Mux(gather, self.queue.token, index) * stride),
-            address.eq(words[1] + product),
+            where.eq(Mux(gather, self.queue.token, index)),
+            stride_1.eq(stride),
+            product.eq(where * stride_1),
+            *(later.eq(word) for word, later in zip([self.word, *words], words, strict=False)),
+            address.eq(words[-1] + product),
         ]
         m.d.comb += [
-            self.requests.valid.eq(valid[2]),
-            self.requests.payload.eq(stages[2]),
+            self.requests.valid.eq(valid[-1]),
+            self.requests.payload.eq(stages[-1]),
             self.requests.payload.address.eq(address),
         ]

@@ -44,13 +44,14 @@ class RamFifo(wiring.Component):
         m = Module()
         m.submodules.ram = ram = Ram(self.width, self.depth)
         write, read = Signal(range(self.depth)), Signal(range(self.depth))
-        stored = Signal(range(self.depth + 1))
+        # The counter decides nothing in the cycle that uses it: its two ends are registers.
+        stored, some, full = Signal(range(self.depth + 1)), Signal(), Signal()
         loaded = Signal()
         put, fetch = Signal(), Signal()
         m.d.comb += [
-            self.put.ready.eq(stored != self.depth),
+            self.put.ready.eq(~full),
             put.eq(self.put.valid & self.put.ready),
-            fetch.eq((stored != 0) & (~loaded | self.take.ready)),
+            fetch.eq(some & (~loaded | self.take.ready)),
             ram.write_enable.eq(put),
             ram.write_address.eq(write),
             ram.write_data.eq(self.put.payload),
@@ -64,6 +65,8 @@ class RamFifo(wiring.Component):
             write.eq(write + put),
             read.eq(read + fetch),
             stored.eq(stored + put - fetch),
+            some.eq(put | (some & (~fetch | (stored != 1)))),
+            full.eq(~fetch & (full | (put & (stored == self.depth - 1)))),
         ]
         with m.If(fetch):
             m.d.sync += loaded.eq(1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.interfaces import logit_layout
-from moesaic.hw.router.tournament import tournament
+from moesaic.hw.router.ranks import Ranks, rank_lanes
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.formats import LOGIT_BITS
@@ -18,7 +22,7 @@ EXP_LANES = 8
 
 
 def expert_slots(arch: ArchConfig) -> int:
-    """Logits a token can have, padded so that the tournament and the lanes are full."""
+    """Logits a token can have, padded so that the lanes are full."""
     return max(EXP_LANES, arch.max_experts)
 
 
@@ -51,11 +55,12 @@ def group_layout() -> data.StructLayout:
 class Selector(wiring.Component):
     """Chooses ``top_k`` experts per token, in descending order, ties to the lower expert.
 
-    A token takes ``max(chunks, top_k, experts / EXP_LANES)`` cycles; the next one is collected
-    meanwhile. Keys are logits with the sign bit turned over, so that unsigned order is their
-    order. The first choice of a token is on ``choice`` when the first group of all its logits is
-    on ``group``, so the maximum is known before the first logit is needed. The outputs cannot be
-    refused.
+    A token takes ``max(chunks + 1, top_k, experts / rank_lanes)`` cycles; its first choice is on
+    ``choice`` ``experts / rank_lanes + 5`` cycles after its last chunk, and the next tokens are
+    collected and ranked meanwhile. Keys are logits with the sign bit turned over, so that unsigned
+    order is their order. The first choice of a token is on ``choice`` when the first group of all
+    its logits is on ``group``, so the maximum is known before the first logit is needed. The
+    outputs cannot be refused.
 
     Attributes
     ----------
@@ -103,7 +108,7 @@ class Selector(wiring.Component):
         chunks = -(-slots // lanes)
         chunk = Signal(range(max(2, chunks)))
         m.d.comb += [
-            self.logits.ready.eq(~full | load),
+            self.logits.ready.eq(~full),
             self.token.eq(self.logits.valid & self.logits.ready & self.logits.payload.last),
         ]
         raw = self.logits.payload.logits
@@ -121,76 +126,112 @@ class Selector(wiring.Component):
         # What depends on the instruction only.
         enabled = Signal(slots)
         groups = Signal(range(slots // EXP_LANES + 1))
-        period = Signal(range(max(1 << len(self.top_k), slots // EXP_LANES + 1)))
+        rounds = Signal(range(slots // rank_lanes(arch) + 1))
+        period = Signal(range(max(1 << len(self.top_k), slots // rank_lanes(arch) + 1)))
+        period_less_1, rounds_less_1 = Signal.like(period), Signal.like(rounds)
+
+        def steps(lanes: int) -> Value:
+            """Cycles in which all logits pass, so many at a time."""
+            return (self.experts + lanes - 1) >> lanes.bit_length() - 1
+
         m.d.sync += [
             enabled.eq(Cat(self.experts > e for e in range(slots))),
-            groups.eq((self.experts + EXP_LANES - 1) >> (EXP_LANES.bit_length() - 1)),
-            period.eq(Mux(self.top_k > groups, self.top_k, groups)),
+            groups.eq(steps(EXP_LANES)),
+            rounds.eq(steps(rank_lanes(arch))),
+            rounds_less_1.eq(rounds - 1),
+            period.eq(Mux(self.top_k > rounds, self.top_k, rounds)),
+            period_less_1.eq(period - 1),
         ]
 
-        # Choose: one tournament per cycle among those not chosen yet.
-        token = Signal(slots * bits, reset_less=True)
-        row = Signal(range(arch.max_tokens), reset_less=True)
-        remaining = Signal(slots)
-        active = Signal()
-        turn = Signal(range(1 << len(self.top_k)))
-        last_turn = Signal()
-        winner = tournament(
-            m,
-            [Cat(token[e * bits : (e + 1) * bits], remaining[e]) for e in range(slots)],
-            "round",
-        )
+        # Rank: every key against RANK_LANES others per cycle.
+        ranked = Signal(slots * bits, reset_less=True)
+        ranked_row = Signal(range(arch.max_tokens), reset_less=True)
+        position = Signal(range(1 << len(period)))
+        ranking, last_position, finish = Signal(), Signal(), Signal()
+        m.submodules.ranks = ranks = Ranks(slots, bits, rank_lanes(arch))
         m.d.comb += [
-            last_turn.eq(turn + 1 == period),
-            load.eq(full & (~active | last_turn)),
+            last_position.eq(position == period_less_1),
+            load.eq(full & (~ranking | last_position)),
+            finish.eq(ranking & (position == rounds_less_1)),
+            ranks.keys.eq(ranked),
+            ranks.enabled.eq(enabled),
+            ranks.load.eq(load),
+            ranks.next_keys.eq(collected),
+            ranks.first.eq(position == 0),
         ]
         with m.If(load):
             m.d.sync += [
-                token.eq(collected),
-                row.eq(collected_row),
-                remaining.eq(enabled),
+                ranked.eq(collected),
+                ranked_row.eq(collected_row),
+                ranking.eq(1),
+                position.eq(0),
+            ]
+        with m.Else():
+            m.d.sync += [position.eq(position + 1), ranking.eq(ranking & ~last_position)]
+        begin = delay(m, finish, Ranks.LATENCY, "begin", control=True)
+        begin_keys = delay(m, ranked, Ranks.LATENCY, "begin_keys")
+        begin_row = delay(m, ranked_row, Ranks.LATENCY, "begin_row")
+
+        # Choose: the key of rank 0, 1, ... in each cycle.
+        token = Signal(slots * bits, reset_less=True)
+        row = Signal(range(arch.max_tokens), reset_less=True)
+        order = [Signal(range(slots), name=f"order_{e}", reset_less=True) for e in range(slots)]
+        chosen = Signal(slots)
+        active = Signal()
+        turn, following = Signal(range(1 << len(self.top_k))), Signal(range(1 << len(self.top_k)))
+        last_turn = Signal()
+        m.d.comb += last_turn.eq(turn == period_less_1)
+        with m.If(begin):
+            m.d.sync += [
+                token.eq(begin_keys),
+                row.eq(begin_row),
+                Cat(order).eq(Cat(ranks.rank)),
+                chosen.eq(Cat(ranks.rank[e] == 0 for e in range(slots)) & enabled),
                 active.eq(1),
                 turn.eq(0),
+                following.eq(1),
             ]
         with m.Else():
             m.d.sync += [
-                turn.eq(turn + 1),
+                chosen.eq(Cat(order[e] == following for e in range(slots)) & enabled),
+                turn.eq(following),
+                following.eq(following + 1),
                 active.eq(active & ~last_turn),
-                remaining.eq(remaining & ~Cat(winner.index == e for e in range(slots))),
             ]
+        key = reduce(or_, (Mux(chosen[e], token.word_select(e, bits), 0) for e in range(slots)))
         m.d.sync += [
             self.choice_valid.eq(active & (turn < self.top_k)),
-            self.choice.key.eq(winner.key[:bits]),
-            self.choice.exists.eq(winner.key[bits]),
-            self.choice.expert.eq(winner.index),
+            self.choice.key.eq(key),
+            self.choice.exists.eq(chosen.any()),
+            self.choice.expert.eq(reduce(or_, (Mux(chosen[e], e, 0) for e in range(slots)))),
             self.choice.row.eq(row),
             self.choice.first.eq(turn == 0),
-            self.choice.last.eq(turn + 1 == self.top_k),
+            self.choice.last.eq(following == self.top_k),
         ]
 
         # All logits pass by once, beginning with the first choice.
         passing = Signal(slots * bits, reset_less=True)
         mask = Signal(slots, reset_less=True)
-        position = Signal(range(slots // EXP_LANES + 1))
+        passed = Signal(range(slots // EXP_LANES + 1))
         with m.If(active & (turn == 0)):
             m.d.sync += [
                 passing.eq(token),
                 mask.eq(enabled),
-                position.eq(0),
+                passed.eq(0),
                 self.group_valid.eq(1),
             ]
         with m.Else():
             m.d.sync += [
                 passing.eq(passing >> EXP_LANES * bits),
                 mask.eq(mask >> EXP_LANES),
-                position.eq(position + 1),
+                passed.eq(passed + 1),
             ]
             with m.If(self.group.last):
                 m.d.sync += self.group_valid.eq(0)
         m.d.comb += [
             Cat(self.group.keys).eq(passing),
             self.group.mask.eq(mask),
-            self.group.first.eq(position == 0),
-            self.group.last.eq(position + 1 == groups),
+            self.group.first.eq(passed == 0),
+            self.group.last.eq(passed + 1 == groups),
         ]
         return m

@@ -23,8 +23,9 @@ from moesaic.spec.arch import ArchConfig
 class RouterUnit(wiring.Component):
     """Chooses experts and gate weights as ``semantics.route`` does, and fills the queues.
 
-    Tokens stream: each takes ``max(chunks, top_k, experts / 8)`` cycles, and the tokens of the
-    instruction are given about ``30 + 2 * top_k`` cycles after the last chunk. Logits that arrive
+    Tokens stream: each takes ``max(chunks + 1, top_k, experts / rank_lanes)`` cycles, and those
+    of the instruction are given about ``33 + experts / rank_lanes + 2 * top_k`` cycles after the
+    last chunk. Logits that arrive
     before their ROUTE has started wait.
 
     Attributes
@@ -79,8 +80,10 @@ class RouterUnit(wiring.Component):
         # Tokens still to be collected, and still to be written to the queues.
         to_collect, to_write = Signal(len(current.rows)), Signal(len(current.rows))
         row = Signal(len(current.first_row))
+        more = Signal()  # to collect
         with m.If(control.take):
             m.d.sync += [
+                more.eq(1),
                 running.eq(1),
                 row.eq(current.first_row),
                 to_collect.eq(current.rows),
@@ -89,7 +92,7 @@ class RouterUnit(wiring.Component):
         collecting = Signal()
         m.d.comb += [
             queues.clear.eq(control.take),
-            collecting.eq(running & to_collect.any()),
+            collecting.eq(running & more),
             selector.logits.valid.eq(self.logits.valid & collecting),
             selector.logits.payload.eq(self.logits.payload),
             self.logits.ready.eq(selector.logits.ready & collecting),
@@ -98,7 +101,11 @@ class RouterUnit(wiring.Component):
             selector.row.eq(row),
         ]
         with m.If(selector.token):
-            m.d.sync += [to_collect.eq(to_collect - 1), row.eq(row + 1)]
+            m.d.sync += [
+                to_collect.eq(to_collect - 1),
+                more.eq(to_collect != 1),
+                row.eq(row + 1),
+            ]
 
         m.d.comb += [
             weights.choice.eq(selector.choice),

@@ -29,7 +29,7 @@ def stream_command(arch: ArchConfig) -> data.StructLayout:
 
 
 class StreamSequencer(wiring.Component):
-    """Executes STREAM instructions in order, one per cycle at best, up to ``SEGMENTS`` at a time.
+    """Executes STREAM instructions in order, one in three cycles, up to ``SEGMENTS`` at a time.
 
     Whether a predicated segment is fetched is decided when its command can go out, as late as
     possible: a routing that finishes before then saves the bandwidth. Tokens are given when all
@@ -88,9 +88,12 @@ class StreamSequencer(wiring.Component):
         # The instruction in hand.
         current = Signal(layout)
         held, started, needs_none = Signal(), Signal(), Signal()
-        go = Signal()
+        settled, go = Signal(), Signal()
         arriving = data.View(layout, control.queue.payload[: layout.size])
-        m.d.comb += control.queue.ready.eq((~held | go) & ~self.stop)
+        m.d.comb += control.queue.ready.eq(~held)
+        m.d.sync += settled.eq(held & ~go)
+        with m.If(go):
+            m.d.sync += held.eq(0)
         with m.If(control.queue.ready):
             m.d.sync += [
                 held.eq(control.queue.valid),
@@ -109,10 +112,11 @@ class StreamSequencer(wiring.Component):
         with m.If(control.take & ~go):
             m.d.sync += started.eq(1)
 
-        # Fetch or skip.
+        # Fetch or skip: as of the cycle before, in which the instruction was here already if it
+        # is ``settled``.
         known, skip, decidable = Signal(), Signal(), Signal()
-        m.d.comb += [
-            known.eq(self.router.sequence == current.sequence),
+        m.d.comb += known.eq(self.router.sequence == current.sequence)
+        m.d.sync += [
             skip.eq(current.predicated & known & ~self.router.hit.bit_select(current.expert, 1)),
             decidable.eq(~current.predicated | known | current.speculate),
         ]
@@ -142,6 +146,7 @@ class StreamSequencer(wiring.Component):
         m.d.comb += [
             go.eq(
                 ready_to_start
+                & settled
                 & decidable
                 & (skip | free)
                 & unfinished.w_rdy
@@ -169,16 +174,18 @@ class StreamSequencer(wiring.Component):
         skipped = unfinished.r_data[-1]
         m.d.comb += [
             unfinished.r_en.eq(unfinished.r_rdy & (skipped | arrived.any()) & ~self.stop),
+        ]
+        m.d.sync += [
             control.give.eq(unfinished.r_en),
             control.signal.eq(unfinished.r_data[:-1]),
+            arrived.eq(arrived + self.segment - (unfinished.r_en & ~skipped)),
         ]
-        m.d.sync += arrived.eq(arrived + self.segment - (unfinished.r_en & ~skipped))
 
         m.d.comb += [
             self.fetched.valid.eq(outcomes.r_rdy),
             self.fetched.payload.eq(outcomes.r_data),
             outcomes.r_en.eq(self.fetched.ready),
-            control.busy.eq(control.queue.valid | held | (unfinished.level != 0)),
+            control.busy.eq(control.queue.valid | held | (unfinished.level != 0) | control.give),
             control.working.eq(self.line),
             control.wait_token.eq(held & ~started & ~tokens),
             control.stalled.eq(

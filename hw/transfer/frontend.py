@@ -53,7 +53,7 @@ class TransferFrontend(wiring.Component):
         passed = Signal()
         m.d.comb += [
             passed.eq(self.started.valid & self.started.ready),
-            self.queue.ready.eq(~self.holding | passed),
+            self.queue.ready.eq(~self.holding),
             self.wait.eq(held.wait),
             self.want.eq(self.holding & ~granted),
             self.take.eq(self.holding & ~granted & self.granted),
@@ -63,6 +63,8 @@ class TransferFrontend(wiring.Component):
         ]
         with m.If(self.take):
             m.d.sync += granted.eq(1)
+        with m.If(passed):
+            m.d.sync += self.holding.eq(0)
         with m.If(self.queue.ready):
             m.d.sync += [self.holding.eq(self.queue.valid), granted.eq(0)]
             m.d.sync += held.eq(self.queue.payload)

@@ -17,6 +17,7 @@ from moesaic.hw.interfaces import (
     WindowSettings,
 )
 from moesaic.hw.memory.resize import Widen
+from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.hw.transfer.frontend import TransferFrontend
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
@@ -148,16 +149,17 @@ class LoadUnit(wiring.Component):
         job = data.View(job_layout, jobs.r_data)
         address = Signal(positions["base"][1])
         receiving, writing = Signal(), Signal()
-        last_beat, job_done = Signal(), Signal()
+        last_beat, job_done, job_left = Signal(), Signal(), Signal()
         written, words_left = Signal(), Signal(word_bits)
         accepted = Signal()
         m.d.comb += [
             accepted.eq(engine.data.valid & engine.data.ready),
             last_beat.eq(accepted & engine.data.payload.last),
             job_done.eq(written & (words_left == 1)),
-            jobs.r_en.eq(job_done),
+            jobs.r_en.eq(job_left),
         ]
-        with m.If(~writing & jobs.r_rdy):
+        m.d.sync += job_left.eq(job_done)
+        with m.If(~writing & ~job_left & jobs.r_rdy):
             m.d.sync += [
                 writing.eq(1),
                 receiving.eq(1),
@@ -180,14 +182,17 @@ class LoadUnit(wiring.Component):
         for space, port in ports.items():
             widen = Widen(8 * beat_bytes, 8 * word_bytes[space])
             m.submodules[f"widen_{space.name.lower()}"] = widen
+            # Where the memory is busy is not known to the bus within the cycle.
+            m.submodules[f"word_{space.name.lower()}"] = word = SkidBuffer(8 * word_bytes[space])
             m.d.comb += [
                 widen.i.valid.eq(engine.data.valid & receiving & (job.space == space)),
                 widen.i.payload.eq(engine.data.payload.data),
-                port.valid.eq(widen.o.valid),
+                port.valid.eq(word.o.valid),
                 port.address.eq(address),
-                port.data.eq(widen.o.payload),
-                widen.o.ready.eq(port.ready),
+                port.data.eq(word.o.payload),
+                word.o.ready.eq(port.ready),
             ]
+            connect(m, widen.o, word.i)
             with m.If(receiving & (job.space == space)):
                 m.d.comb += engine.data.ready.eq(widen.i.ready)
             with m.If(port.valid & port.ready):

@@ -14,6 +14,7 @@ INDEX_SHIFT = tables.GELU_INPUT_FRACTION_BITS - tables.GELU_STEP_LOG2
 OUTPUT_SHIFT = tables.GELU_OUTPUT_FRACTION_BITS - tables.GELU_INPUT_FRACTION_BITS
 GELU_OUTPUT_BITS = tables.GELU_INPUT_BITS + OUTPUT_SHIFT
 _LAST = tables.GELU_ENTRIES - 1
+_BEYOND = _LAST << INDEX_SHIFT
 _VALUE_BITS = max(tables.GELU_TABLE).bit_length()
 _SLOPES = tuple(b - a for a, b in zip(tables.GELU_TABLE[:-1], tables.GELU_TABLE[1:], strict=True))
 _SLOPE_BITS = 1 + max(max(abs(slope), abs(slope + 1)).bit_length() for slope in _SLOPES)
@@ -63,8 +64,9 @@ class Gelu(wiring.Component):
             fraction = Signal(INDEX_SHIFT, name=f"fraction_{i}", reset_less=True)
             index = magnitude[INDEX_SHIFT:]
             m.d.comb += magnitude.eq(Mux(self.z[i] < 0, -self.z[i], self.z[i]))
+            beyond = (self.z[i] >= _BEYOND) | (self.z[i] <= -_BEYOND)
             m.d.sync += [
-                address.eq(Mux(index > _LAST, _LAST, index)),
+                address.eq(Mux(beyond, _LAST, index)),
                 fraction.eq(magnitude),
             ]
             addresses.append(address)

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from moesaic.hw.arithmetic.exp2 import Exp2
 from moesaic.hw.arithmetic.pipeline import clamp, delay, round_half, taps
 from moesaic.hw.arithmetic.requantise import Requantise
+from moesaic.hw.vector.addressing import Addressing
 from moesaic.hw.vector.gelu import Gelu
 from moesaic.hw.vector.operands import OPERAND_BITS, Operands
 from moesaic.hw.vector.operation import LIMITS, NORM, SPLIT_KINDS, issue_layout
@@ -46,10 +47,10 @@ def offset_code(value: Value, offset: Value) -> Value:
 class Lanes(wiring.Component):
     """Everything from the first multiplication on. Never stops; all operations take equally long.
 
-    Cycles are counted from the issue: operands at 4, requantised at 10 (softmax exponents; 16-bit
-    results split into their planes at 11; probabilities at 13), second multiplication 14 to 20
+    Cycles are counted from the issue: operands at 5, requantised at 11 (softmax exponents; 16-bit
+    results split into their planes at 12; probabilities at 14), second multiplication 15 to 21
     (GELU by its output scale, residual addends by their gate weight), results at ``RESULT``.
-    RESIDUAL reads the old value at 19 and writes at ``WRITTEN``.
+    RESIDUAL reads the old value at 20 and writes at ``WRITTEN``.
 
     Attributes
     ----------
@@ -62,7 +63,7 @@ class Lanes(wiring.Component):
     residual_address
         Residual word, 4 cycles after the issue.
     operand, lane_multiplier, lane_shift, limit
-        From ``Operands``, 4 cycles after the issue.
+        From ``Operands``, 5 cycles after the issue.
     read, read_address, read_data
         Port to the residual memory, latency 1; ``read`` asks for it.
     write, write_address, write_data
@@ -117,11 +118,14 @@ class Lanes(wiring.Component):
         m.submodules.exp2 = exp2 = Exp2(count)
         m.submodules.second = second = Requantise(count, CHUNK_BITS, (HIDDEN_BITS, CHUNK_BITS))
         operation = taps(m, self.issue.operation, self.RESULT, "operation")
+        # What chooses in every lane is decoded a cycle before.
+        gelu_at = taps(m, self.issue.operation == Drain.GELU, self.RESULT, "is_gelu")
+        softmax_at = taps(m, self.issue.operation == Drain.SOFTMAX, self.PROBABILITY, "is_softmax")
         requantised = Operands.LATENCY + Requantise.LATENCY
         valid_lanes = delay(m, self.issue.lanes, requantised, "lanes")
 
         # The second factor of GELU and RESIDUAL, long before it is needed.
-        is_gelu = operation[1] == Drain.GELU
+        is_gelu = gelu_at[1]
         factor = Mux(is_gelu, delay(m, self.multiplier, 1, "multiplier"), self.weight)
         distance = Mux(is_gelu, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
         offset = delay(m, self.offset, self.RESULT - 1, "offset")
@@ -141,18 +145,18 @@ class Lanes(wiring.Component):
             exp2.valid.eq(valid_lanes),
             second.multiplier.eq(factor.replicate(count)),
             second.shift.eq(distance.replicate(count)),
-            second.limit.eq(operation[self.SECOND] != Drain.GELU),
+            second.limit.eq(~gelu_at[self.SECOND]),
             self.probability.eq(exp2.value),
         ]
         updates = self.issue.valid & ~self.issue.null & (self.issue.operation == Drain.RESIDUAL)
         update = taps(m, updates, self.WRITTEN, "update", control=True)
-        address = taps(m, self.residual_address, self.WRITTEN - Operands.LATENCY, "address")
+        address = taps(m, self.residual_address, self.WRITTEN - Addressing.LATENCY, "address")
         read_at = self.RESULT - 2
         m.d.comb += [
             self.read.eq(update[read_at]),
-            self.read_address.eq(address[read_at - Operands.LATENCY]),
+            self.read_address.eq(address[read_at - Addressing.LATENCY]),
             self.write.eq(update[self.WRITTEN]),
-            self.write_address.eq(address[self.WRITTEN - Operands.LATENCY]),
+            self.write_address.eq(address[self.WRITTEN - Addressing.LATENCY]),
             self.chunk_put.eq(
                 delay(m, self.issue.valid & self.issue.put, self.RESULT, "put", control=True)
             ),
@@ -173,19 +177,17 @@ class Lanes(wiring.Component):
             line = delay(m, line, self.PROBABILITY - requantised - 1, f"narrow_{i}")
             line = self._register(
                 m,
-                Mux(operation[self.PROBABILITY] == Drain.SOFTMAX, exp2.value[i], line),
+                Mux(softmax_at[self.PROBABILITY], exp2.value[i], line),
                 f"line_{i}",
             )
             m.d.comb += second.operand[i].eq(
-                Mux(operation[self.SECOND] == Drain.GELU, gelu.value[i], line.as_signed())
+                Mux(gelu_at[self.SECOND], gelu.value[i], line.as_signed())
             )
             line = delay(m, line, Requantise.LATENCY, f"result_{i}")
             hidden = second.value[i][:HIDDEN_BITS].as_signed()
             planes = Cat(Const(0, 8), hidden)  # where NORM has its low and its high plane
             gelu_chunk = Mux(wide[-1], planes, offset_code(hidden, offset))
-            m.d.sync += self.chunk[i].eq(
-                Mux(operation[self.RESULT - 1] == Drain.GELU, gelu_chunk, line)
-            )
+            m.d.sync += self.chunk[i].eq(Mux(gelu_at[self.RESULT - 1], gelu_chunk, line))
             sum_ = Signal(signed(CHUNK_BITS + 1), name=f"sum_{i}", reset_less=True)
             m.d.sync += [
                 sum_.eq(self.read_data[i] + second.value[i]),

@@ -69,38 +69,59 @@ class Normaliser(wiring.Component):
         sum_row_base, row_base = Signal(address_shape), Signal(address_shape)
         rows_left = Signal(len(self.rows))
         ahead = Signal(range(Statistics.DEPTH + 1))
+        # Whether a word is its row's last, and a row the last one, is known a cycle before.
+        one_word, sum_last, row_last, last_row = Signal(), Signal(), Signal(), Signal()
+        sum_left, word_left = Signal(len(self.words)), Signal(len(self.words))
+        sum_first, sums_left, may_begin = Signal(), Signal(), Signal()
         begins, ends = Signal(), Signal()
         m.d.comb += [
             # A row's place in the statistics is taken with its first word.
-            self.sum.eq(
-                self.may_sum & (sum_rows != 0) & ((ahead != Statistics.DEPTH) | (sum_word != 0))
-            ),
+            self.sum.eq(self.may_sum & sums_left & (may_begin | ~sum_first)),
             self.normalise.eq(self.active & self.may_normalise),
             self.sum_address.eq(sum_row_base + sum_word),
             self.address.eq(row_base + self.word),
-            self.sum_first.eq(sum_word == 0),
-            self.sum_last.eq(sum_word == self.words - 1),
-            self.row_last.eq(self.word == self.words - 1),
-            self.last.eq(self.row_last & (rows_left == 1)),
+            self.sum_first.eq(sum_first),
+            self.sum_last.eq(sum_last),
+            self.row_last.eq(row_last),
+            self.last.eq(row_last & last_row),
             begins.eq(self.sum & self.sum_first),
             ends.eq(self.normalise & self.row_last),
         ]
-        m.d.sync += ahead.eq(ahead + begins - ends)
+        m.d.sync += [
+            ahead.eq(ahead + begins - ends),
+            may_begin.eq((ahead < Statistics.DEPTH - 1) | ((ahead != Statistics.DEPTH) & ~begins)),
+        ]
         with m.If(self.sum):
-            m.d.sync += sum_word.eq(sum_word + 1)
-            with m.If(self.sum_last):
+            m.d.sync += [
+                sum_word.eq(sum_word + 1),
+                sum_first.eq(0),
+                sum_left.eq(sum_left - 1),
+                sum_last.eq(sum_left == 1),
+            ]
+            with m.If(sum_last):
                 m.d.sync += [
                     sum_word.eq(0),
+                    sum_first.eq(1),
+                    sum_left.eq(self.words - 1),
+                    sum_last.eq(one_word),
                     sum_rows.eq(sum_rows - 1),
+                    sums_left.eq(sum_rows != 1),
                     sum_row_base.eq(sum_row_base + self.source_stride),
                 ]
         with m.If(self.normalise):
-            m.d.sync += self.word.eq(self.word + 1)
-            with m.If(self.row_last):
+            m.d.sync += [
+                self.word.eq(self.word + 1),
+                word_left.eq(word_left - 1),
+                row_last.eq(word_left == 1),
+            ]
+            with m.If(row_last):
                 m.d.sync += [
                     self.word.eq(0),
+                    word_left.eq(self.words - 1),
+                    row_last.eq(one_word),
                     self.row.eq(self.row + 1),
                     rows_left.eq(rows_left - 1),
+                    last_row.eq(rows_left == 2),
                     row_base.eq(row_base + self.source_stride),
                 ]
             with m.If(self.last):
@@ -109,9 +130,17 @@ class Normaliser(wiring.Component):
             m.d.sync += [
                 self.active.eq(1),
                 sum_rows.eq(self.rows),
+                sums_left.eq(1),
                 rows_left.eq(self.rows),
+                last_row.eq(self.rows == 1),
+                one_word.eq(self.words == 1),
                 sum_word.eq(0),
+                sum_first.eq(1),
+                sum_left.eq(self.words - 1),
+                sum_last.eq(self.words == 1),
                 self.word.eq(0),
+                word_left.eq(self.words - 1),
+                row_last.eq(self.words == 1),
                 self.row.eq(0),
                 sum_row_base.eq(self.source_base),
                 row_base.eq(self.source_base),

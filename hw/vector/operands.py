@@ -37,12 +37,12 @@ class Operands(wiring.Component):
     accumulators, maximum
         Accumulator row and row maximum, 2 cycles after the issue.
     scale, scale_shift
-        Row scale (ATTENTION), 3 cycles after the issue.
+        Row scale (ATTENTION), 4 cycles after the issue.
     operand, lane_multiplier, lane_shift, limit
         Inputs of the first requantiser.
     """
 
-    LATENCY = 4
+    LATENCY = 5
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
@@ -71,19 +71,20 @@ class Operands(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         lanes = self.arch.lanes
-        operation = delay(m, self.issue.operation, 3, "operation")
+        operation = delay(m, self.issue.operation, 4, "operation")
         chunk = delay(m, self.issue.chunk, 2, "chunk")
         scores = Signal(ACCUMULATOR_BITS * lanes, reset_less=True)
         m.d.sync += scores.eq(self.accumulators.word_select(chunk, len(scores)))
-        maximum = delay(m, self.maximum, 1, "maximum").as_signed()
-        channels = delay(m, self.channels, 1, "channels")
-        total = delay(m, self.statistics.total, 3, "total").as_signed()
+        scores = delay(m, scores, 1, "scores")
+        maximum = delay(m, self.maximum, 2, "maximum").as_signed()
+        channels = delay(m, self.channels, 3, "channels")
+        total = delay(m, self.statistics.total, 4, "total").as_signed()
 
         # Not inside the switch: a register there would be loaded in that case only.
-        gain = delay(m, self.statistics.gain, 3, "gain")
-        gain_shift = delay(m, self.statistics.shift, 3, "gain_shift")
-        field_multiplier = delay(m, self.multiplier, 3, "multiplier")
-        field_shift = delay(m, self.shift, 3, "shift")
+        gain = delay(m, self.statistics.gain, 4, "gain")
+        gain_shift = delay(m, self.statistics.shift, 4, "gain_shift")
+        field_multiplier = delay(m, self.multiplier, 4, "multiplier")
+        field_shift = delay(m, self.shift, 4, "shift")
         multiplier, shift = Signal(MULTIPLIER_BITS), Signal(SHIFT_BITS)
         with m.Switch(operation):
             with m.Case(Drain.ATTENTION):
@@ -96,7 +97,7 @@ class Operands(wiring.Component):
         m.d.comb += own.eq(
             (operation != Drain.SOFTMAX) & (operation != Drain.ATTENTION) & (operation != NORM)
         )
-        wide = delay(m, self.wide, 3, "wide")
+        wide = delay(m, self.wide, 4, "wide")
         with m.Switch(operation):
             for kind, bits in LIMIT_BITS.items():
                 limit: Value = Const(LIMITS.index(bits))
@@ -107,17 +108,18 @@ class Operands(wiring.Component):
 
         for i in range(lanes):
             parameters = self.parameters[i]
-            bias = delay(m, parameters.bias, 2, f"bias_{i}").as_signed()
-            lane_multiplier = delay(m, parameters.multiplier, 2, f"own_multiplier_{i}")
+            bias = delay(m, parameters.bias, 3, f"bias_{i}").as_signed()
+            lane_multiplier = delay(m, parameters.multiplier, 3, f"own_multiplier_{i}")
             # The largest shift leaves nothing; so do those that do not fit.
             limited = Mux(
                 parameters.shift[SHIFT_BITS:].any(),
                 (1 << SHIFT_BITS) - 1,
                 parameters.shift[:SHIFT_BITS],
             )
-            lane_shift = delay(m, limited, 2, f"own_shift_{i}")
+            lane_shift = delay(m, limited, 3, f"own_shift_{i}")
             score = scores.word_select(i, ACCUMULATOR_BITS).as_signed()
-            scaled = delay(m, self.residual[i] * channels, 2, f"scaled_{i}").as_signed()
+            residual = delay(m, self.residual[i], 2, f"residual_{i}").as_signed()
+            scaled = delay(m, residual * channels, 1, f"scaled_{i}").as_signed()
             operand = Signal(signed(OPERAND_BITS), name=f"operand_{i}", reset_less=True)
             with m.Switch(operation):
                 with m.Case(NORM):

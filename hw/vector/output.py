@@ -5,9 +5,10 @@ from __future__ import annotations
 from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.interfaces import ActivationWrite, logit_layout
+from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.hw.vector.operation import Destination, output_layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.formats import ADDEND_BITS, LOGIT_BITS, RESIDUAL_BITS
@@ -22,7 +23,8 @@ class OutputStage(wiring.Component):
 
     A chunk reserves its place before it enters the pipeline; ``room`` says that there is one. So
     the pipeline never stops. Routes (``output_layout``) and data are put separately, each in
-    order. A chunk can leave two cycles after its data are put; activation words with planes take
+    order. A chunk can leave two cycles after its data are put (three to ``logits`` and
+    ``output``, which are skid buffers); activation words with planes take
     a cycle for each plane, and one for an int8 result in front of them. With an instruction's last
     chunk its tokens are given, in program order.
 
@@ -35,7 +37,8 @@ class OutputStage(wiring.Component):
     activation_write, logits, output
         Destinations.
     give, signal
-        Tokens, one cycle after the last chunk left.
+        Tokens, one cycle after the last chunk left, perhaps into its skid buffer: it needs no
+        token to be found in a stream.
     """
 
     DEPTH = 32
@@ -44,7 +47,7 @@ class OutputStage(wiring.Component):
         self.arch = arch
         super().__init__(
             {
-                "room": Out(1),
+                "room": Out(1, init=1),
                 "reserve": In(1),
                 "route": In(output_layout(arch)),
                 "route_put": In(1),
@@ -72,7 +75,6 @@ class OutputStage(wiring.Component):
         reserved, stored = Signal(range(self.DEPTH + 1)), Signal(range(self.DEPTH + 1))
         fetch = Signal()
         m.d.comb += [
-            self.room.eq(reserved != self.DEPTH),
             route_write.addr.eq(route_at),
             route_write.data.eq(self.route),
             route_write.en.eq(self.route_put),
@@ -87,8 +89,16 @@ class OutputStage(wiring.Component):
             chunk_at.eq(chunk_at + self.chunk_put),
             read_at.eq(read_at + fetch),
             reserved.eq(reserved + self.reserve - fetch),
+            self.room.eq(
+                fetch | (reserved < self.DEPTH - 1) | ((reserved < self.DEPTH) & ~self.reserve)
+            ),
             stored.eq(stored + self.chunk_put - fetch),
         ]
+
+        m.submodules.logits_skid = logits = SkidBuffer(logit_layout(arch))
+        m.submodules.output_skid = output = SkidBuffer(RESIDUAL_BITS * arch.lanes)
+        connect(m, logits.o, flipped(self.logits))
+        connect(m, output.o, flipped(self.output))
 
         # The head waits in registers, so that the ports do not hang on the memory's read time.
         loaded, done, last_part = Signal(), Signal(), Signal()
@@ -128,11 +138,11 @@ class OutputStage(wiring.Component):
             last_part.eq(~route.wide | (part == 2)),
             write.address.eq(route.address),
             write.data.eq(word.replicate(copies)),
-            self.logits.payload.last.eq(route.row_last),
-            self.output.payload.eq(Cat(chunk[i][:RESIDUAL_BITS] for i in range(arch.lanes))),
+            logits.i.payload.last.eq(route.row_last),
+            output.i.payload.eq(Cat(chunk[i][:RESIDUAL_BITS] for i in range(arch.lanes))),
         ]
         for i in range(arch.lanes):
-            m.d.comb += self.logits.payload.logits[i].eq(chunk[i])
+            m.d.comb += logits.i.payload.logits[i].eq(chunk[i])
         with m.If(loaded):
             with m.Switch(route.destination):
                 with m.Case(Destination.NONE):
@@ -140,9 +150,9 @@ class OutputStage(wiring.Component):
                 with m.Case(Destination.ACTIVATION):
                     m.d.comb += [write.valid.eq(1), done.eq(write.ready & last_part)]
                 with m.Case(Destination.LOGITS):
-                    m.d.comb += [self.logits.valid.eq(1), done.eq(self.logits.ready)]
+                    m.d.comb += [logits.i.valid.eq(1), done.eq(logits.i.ready)]
                 with m.Case(Destination.OUTPUT):
-                    m.d.comb += [self.output.valid.eq(1), done.eq(self.output.ready)]
+                    m.d.comb += [output.i.valid.eq(1), done.eq(output.i.ready)]
         with m.If(write.valid & write.ready & ~last_part):
             m.d.sync += [part.eq(part + 1), route.address.eq(route.address + route.plane)]
         m.d.sync += [

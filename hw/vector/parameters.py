@@ -63,18 +63,33 @@ class ParameterBuffer(wiring.Component):
         read = memory.read_port()
 
         # Everything is a power of two, so one counter is block, entry and part at once.
-        put = Signal()
+        # The ring is far away, and wide: what comes is written a cycle later. Room is counted when
+        # a block has come, so that none is taken for which there is none.
+        put, came = Signal(), Signal()
+        word = Signal(8 * word_bytes, reset_less=True)
+        held, consumed = Signal(range(self.blocks + 1)), Signal.like(self.consume)
         position = Signal(range(self.blocks * block_bytes // word_bytes))
         part_bits = (parts - 1).bit_length()
         word_of_block = position[: (block_bytes // word_bytes - 1).bit_length()]
-        complete = Signal()
+        complete, room, last = Signal(), Signal(init=1), Signal()
+        arriving = Signal.like(word_of_block) if len(word_of_block) else None
         m.d.comb += [
-            self.words.ready.eq(self.available != self.blocks),
-            put.eq(self.words.valid & self.words.ready),
+            self.words.ready.eq(room),
+            came.eq(self.words.valid & room),
+            last.eq(came & (1 if arriving is None else arriving.all())),
             complete.eq(put & (word_of_block.all() if len(word_of_block) else 1)),
             write.addr.eq(position[part_bits:]),
-            write.data.eq(self.words.payload[: 8 * word_bytes].replicate(parts)),
+            write.data.eq(word.replicate(parts)),
         ]
+        m.d.sync += [
+            put.eq(came),
+            word.eq(self.words.payload[: 8 * word_bytes]),
+            consumed.eq(self.consume),
+            held.eq(held + last - consumed),
+            room.eq((held + last - consumed) != self.blocks),
+        ]
+        if arriving is not None:
+            m.d.sync += arriving.eq(arriving + came)
         if parts == 1:
             m.d.comb += write.en.eq(put)
         else:

@@ -27,16 +27,16 @@ class RowScale(wiring.Component):
     ready
         The oldest block is complete.
     read_row
-        Row of the oldest block; its ``scale`` and ``shift`` follow 3 cycles later.
+        Row of the oldest block; its ``scale`` and ``shift`` follow 4 cycles later.
     release
         Drop the oldest block; reads of this cycle still return its data.
     multiplier, instruction_shift
-        Of the ATTENTION, one cycle after ``read_row``.
+        Of the ATTENTION, two cycles after ``read_row``.
     scale, shift
         ``multiplier / sum`` as 16-bit mantissa and right shift (limited to 63).
     """
 
-    READ_LATENCY = 3
+    READ_LATENCY = 4
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
@@ -99,7 +99,8 @@ class RowScale(wiring.Component):
         ]
 
         mantissa_bits = len(reciprocal.mantissa)
-        mantissa, exponent = ram.read_data[:mantissa_bits], ram.read_data[mantissa_bits:]
+        word = delay(m, ram.read_data, 1, "word")
+        mantissa, exponent = word[:mantissa_bits], word[mantissa_bits:]
         product = Signal(32, reset_less=True)
         exponent_2 = Signal(SHIFT_BITS + 1, reset_less=True)
         m.d.sync += [

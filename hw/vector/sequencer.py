@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.interfaces import EXPERT_BITS, InstructionPort, instruction_layout
+from moesaic.hw.memory.half import HalfBuffer
 from moesaic.hw.vector.events import STALLS, EventCounter, VectorEvents
 from moesaic.hw.vector.lanes import Lanes
 from moesaic.hw.vector.normaliser import Normaliser
@@ -35,7 +36,8 @@ def view(opcode: Opcode, raw: Value) -> data.View:
 
 
 class Sequencer(wiring.Component):
-    """One instruction at a time; the first chunk is issued two cycles after it was taken, at best.
+    """One instruction at a time; the first chunk is issued three cycles after it was taken, at
+    best.
 
     The next instruction is taken in the cycle after the last chunk's issue, while earlier chunks
     are in the pipeline.
@@ -128,23 +130,23 @@ class Sequencer(wiring.Component):
             normaliser.source_stride.eq(norm.source_stride),
         ]
 
-        has_parameters, has_place, ready, hazard = Signal(), Signal(), Signal(), Signal()
+        step = walker.step
+        has_parameters, ready, hazard = Signal(), Signal(), Signal()
         updating = self._track_updates(m, walker, drain, set_up, hazard)
         m.d.comb += [
             has_parameters.eq(_is_any(drain.kind, PARAMETER_KINDS)),
-            self.block.eq(Mux(walker.rows_outside, walker.tile, 0)),
-            has_place.eq(walker.last | (~walker.null & (drain.kind != Drain.RESIDUAL))),
+            self.block.eq(Mux(walker.rows_outside, step.tile, 0)),
             ready.eq(
                 self.full
                 & (~has_parameters | (self.available > self.block))
                 & ((drain.kind != Drain.ATTENTION) | self.scale_ready)
                 & ~hazard
             ),
-            walker.advance.eq(walker.active & (self.room | ~has_place) & (walker.empty | ready)),
-            self.address.eq(walker.address),
-            self.release.eq(walker.advance & walker.group_last & ~walker.empty),
+            walker.advance.eq(walker.valid & (self.room | ~step.place) & (step.empty | ready)),
+            self.address.eq(step.address),
+            self.release.eq(walker.advance & step.group_last & ~step.empty),
             self.scale_release.eq(
-                walker.advance & walker.last & ~walker.empty & (drain.kind == Drain.ATTENTION)
+                walker.advance & step.last & ~step.empty & (drain.kind == Drain.ATTENTION)
             ),
             normaliser.may_sum.eq(updating == 0),
             normaliser.may_normalise.eq(self.statistics_ready & self.room),
@@ -155,10 +157,10 @@ class Sequencer(wiring.Component):
             self.sum_address.eq(normaliser.sum_address),
             self.residual_address.eq(normaliser.address),
         ]
-        with m.If(walker.advance & has_parameters & ~walker.empty):
+        with m.If(walker.advance & has_parameters & ~step.empty):
             with m.If(~walker.rows_outside):
-                m.d.comb += self.consume.eq(walker.tile_last)
-            with m.Elif(walker.last):
+                m.d.comb += self.consume.eq(step.tile_last)
+            with m.Elif(step.last):
                 m.d.comb += self.consume.eq(drain.n_tiles)
 
         with m.If(normaliser.active):
@@ -174,28 +176,24 @@ class Sequencer(wiring.Component):
             m.d.comb += [
                 self.issue.valid.eq(walker.advance),
                 self.issue.operation.eq(drain.kind),
-                self.issue.null.eq(walker.null),
-                self.issue.put.eq(has_place),
-                self.issue.row.eq(walker.row),
-                self.issue.column.eq(walker.column),
-                self.issue.chunk.eq(walker.chunk),
-                self.issue.lanes.eq(Cat(walker.valid_columns > i for i in range(arch.lanes))),
-                self.issue.row_first.eq(walker.row_first),
-                self.issue.row_last.eq(walker.row_last),
-                self.issue.last.eq(walker.last),
+                self.issue.null.eq(step.null),
+                self.issue.put.eq(step.place),
+                self.issue.row.eq(step.row),
+                self.issue.column.eq(step.column),
+                self.issue.chunk.eq(step.chunk),
+                self.issue.lanes.eq(step.lanes),
+                self.issue.row_first.eq(step.row_first),
+                self.issue.row_last.eq(step.row_last),
+                self.issue.last.eq(step.last),
             ]
 
         waiting = {
-            "vector_wait_bank": ~walker.empty & ~self.full,
-            "vector_wait_parameters": ~walker.empty
-            & has_parameters
-            & (self.available <= self.block),
-            "vector_wait_scale": ~walker.empty
-            & (drain.kind == Drain.ATTENTION)
-            & ~self.scale_ready,
-            "vector_wait_output": has_place & ~self.room,
+            "vector_wait_bank": ~step.empty & ~self.full,
+            "vector_wait_parameters": ~step.empty & has_parameters & (self.available <= self.block),
+            "vector_wait_scale": ~step.empty & (drain.kind == Drain.ATTENTION) & ~self.scale_ready,
+            "vector_wait_output": step.place & ~self.room,
         }
-        reason: Value = walker.active & ~walker.advance
+        reason: Value = walker.valid & ~walker.advance
         for name in STALLS:
             m.d.comb += getattr(self, name).eq(reason & waiting[name])
             reason = reason & ~waiting[name]
@@ -203,14 +201,14 @@ class Sequencer(wiring.Component):
         issued = walker.advance | normaliser.sum | normaliser.normalise
         m.d.comb += [
             self.control.working.eq(issued),
-            self.control.stalled.eq((walker.active | normaliser.active) & ~issued),
+            self.control.stalled.eq((walker.valid | normaliser.active) & ~issued),
             events.softmax_start.eq(walker.start & (drain.kind == Drain.SOFTMAX)),
             events.rows.eq(walker.rows),
             events.columns.eq(drain.columns),
-            events.drained.eq(walker.advance & ~walker.null),
+            events.drained.eq(walker.advance & ~step.null),
             events.softmax.eq(drain.kind == Drain.SOFTMAX),
             events.gelu.eq(drain.kind == Drain.GELU),
-            events.valid_columns.eq(walker.valid_columns),
+            events.valid_columns.eq(step.valid_columns),
             events.normalised.eq(self.statistics_take),
         ]
         return m
@@ -218,26 +216,32 @@ class Sequencer(wiring.Component):
     def _take_instructions(self, m: Module, active: Value) -> Signal:
         """Fill ``held``; the result is high in the cycle after, when the queue count is there."""
         set_up, idle, take = Signal(), Signal(), Signal()
-        arriving = view(Opcode.DRAIN, self.control.queue.payload)
+        # The next one is here already: the dispatcher does not hang on this one's end.
+        m.submodules.following = following = HalfBuffer(INSTRUCTION_BITS)
+        here = following.o.valid
+        arriving = view(Opcode.DRAIN, following.o.payload)
         drain = view(Opcode.DRAIN, self.held)
         # One per chunk with a place in the output stage at most, and the one that is issuing.
         unfinished = Signal(range(OutputStage.DEPTH + 4))
         m.d.comb += [
             idle.eq(~set_up & ~active),
-            take.eq(idle & self.control.queue.valid & self.control.granted),
+            take.eq(idle & here & self.control.granted),
             self.control.wait.eq(arriving.wait),
-            self.control.want.eq(self.control.queue.valid),
+            self.control.want.eq(here),
             self.control.take.eq(take),
-            self.control.queue.ready.eq(take),
-            self.control.wait_token.eq(idle & self.control.queue.valid & ~self.control.granted),
-            self.control.busy.eq(unfinished != 0),
+            following.i.valid.eq(self.control.queue.valid),
+            following.i.payload.eq(self.control.queue.payload),
+            self.control.queue.ready.eq(following.i.ready),
+            following.o.ready.eq(take),
+            self.control.wait_token.eq(idle & here & ~self.control.granted),
+            self.control.busy.eq(here | (unfinished != 0)),
             self.control.give.eq(self.given),
             self.control.signal.eq(self.given_signal),
             self.queue_expert.eq(Mux(idle, arriving.expert, drain.expert)),
         ]
         m.d.sync += [set_up.eq(take), unfinished.eq(unfinished + take - self.given)]
         with m.If(take):
-            m.d.sync += self.held.eq(self.control.queue.payload)
+            m.d.sync += self.held.eq(following.o.payload)
         return set_up
 
     def _track_updates(

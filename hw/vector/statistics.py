@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.pipeline import add_tree, delay, tree_latency
+from moesaic.hw.arithmetic.product import wide_product
 from moesaic.hw.arithmetic.reciprocal_sqrt import ReciprocalSqrt
 from moesaic.hw.vector.operation import (
     SQUARE_BITS,
@@ -42,7 +43,7 @@ class Statistics(wiring.Component):
     """
 
     DEPTH = 32
-    LATENCY_LIMIT = 26
+    LATENCY_LIMIT = 27
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
@@ -66,12 +67,13 @@ class Statistics(wiring.Component):
         values, squares = [], []
         for i in lanes:
             square = Signal(2 * RESIDUAL_BITS - 1, name=f"square_{i}", reset_less=True)
-            m.d.sync += square.eq(self.words[i] * self.words[i])
-            values.append(delay(m, self.words[i], 1, f"value_{i}").as_signed())
+            word = delay(m, self.words[i], 1, f"word_{i}").as_signed()
+            m.d.sync += square.eq(word * word)
+            values.append(delay(m, word, 1, f"value_{i}").as_signed())
             squares.append(square)
         value_sum = add_tree(m, values, "value_tree")
         square_sum = add_tree(m, squares, "square_tree")
-        latency = 1 + tree_latency(self.arch.lanes)
+        latency = 2 + tree_latency(self.arch.lanes)
         valid = delay(m, self.valid, latency, "valid", control=True)
         first = delay(m, self.row_first, latency, "first")
         total, square = Signal(signed(TOTAL_BITS)), Signal(SQUARE_BITS)
@@ -81,9 +83,8 @@ class Statistics(wiring.Component):
                 square.eq(Mux(first, 0, square) + square_sum),
             ]
 
-        # Registers behind the wide products are for the tools to move into them.
-        scaled = delay(m, self.channels * square, _MULTIPLY_CYCLES, "scaled")
-        squared = delay(m, (total * total).as_unsigned(), _MULTIPLY_CYCLES, "squared")
+        scaled = wide_product(m, square, self.channels, _MULTIPLY_CYCLES, "scaled")
+        squared = wide_product(m, total, total, _MULTIPLY_CYCLES, "squared").as_unsigned()
         difference = Signal(signed(VARIANCE_BITS + 1), reset_less=True)
         variance = Signal(signed(VARIANCE_BITS + 1), reset_less=True)
         positive = Signal(VARIANCE_BITS, reset_less=True)
@@ -117,12 +118,12 @@ class Statistics(wiring.Component):
         ]
         m.submodules.memory = memory = Memory(shape=statistics_layout(), depth=self.DEPTH, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
-        level = Signal(range(self.DEPTH + 1))
+        level, some = Signal(range(self.DEPTH + 1)), Signal()
         take = self.rows.valid & self.rows.ready
         m.d.comb += [
             write.data.eq(row),
             write.en.eq(put),
-            self.rows.valid.eq(level != 0),
+            self.rows.valid.eq(some),
             self.rows.payload.eq(read.data),
         ]
         read_at, write_at = Signal(range(self.DEPTH)), Signal(range(self.DEPTH))
@@ -131,5 +132,6 @@ class Statistics(wiring.Component):
             write_at.eq(write_at + put),
             read_at.eq(read_at + take),
             level.eq(level + put - take),
+            some.eq(put | (some & (~take | (level != 1)))),
         ]
         return m

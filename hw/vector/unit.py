@@ -206,8 +206,8 @@ class VectorUnit(wiring.Component):
         cycles = Lanes.PROBABILITY
         m.d.comb += [
             row_scale.read_row.eq(issue.row),
-            row_scale.multiplier.eq(delay(m, drain.multiplier, 1, "attention_multiplier")),
-            row_scale.instruction_shift.eq(delay(m, drain.shift, 1, "attention_shift")),
+            row_scale.multiplier.eq(delay(m, drain.multiplier, 2, "attention_multiplier")),
+            row_scale.instruction_shift.eq(delay(m, drain.shift, 2, "attention_shift")),
             row_scale.valid.eq(delay(m, summed, cycles, "summed", control=True)),
             row_scale.probability.eq(lanes.probability),
             row_scale.row.eq(delay(m, issue.row, cycles, "summed_row")),

@@ -2,47 +2,68 @@
 
 from __future__ import annotations
 
-from amaranth import Const, Module, Mux, Signal, signed
-from amaranth.lib import wiring
+from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.countdown import Countdown
+from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Drain, Opcode
 
 
+def step_layout(arch: ArchConfig) -> data.StructLayout:
+    """A step of the loop nest; the fields are those of :class:`Walker`."""
+    return data.StructLayout(
+        {
+            "null": 1,
+            "empty": 1,
+            "place": 1,
+            "row": ROW_BITS,
+            "chunk": range(max(2, arch.chunks)),
+            "column": COLUMN_BITS,
+            "valid_columns": signed(COLUMN_BITS + 1),
+            "lanes": arch.lanes,
+            "address": range(arch.accumulator_rows),
+            "row_first": 1,
+            "row_last": 1,
+            "tile": range(arch.parameter_blocks),
+            "tile_last": 1,
+            "group_last": 1,
+            "last": 1,
+        }
+    )
+
+
 class Walker(wiring.Component):
-    """Steps through groups, n-tiles, rows and chunks; the outputs describe the current chunk.
+    """Steps through groups, n-tiles, rows and chunks, one step ahead of the one it shows.
 
     A tile without valid columns is one ``null`` step, as is a whole instruction without rows.
+    All of ``step`` is a register, so that what decides on taking it begins there. Counters count
+    what is left behind the current step, and whether that is nothing is a register beside each.
 
     Attributes
     ----------
     start
-        Load the inputs below; the first step is there one cycle later.
+        Load the inputs below; the first step is there two cycles later.
     kind, rows, n_tiles, groups, columns
         Fields of the instruction; held while ``active``.
     rows_outside
         Finish a row before the next one (then there is one group).
+    step, valid
+        The current step. ``null``, ``empty``: it reads nothing; because there is no row at all.
+        ``place``: it takes one in the output stage. ``row``; ``chunk`` within the accumulator row;
+        ``column`` of the chunk's first lane; ``valid_columns`` from there on, 0 or less behind the
+        last one; ``lanes`` that are valid. ``address``: accumulator row. ``row_first``,
+        ``row_last``: first and last chunk of the row, with ``rows_outside``. ``tile``: the n-tile,
+        with ``rows_outside``: its parameter block counted from the oldest. ``tile_last``,
+        ``group_last``, ``last``: last step of the tile, the group, the instruction.
     advance
         The current step is taken.
     active
-        There is a current step.
-    null, empty
-        The step reads nothing; because there is no row at all.
-    row, chunk, column
-        Row; chunk within the accumulator row; column of the chunk's first lane.
-    valid_columns
-        Valid columns from the chunk's first on; 0 or less behind the last one.
-    address
-        Accumulator row.
-    row_first, row_last
-        First and last chunk of the row, with ``rows_outside``.
-    tile
-        The n-tile, with ``rows_outside``: its parameter block counted from the oldest.
-    tile_last, group_last, last
-        Last step of the tile, the group, the instruction.
+        There are steps to come, or a current one.
     """
 
     def __init__(self, arch: ArchConfig) -> None:
@@ -57,20 +78,9 @@ class Walker(wiring.Component):
                 "columns": In(isa.width(Opcode.DRAIN, "columns")),
                 "rows_outside": In(1),
                 "advance": In(1),
+                "step": Out(step_layout(arch)),
+                "valid": Out(1),
                 "active": Out(1),
-                "null": Out(1),
-                "empty": Out(1),
-                "row": Out(ROW_BITS),
-                "chunk": Out(range(max(2, arch.chunks))),
-                "column": Out(COLUMN_BITS),
-                "valid_columns": Out(signed(COLUMN_BITS + 1)),
-                "address": Out(range(arch.accumulator_rows)),
-                "row_first": Out(1),
-                "row_last": Out(1),
-                "tile": Out(range(arch.parameter_blocks)),
-                "tile_last": Out(1),
-                "group_last": Out(1),
-                "last": Out(1),
             }
         )
 
@@ -78,106 +88,155 @@ class Walker(wiring.Component):
         m = Module()
         arch = self.arch
         lanes, width, depth = arch.lanes, arch.width, arch.depth
-        # SOFTMAX goes on with zeros up to a whole activation word.
-        padded = Signal(COLUMN_BITS)
-        padding = Signal(range(depth))
-        rounded = (self.columns + (depth - 1)) & ~Const(depth - 1, COLUMN_BITS)
-        m.d.comb += padded.eq(Mux(self.kind == Drain.SOFTMAX, rounded, self.columns))
+        lanes_log2, width_log2 = lanes.bit_length() - 1, width.bit_length() - 1
 
-        left, tile_left = Signal(COLUMN_BITS), Signal(COLUMN_BITS)
+        # Column of the last lane that counts: SOFTMAX goes on with zeros to a whole word.
+        end = Signal(COLUMN_BITS)
+        m.d.comb += end.eq((self.columns - 1) | Mux(self.kind == Drain.SOFTMAX, depth - 1, 0))
+        most_chunks = arch.chunks - 1
+        walking = Signal()
+        following = Signal(step_layout(arch))  # the step that the registers describe
+        empty, null = Signal(), Signal()
+        row, chunk, column = (
+            Signal(ROW_BITS),
+            Signal(range(max(2, arch.chunks))),
+            Signal(COLUMN_BITS),
+        )
         tile_column = Signal(COLUMN_BITS)
-        tiles, groups = len(self.n_tiles), len(self.groups)
-        tile = Signal(tiles)
-        rows_left, tiles_left, groups_left = Signal(ROW_BITS), Signal(tiles), Signal(groups)
+        valid_columns = Signal(signed(COLUMN_BITS + 1))
+        tile_valid = Signal(signed(COLUMN_BITS + 1))
+        address, tile = Signal(range(arch.accumulator_rows)), Signal(len(self.n_tiles))
 
-        chunk_last, columns_end, row_end = Signal(), Signal(), Signal()
+        # What is left behind this step: chunks of the row in this tile, tiles with valid columns.
+        chunks_left, last_chunks = Signal.like(chunk), Signal.like(chunk)
+        valid_left, all_valid_left = Signal(COLUMN_BITS), Signal(COLUMN_BITS)
+        last_valid, one_valid = Signal(), Signal()
+        rows, tiles = Countdown(ROW_BITS, "rows"), Countdown(len(self.n_tiles), "tiles")
+        groups = Countdown(len(self.groups), "groups")
+        last_row, last_tile = rows.last, tiles.last
+        last_chunk, tile_last, group_last = Signal(), Signal(), Signal()
         m.d.comb += [
-            columns_end.eq(left <= lanes),
-            chunk_last.eq((self.chunk == arch.chunks - 1) | columns_end | self.null),
-            self.null.eq(self.empty | (~self.rows_outside & (tile_left == 0))),
-            self.row_first.eq(self.column == 0),
-            self.row_last.eq(columns_end | ((tiles_left == 1) & chunk_last)),
-            row_end.eq(Mux(self.rows_outside, self.row_last, chunk_last)),
-            self.tile.eq(tile),
-            self.tile_last.eq(self.null | (row_end & (rows_left == 1))),
-            self.group_last.eq(
-                self.tile_last & (self.rows_outside | (tiles_left == 1) | self.empty)
+            last_chunk.eq(null | empty | (chunks_left == 0)),
+            following.empty.eq(empty),
+            following.null.eq(null | empty),
+            following.row.eq(row),
+            following.chunk.eq(chunk),
+            following.column.eq(column),
+            following.valid_columns.eq(valid_columns),
+            following.lanes.eq(Cat(valid_columns > i for i in range(lanes))),
+            following.address.eq(address),
+            following.row_first.eq(column == 0),
+            following.row_last.eq(last_chunk & (last_valid | last_tile)),
+            following.tile.eq(tile),
+            tile_last.eq(
+                null
+                | empty
+                | (last_chunk & last_row & (~self.rows_outside | last_valid | last_tile))
             ),
-            self.last.eq(self.empty | (self.group_last & (self.rows_outside | (groups_left == 1)))),
-            self.valid_columns.eq(left - padding),
+            group_last.eq(tile_last & (self.rows_outside | last_tile | empty)),
+            following.tile_last.eq(tile_last),
+            following.group_last.eq(group_last),
+            following.last.eq(group_last & (self.rows_outside | groups.last | empty)),
+            following.place.eq(following.last | (~following.null & (self.kind != Drain.RESIDUAL))),
+        ]
+        m.submodules.skid = skid = SkidBuffer(step_layout(arch))
+        move = Signal()
+        m.d.comb += [
+            skid.i.valid.eq(walking),
+            skid.i.payload.eq(following),
+            self.step.eq(skid.o.payload),
+            self.valid.eq(skid.o.valid),
+            skid.o.ready.eq(self.advance),
+            move.eq(walking & skid.i.ready),
+            self.active.eq(walking | self.valid),
         ]
 
+        def enter_tile(none_left: Value) -> None:
+            """The first chunk of a row in a tile with valid columns, perhaps the last such one."""
+            m.d.sync += [chunk.eq(0), chunks_left.eq(Mux(none_left, last_chunks, most_chunks))]
+
         with m.If(self.start):
+            ends = end[lanes_log2:width_log2] if width_log2 > lanes_log2 else 0
+            none_left = ~end[width_log2:].any()
             m.d.sync += [
-                self.active.eq(1),
-                self.empty.eq(self.rows == 0),
-                padding.eq(padded - self.columns),
-                left.eq(padded),
-                tile_left.eq(padded),
-                self.column.eq(0),
+                walking.eq(1),
+                empty.eq(self.rows == 0),
+                null.eq(0),
+                last_chunks.eq(ends),
+                chunk.eq(0),
+                chunks_left.eq(Mux(none_left, ends, most_chunks)),
+                column.eq(0),
                 tile_column.eq(0),
-                self.chunk.eq(0),
-                self.row.eq(0),
-                rows_left.eq(self.rows),
+                valid_columns.eq(self.columns),
+                tile_valid.eq(self.columns),
+                valid_left.eq(end[width_log2:]),
+                all_valid_left.eq(end[width_log2:]),
+                last_valid.eq(none_left),
+                one_valid.eq(none_left),
+                row.eq(0),
+                address.eq(0),
+                *rows.begin(self.rows),
                 tile.eq(0),
-                tiles_left.eq(self.n_tiles),
-                groups_left.eq(self.groups),
-                self.address.eq(0),
+                *tiles.begin(self.n_tiles),
+                *groups.begin(self.groups),
             ]
-        with m.Elif(self.advance):
-            m.d.sync += self.active.eq(~self.last)
-            with m.If(~chunk_last):
+        with m.Elif(move):
+            m.d.sync += walking.eq(~following.last)
+            with m.If(~last_chunk):
                 m.d.sync += [
-                    self.chunk.eq(self.chunk + 1),
-                    self.column.eq(self.column + lanes),
-                    left.eq(left - lanes),
+                    chunk.eq(chunk + 1),
+                    chunks_left.eq(chunks_left - 1),
+                    column.eq(column + lanes),
+                    valid_columns.eq(valid_columns - lanes),
                 ]
+            with m.Elif(self.rows_outside & following.row_last):
+                m.d.sync += [
+                    row.eq(row + 1),
+                    address.eq(row + 1),
+                    *rows.step(),
+                    tile.eq(0),
+                    *tiles.restart(self.n_tiles),
+                    valid_left.eq(all_valid_left),
+                    last_valid.eq(one_valid),
+                    column.eq(0),
+                    valid_columns.eq(tile_valid),
+                ]
+                enter_tile(one_valid)
             with m.Elif(self.rows_outside):
-                m.d.sync += self.chunk.eq(0)
-                with m.If(self.row_last):
-                    m.d.sync += [
-                        self.row.eq(self.row + 1),
-                        self.address.eq(self.row + 1),
-                        rows_left.eq(rows_left - 1),
-                        tile.eq(0),
-                        tiles_left.eq(self.n_tiles),
-                        self.column.eq(0),
-                        left.eq(tile_left),
-                    ]
-                with m.Else():
-                    m.d.sync += [
-                        self.address.eq(self.address + self.rows),
-                        tile.eq(tile + 1),
-                        tiles_left.eq(tiles_left - 1),
-                        self.column.eq(self.column + lanes),
-                        left.eq(left - lanes),
-                    ]
+                m.d.sync += [
+                    address.eq(address + self.rows),
+                    tile.eq(tile + 1),
+                    *tiles.step(),
+                    valid_left.eq(valid_left - 1),
+                    last_valid.eq(valid_left == 1),
+                    column.eq(column + lanes),
+                    valid_columns.eq(valid_columns - lanes),
+                ]
+                enter_tile(valid_left == 1)
+            with m.Elif(~tile_last):
+                m.d.sync += [
+                    address.eq(address + 1),
+                    row.eq(row + 1),
+                    *rows.step(),
+                    column.eq(tile_column),
+                    valid_columns.eq(tile_valid),
+                ]
+                enter_tile(last_valid)
             with m.Else():
-                m.d.sync += self.chunk.eq(0)
-                with m.If(~self.tile_last):
-                    m.d.sync += [
-                        self.address.eq(self.address + 1),
-                        self.row.eq(self.row + 1),
-                        rows_left.eq(rows_left - 1),
-                        self.column.eq(tile_column),
-                        left.eq(tile_left),
-                    ]
-                with m.Else():
-                    following = Mux(tile_left > width, tile_left - width, 0)
-                    m.d.sync += [
-                        self.address.eq(self.address + 1),
-                        self.row.eq(0),
-                        rows_left.eq(self.rows),
-                        tile_column.eq(tile_column + width),
-                        self.column.eq(tile_column + width),
-                        tile_left.eq(following),
-                        left.eq(following),
-                        tiles_left.eq(tiles_left - 1),
-                    ]
-                    with m.If(self.group_last):
-                        m.d.sync += [
-                            self.address.eq(0),
-                            tiles_left.eq(self.n_tiles),
-                            groups_left.eq(groups_left - 1),
-                        ]
+                m.d.sync += [
+                    address.eq(Mux(group_last, 0, address + 1)),
+                    row.eq(0),
+                    *rows.restart(self.rows),
+                    tile_column.eq(tile_column + width),
+                    column.eq(tile_column + width),
+                    tile_valid.eq(tile_valid - width),
+                    valid_columns.eq(tile_valid - width),
+                    null.eq(null | last_valid),
+                    valid_left.eq(valid_left - 1),
+                    last_valid.eq(valid_left == 1),
+                    *tiles.step(),
+                ]
+                enter_tile(valid_left == 1)
+                with m.If(group_last):
+                    m.d.sync += [*tiles.restart(self.n_tiles), *groups.step()]
         return m

@@ -21,7 +21,7 @@ from moesaic.hw.matrix.step import PASS_DISTANCE
 from moesaic.hw.matrix.step import Timing as MatrixTiming
 from moesaic.hw.matrix.unit import JOB_SLOTS
 from moesaic.hw.matrix.walker import REQUEST_SLOTS
-from moesaic.hw.router.selector import EXP_LANES
+from moesaic.hw.router.ranks import rank_lanes
 from moesaic.hw.stream.lines import SKEW_BEATS
 from moesaic.hw.stream.sequencer import SEGMENTS
 from moesaic.hw.vector.lanes import Lanes
@@ -49,17 +49,17 @@ def estimate_shape(shape: Shape, arch: ArchConfig, memory: Memory | None = None)
 @pytest.mark.parametrize("arch", ARCHS, ids=lambda a: a.name)
 def test_latencies_are_those_of_the_gateware(arch: ArchConfig) -> None:
     timing = Timing.of(arch)
-    assert timing.word_to_row == MatrixTiming(arch).end + 1
+    assert timing.word_to_row == MatrixTiming(arch).end + 2
     assert timing.pass_distance == PASS_DISTANCE
     assert timing.request_slots == REQUEST_SLOTS
     assert timing.job_slots == JOB_SLOTS
-    assert timing.operand == ACTIVATION_READ_LATENCY
+    assert timing.operand == 1 + ACTIVATION_READ_LATENCY
     assert timing.chunk == VectorUnit.LATENCY
     assert timing.chunk_slots == OutputStage.DEPTH
     assert timing.update == Lanes.WRITTEN + 1
     assert timing.update_again == Lanes.HAZARD
     assert timing.statistics <= Statistics.LATENCY_LIMIT
-    assert timing.exponentials == EXP_LANES
+    assert timing.rank_lanes == rank_lanes(arch)
     assert timing.segments == SEGMENTS
     assert timing.skew_beats == SKEW_BEATS + 1
     assert timing.outstanding_beats == OUTSTANDING_BURSTS * arch.max_burst

@@ -124,7 +124,7 @@ async def decisions(dut: Any) -> None:
     bench.route = 1.0
     before = bench.cycles
     await bench.finish()
-    assert bench.cycles - before <= experts + 40
+    assert bench.cycles - before <= 3 * experts + 20
     bench.check()
     assert bench.outcomes == [1, 0, 1] + [0] * (experts - 2)
 

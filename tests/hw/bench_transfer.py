@@ -12,6 +12,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 from cocotbext.axi import AxiBus, AxiRam, AxiResp
 
 from moesaic.spec import isa
+from tests.hw.grants import Grants
 
 DEPTH = int(os.environ["DEPTH"])
 LANES = int(os.environ["LANES"])
@@ -43,6 +44,7 @@ class Bench:
         self.queues = {"load": deque(), "store": deque()}
         self.given = {"load": [], "store": []}
         self.tokens = {"load": 10**9, "store": 10**9}  # how many instructions may start
+        self.grants = {unit: Grants() for unit in self.tokens}
         self.activation: dict[int, int] = {}
         self.residual: dict[int, int] = {}
         self.writes: list[tuple[str, int]] = []
@@ -85,7 +87,7 @@ class Bench:
                 if queue:
                     raw = int.from_bytes(queue[0], "little")
                     getattr(dut, f"{unit}__queue__payload").value = raw
-                getattr(dut, f"{unit}__granted").value = self.tokens[unit] > 0
+                getattr(dut, f"{unit}__granted").value = self.grants[unit].granted
             dut.activation__ready.value = self.flip()
             dut.residual__ready.value = self.flip()
             dut.other_data__ready.value = 1
@@ -103,7 +105,13 @@ class Bench:
             for unit, queue in self.queues.items():
                 if queue and getattr(dut, f"{unit}__queue__ready").value:
                     queue.popleft()
-                if getattr(dut, f"{unit}__take").value:
+                want, take = (
+                    bool(getattr(dut, f"{unit}__{name}").value) for name in ("want", "take")
+                )
+                wait = getattr(dut, f"{unit}__wait").value.to_unsigned()
+                # One token stands for all of a mask.
+                self.grants[unit].sample(want, wait, take, self.tokens[unit] > 0)
+                if take:
                     assert self.tokens[unit] > 0
                     self.tokens[unit] -= 1
                 if getattr(dut, f"{unit}__give").value:

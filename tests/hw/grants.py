@@ -22,11 +22,12 @@ class Grants:
         Raises
         ------
         AssertionError
-            Tokens were taken that were not granted or not wanted, or a mask changed on the way.
+            Tokens were taken that were not granted, or a mask changed or was given up on the way.
         """
         if take and wait:
             assert want and self.granted, "took tokens that were not granted"
-        if want and self._asked is not None:
+        if self._asked is not None:
+            assert want, f"gave up mask {self._asked:#x}"
             assert wait == self._asked, f"mask changed from {self._asked:#x} to {wait:#x}"
         self._asked = wait if want and not take else None
-        self.granted = want and not take and there
+        self.granted = not take if self.granted else want and there

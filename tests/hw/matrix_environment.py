@@ -39,7 +39,9 @@ class Reader:
         self.bench.put(f"{self.name}__data_valid", word is not None)
         data = os.urandom(ARCH.depth) if word is None else word
         self.bench.put(f"{self.name}__data", int.from_bytes(data, "little"))
-        self.bench.put(f"{self.name}__ready", random.random() >= self.bench.idle)
+        # The streamed operand's port comes first in the scratchpad, and relies on it.
+        ready = self.name == "stream_read" or random.random() >= self.bench.idle
+        self.bench.put(f"{self.name}__ready", ready)
 
     def sample(self) -> None:
         word = None

@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from amaranth import Module, Signal
 
-from moesaic.hw.router.tournament import tournament
+from moesaic.hw.router.ranks import Ranks
 from moesaic.hw.router.unit import RouterUnit
 from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import run_cocotb
@@ -44,6 +43,6 @@ def test_presets_elaborate(arch: ArchConfig) -> None:
     assert "module router_unit" in to_verilog(RouterUnit(arch), "router_unit")
 
 
-def test_tournament_needs_a_power_of_two() -> None:
-    with pytest.raises(ValueError, match="power of two above 1, not 3"):
-        tournament(Module(), [Signal(4) for _ in range(3)], "round")
+def test_ranks_compare_whole_groups() -> None:
+    with pytest.raises(ValueError, match="lanes must divide slots 8, not 3"):
+        Ranks(8, 4, 3)

@@ -41,7 +41,7 @@ class Matrix:
         for number, position in enumerate(frame.of_unit[Unit.MATRIX]):
             step, rows = frame.steps[position], frame.rows[position]
             seen = yield from frame.dispatched[Unit.MATRIX].at(number)
-            accepted = max(self.loader, seen)
+            accepted = max(self.loader, seen + self.timing.queue_register)
             frame.taken[Unit.MATRIX].append(accepted)
             at = accepted + 1
             ring = field(step, "stationary") == Stationary.RING
@@ -56,7 +56,7 @@ class Matrix:
             # Tokens are asked for as soon as the last job is at work.
             granted = 0.0
             if not own_tokens and step.wait:
-                granted = max(at + 1 + self.timing.grant, tokens)
+                granted = max(at + self.timing.job + self.timing.grant, tokens)
             start = self._take_job(at, granted, own_tokens)
             if field(step, "predicated") and (ring or field(step, "parameters")):
                 yield from self._segment(position, rows)
@@ -75,7 +75,7 @@ class Matrix:
 
     def _take_job(self, handed_on: float, granted: float, own_tokens: bool) -> float:
         """The streamer's loop takes a job, and its tokens; returns when it begins to count."""
-        taken = max(handed_on + 1, self.loop, granted)
+        taken = max(handed_on + self.timing.job, self.loop, granted)
         self.job_taken.append(taken)
         if not own_tokens:
             self.owed = taken

@@ -38,7 +38,7 @@ class Stream:
         for number, position in enumerate(frame.of_unit[Unit.STREAM]):
             step = frame.steps[position]
             seen = yield from frame.dispatched[Unit.STREAM].at(number)
-            go = max(seen, last) + 1
+            go = max(seen + 2, last + 3)
             if step.wait:
                 go = max(go + timing.grant, (yield from frame.tokens(position)))
             if number >= timing.segments:
@@ -54,7 +54,7 @@ class Stream:
                     go = max(go, published)
                 fetch = published > go or frame.rows[position] > 0
                 frame.fetched.append((go + timing.outcome, fetch))
-            frame.taken[Unit.STREAM].append(max(seen, last))
+            frame.taken[Unit.STREAM].append(max(seen, last + 1))
             last = go
             before = frame.weights.beats
             earliest = go + timing.command + frame.memory.latency
@@ -62,7 +62,7 @@ class Stream:
             yield from self._segment(field(step, "words"), go, fetch)
             frame.work[position] = round(frame.weights.beats - before)
             self.done.append(max(go, frame.weights.time if fetch else go))
-            frame.finished[Unit.STREAM].append(self.done[-1] + 1)
+            frame.finished[Unit.STREAM].append(self.done[-1] + 2)
 
     def _segment(self, words: int, go: float, fetch: bool) -> Process:
         """Fetch the chunks of the MATMULs that a command serves, or leave them out."""

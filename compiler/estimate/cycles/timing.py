@@ -46,40 +46,47 @@ class Timing:
 
     word_to_row: int
     """Request of a streamed word until its accumulator row, its bank or a token can be seen:
-    activation read 2, array, add 1, a maximum of ``width`` columns, write 1, visible 1
-    (``hw/matrix/step.py``: Timing)."""
+    request 1, activation read 2, array, add 1, a maximum of ``width`` columns, write 1, visible 1
+    (``hw/matrix/issue.py``, ``hw/matrix/step.py``: Timing)."""
     statistics: int
     """NORM's last read of a row until the row can be normalised (``hw/vector/statistics.py``)."""
     row_scale: int
     """Last chunk of a SOFTMAX until ATTENTION may start (``hw/vector/row_scale.py``)."""
+    rank_lanes: int
+    """Logits per cycle that the router compares with all (``rank_lanes``)."""
     outstanding_beats: int
     """Beats requested ahead of arrival, per port (``hw/axi/read.py``)."""
     store_buffer: int
     """Beats that may wait between vector unit and bus (``hw/axi/write.py``: two bursts)."""
     burst_beats: int
     """Beats per burst; one of writes is sent when the last one is in the buffer."""
-    chunk: int = 23
+    chunk: int = 24
     """Chunk issued until offered to its destination (``VectorUnit.LATENCY``)."""
-    chunk_token: int = 25
+    chunk_token: int = 26
     """Last chunk issued until its tokens count: the chunk's way, give, visible."""
     chunk_slots: int = 32
     """Chunks between issue and destination (``OutputStage.DEPTH``)."""
-    update: int = 23
+    update: int = 24
     """Last residual update issued until NORM may read (``Lanes.WRITTEN``, and one)."""
     update_again: int = 4
     """Last residual update issued until the next RESIDUAL may issue (``Lanes.HAZARD``)."""
-    drain_start: int = 2
-    """Vector unit takes an instruction until its first chunk: set up, walker."""
+    drain_start: int = 3
+    """Vector unit takes a DRAIN until its first chunk: set up, walker 2."""
+    norm_start: int = 2
+    """Vector unit takes a NORM until its first read: set up, start."""
     pass_distance: int = 4
     """Least cycles between visits of an accumulator row (``PASS_DISTANCE``)."""
-    request: int = 4
-    """Streamer's loop until a request can issue: three stages and a queue."""
+    request: int = 6
+    """Streamer's loop until a request can issue: four stages and a buffered queue."""
     request_slots: int = 8
     """Requests between loop and issue (``REQUEST_SLOTS``)."""
+    job: int = 2
+    """Job handed on until the streamer may take it: a buffered queue."""
     job_slots: int = 4
     """Instructions between loader and streamer (``JOB_SLOTS``)."""
-    operand: int = 2
-    """Last operand word requested until the tile can be used (``ACTIVATION_READ_LATENCY``)."""
+    operand: int = 3
+    """Last operand word requested until the tile can be used: a skid buffer, and
+    ``ACTIVATION_READ_LATENCY``."""
     command: int = 9
     """STREAM decided until its address is with the memory, and back through the port's skid and
     skew queue: command register, engine 5; 1 and 2 cycles."""
@@ -95,29 +102,30 @@ class Timing:
     """Beats that a port holds in front of the ring (``SKEW_BEATS`` and one)."""
     segments: int = 16
     """STREAM instructions with data under way (``SEGMENTS``)."""
-    route: int = 30
+    route: int = 33
     """Last logits in the router until the routing is published and its tokens count, besides two
-    cycles per choice (``RouterUnit``)."""
-    exponentials: int = 8
-    """Logits per cycle whose exponentials the router sums (``EXP_LANES``)."""
-    fetch: int = 13
+    cycles per choice and one per ``rank_lanes`` experts (``RouterUnit``)."""
+    fetch: int = 17
     """Frame start until the first beat of the program is dispatched, besides the memory's latency:
-    command and address registers 5, port arbiter 1, skid 1, widening 1, buffer 2, check 3."""
+    first request 3, command and address registers 5, port arbiter 2, skid 1, widening 1, buffer 2,
+    check 3."""
     fetch_ahead: int = 64
     """Instructions requested and not dispatched (``BUFFER_INSTRUCTIONS``)."""
     fetch_block: int = 8
     """Instructions per request (``BLOCK_INSTRUCTIONS``)."""
-    queue: int = 3
-    """Dispatch until the unit sees the instruction: a buffered queue and a skid buffer."""
+    queue: int = 2
+    """Dispatch until the unit sees the instruction: a buffered queue."""
+    queue_register: int = 1
+    """And where a unit keeps the next instruction in a register (``HalfBuffer``)."""
     grant: int = 1
     """Tokens there, and asked for, until they are granted (``hw/control/tokens.py``)."""
-    load_request: int = 6
-    """LOAD has its tokens until its address is with the memory: engine 5, arbiter 1."""
-    load_token: int = 3
-    """Last beat of a LOAD until its tokens count: skid, widening and write, give."""
-    store_token: int = 11
+    load_request: int = 7
+    """LOAD has its tokens until its address is with the memory: engine 5, arbiter 2."""
+    load_token: int = 4
+    """Last beat of a LOAD until its tokens count: skid, widening, a register and write, give."""
+    store_token: int = 12
     """Besides the memory's latency, last chunk offered until the tokens of its STORE count:
-    narrowing 1, buffer 2, issue 3, response 2, give 2, visible 1."""
+    skid 1, narrowing 1, buffer 2, issue 3, response 2, give 2, visible 1."""
     end: int = 10
     """A unit's last token until the frame is over: ``QUIET_CYCLES``, and two."""
 
@@ -129,12 +137,13 @@ class Timing:
             array += 1
         lanes = max(1, _tree(arch.lanes))
         return cls(
-            word_to_row=2 + array + 1 + _log2(arch.width) + 1 + 1,
-            # Read, sums, total; products 3, variance 3, root 9, gain 2; queue 1.
-            statistics=1 + lanes + 1 + 3 + 3 + 9 + 2 + 1,
-            # Operands 4, requantise 6, exponential 3; sums, total, reciprocal 7; ready 1.
-            row_scale=13 + lanes + 1 + 7 + 1,
+            word_to_row=1 + 2 + array + 1 + _log2(arch.width) + 1 + 1,
+            # Read 2, sums, total; products 3, variance 3, root 9, gain 2; queue 1.
+            statistics=2 + lanes + 1 + 3 + 3 + 9 + 2 + 1,
+            # Operands 5, requantise 6, exponential 3; sums, total, reciprocal 7; ready 1.
+            row_scale=14 + lanes + 1 + 7 + 1,
             outstanding_beats=OUTSTANDING_BURSTS * arch.max_burst,
             store_buffer=STORE_BURSTS * arch.max_burst,
             burst_beats=arch.max_burst,
+            rank_lanes=min(8, max(4, arch.lanes // 4)),
         )

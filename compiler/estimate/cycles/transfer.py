@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, field
-from moesaic.spec import isa
+from moesaic.spec import isa, layout
 from moesaic.spec.isa import Space, Unit
 
 
@@ -26,7 +26,7 @@ def dispatch(frame: Frame) -> Process:
                 request = times[position + timing.fetch_block - timing.fetch_ahead - 1]
                 there = max(there, request + delay)
             there += beats / frame.memory.share
-        at = max(there, times[-1] + 1 if times else 0.0)
+        at = max(there, times[-1] + 2 if times else 0.0)
         unit = step.unit
         slot = number[unit] - arch.queue_depth
         if slot >= 0:
@@ -48,7 +48,8 @@ def router(frame: Frame) -> Process:
         frame.collecting.append(begin + 1)
         rows += frame.rows[position]
         last = yield from frame.logits.reached(rows)
-        free = last + frame.timing.route + 2 * field(step, "top_k")
+        ranked = layout.words(field(step, "experts"), frame.timing.rank_lanes)
+        free = last + frame.timing.route + 2 * field(step, "top_k") + ranked
         frame.work[position] = frame.rows[position]
         frame.finished[Unit.ROUTER].append(free)
 

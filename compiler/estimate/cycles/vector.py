@@ -36,10 +36,12 @@ class Vector:
             step, rows = frame.steps[position], frame.rows[position]
             seen = yield from frame.dispatched[Unit.VECTOR].at(number)
             tokens = yield from frame.tokens(position)
-            taken = max(self.free, seen + self.timing.grant, tokens)
+            here = seen + self.timing.queue_register
+            taken = max(self.free, here + self.timing.grant, tokens)
             frame.taken[Unit.VECTOR].append(taken)
-            start = taken + self.timing.drain_start
-            if step.opcode is Opcode.NORM:
+            is_norm = step.opcode is Opcode.NORM
+            start = taken + (self.timing.norm_start if is_norm else self.timing.drain_start)
+            if is_norm:
                 frame.work[position] = rows * field(step, "words")
                 frame.began[position] = start
                 last, left = self._norm(step, rows, start)
@@ -124,8 +126,8 @@ class Vector:
             begin = max(at + timing.chunk, (yield from frame.collecting.at(self.routes)))
             frame.began[position] = begin
             self.routes += 1
-            sums = layout.words(field(route, "experts"), timing.exponentials)
-            cycles = rows * max(chunks // rows, field(route, "top_k"), sums)
+            ranked = layout.words(field(route, "experts"), timing.rank_lanes)
+            cycles = rows * max(chunks // rows + 1, field(route, "top_k"), ranked)
             self.offered = max(self.offered, begin) + cycles
             frame.logits.put(rows, self.offered)
         elif kind is Drain.OUTPUT:
