@@ -1,7 +1,7 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test fuzz verilog vivado sim firmware bench resources timing docs lint format
+.PHONY: help setup demo test fuzz formal verilog vivado sim firmware bench resources timing docs lint format
 
 PYTHON ?= python3
 TARGET ?= nano
@@ -9,6 +9,7 @@ TARGET_NAME = $(basename $(notdir $(TARGET)))
 PYTEST_ARGS ?=
 TIMING_ARGS ?=
 FUZZ_SECONDS ?= 3600
+FORMAL_ARGS ?=
 BIN := .venv/bin
 PACKAGES := cli compiler host hw models sim spec
 FUZZERS := tests/compiler/test_fuzz_graphs.py tests/spec/test_bundle_fuzz.py tests/host/test_serving_fuzz.py
@@ -33,6 +34,9 @@ test: setup  ## all tests, on two cores
 fuzz: setup  ## look for inputs that break something, for FUZZ_SECONDS in all; prints counts
 	@$(MAKE) -s -C firmware fuzz FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 3))
 	FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 6)) $(BIN)/python -m pytest -q -s $(FUZZERS)
+
+formal: setup  ## prove bus masters, queues and tokens: every property, with its controls
+	$(BIN)/python -m tests.formal $(FORMAL_ARGS)
 
 verilog: setup  ## build/rtl/TARGET/top.v
 	$(BIN)/python -m moesaic.hw.generate --target '$(TARGET)' -o 'build/rtl/$(TARGET_NAME)'

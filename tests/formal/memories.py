@@ -1,0 +1,205 @@
+"""Skid buffer, queue in block RAM, and changes of width."""
+
+from __future__ import annotations
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
+
+from moesaic.hw.memory import fifo, resize, skid
+from tests.formal.harness import Control, Harness, Opened, Proof, implies, mutant
+from tests.formal.streams import Watch, hold
+
+
+class Queue(Harness):
+    """A queue with a stream at either end: what it takes comes out once, in order."""
+
+    def __init__(
+        self,
+        component: wiring.Component,
+        i,
+        o,
+        most: int,
+        *,
+        flush=None,
+        level=None,
+        speed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.component, self.i, self.o, self.most = component, i, o, most
+        self.flush, self.level, self.speed = flush, level, speed
+
+    def describe(self, m: Module) -> None:
+        i, o = self.i, self.o
+        m.submodules.dut = Opened(self.component)
+        value = self.fixed(m, len(i.payload), "value")
+        m.d.comb += [
+            i.valid.eq(self.free(m, 1, "put")),
+            i.payload.eq(self.free(m, len(i.payload), "word")),
+            o.ready.eq(self.free(m, 1, "take")),
+        ]
+        forget = self.free(m, 1, "flush") if self.flush is not None else 0
+        if self.flush is not None:
+            m.d.comb += self.flush.eq(forget)
+        enter, leave = i.valid & i.ready, o.valid & o.ready
+        watch = Watch(
+            self,
+            m,
+            enter=enter,
+            leave=leave,
+            most=self.most,
+            matches=i.payload == value,
+            forget=forget,
+        )
+        self.ensure(
+            "the word that is watched comes out in its turn", implies(watch.due, o.payload == value)
+        )
+        self.ensure("nothing comes out that was not put", implies(o.valid, watch.level != 0))
+        self.ensure(f"never more than {self.most} words inside", watch.level <= self.most)
+        self.ensure(
+            "an offer stands until it is taken",
+            hold(self, m, o.valid, o.ready, o.payload, "offer", forget),
+        )
+        if self.level is not None:
+            self.ensure("level is the number of words", self.level == watch.level)
+        self.cover("full", watch.level == self.most)
+        self.cover(
+            "the watched word comes out of a full queue", watch.due & (watch.level == self.most)
+        )
+
+
+def _skid(module=skid):
+    dut = module.SkidBuffer(4)
+    return Queue(dut, dut.i, dut.o, 2, flush=dut.flush)
+
+
+def _fifo(module=fifo):
+    dut = module.RamFifo(2, 4)
+    return Queue(dut, dut.put, dut.take, 5, level=dut.level)
+
+
+class Widening(Harness):
+    def __init__(self, module=resize) -> None:
+        super().__init__()
+        self.dut = module.Widen(2, 6)
+
+    def describe(self, m: Module) -> None:
+        m.submodules.dut = dut = self.dut
+        i, o = dut.i, dut.o
+        m.d.comb += [
+            i.valid.eq(self.free(m, 1, "put")),
+            i.payload.eq(self.free(m, len(i.payload), "part")),
+            o.ready.eq(self.free(m, 1, "take")),
+        ]
+        enter, leave = i.valid & i.ready, o.valid & o.ready
+        parts = [Signal(2, name=f"part_{n}") for n in range(3)]
+        count = Signal(range(4))
+        place = Mux(leave, 0, count)
+        m.d.sync += count.eq(place + enter)
+        for n, part in enumerate(parts):
+            with m.If(enter & (place == n)):
+                m.d.sync += part.eq(i.payload)
+        self.ensure("a word is there when all its parts are", o.valid == (count == 3))
+        self.ensure(
+            "parts are in order, the first one lowest", implies(o.valid, o.payload == Cat(parts))
+        )
+        self.ensure(
+            "an offer stands until it is taken", hold(self, m, o.valid, o.ready, o.payload, "offer")
+        )
+        self.cover("a word a part of which comes as it goes", enter & leave)
+
+
+class Narrowing(Harness):
+    def __init__(self, module=resize) -> None:
+        super().__init__()
+        self.dut = module.Narrow(6, 2)
+
+    def describe(self, m: Module) -> None:
+        m.submodules.dut = dut = self.dut
+        i, o = dut.i, dut.o
+        m.d.comb += [
+            i.valid.eq(self.free(m, 1, "put")),
+            i.payload.eq(self.free(m, len(i.payload), "word")),
+            o.ready.eq(self.free(m, 1, "take")),
+        ]
+        enter, leave = i.valid & i.ready, o.valid & o.ready
+        word, sent = Signal(6), Signal(range(4), init=3)
+        with m.If(enter):
+            m.d.sync += [word.eq(i.payload), sent.eq(0)]
+        with m.Elif(leave):
+            m.d.sync += sent.eq(sent + 1)
+        self.ensure(
+            "a word is taken when the one before is gone", implies(enter, sent + leave == 3)
+        )
+        self.ensure("parts come while there are any", o.valid == (sent != 3))
+        self.ensure(
+            "parts are in order, the lowest first",
+            implies(o.valid, o.payload == word.word_select(sent[:2], 2)),
+        )
+        self.ensure(
+            "an offer stands until it is taken", hold(self, m, o.valid, o.ready, o.payload, "offer")
+        )
+        self.cover("a word comes as the last part goes", enter & leave)
+
+
+_TURN = "the word that is watched comes out in its turn"
+PROOFS = (
+    Proof(
+        "skid",
+        _skid,
+        (
+            Control(
+                "ready while the spare is full",
+                "the word that is watched comes out in its turn",
+                lambda: _skid(mutant(skid, "self.i.ready.eq(~spare_valid)", "self.i.ready.eq(1)")),
+            ),
+        ),
+        quick=True,
+    ),
+    Proof(
+        "fifo",
+        _fifo,
+        (
+            Control(
+                "one word too many in the ring",
+                _TURN,
+                lambda: _fifo(mutant(fifo, "self.put.ready.eq(~full)", "self.put.ready.eq(1)")),
+            ),
+            Control(
+                "a word is fetched while another waits",
+                _TURN,
+                lambda: _fifo(mutant(fifo, "(~loaded | self.take.ready)", "1")),
+            ),
+        ),
+        quick=True,
+    ),
+    Proof(
+        "widen",
+        Widening,
+        (
+            Control(
+                "the first part on top",
+                "parts are in order, the first one lowest",
+                lambda: Widening(
+                    mutant(
+                        resize,
+                        "Cat(word, self.i.payload)[len(self.i.payload) :]",
+                        "Cat(self.i.payload, word)",
+                    )
+                ),
+            ),
+        ),
+        quick=True,
+    ),
+    Proof(
+        "narrow",
+        Narrowing,
+        (
+            Control(
+                "ready a part too early",
+                "a word is taken when the one before is gone",
+                lambda: Narrowing(mutant(resize, "((parts == 1) & self.o.ready)", "(parts == 1)")),
+            ),
+        ),
+        quick=True,
+    ),
+)
