@@ -116,6 +116,12 @@ def known_part(device: str, family: str | None = None) -> str | None:
     return None
 
 
+def family_of(device: str) -> str:
+    """Family of the part that a part number begins with; of parts not listed, UltraScale+."""
+    part = known_part(device)
+    return PARTS[part].family if part else "xcup"
+
+
 def load_part(name_or_path: str) -> tuple[str, Part]:
     """A part by its number, by a name of :data:`ALIASES`, or from a JSON file.
 

@@ -22,7 +22,7 @@ from moesaic.hw.timing.report import report
 from moesaic.hw.timing.view import draw, listing, outline, tables
 from moesaic.spec.arch import load_arch
 from moesaic.spec.errors import UserError
-from moesaic.spec.parts import ASSUMED_CLOCK_MHZ, PARTS, known_part
+from moesaic.spec.parts import ASSUMED_CLOCK_MHZ, family_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         clock = ASSUMED_CLOCK_MHZ[family] if options.clock is None else options.clock
         if not 1 <= clock <= 2000:
             raise UserError(f"--clock must be from 1 to 2000 MHz, not {clock:g}")
-        part = known_part(arch.device)
-        if part and PARTS[part].family != family:
+        if family_of(arch.device) != family:
             raise UserError(
                 f"target {arch.name} is for {arch.device}, and delays are known for UltraScale+"
                 " only: name a part of that family in its field device, or none"

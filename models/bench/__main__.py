@@ -12,16 +12,21 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from moesaic.models.bench import tables
-from moesaic.models.bench.cases import ATTENTION, HEADLINES, MEMORIES, ROUTINGS, SMALL, Case
+from moesaic.models.bench.cases import (
+    ATTENTION,
+    FAMILIES,
+    HEADLINES,
+    MEMORIES,
+    ROUTINGS,
+    SMALL,
+    Case,
+)
 from moesaic.models.bench.goals import judge
 from moesaic.models.bench.measure import Bench, Row
-
-FAMILY = "xcup"
 
 
 def _write(path: Path, value: object) -> None:
@@ -39,7 +44,7 @@ def _sensitivity(headlines: list[Row], case: Case, rows: list[Row]) -> list[Row]
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m moesaic.models.bench", description=__doc__)
-    parser.add_argument("--targets", default="nano,zcu102-lite,zcu102", help="only these")
+    parser.add_argument("--targets", default=",".join(FAMILIES), help="only these")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args(arguments)
     wanted = options.targets.split(",")
@@ -54,9 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     routings, memories = measure(ROUTINGS), measure(MEMORIES)
     paper = [row for row in headlines if row["model"].startswith("M3ViT-T")]
     narrow = bench.run(ATTENTION) if paper else []
-    reports: dict[str, dict[str, Any]] = {
-        target: bench.resources(target, FAMILY) for target in wanted
-    }
+    reports = {target: bench.resources(target, FAMILIES[target]) for target in wanted}
     others = [*small, *routings, *memories, *narrow]
     rows = [*headlines, *others]
     judged = judge(headlines, others, reports)

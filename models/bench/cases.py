@@ -55,13 +55,23 @@ NANO = Model("nano")
 TINY = Model("tiny", random_seed=1, routing="balanced")
 """The headline model: every expert has tokens, so all weights are read; nothing is skipped."""
 
+FAMILIES = {
+    "nano": "xcup",
+    "zcu102-lite": "xcup",
+    "zcu102": "xcup",
+    "kv260": "xcup",
+    "pynq-z2": "xc7",
+}
+"""Of the targets' parts: what resources are counted for."""
+
 HEADLINES = (
     Case(NANO, "nano", samples=2, switch=True),
     Case(TINY, "zcu102-lite", samples=2, switch=True),
     Case(TINY, "zcu102", samples=2, switch=True),
 )
-SMALL = (Case(NANO, "zcu102-lite"), Case(NANO, "zcu102"))
-"""A model far too small for the array: utilisation is poor, estimates must hold all the same."""
+SMALL = tuple(Case(NANO, target) for target in ("zcu102-lite", "zcu102", "kv260", "pynq-z2"))
+"""A model far too small for the array: utilisation is poor, estimates must hold all the same. The
+last two targets hold no larger one."""
 ROUTINGS = tuple(Case(replace(TINY, routing=routing), "zcu102") for routing in (None, "one", "two"))
 _DEPTH = Case(TINY, "zcu102", task="depth")
 MEMORIES = (

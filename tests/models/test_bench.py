@@ -10,10 +10,20 @@ from rich.console import Console
 from rich.table import Table
 
 from moesaic.models.bench import tables
-from moesaic.models.bench.cases import ATTENTION, HEADLINES, MEMORIES, NARROW, ROUTINGS, TINY
+from moesaic.models.bench.cases import (
+    ATTENTION,
+    FAMILIES,
+    HEADLINES,
+    MEMORIES,
+    NARROW,
+    ROUTINGS,
+    SMALL,
+    TINY,
+)
 from moesaic.models.bench.goals import judge
 from moesaic.models.bench.measure import Row
 from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.parts import family_of
 
 RESOURCES = {
     "zcu102": {
@@ -93,7 +103,8 @@ def test_tables_show_the_rows() -> None:
 
 
 def test_cases_cover_what_is_promised() -> None:
-    assert {case.target for case in HEADLINES} == set(PRESETS)
+    assert {case.target for case in (*HEADLINES, *SMALL)} == set(PRESETS)
+    assert {name: family_of(arch.device) for name, arch in PRESETS.items()} == FAMILIES
     assert {case.model.routing for case in ROUTINGS} == {None, "one", "two"}
     assert {case.latency for case in MEMORIES} == {30, 60, 120, 240}
     assert any(case.bandwidth == 0.45 for case in MEMORIES)
