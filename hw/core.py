@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth import Const, Module, ResetInserter, Signal, Value
+from amaranth import ClockDomain, ClockSignal, Const, DomainRenamer, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -93,9 +93,13 @@ class Core(wiring.Component):
         arbiter = ReadArbiter(arch.data_port_bytes, 2)
         reset: Value = self.reset
         for name, part in [*units.items(), ("scratchpad", scratchpad), ("arbiter", arbiter)]:
+            # A domain of its own, so that the register reaches the unit's without a gate.
             later = Signal(name=f"reset_{name}", init=1)
+            domain = ClockDomain(f"unit_{name}", local=True)
+            m.domains += domain
             m.d.sync += later.eq(reset)
-            m.submodules[name] = ResetInserter(later)(part)
+            m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(later)]
+            m.submodules[name] = DomainRenamer(domain.name)(part)
             reset = later
 
         for name, unit in units.items():

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import or_
 
-from amaranth import Cat, Const, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.arithmetic.pipeline import clamp, delay, round_half
+from moesaic.hw.arithmetic.pipeline import delay, round_half
 from moesaic.hw.arithmetic.product import wide_product
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS
+
+
+def _rounds_beyond(doubled: Value, bits: int) -> Value:
+    """Whether ``round_half(doubled)`` needs more than ``bits`` signed bits.
+
+    It does not if the bits above are equal, which they become if rounding carries into them.
+    """
+    low, high = doubled[:bits], doubled[bits:]
+    return Mux(low.all(), ~high[1:].all(), high.any() & ~high.all())
 
 
 class Requantise(wiring.Component):
@@ -59,10 +66,18 @@ class Requantise(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # One bit for each limit, decoded before it has to reach every lane.
+        # One bit for each limit, decoded before it has to reach every lane; and which bits of the
+        # largest value of that limit are set.
         chosen = [
-            delay(m, self.limit == index, 5, f"limit_{index}") for index in range(len(self.limits))
+            delay(m, self.limit == index, 4, f"limit_{index}") for index in range(len(self.limits))
         ]
+        below_top = Signal(max(self.limits), reset_less=True)
+        for bit in range(len(below_top)):
+            m.d.sync += below_top[bit].eq(
+                Cat(
+                    one for one, bits in zip(chosen, self.limits, strict=True) if bit < bits - 1
+                ).any()
+            )
         product_shape = signed(self.operand_bits + MULTIPLIER_BITS)
         doubled_shape = signed(self.operand_bits + MULTIPLIER_BITS + 1)
 
@@ -82,10 +97,18 @@ class Requantise(wiring.Component):
                 fine.eq(coarse >> low),
                 rounded.eq(round_half(fine)),
             ]
-            clamped = (
-                Mux(one, clamp(rounded, bits).as_signed(), 0)
-                for one, bits in zip(chosen, self.limits, strict=True)
-            )
-            m.d.sync += value.eq(reduce(or_, clamped))
+            # Beyond the limit or not is known from the value before rounding.
+            beyond, negative = register(1, f"beyond_{i}"), register(1, f"negative_{i}")
+            m.d.sync += [
+                beyond.eq(
+                    Cat(
+                        one & _rounds_beyond(fine, bits)
+                        for one, bits in zip(chosen, self.limits, strict=True)
+                    ).any()
+                ),
+                negative.eq(fine[-1]),
+            ]
+            extreme = Cat(negative ^ below for below in below_top)
+            m.d.sync += value.eq(Mux(beyond, extreme.as_signed(), rounded))
             m.d.comb += self.value[i].eq(value)
         return m

@@ -46,10 +46,10 @@ def check_sizes(data_bytes: int, max_burst: int, outstanding: int) -> int:
 class BurstIssuer(wiring.Component):
     """Checks commands against the window and puts their bursts on an address channel.
 
-    Commands run back to back, one burst per cycle at most, and one in two within a command. A
-    command that leaves the window or does not start on a beat is refused as a whole. Bursts end
-    at multiples of ``max_burst`` beats, so none crosses 4 KiB. A command of 0 beats issues
-    nothing. Latency: 5 cycles from ``command`` to ``valid``.
+    Commands run back to back, one burst every other cycle at most. A command that leaves the
+    window or does not start on a beat is refused as a whole. Bursts end at multiples of
+    ``max_burst`` beats, so none crosses 4 KiB. A command of 0 beats issues nothing. Latency: 5
+    cycles from ``command`` to ``valid``.
 
     What decides on a burst is worked out before its turn comes: ``length`` and ``final`` are
     registers, and ``command.ready`` hangs on nothing behind the next two commands.
@@ -190,7 +190,8 @@ class BurstIssuer(wiring.Component):
         busy, load, free = Signal(), Signal(), Signal()
         first = prepared.o.payload
         m.d.comb += [
-            self.issue.eq(self.next & (~self.valid | self.ready) & self.room & ~self.drop),
+            # Not in the cycle in which the last one is taken: nothing here hangs on the bus.
+            self.issue.eq(self.next & ~self.valid & self.room & ~self.drop),
             free.eq(~busy | (self.issue & self.final)),
             prepared.o.ready.eq(free & ~self.drop),
             load.eq(prepared.o.valid & prepared.o.ready),

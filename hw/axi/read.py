@@ -34,11 +34,12 @@ class ReadEngine(wiring.Component):
     A command of 0 beats does nothing.
 
     Every AXI output comes from a register but ``rready`` in an abort. Latency: 5 cycles from
-    ``command`` to ``arvalid``, 1 cycle from R channel to ``data``. One burst address and one beat
-    per cycle. The engine takes beats only as fast as ``data`` goes: whoever shares the AXI port
-    with others must have room for all beats before it sends a command.
+    ``command`` to ``arvalid``, 1 cycle from R channel to ``data``. One burst address every other
+    cycle, one beat per cycle. The engine takes beats only as fast as ``data`` goes: whoever
+    shares the AXI port with others must have room for all beats before it sends a command.
 
-    After a fault the engine issues nothing more, takes and drops what is outstanding, and keeps
+    After a fault, and from the second cycle of an ``abort``, the engine issues nothing more, takes
+    and drops what is outstanding, and keeps
     ``fault`` up until ``abort``.
 
     Never reset it while bursts are outstanding: hold ``abort`` until ``idle``, then reset.
@@ -112,8 +113,7 @@ class ReadEngine(wiring.Component):
         m = Module()
         axi = self.axi
         # After abort or a fault: issue nothing, drop what comes.
-        drain = Signal()
-        m.d.comb += drain.eq(self.abort | self.fault.window | self.fault.bus)
+        drain, bad_beat = Signal(), Signal()
 
         m.submodules.issuer = issuer = BurstIssuer(
             self.data_bytes,
@@ -123,11 +123,14 @@ class ReadEngine(wiring.Component):
             eager=self.eager,
         )
         m.submodules.bursts = bursts = LastOfCommand(self.outstanding)
+        # A cycle old: no two bursts are issued in a row.
+        room = Signal()
+        m.d.sync += room.eq(bursts.under_way != self.outstanding)
         wiring.connect(m, wiring.flipped(self.command), issuer.command)
         wiring.connect(m, wiring.flipped(self.window), issuer.window)
         m.d.comb += [
             issuer.drop.eq(drain),
-            issuer.room.eq(bursts.under_way != self.outstanding),
+            issuer.room.eq(room),
             issuer.ready.eq(axi.arready),
             axi.arvalid.eq(issuer.valid),
             axi.araddr.eq(issuer.address),
@@ -152,9 +155,13 @@ class ReadEngine(wiring.Component):
         ]
         wiring.connect(m, skid.o, wiring.flipped(self.data))
 
+        m.d.comb += bad_beat.eq(self.beat & error & ~drain)
+        m.d.sync += drain.eq(
+            self.abort | self.fault.window | self.fault.bus | issuer.refused | bad_beat
+        )
         with m.If(issuer.refused):
             m.d.sync += self.fault.window.eq(1)
-        with m.If(self.beat & error & ~drain):
+        with m.If(bad_beat):
             m.d.sync += self.fault.bus.eq(1)
         with m.If(self.abort):
             m.d.sync += [self.fault.window.eq(0), self.fault.bus.eq(0)]

@@ -35,7 +35,8 @@ class WriteEngine(wiring.Component):
     Latency: 6 cycles from ``command`` (with its beats in the buffer) to ``awvalid``; ``wvalid``
     rises a cycle later. One beat per cycle, without a gap between bursts of two and more beats.
 
-    After a fault the engine issues nothing more and finishes what is outstanding; ``fault`` stays
+    After a fault, and from the second cycle of an ``abort``, the engine issues nothing more and
+    finishes what is outstanding; ``fault`` stays
     up until ``abort``. Never reset it while bursts are outstanding: hold ``abort`` until
     ``idle``, then reset.
 
@@ -108,10 +109,8 @@ class WriteEngine(wiring.Component):
         m = Module()
         axi, command = self.axi, self.command
         drain, empty = Signal(), Signal()
-        m.d.comb += [
-            drain.eq(self.abort | self.fault.window | self.fault.bus),
-            empty.eq(command.valid & ~command.payload.beats.any()),
-        ]
+        refused, bad_response = Signal(), Signal()
+        m.d.comb += empty.eq(command.valid & ~command.payload.beats.any())
 
         m.submodules.issuer = issuer = BurstIssuer(
             self.data_bytes,
@@ -128,19 +127,26 @@ class WriteEngine(wiring.Component):
         wiring.connect(m, wiring.flipped(command), issuer.command)
         wiring.connect(m, wiring.flipped(self.window), issuer.window)
 
-        # Beats in the buffer that no burst has been promised, and whether they are a burst's. The
-        # answer is a cycle old, and stands until the burst is issued: beats only become more.
+        # Beats in the buffer that no burst has been promised, and whether they are a burst's and
+        # nothing else is in its way. The answer is a cycle old, and stands until the burst is
+        # issued: beats only become more, and no two bursts are issued in a row.
         spare = Signal(range(2 * self.max_burst + 2))
         enough, put, dropped = Signal(), Signal(), Signal()
         m.d.comb += put.eq(buffer.put.valid & buffer.put.ready)
         promised = Mux(issuer.issue, issuer.length, 0)
         m.d.sync += [
             spare.eq(spare + put - dropped - promised),
-            enough.eq(issuer.next & ~issuer.issue & (spare >= issuer.length)),
+            enough.eq(
+                issuer.next
+                & ~issuer.issue
+                & (spare >= issuer.length)
+                & (bursts.under_way != self.outstanding)
+                & ~follows
+            ),
         ]
         m.d.comb += [
             issuer.drop.eq(drain),
-            issuer.room.eq((bursts.under_way != self.outstanding) & ~follows & enough),
+            issuer.room.eq(enough),
             issuer.ready.eq(axi.awready),
             axi.awvalid.eq(issuer.valid),
             axi.awaddr.eq(issuer.address),
@@ -185,9 +191,16 @@ class WriteEngine(wiring.Component):
             bursts.done.eq(axi.bvalid),
             self.done.eq(axi.bvalid & bursts.last & ~axi.bresp[1] & ~drain),
         ]
-        with m.If(issuer.refused | (empty & command.ready)):
+        m.d.comb += [
+            refused.eq(issuer.refused | (empty & command.ready)),
+            bad_response.eq(axi.bvalid & axi.bresp[1] & ~drain),
+        ]
+        m.d.sync += drain.eq(
+            self.abort | self.fault.window | self.fault.bus | refused | bad_response
+        )
+        with m.If(refused):
             m.d.sync += self.fault.window.eq(1)
-        with m.If(axi.bvalid & axi.bresp[1] & ~drain):
+        with m.If(bad_response):
             m.d.sync += self.fault.bus.eq(1)
         with m.If(self.abort):
             m.d.sync += [self.fault.window.eq(0), self.fault.bus.eq(0)]

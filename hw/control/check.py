@@ -16,7 +16,7 @@ from moesaic.spec.isa import Opcode
 
 
 class InstructionCheck(wiring.Component):
-    """Says whether an instruction may be dispatched, a cycle later.
+    """Says whether an instruction may be dispatched, two moves later.
 
     Refused are: a wrong check byte, an unknown opcode, a reserved bit, a zero where the
     instruction set forbids it, a value outside an enumeration, an expert that this architecture
@@ -28,7 +28,7 @@ class InstructionCheck(wiring.Component):
     raw, move
         The instruction, and whether it moves on in this cycle.
     good
-        The one that moved on last is well-formed; until the next one moves.
+        The one that moved on before the last one is well-formed; until the next one moves.
     """
 
     def __init__(self, arch: ArchConfig) -> None:
@@ -46,16 +46,21 @@ class InstructionCheck(wiring.Component):
             opcode: Signal(len(found), name=f"violated_{opcode.name.lower()}", reset_less=True)
             for opcode, found in violations.items()
         }
+        # Of each opcode: it is this one, and nothing is violated.
+        legal = Signal(len(Opcode), reset_less=True)
+        intact = Signal(reset_less=True)
         with m.If(self.move):
-            m.d.sync += [check.eq(reduce(xor, sums)), kind.eq(self.raw[:opcode_bits])]
-            for opcode, signal in violated.items():
-                m.d.sync += signal.eq(Cat(violations[opcode]))
-        legal = Signal()
-        with m.Switch(kind):
-            for opcode, signal in violated.items():
-                with m.Case(opcode):
-                    m.d.comb += legal.eq(~signal.any())
-        m.d.comb += self.good.eq((check == isa.CHECK_VALUE) & legal)
+            m.d.sync += [
+                check.eq(reduce(xor, sums)),
+                kind.eq(self.raw[:opcode_bits]),
+                intact.eq(check == isa.CHECK_VALUE),
+            ]
+            for bit, (opcode, signal) in zip(legal, violated.items(), strict=True):
+                m.d.sync += [
+                    signal.eq(Cat(violations[opcode])),
+                    bit.eq((kind == opcode) & ~signal.any()),
+                ]
+        m.d.comb += self.good.eq(intact & legal.any())
         return m
 
     def _violations(self, opcode: Opcode) -> list[Value]:

@@ -22,7 +22,7 @@ def unit_bits(unit: Unit) -> int:
 class Dispatcher(wiring.Component):
     """Checks instructions and deals them out to a queue of ``queue_depth`` per unit.
 
-    One instruction every other cycle while the queues have room, in three stages. Stops for good
+    One instruction every other cycle while the queues have room, in four stages. Stops for good
     at END and at the first malformed instruction, until reset.
 
     Attributes
@@ -36,7 +36,7 @@ class Dispatcher(wiring.Component):
     ended
         END has been reached; all instructions before it are in their queues or beyond.
     empty
-        No queue holds an instruction.
+        No queue held an instruction in the cycle before.
     busy
         An instruction is between the program and its queue.
     malformed
@@ -64,27 +64,31 @@ class Dispatcher(wiring.Component):
         m = Module()
         m.submodules.check = check = InstructionCheck(self.arch)
 
-        # Two stages of checks. They and what comes before them move when the register behind them
-        # is empty.
+        # Three stages of checks. They and what comes before them move when the register behind
+        # them is empty.
         layout = data.StructLayout({"raw": RawInstruction, "unit": len(Unit), "end": 1, "good": 1})
         checked, valid, done = Signal(layout, reset_less=True), Signal(), Signal()
-        taken, halfway = (
-            Signal(RawInstruction, name=n, reset_less=True) for n in ("taken", "halfway")
+        taken, looked_at, halfway = (
+            Signal(RawInstruction, name=n, reset_less=True)
+            for n in ("taken", "looked_at", "halfway")
         )
-        under_way = Signal(2)
-        move = ~valid
+        under_way = Signal(3)
+        # Beside `valid`, and its inverse: every bit of the stages hangs on it.
+        move = Signal(init=1)
         m.d.comb += [
             check.raw.eq(taken),
             check.move.eq(move),
             self.instructions.ready.eq(move),
         ]
         with m.If(done):
-            m.d.sync += valid.eq(0)
+            m.d.sync += [valid.eq(0), move.eq(1)]
         with m.If(move):
             m.d.sync += [
                 Cat(under_way, valid).eq(Cat(self.instructions.valid, under_way)),
+                move.eq(~under_way[-1]),
                 taken.eq(self.instructions.payload),
-                halfway.eq(taken),
+                looked_at.eq(taken),
+                halfway.eq(looked_at),
                 checked.raw.eq(halfway),
                 checked.good.eq(check.good),
                 checked.end.eq(halfway[: isa.HEADER[0].width] == Opcode.END),
@@ -112,8 +116,8 @@ class Dispatcher(wiring.Component):
             active.eq(valid & ~self.ended & ~self.malformed),
             self.busy.eq(valid | under_way.any()),
             self.dispatched.eq(done),
-            self.empty.eq(Cat(queue.level == 0 for queue in queues.values()).all()),
         ]
+        m.d.sync += self.empty.eq(Cat(queue.level == 0 for queue in queues.values()).all())
         dealt = [checked.unit[unit.value] & queue.w_rdy for unit, queue in queues.items()]
         with m.If(active & ~checked.good):
             m.d.sync += self.malformed.eq(1)

@@ -104,7 +104,8 @@ class InstructionFetch(wiring.Component):
             none_left.eq(~left.any()),
             block.eq(Mux(left < BLOCK_INSTRUCTIONS, left, BLOCK_INSTRUCTIONS)),
             room.eq(reserved <= BUFFER_INSTRUCTIONS - BLOCK_INSTRUCTIONS),
-            reserved.eq(reserved + Mux(request, block, 0) - taken),
+            # A cycle late, which is early enough: `room` is read two cycles after a request.
+            reserved.eq(reserved + Mux(requested_one, block, 0) - taken),
             self.exhausted.eq(self.run & known & none_left & (reserved == 0)),
         ]
         with m.If(~primed):

@@ -75,7 +75,10 @@ class TokenFile(wiring.Component):
                 fresh.eq(grant),
                 granted.eq(grant | (granted & ~getattr(self, f"take{taker}"))),
             ]
-        for giver, overflow in overflows:
-            with m.If(overflow & ~self.overflow):
+        by_giver = Signal(isa.UNIT_COUNT)
+        for giver in units:
+            m.d.sync += by_giver[giver].eq(Cat(o for g, o in overflows if g == giver).any())
+        for giver in reversed(units):
+            with m.If(by_giver[giver] & ~self.overflow):
                 m.d.sync += [self.overflow.eq(1), self.giver.eq(giver)]
         return m

@@ -237,7 +237,7 @@ class ControlUnit(wiring.Component):
             events[f"{unit.name.lower()}_busy"] = port.working
             events[f"{unit.name.lower()}_wait_token"] = port.wait_token
             events[f"{unit.name.lower()}_stall"] = port.stalled
-        m.d.comb += counters.clear.eq(frame.clear)
+        m.d.sync += counters.clear.eq(frame.clear)  # the frame begins some cycles later
         for name, event in events.items():
             count = getattr(counters, f"count_{name}")
             m.d.comb += [

@@ -43,7 +43,7 @@ class Array(wiring.Component):
     word, is_signed, valid
         ``depth`` bytes, int8 if ``is_signed``, else uint8.
     swap
-        With ``valid``: this word and the following meet the shadow tile.
+        Only with ``valid``: this word and the following meet the shadow tile.
     load, ring_word, operand_word
         Writes into the shadow tile, see :func:`~moesaic.hw.matrix.stationary.load_layout`.
     sums
@@ -94,7 +94,7 @@ class Array(wiring.Component):
             m.d.comb += [
                 pair.streamed.eq(streamed),
                 pair.valid.eq(valid),
-                pair.swap.eq(self.valid & self.swap),
+                pair.swap.eq(self.swap),
                 pair.row_data.eq(Cat(rows)),
                 pair.row_enable.eq(bus.row_enable & part.replicate(arch.depth)),
                 pair.column_data.eq(bus.column_data),

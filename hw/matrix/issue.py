@@ -76,11 +76,14 @@ class Issue(wiring.Component):
             fifo.r_en.eq(self.taken),
         ]
 
-        bank = Signal()
+        # Whether the bank whose turn it is is free, as of the cycle before: it is claimed by nobody
+        # else.
+        bank, free, next_bank = Signal(), Signal(init=1), Signal()
         paused = Signal(range(PASS_DISTANCE), init=PASS_DISTANCE - 1)
         bank_ok, tile_ok, pause_ok = Signal(), Signal(), Signal()
         m.d.comb += [
-            bank_ok.eq(~head.group_start | self.bank_free.bit_select(bank, 1)),
+            bank_ok.eq(~head.group_start | free),
+            next_bank.eq(self.taken & head.step.group_last),
             tile_ok.eq(~head.step.swap | self.tile_ready),
             pause_ok.eq(paused >= head.pause),
             self.taken.eq(fifo.r_rdy & bank_ok & tile_ok & pause_ok),
@@ -89,8 +92,16 @@ class Issue(wiring.Component):
             m.d.sync += paused.eq(0)
         with m.Elif(paused != PASS_DISTANCE - 1):
             m.d.sync += paused.eq(paused + 1)
-        with m.If(self.taken & head.step.group_last):
-            m.d.sync += bank.eq(~bank)
+        m.d.sync += [
+            bank.eq(bank ^ next_bank),
+            free.eq(
+                Mux(
+                    next_bank,
+                    self.bank_free.bit_select(~bank, 1),
+                    self.bank_free.bit_select(bank, 1),
+                )
+            ),
+        ]
 
         m.d.sync += [
             self.read.valid.eq(self.taken & head.step.word),

@@ -6,6 +6,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.countdown import Countdown
 from moesaic.hw.interfaces import EXPERT_BITS, ActivationRead
 from moesaic.hw.matrix.operand import OperandTile
 from moesaic.hw.matrix.stationary import load_layout
@@ -124,13 +125,9 @@ class StationaryLoader(wiring.Component):
 
         words = Signal(len(op.ring_words))
         beat = Signal(range(max(arch.tile_ring_words, 2)))
-        k, n, group = Signal(len(op.k_tiles)), Signal(len(op.n_tiles)), Signal(len(op.groups))
-        last_k, last_n, last_group = Signal(), Signal(), Signal()
-        m.d.comb += [
-            last_k.eq(k + 1 == op.k_tiles),
-            last_n.eq(n + 1 == op.n_tiles),
-            last_group.eq(group + 1 == op.groups),
-        ]
+        k_tiles = Countdown(len(op.k_tiles), "k_tiles")
+        n_tiles = Countdown(len(op.n_tiles), "n_tiles")
+        groups = Countdown(len(op.groups), "groups")
         raw = Signal(MATMUL)
         m.d.comb += raw.eq(self.instructions.payload)
 
@@ -157,19 +154,23 @@ class StationaryLoader(wiring.Component):
                 ]
                 with m.If(self.token_granted):
                     with m.If(op.predicated):
+                        m.d.sync += self.count_request.eq(1)
                         m.next = "ASK_COUNT"
                     with m.Else():
                         m.next = "HAND_ON"
             with m.State("ASK_COUNT"):
-                m.d.comb += self.count_request.eq(1)
                 m.next = "TAKE_COUNT"
             with m.State("TAKE_COUNT"):
-                m.d.comb += self.count_request.eq(1)
-                m.d.sync += rows.eq(self.count)
+                m.d.sync += [rows.eq(self.count), self.count_request.eq(0)]
                 m.next = "HAND_ON"
             with m.State("HAND_ON"):
                 m.d.comb += [self.jobs.valid.eq(1), operand.start.eq(self.jobs.ready)]
-                m.d.sync += words.eq(Mux(segment & empty, op.ring_words, arch.parameter_ring_words))
+                m.d.sync += [
+                    words.eq(Mux(segment & empty, op.ring_words, arch.parameter_ring_words)),
+                    *k_tiles.begin(op.k_tiles),
+                    *n_tiles.begin(op.n_tiles),
+                    *groups.begin(op.groups),
+                ]
                 with m.If(self.jobs.ready):
                     with m.If(segment):
                         m.next = "SEGMENT"
@@ -218,15 +219,18 @@ class StationaryLoader(wiring.Component):
                         tile_requested.eq(operand.requested),
                     ]
                 with m.If(tile_requested):
-                    m.d.sync += k.eq(Mux(last_k, 0, k + 1))
-                    with m.If(last_k):
-                        m.d.sync += n.eq(Mux(last_n, 0, n + 1))
-                        with m.If(last_n):
-                            m.d.sync += group.eq(Mux(last_group, 0, group + 1))
-                        with m.If(last_n & last_group):
+                    with m.If(k_tiles.last):
+                        m.d.sync += k_tiles.restart(op.k_tiles)
+                        with m.If(n_tiles.last):
+                            m.d.sync += [*n_tiles.restart(op.n_tiles), *groups.step()]
+                        with m.Else():
+                            m.d.sync += n_tiles.step()
+                        with m.If(n_tiles.last & groups.last):
                             m.next = "IDLE"
                         with m.Elif(op.parameters):
                             m.next = "PARAMETERS"
+                    with m.Else():
+                        m.d.sync += k_tiles.step()
 
         m.d.comb += [
             self.active.eq(~fsm.ongoing("IDLE")),
@@ -236,7 +240,7 @@ class StationaryLoader(wiring.Component):
             operand.base.eq(op.stationary_base),
             operand.stride.eq(op.stationary_stride),
             operand.existing.eq(op.stationary_rows),
-            operand.last_k.eq(last_k),
+            operand.last_k.eq(k_tiles.last),
             self.operand_load.eq(operand.read.valid & operand.read.ready),
             tile_landing.eq(self.ring_tile | operand.landed),
         ]

@@ -93,7 +93,9 @@ class MatrixUnit(wiring.Component):
         m.submodules.jobs = jobs = SyncFIFOBuffered(width=job_layout().size, depth=JOB_SLOTS)
 
         wiring.connect(m, wiring.flipped(self.ring), loader.ring)
-        wiring.connect(m, wiring.flipped(self.fetched), loader.fetched)
+        m.submodules.outcome = outcome = HalfBuffer(1)
+        wiring.connect(m, wiring.flipped(self.fetched), outcome.i)
+        wiring.connect(m, outcome.o, loader.fetched)
         # The next instruction is here already: the dispatcher does not hang on the loader.
         m.submodules.following = following = HalfBuffer(MATMUL.size)
         m.d.comb += [
@@ -173,11 +175,14 @@ class MatrixUnit(wiring.Component):
         """Tokens in program order: the loader's turn is when the streamer owes none."""
         control = self.control
         owed = Signal(range(JOB_SLOTS + 2))
-        mine = Signal()
+        mine = Signal(init=1)
         owing = loader.jobs.valid & loader.jobs.ready & ~loader.jobs.payload.taken
-        m.d.sync += owed.eq(owed + owing - walker.token_taken)
+        m.d.sync += [
+            owed.eq(owed + owing - walker.token_taken),
+            # That there is none, beside the number.
+            mine.eq(~owing & (mine | (walker.token_taken & (owed == 1)))),
+        ]
         m.d.comb += [
-            mine.eq(owed == 0),
             control.wait.eq(Mux(mine, loader.token_wait, walker.token_wait)),
             control.want.eq(Mux(mine, loader.token_request, walker.token_want)),
             loader.token_granted.eq(mine & control.granted),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal
-from amaranth.hdl import ShapeLike
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.hdl import Shape, ShapeLike
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 
 class SkidBuffer(wiring.Component):
-    """Two words of storage, one word per cycle, latency 1 cycle, every output from a register.
+    """Two words of storage, one word per cycle, latency 1 cycle, nothing combinational through it.
+
+    The words are filled and emptied in turns. Which one is filled next is a register, so ``ready``
+    at the output reaches a few bits of control and no word, however wide.
 
     Parameters
     ----------
@@ -19,7 +22,8 @@ class SkidBuffer(wiring.Component):
     Attributes
     ----------
     i, o
-        Input and output stream.
+        Input and output stream. ``i.ready`` and ``o.valid`` are registers, ``o.payload`` is one
+        of two.
     flush
         Forget what is stored; words accepted in the same cycle are lost too.
     """
@@ -36,18 +40,35 @@ class SkidBuffer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        spare = Signal(self.shape, reset_less=True)
-        spare_valid = Signal()
-
-        m.d.comb += self.i.ready.eq(~spare_valid)
-        with m.If(self.o.ready | ~self.o.valid):
-            m.d.sync += [self.o.valid.eq(spare_valid | self.i.valid), spare_valid.eq(0)]
-            with m.If(spare_valid):
-                m.d.sync += self.o.payload.eq(spare)
-            with m.Else():
-                m.d.sync += self.o.payload.eq(self.i.payload)
-        with m.Elif(self.i.valid & ~spare_valid):
-            m.d.sync += [spare.eq(self.i.payload), spare_valid.eq(1)]
+        bits = Shape.cast(self.shape).width
+        words = [Signal(bits, name=f"word_{n}", reset_less=True) for n in range(2)]
+        # Which word the next one goes to, none if both are full; which one leaves next.
+        filled_next, oldest = Signal(2, init=0b01), Signal()
+        free, some = Signal(init=1), Signal()
+        put, take, fills = Signal(), Signal(), Signal()
+        m.d.comb += [
+            self.i.ready.eq(free),
+            self.o.valid.eq(some),
+            Cat(self.o.payload).eq(Mux(oldest, words[1], words[0])),
+            put.eq(self.i.valid & free),
+            take.eq(self.o.ready & some),
+            fills.eq(put & some & ~take),
+        ]
+        for n, word in enumerate(words):
+            # What is there while nothing is offered does no harm.
+            with m.If(filled_next[n]):
+                m.d.sync += word.eq(Cat(self.i.payload))
+        m.d.sync += [
+            oldest.eq(oldest ^ take),
+            some.eq(put | (some & ~(take & free))),
+            free.eq(Mux(free, ~fills, take)),
+        ]
+        with m.If(fills):
+            m.d.sync += filled_next.eq(0)
+        with m.Elif(put):
+            m.d.sync += filled_next.eq(~filled_next)
+        with m.Elif(take & ~free):
+            m.d.sync += filled_next.eq(Cat(~oldest, oldest))
         with m.If(self.flush):
-            m.d.sync += [self.o.valid.eq(0), spare_valid.eq(0)]
+            m.d.sync += [some.eq(0), free.eq(1), oldest.eq(0), filled_next.eq(0b01)]
         return m

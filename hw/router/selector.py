@@ -150,7 +150,6 @@ class Selector(wiring.Component):
         ranking, last_position, finish = Signal(), Signal(), Signal()
         m.submodules.ranks = ranks = Ranks(slots, bits, rank_lanes(arch))
         m.d.comb += [
-            last_position.eq(position == period_less_1),
             load.eq(full & (~ranking | last_position)),
             finish.eq(ranking & (position == rounds_less_1)),
             ranks.keys.eq(ranked),
@@ -168,6 +167,7 @@ class Selector(wiring.Component):
             ]
         with m.Else():
             m.d.sync += [position.eq(position + 1), ranking.eq(ranking & ~last_position)]
+        m.d.sync += last_position.eq(Mux(load, period_less_1 == 0, position + 1 == period_less_1))
         begin = delay(m, finish, Ranks.LATENCY, "begin", control=True)
         begin_keys = delay(m, ranked, Ranks.LATENCY, "begin_keys")
         begin_row = delay(m, ranked_row, Ranks.LATENCY, "begin_row")

@@ -142,11 +142,12 @@ class GateWeights(wiring.Component):
             # One fraction bit is left for rounding, so the shift is one less: `exponent`.
             shifted.eq(product_2 >> delay(m, exponent, 2, "exponent")),
         ]
-        rounded = Signal(32)
-        m.d.comb += rounded.eq(round_half(shifted))
+        # Rounding gives more than 1.0 from here on; what is in range has few bits.
+        above = shifted[GATE_BITS + 1 :].any() | (shifted[GATE_BITS] & shifted[:GATE_BITS].any())
+        rounded = round_half(shifted[: GATE_BITS + 1])[:GATE_BITS]
         finished = data.View(choice.shape(), delay(m, head.choice, 3, "finished"))
         m.d.sync += [
-            self.entry.weight.eq(Mux(rounded > ONE_Q15, Const(ONE_Q15, GATE_BITS), rounded)),
+            self.entry.weight.eq(Mux(above, Const(ONE_Q15, GATE_BITS), rounded)),
             self.entry.expert.eq(finished.expert),
             self.entry.row.eq(finished.row),
             self.entry.exists.eq(finished.exists),

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from moesaic.hw.axi.read import ReadEngine
 from moesaic.hw.interfaces import AxiRead, FaultPort, InstructionPort, RouterState, WindowSettings
 from moesaic.hw.memory.fifo import RamFifo
+from moesaic.hw.memory.half import HalfBuffer
 from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.hw.stream.lines import LineAssembler
 from moesaic.hw.stream.sequencer import StreamSequencer, stream_command
@@ -101,9 +102,16 @@ class StreamUnit(wiring.Component):
             wiring.connect(m, engine.axi, wiring.flipped(getattr(self, f"axi{port}")))
             wiring.connect(m, wiring.flipped(getattr(self, f"window{port}")), engine.window)
             m.d.comb += engine.abort.eq(self.abort)
-        # The ring is large and far away: its read enable must not hang on the matrix unit.
+        # The ring is large and far away: nothing of it hangs on its neighbours within the cycle.
+        # Where several lines make a word, words do not follow each other.
+        several = arch.ring_read_bytes > arch.line_bytes
+        whole: HalfBuffer | SkidBuffer = (HalfBuffer if several else SkidBuffer)(
+            8 * arch.ring_read_bytes
+        )
+        m.submodules.whole = whole
         m.submodules.output = output = SkidBuffer(8 * arch.ring_read_bytes)
-        wiring.connect(m, lines.word, ring.put)
+        wiring.connect(m, lines.word, whole.i)
+        wiring.connect(m, whole.o, ring.put)
         wiring.connect(m, ring.take, output.i)
         wiring.connect(m, output.o, wiring.flipped(self.ring))
         wiring.connect(m, wiring.flipped(self.control), sequencer.control)

@@ -6,6 +6,7 @@ from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
@@ -39,7 +40,7 @@ STALLS = (
 
 
 class EventCounter(wiring.Component):
-    """Turns what happens into increments, one cycle later.
+    """Turns what happens into increments, two cycles later.
 
     Scores that exist are counted from the instruction alone, row by row, and scores that are read
     where they are read: the two counters are equal exactly if softmax reads every score once.
@@ -81,14 +82,24 @@ class EventCounter(wiring.Component):
         with m.Elif(rows_left != 0):
             m.d.sync += rows_left.eq(rows_left - 1)
 
+        drained, softmax, gelu, normalised = (
+            delay(m, signal, 1, name, control=True)
+            for signal, name in (
+                (self.drained, "drained"),
+                (self.softmax, "softmax"),
+                (self.gelu, "gelu"),
+                (self.normalised, "normalised"),
+            )
+        )
+        valid_columns = delay(m, self.valid_columns, 1, "valid_columns").as_signed()
         real = Signal()
-        m.d.comb += real.eq(self.drained & (self.valid_columns > 0))
-        values = Mux(self.valid_columns > lanes, lanes, self.valid_columns)
+        m.d.comb += real.eq(drained & (valid_columns > 0))
+        values = Mux(valid_columns > lanes, lanes, valid_columns)
         m.d.sync += [
             self.events.vector_chunks.eq(real),
-            self.events.score_reads.eq(real & self.softmax),
+            self.events.score_reads.eq(real & softmax),
             self.events.score_words.eq(Mux(rows_left != 0, row_chunks, 0)),
-            self.events.gelu_lookups.eq(Mux(real & self.gelu, values, 0)),
-            self.events.norm_rows.eq(self.normalised),
+            self.events.gelu_lookups.eq(Mux(real & gelu, values, 0)),
+            self.events.norm_rows.eq(normalised),
         ]
         return m

@@ -73,7 +73,7 @@ class OutputStage(wiring.Component):
         route_at, chunk_at = Signal(range(self.DEPTH)), Signal(range(self.DEPTH))
         read_at = Signal(range(self.DEPTH))
         reserved, stored = Signal(range(self.DEPTH + 1)), Signal(range(self.DEPTH + 1))
-        fetch = Signal()
+        some, fetch = Signal(), Signal()
         m.d.comb += [
             route_write.addr.eq(route_at),
             route_write.data.eq(self.route),
@@ -93,6 +93,7 @@ class OutputStage(wiring.Component):
                 fetch | (reserved < self.DEPTH - 1) | ((reserved < self.DEPTH) & ~self.reserve)
             ),
             stored.eq(stored + self.chunk_put - fetch),
+            some.eq(self.chunk_put | (some & (~fetch | (stored != 1)))),
         ]
 
         m.submodules.logits_skid = logits = SkidBuffer(logit_layout(arch))
@@ -101,21 +102,24 @@ class OutputStage(wiring.Component):
         connect(m, output.o, flipped(self.output))
 
         # The head waits in registers, so that the ports do not hang on the memory's read time.
+        # Of `to`, the bit of the head's destination is set.
         loaded, done, last_part = Signal(), Signal(), Signal()
-        route_first_part = data.View(output_layout(arch), route_read.data).planes_only
+        to = Signal(len(Destination))
         route = Signal(output_layout(arch), reset_less=True)
         chunk = Signal(data.ArrayLayout(CHUNK_BITS, arch.lanes), reset_less=True)
         part = Signal(2)  # 0 int8, 1 high plane, 2 low plane
-        m.d.comb += fetch.eq((stored != 0) & (~loaded | done))
+        m.d.comb += fetch.eq(some & (~loaded | done))
+        coming = data.View(output_layout(arch), route_read.data)
         with m.If(fetch):
             m.d.sync += [
                 loaded.eq(1),
+                *(to[d].eq(coming.destination == d) for d in Destination),
                 route.eq(route_read.data),
                 chunk.eq(chunk_read.data),
-                part.eq(route_first_part),
+                part.eq(coming.planes_only),
             ]
         with m.Elif(done):
-            m.d.sync += loaded.eq(0)
+            m.d.sync += [loaded.eq(0), to.eq(0)]
 
         write = self.activation_write
         int8 = Cat(chunk[i][0:8] for i in range(arch.lanes))
@@ -143,16 +147,17 @@ class OutputStage(wiring.Component):
         ]
         for i in range(arch.lanes):
             m.d.comb += logits.i.payload.logits[i].eq(chunk[i])
-        with m.If(loaded):
-            with m.Switch(route.destination):
-                with m.Case(Destination.NONE):
-                    m.d.comb += done.eq(1)
-                with m.Case(Destination.ACTIVATION):
-                    m.d.comb += [write.valid.eq(1), done.eq(write.ready & last_part)]
-                with m.Case(Destination.LOGITS):
-                    m.d.comb += [logits.i.valid.eq(1), done.eq(logits.i.ready)]
-                with m.Case(Destination.OUTPUT):
-                    m.d.comb += [output.i.valid.eq(1), done.eq(output.i.ready)]
+        m.d.comb += [
+            write.valid.eq(to[Destination.ACTIVATION]),
+            logits.i.valid.eq(to[Destination.LOGITS]),
+            output.i.valid.eq(to[Destination.OUTPUT]),
+            done.eq(
+                to[Destination.NONE]
+                | (write.valid & write.ready & last_part)
+                | (logits.i.valid & logits.i.ready)
+                | (output.i.valid & output.i.ready)
+            ),
+        ]
         with m.If(write.valid & write.ready & ~last_part):
             m.d.sync += [part.eq(part + 1), route.address.eq(route.address + route.plane)]
         m.d.sync += [

@@ -23,8 +23,8 @@ class ParameterBuffer(wiring.Component):
     ----------
     words
         Ring words; what lies behind a block's end in its last word is dropped.
-    available
-        Complete blocks inside.
+    available, some
+        Complete blocks inside; whether there are any. Registers both.
     block, chunk
         Read address: block counted from the oldest, lanes within it.
     entries
@@ -40,6 +40,7 @@ class ParameterBuffer(wiring.Component):
             {
                 "words": In(stream.Signature(8 * arch.ring_read_bytes)),
                 "available": Out(range(self.blocks + 1)),
+                "some": Out(1),
                 "block": In(range(self.blocks)),
                 "chunk": In(range(max(2, arch.chunks))),
                 "entries": Out(data.ArrayLayout(parameter_layout(), arch.lanes)),
@@ -101,6 +102,7 @@ class ParameterBuffer(wiring.Component):
         m.d.sync += [
             oldest.eq(oldest + self.consume),
             self.available.eq(self.available + complete - self.consume),
+            self.some.eq(complete | (self.available > self.consume)),
         ]
         slot = Signal(range(self.blocks))
         chunk_bits = (arch.chunks - 1).bit_length()

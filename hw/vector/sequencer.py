@@ -52,8 +52,8 @@ class Sequencer(wiring.Component):
         Expert queue look-up.
     full, release, address
         Accumulator bank.
-    available, block, consume
-        Parameter blocks.
+    available, some, block, consume
+        Parameter blocks; ``some``: there is one.
     room
         Of the output stage.
     scale_ready, scale_release
@@ -81,6 +81,7 @@ class Sequencer(wiring.Component):
                 "release": Out(1),
                 "address": Out(range(arch.accumulator_rows)),
                 "available": In(range(blocks + 1)),
+                "some": In(1),
                 "block": Out(range(blocks)),
                 "consume": Out(range(blocks + 1)),
                 "room": In(1),
@@ -107,23 +108,35 @@ class Sequencer(wiring.Component):
         m.submodules.event_counter = events = EventCounter(arch)
         connect(m, flipped(self.events), events.events)
         drain, norm = view(Opcode.DRAIN, self.held), view(Opcode.NORM, self.held)
-        set_up = self._take_instructions(m, walker.active | normaliser.active)
+        # What the held instruction is, decoded when it is taken.
+        kind = Signal(
+            data.StructLayout(
+                {
+                    "norm": 1,
+                    "parameters": 1,
+                    "rows_outside": 1,
+                    "residual": 1,
+                    "softmax": 1,
+                    "attention": 1,
+                    "gelu": 1,
+                }
+            )
+        )
+        set_up = self._take_instructions(m, kind, walker.active | normaliser.active)
 
-        is_norm = Signal()
         rows, rows_now = Signal(ROW_BITS), Signal(ROW_BITS)
-        m.d.comb += is_norm.eq(norm.opcode == Opcode.NORM)
         m.d.comb += rows_now.eq(Mux(drain.predicated, self.queue_count, drain.rows))
         with m.If(set_up):
             m.d.sync += rows.eq(rows_now)
         m.d.comb += [
-            walker.start.eq(set_up & ~is_norm),
+            walker.start.eq(set_up & ~kind.norm),
             walker.rows.eq(Mux(set_up, rows_now, rows)),
             walker.kind.eq(drain.kind),
             walker.n_tiles.eq(drain.n_tiles),
             walker.groups.eq(drain.groups),
             walker.columns.eq(drain.columns),
-            walker.rows_outside.eq(_is_any(drain.kind, ROWS_OUTSIDE_KINDS)),
-            normaliser.start.eq(set_up & is_norm),
+            walker.rows_outside.eq(kind.rows_outside),
+            normaliser.start.eq(set_up & kind.norm),
             normaliser.rows.eq(norm.rows),
             normaliser.words.eq(norm.words),
             normaliser.source_base.eq(norm.source_base),
@@ -131,24 +144,21 @@ class Sequencer(wiring.Component):
         ]
 
         step = walker.step
-        has_parameters, ready, hazard = Signal(), Signal(), Signal()
-        updating = self._track_updates(m, walker, drain, set_up, hazard)
+        ready, hazard, lacking = Signal(), Signal(), Signal()
+        settled = self._track_updates(m, walker, kind, set_up, hazard)
+        # Blocks only become more while an instruction that needs several of them is here, so it
+        # waits for all of them; of the others each step takes the oldest.
+        all_there = Signal()
+        m.d.sync += all_there.eq(self.available >= drain.n_tiles)
         m.d.comb += [
-            has_parameters.eq(_is_any(drain.kind, PARAMETER_KINDS)),
+            lacking.eq(kind.parameters & ~Mux(kind.rows_outside, all_there, self.some)),
             self.block.eq(Mux(walker.rows_outside, step.tile, 0)),
-            ready.eq(
-                self.full
-                & (~has_parameters | (self.available > self.block))
-                & ((drain.kind != Drain.ATTENTION) | self.scale_ready)
-                & ~hazard
-            ),
+            ready.eq(self.full & ~lacking & (~kind.attention | self.scale_ready) & ~hazard),
             walker.advance.eq(walker.valid & (self.room | ~step.place) & (step.empty | ready)),
             self.address.eq(step.address),
             self.release.eq(walker.advance & step.group_last & ~step.empty),
-            self.scale_release.eq(
-                walker.advance & step.last & ~step.empty & (drain.kind == Drain.ATTENTION)
-            ),
-            normaliser.may_sum.eq(updating == 0),
+            self.scale_release.eq(walker.advance & step.last & ~step.empty & kind.attention),
+            normaliser.may_sum.eq(settled),
             normaliser.may_normalise.eq(self.statistics_ready & self.room),
             self.statistics_take.eq(normaliser.normalise & normaliser.row_last),
             self.sum.eq(normaliser.sum),
@@ -157,13 +167,13 @@ class Sequencer(wiring.Component):
             self.sum_address.eq(normaliser.sum_address),
             self.residual_address.eq(normaliser.address),
         ]
-        with m.If(walker.advance & has_parameters & ~step.empty):
+        with m.If(walker.advance & kind.parameters & ~step.empty):
             with m.If(~walker.rows_outside):
                 m.d.comb += self.consume.eq(step.tile_last)
             with m.Elif(step.last):
                 m.d.comb += self.consume.eq(drain.n_tiles)
 
-        with m.If(normaliser.active):
+        with m.If(kind.norm):
             m.d.comb += [
                 self.issue.valid.eq(normaliser.normalise),
                 self.issue.operation.eq(NORM),
@@ -189,8 +199,8 @@ class Sequencer(wiring.Component):
 
         waiting = {
             "vector_wait_bank": ~step.empty & ~self.full,
-            "vector_wait_parameters": ~step.empty & has_parameters & (self.available <= self.block),
-            "vector_wait_scale": ~step.empty & (drain.kind == Drain.ATTENTION) & ~self.scale_ready,
+            "vector_wait_parameters": ~step.empty & lacking,
+            "vector_wait_scale": ~step.empty & kind.attention & ~self.scale_ready,
             "vector_wait_output": step.place & ~self.room,
         }
         reason: Value = walker.valid & ~walker.advance
@@ -202,18 +212,18 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             self.control.working.eq(issued),
             self.control.stalled.eq((walker.valid | normaliser.active) & ~issued),
-            events.softmax_start.eq(walker.start & (drain.kind == Drain.SOFTMAX)),
+            events.softmax_start.eq(walker.start & kind.softmax),
             events.rows.eq(walker.rows),
             events.columns.eq(drain.columns),
             events.drained.eq(walker.advance & ~step.null),
-            events.softmax.eq(drain.kind == Drain.SOFTMAX),
-            events.gelu.eq(drain.kind == Drain.GELU),
+            events.softmax.eq(kind.softmax),
+            events.gelu.eq(kind.gelu),
             events.valid_columns.eq(step.valid_columns),
             events.normalised.eq(self.statistics_take),
         ]
         return m
 
-    def _take_instructions(self, m: Module, active: Value) -> Signal:
+    def _take_instructions(self, m: Module, kind: data.View, active: Value) -> Signal:
         """Fill ``held``; the result is high in the cycle after, when the queue count is there."""
         set_up, idle, take = Signal(), Signal(), Signal()
         # The next one is here already: the dispatcher does not hang on this one's end.
@@ -234,34 +244,48 @@ class Sequencer(wiring.Component):
             self.control.queue.ready.eq(following.i.ready),
             following.o.ready.eq(take),
             self.control.wait_token.eq(idle & here & ~self.control.granted),
-            self.control.busy.eq(here | (unfinished != 0)),
+            self.control.busy.eq(here | set_up | (unfinished != 0)),
             self.control.give.eq(self.given),
             self.control.signal.eq(self.given_signal),
             self.queue_expert.eq(Mux(idle, arriving.expert, drain.expert)),
         ]
-        m.d.sync += [set_up.eq(take), unfinished.eq(unfinished + take - self.given)]
+        m.d.sync += [set_up.eq(take), unfinished.eq(unfinished + set_up - self.given)]
         with m.If(take):
-            m.d.sync += self.held.eq(following.o.payload)
+            is_drain = arriving.opcode == Opcode.DRAIN
+            m.d.sync += [
+                self.held.eq(following.o.payload),
+                kind.norm.eq(~is_drain),
+                kind.parameters.eq(is_drain & _is_any(arriving.kind, PARAMETER_KINDS)),
+                kind.rows_outside.eq(_is_any(arriving.kind, ROWS_OUTSIDE_KINDS)),
+                kind.residual.eq(arriving.kind == Drain.RESIDUAL),
+                kind.softmax.eq(arriving.kind == Drain.SOFTMAX),
+                kind.attention.eq(arriving.kind == Drain.ATTENTION),
+                kind.gelu.eq(arriving.kind == Drain.GELU),
+            ]
         return set_up
 
     def _track_updates(
-        self, m: Module, walker: Walker, drain: data.View, set_up: Value, hazard: Signal
+        self, m: Module, walker: Walker, kind: data.View, set_up: Value, hazard: Signal
     ) -> Signal:
-        """Cycles until the last issued residual update is in the memory.
+        """Whether all issued residual updates are in the memory.
 
         The words that one RESIDUAL updates are distinct, but the next one may update the same:
         its first chunk waits (``hazard``) until reading cannot overtake writing.
         """
         updating = Signal(range(Lanes.WRITTEN + 1))
-        first = Signal()
-        is_residual = drain.kind == Drain.RESIDUAL
-        m.d.comb += hazard.eq(first & is_residual & (updating > Lanes.WRITTEN + 1 - Lanes.HAZARD))
+        # Compared a cycle ahead: no update is issued right before those who ask.
+        first, recent, settled = Signal(), Signal(), Signal()
+        m.d.sync += [
+            recent.eq(updating > Lanes.WRITTEN + 2 - Lanes.HAZARD),
+            settled.eq(updating <= 1),
+        ]
+        m.d.comb += hazard.eq(first & kind.residual & recent)
         with m.If(set_up):
             m.d.sync += first.eq(1)
         with m.Elif(walker.advance):
             m.d.sync += first.eq(0)
-        with m.If(walker.advance & is_residual):
+        with m.If(walker.advance & kind.residual):
             m.d.sync += updating.eq(Lanes.WRITTEN)
         with m.Elif(updating != 0):
             m.d.sync += updating.eq(updating - 1)
-        return updating
+        return settled

@@ -118,7 +118,7 @@ class Statistics(wiring.Component):
         ]
         m.submodules.memory = memory = Memory(shape=statistics_layout(), depth=self.DEPTH, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")
-        level, some = Signal(range(self.DEPTH + 1)), Signal()
+        some = Signal()
         take = self.rows.valid & self.rows.ready
         m.d.comb += [
             write.data.eq(row),
@@ -126,12 +126,15 @@ class Statistics(wiring.Component):
             self.rows.valid.eq(some),
             self.rows.payload.eq(read.data),
         ]
+        # Taking hangs on much, so it reaches only what is one gate away: whether the row taken is
+        # the only one is seen in the addresses.
         read_at, write_at = Signal(range(self.DEPTH)), Signal(range(self.DEPTH))
+        next_read = Signal(range(self.DEPTH), init=1)
         m.d.comb += [read.addr.eq(read_at), write.addr.eq(write_at)]
         m.d.sync += [
             write_at.eq(write_at + put),
-            read_at.eq(read_at + take),
-            level.eq(level + put - take),
-            some.eq(put | (some & (~take | (level != 1)))),
+            some.eq(put | (some & (~take | (next_read != write_at)))),
         ]
+        with m.If(take):
+            m.d.sync += [read_at.eq(next_read), next_read.eq(next_read + 1)]
         return m

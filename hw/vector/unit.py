@@ -129,6 +129,7 @@ class VectorUnit(wiring.Component):
             self.queue.index.eq(issue.row),
             sequencer.queue_count.eq(self.queue.count),
             sequencer.available.eq(parameters.available),
+            sequencer.some.eq(parameters.some),
             parameters.block.eq(sequencer.block),
             parameters.chunk.eq(issue.chunk),
             parameters.consume.eq(sequencer.consume),

@@ -123,7 +123,17 @@ class Walker(wiring.Component):
             following.chunk.eq(chunk),
             following.column.eq(column),
             following.valid_columns.eq(valid_columns),
-            following.lanes.eq(Cat(valid_columns > i for i in range(lanes))),
+            following.lanes.eq(
+                Mux(
+                    valid_columns[-1],
+                    0,
+                    Mux(
+                        valid_columns[lanes_log2:-1].any(),
+                        -1,
+                        Cat(valid_columns[:lanes_log2] > i for i in range(lanes)),
+                    ),
+                )
+            ),
             following.address.eq(address),
             following.row_first.eq(column == 0),
             following.row_last.eq(last_chunk & (last_valid | last_tile)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data
 
 from moesaic.hw.axi import burst
 from tests.formal.harness import Control, Harness, Opened, Proof, implies, mutant
@@ -144,8 +145,15 @@ class Issuer(Harness):
         size = dut.window.size[SHIFT:]
         taken, worked_out = inner["taken"], inner["worked_out"]
         command, second, end = inner["command"], inner["second"], inner["end"]
-        third, third_valid = inner["prepared.spare"], inner["prepared.spare_valid"]
-        fourth, fourth_valid = inner["prepared"].o.payload, inner["prepared"].o.valid
+        # The buffer behind them: the word that leaves next, and the one behind that.
+        prepared, words = inner["prepared"], inner["prepared.words"]
+        free, some, oldest = (inner[f"prepared.{name}"] for name in ("free", "some", "oldest"))
+        filled_next = inner["prepared.filled_next"]
+        fourth, fourth_valid = prepared.o.payload, prepared.o.valid
+        third_valid = ~free
+        third = data.View(second.shape(), Mux(oldest, words[0], words[1]))
+        self.invariant(implies(~free, some & (filled_next == 0)))
+        self.invariant(implies(free, filled_next == Mux(oldest ^ some, 2, 1)))
         start, remaining, busy = inner["start"], inner["remaining"], inner["busy"]
 
         def to_boundary(value):

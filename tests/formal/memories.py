@@ -148,9 +148,14 @@ PROOFS = (
         _skid,
         (
             Control(
-                "ready while the spare is full",
+                "ready while both words are full",
                 "the word that is watched comes out in its turn",
-                lambda: _skid(mutant(skid, "self.i.ready.eq(~spare_valid)", "self.i.ready.eq(1)")),
+                lambda: _skid(mutant(skid, "self.i.ready.eq(free)", "self.i.ready.eq(1)")),
+            ),
+            Control(
+                "the word that leaves first is filled first",
+                "the word that is watched comes out in its turn",
+                lambda: _skid(mutant(skid, "Cat(~oldest, oldest)", "Cat(oldest, ~oldest)")),
             ),
         ),
         quick=True,

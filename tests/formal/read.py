@@ -49,7 +49,9 @@ class Engine(Harness):
         m.d.sync += draining.eq(dut.abort & ~dut.idle)
         self.assume(implies(draining, dut.abort))
         self.assume(implies(generous, data.ready))
-        drain = dut.abort | dut.fault.window | dut.fault.bus
+        aborted = Signal()
+        m.d.sync += aborted.eq(dut.abort)
+        drain = aborted | dut.fault.window | dut.fault.bus
         first, beats = command.payload.offset, command.payload.beats
         bad = first[:2].any() | (first[2:] + beats > WINDOW_BYTES // DATA_BYTES)
         taken = command.valid & command.ready
@@ -135,6 +137,7 @@ class Engine(Harness):
             & ~dut.fault.window
             & ~dut.fault.bus
             & ~dut.abort
+            & ~aborted
         ):
             m.d.sync += quiet.eq(Mux(quiet == 31, 31, quiet + 1))
         with m.Else():
@@ -172,8 +175,8 @@ PROOFS = (
                 lambda: Engine(
                     mutant(
                         read,
-                        "issuer.room.eq(bursts.under_way != self.outstanding)",
-                        "issuer.room.eq(1)",
+                        "room.eq(bursts.under_way != self.outstanding)",
+                        "room.eq(1)",
                     )
                 ),
             ),

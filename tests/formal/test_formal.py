@@ -109,6 +109,6 @@ def test_mutant_that_is_out_of_date_is_refused() -> None:
 
 def test_inner_signals_are_found() -> None:
     opened = Opened(skid.SkidBuffer(4))
-    assert isinstance(opened["spare_valid"], Signal)
+    assert isinstance(opened["filled_next"], Signal)
     with pytest.raises(KeyError):
         opened["no_such_signal"]
