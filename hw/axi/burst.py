@@ -192,7 +192,7 @@ class BurstIssuer(wiring.Component):
         m.d.comb += [
             # Not in the cycle in which the last one is taken: nothing here hangs on the bus.
             self.issue.eq(self.next & ~self.valid & self.room & ~self.drop),
-            free.eq(~busy | (self.issue & self.final)),
+            free.eq(~busy),
             prepared.o.ready.eq(free & ~self.drop),
             load.eq(prepared.o.valid & prepared.o.ready),
             self.refused.eq(load & first.refused),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal, Value
+from amaranth import Cat, ClockDomain, ClockSignal, Const, DomainRenamer, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -95,10 +95,14 @@ class ControlUnit(wiring.Component):
         fetch = InstructionFetch(self.arch)
         dispatcher = Dispatcher(self.arch)
         tokens = TokenFile()
-        reset = ResetInserter(frame.core_reset)
-        m.submodules.fetch = reset(fetch)
-        m.submodules.dispatcher = reset(dispatcher)
-        m.submodules.tokens = reset(tokens)
+        # A domain of their own, so that its reset reaches registers without a gate.
+        domain = ClockDomain("frame_parts", local=True)
+        m.domains += domain
+        m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(frame.core_reset)]
+        in_domain = DomainRenamer(domain.name)
+        m.submodules.fetch = in_domain(fetch)
+        m.submodules.dispatcher = in_domain(dispatcher)
+        m.submodules.tokens = in_domain(tokens)
 
         connect(m, flipped(self.bus), file.bus)
         connect(m, fetch.axi, flipped(self.fetch))
@@ -107,13 +111,14 @@ class ControlUnit(wiring.Component):
         windows = self._connect_windows(m, file, frame)
         m.d.comb += [fetch.window.base.eq(windows[0].base), fetch.window.size.eq(windows[0].size)]
 
-        busy = Cat(getattr(self, unit.name.lower()).busy for unit in Unit).any()
+        busy = Signal(len(Unit))
+        m.d.sync += busy.eq(Cat(getattr(self, unit.name.lower()).busy for unit in Unit))
         all_idle, finished, run, abort = Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
             run.eq(frame.running & ~frame.abort & ~dispatcher.ended),
             abort.eq(frame.abort),
             all_idle.eq(self.idle & fetch.idle),
-            finished.eq(dispatcher.ended & dispatcher.empty & ~busy & self.idle & fetch.idle),
+            finished.eq(dispatcher.ended & dispatcher.empty & ~busy.any() & self.idle & fetch.idle),
         ]
         m.d.comb += [
             self.irq.eq(file.irq),

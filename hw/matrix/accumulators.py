@@ -122,12 +122,19 @@ class Accumulators(wiring.Component):
             released.eq(Mux(self.port.release, 1 << drain_bank, 0)),
             self.bank_free.eq(~owned),
         ]
-        full_next = Signal(2)
-        m.d.comb += full_next.eq((full | landed) & ~released)
+        # The release comes late in its cycle, so it only chooses.
+        here = Signal(2)
+        m.d.comb += here.eq(full | landed)
         m.d.sync += [
-            self.port.full.eq(full_next.bit_select(drain_bank ^ self.port.release, 1)),
+            self.port.full.eq(
+                Mux(
+                    self.port.release,
+                    here.bit_select(~drain_bank, 1),
+                    here.bit_select(drain_bank, 1),
+                )
+            ),
             owned.eq((owned | self.claim) & ~released),
-            full.eq(full_next),
+            full.eq(here & ~released),
             drain_bank.eq(drain_bank ^ self.port.release),
         ]
         return m

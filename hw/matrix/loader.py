@@ -89,9 +89,11 @@ class StationaryLoader(wiring.Component):
         arch = self.arch
         self.op = op = Signal(MATMUL)
         rows = Signal.like(op.rows)
-        own_tokens, from_ring, segment, empty = Signal(), Signal(), Signal(), Signal()
+        own_tokens, segment, empty = Signal(), Signal(), Signal()
+        # Decoded when the instruction is taken. Of the ring's tiles a register says that one is
+        # being loaded, for much hangs on the last of its words.
+        from_ring, rows_mode, ring_tiles = Signal(), Signal(), Signal()
         m.d.comb += [
-            from_ring.eq(op.stationary == isa.Stationary.RING),
             own_tokens.eq(op.predicated | ~from_ring),
             segment.eq(op.predicated & (from_ring | op.parameters)),
             empty.eq(rows == 0),
@@ -125,22 +127,32 @@ class StationaryLoader(wiring.Component):
 
         words = Signal(len(op.ring_words))
         beat = Signal(range(max(arch.tile_ring_words, 2)))
+        last_beat = Signal(init=arch.tile_ring_words == 1)
         k_tiles = Countdown(len(op.k_tiles), "k_tiles")
         n_tiles = Countdown(len(op.n_tiles), "n_tiles")
         groups = Countdown(len(op.groups), "groups")
         raw = Signal(MATMUL)
         m.d.comb += raw.eq(self.instructions.payload)
 
+        def begin_tile(m: Module) -> None:
+            m.d.sync += ring_tiles.eq(from_ring)
+            m.next = "TILE"
+
         def begin_nest(m: Module) -> None:
             with m.If(op.parameters):
                 m.next = "PARAMETERS"
             with m.Else():
-                m.next = "TILE"
+                begin_tile(m)
 
         with m.FSM() as fsm:
             with m.State("IDLE"):
                 m.d.comb += self.instructions.ready.eq(1)
-                m.d.sync += [op.eq(raw), rows.eq(raw.rows)]
+                m.d.sync += [
+                    op.eq(raw),
+                    rows.eq(raw.rows),
+                    from_ring.eq(raw.stationary == isa.Stationary.RING),
+                    rows_mode.eq(raw.stationary == isa.Stationary.ROWS),
+                ]
                 with m.If(self.instructions.valid):
                     m.d.comb += self.accepted.eq(1)
                     with m.If(raw.predicated | (raw.stationary != isa.Stationary.RING)):
@@ -203,21 +215,9 @@ class StationaryLoader(wiring.Component):
                     m.d.sync += words.eq(words - 1)
                     with m.If(words == 1):
                         m.d.sync += words.eq(arch.parameter_ring_words)
-                        m.next = "TILE"
+                        begin_tile(m)
             with m.State("TILE"):
-                with m.If(from_ring):
-                    m.d.comb += self.ring.ready.eq(~occupied)
-                    with m.If(self.ring.valid & ~occupied):
-                        m.d.sync += beat.eq(beat + 1)
-                        m.d.comb += self.load.valid.eq(1)
-                        with m.If(beat == arch.tile_ring_words - 1):
-                            m.d.sync += beat.eq(0)
-                            m.d.comb += [tile_requested.eq(1), self.ring_tile.eq(1)]
-                with m.Else():
-                    m.d.comb += [
-                        operand.enable.eq(~occupied),
-                        tile_requested.eq(operand.requested),
-                    ]
+                m.d.comb += operand.enable.eq(~from_ring & ~occupied)
                 with m.If(tile_requested):
                     with m.If(k_tiles.last):
                         m.d.sync += k_tiles.restart(op.k_tiles)
@@ -226,17 +226,33 @@ class StationaryLoader(wiring.Component):
                         with m.Else():
                             m.d.sync += n_tiles.step()
                         with m.If(n_tiles.last & groups.last):
+                            m.d.sync += ring_tiles.eq(0)
                             m.next = "IDLE"
                         with m.Elif(op.parameters):
+                            m.d.sync += ring_tiles.eq(0)
                             m.next = "PARAMETERS"
                     with m.Else():
                         m.d.sync += k_tiles.step()
 
+        with m.If(ring_tiles):
+            m.d.comb += [
+                self.ring.ready.eq(~occupied),
+                self.load.valid.eq(self.ring.valid & ~occupied),
+                self.ring_tile.eq(self.load.valid & last_beat),
+            ]
+            with m.If(self.load.valid):
+                m.d.sync += [
+                    beat.eq(Mux(last_beat, 0, beat + 1)),
+                    last_beat.eq(~last_beat & (beat + 2 == arch.tile_ring_words))
+                    if arch.tile_ring_words > 1
+                    else [],
+                ]
         m.d.comb += [
+            tile_requested.eq(self.ring_tile | operand.requested),
             self.active.eq(~fsm.ongoing("IDLE")),
             self.parameters.payload.eq(self.ring.payload),
             self.ring_word.eq(self.ring.payload),
-            operand.rows_mode.eq(op.stationary == isa.Stationary.ROWS),
+            operand.rows_mode.eq(rows_mode),
             operand.base.eq(op.stationary_base),
             operand.stride.eq(op.stationary_stride),
             operand.existing.eq(op.stationary_rows),

@@ -38,6 +38,8 @@ class Walker(wiring.Component):
     token_wait, token_want, token_granted, token_taken
         The tokens of the next job, asked for while the last one is still at work; one cycle for
         every job whose tokens are taken here, though it may have none.
+    token_due
+        If tokens are granted in this cycle, they are taken.
     waiting
         Nothing is at work, and the next job lacks tokens.
     queue, queue_hold
@@ -59,6 +61,7 @@ class Walker(wiring.Component):
                 "token_want": Out(1),
                 "token_granted": In(1),
                 "token_taken": Out(1),
+                "token_due": Out(1),
                 "waiting": Out(1),
                 "queue": Out(QueueRead(arch)),
                 "queue_hold": In(1),
@@ -125,38 +128,42 @@ class Walker(wiring.Component):
                     self.token_taken.eq(self.jobs.valid & ~lacking & ~following.taken),
                     self.waiting.eq(lacking),
                 ]
+                # What is there while no job is taken does no harm.
+                m.d.sync += [
+                    job.eq(self.jobs.payload),
+                    self.columns.eq(following.stationary_rows),
+                    self.planes.eq(1),
+                    self.k_word.eq(following.stream_base),
+                    self.word.eq(following.stream_base),
+                    *self.rows_left.begin(following.rows),
+                    *self.k_tiles.begin(following.k_tiles),
+                    *self.n_tiles.begin(following.n_tiles),
+                    *self.groups.begin(following.groups),
+                    *self.wide_left.begin(following.last_wide + 1),
+                    row.eq(0),
+                    plane.eq(0),
+                    self.first_row.eq(1),
+                    self.first_k.eq(1),
+                    self.first_n.eq(1),
+                    self.first_row_address.eq(0),
+                    self.pause.eq(
+                        Mux(
+                            (following.rows < PASS_DISTANCE) & ~following.empty,
+                            PASS_DISTANCE - following.rows,
+                            0,
+                        )
+                    ),
+                ]
                 with m.If(self.jobs.valid & ~lacking):
-                    m.d.sync += [
-                        job.eq(self.jobs.payload),
-                        self.columns.eq(following.stationary_rows),
-                        self.planes.eq(1),
-                        self.k_word.eq(following.stream_base),
-                        self.word.eq(following.stream_base),
-                        *self.rows_left.begin(following.rows),
-                        *self.k_tiles.begin(following.k_tiles),
-                        *self.n_tiles.begin(following.n_tiles),
-                        *self.groups.begin(following.groups),
-                        *self.wide_left.begin(following.last_wide + 1),
-                        row.eq(0),
-                        plane.eq(0),
-                        self.first_row.eq(1),
-                        self.first_k.eq(1),
-                        self.first_n.eq(1),
-                        self.first_row_address.eq(0),
-                        self.pause.eq(
-                            Mux(
-                                (following.rows < PASS_DISTANCE) & ~following.empty,
-                                PASS_DISTANCE - following.rows,
-                                0,
-                            )
-                        ),
-                    ]
                     m.next = "WALK"
             with m.State("WALK"):
                 m.d.comb += walking.eq(1)
                 with m.If(advance & finished):
                     m.next = "IDLE"
-        m.d.comb += self.idle.eq(fsm.ongoing("IDLE") & ~self.jobs.valid)
+        m.d.comb += [
+            self.token_due.eq(fsm.ongoing("IDLE") & self.token_want),
+            self.idle.eq(fsm.ongoing("IDLE") & ~self.jobs.valid),
+        ]
         with m.If(advance):
             self._count(m, last_row, last_plane, last_k, last_n)
         self._emit(m, advance, last_row & last_plane & last_k, last_n, finished)

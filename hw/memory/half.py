@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module
+from amaranth import Module, Signal
 from amaranth.hdl import ShapeLike
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -30,9 +30,14 @@ class HalfBuffer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.d.comb += self.i.ready.eq(~self.o.valid)
+        free = Signal(init=1)  # beside `o.valid`, for all of the payload hangs on it
+        m.d.comb += self.i.ready.eq(free)
         with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(self.i.ready):
-            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+            m.d.sync += [self.o.valid.eq(0), free.eq(1)]
+        with m.If(free):
+            m.d.sync += [
+                self.o.valid.eq(self.i.valid),
+                self.o.payload.eq(self.i.payload),
+                free.eq(~self.i.valid),
+            ]
         return m

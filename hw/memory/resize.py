@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -74,7 +74,10 @@ class Narrow(wiring.Component):
             self.i.ready.eq((parts == 0) | ((parts == 1) & self.o.ready)),
         ]
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [word.eq(self.i.payload), parts.eq(self.ratio)]
+            m.d.sync += parts.eq(self.ratio)
         with m.Elif(self.o.valid & self.o.ready):
-            m.d.sync += [word.eq(word >> len(self.o.payload)), parts.eq(parts - 1)]
+            m.d.sync += parts.eq(parts - 1)
+        # What is there while no word is offered does no harm.
+        with m.If(~self.o.valid | self.o.ready):
+            m.d.sync += word.eq(Mux(parts <= 1, self.i.payload, word >> len(self.o.payload)))
         return m

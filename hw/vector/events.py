@@ -50,7 +50,9 @@ class EventCounter(wiring.Component):
     softmax_start, rows, columns
         A SOFTMAX of so many rows and valid columns begins; held while it runs.
     drained, softmax, gelu, valid_columns
-        A chunk was issued; of which kind; valid columns from its first on, or none.
+        A chunk was issued; of which kind; how many valid columns there are from its first on.
+    some_lanes, all_lanes
+        Its first and its last lane are valid.
     normalised
         A row's last word was issued.
     """
@@ -66,6 +68,8 @@ class EventCounter(wiring.Component):
                 "softmax": In(1),
                 "gelu": In(1),
                 "valid_columns": In(signed(COLUMN_BITS + 1)),
+                "some_lanes": In(1),
+                "all_lanes": In(1),
                 "normalised": In(1),
                 "events": Out(VectorEvents(arch)),
             }
@@ -82,24 +86,23 @@ class EventCounter(wiring.Component):
         with m.Elif(rows_left != 0):
             m.d.sync += rows_left.eq(rows_left - 1)
 
-        drained, softmax, gelu, normalised = (
+        drained, softmax, gelu, normalised, all_lanes = (
             delay(m, signal, 1, name, control=True)
             for signal, name in (
-                (self.drained, "drained"),
+                (self.drained & self.some_lanes, "drained"),
                 (self.softmax, "softmax"),
                 (self.gelu, "gelu"),
                 (self.normalised, "normalised"),
+                (self.all_lanes, "all_lanes"),
             )
         )
-        valid_columns = delay(m, self.valid_columns, 1, "valid_columns").as_signed()
-        real = Signal()
-        m.d.comb += real.eq(drained & (valid_columns > 0))
-        values = Mux(valid_columns > lanes, lanes, valid_columns)
+        few = delay(m, self.valid_columns[: lanes.bit_length() - 1], 1, "few")
+        values = Mux(all_lanes, lanes, few)
         m.d.sync += [
-            self.events.vector_chunks.eq(real),
-            self.events.score_reads.eq(real & softmax),
+            self.events.vector_chunks.eq(drained),
+            self.events.score_reads.eq(drained & softmax),
             self.events.score_words.eq(Mux(rows_left != 0, row_chunks, 0)),
-            self.events.gelu_lookups.eq(Mux(real & gelu, values, 0)),
+            self.events.gelu_lookups.eq(Mux(drained & gelu, values, 0)),
             self.events.norm_rows.eq(normalised),
         ]
         return m

@@ -74,13 +74,17 @@ class Gelu(wiring.Component):
         entries = look_up(m, _ENTRIES, addresses, _VALUE_BITS + _SLOPE_BITS, "table")
         for i, entry in enumerate(entries):
             low, slope = entry[:_VALUE_BITS], entry[_VALUE_BITS:].as_signed()
-            fine = Signal(signed(_VALUE_BITS + INDEX_SHIFT + 2), name=f"fine_{i}", reset_less=True)
+            bits = _VALUE_BITS + INDEX_SHIFT + 2
+            product = Signal(signed(bits), name=f"product_{i}", reset_less=True)
+            rounded = Signal(signed(bits), name=f"rounded_{i}", reset_less=True)
             value = Signal(signed(GELU_OUTPUT_BITS), name=f"value_{i}", reset_less=True)
             fraction = delay(m, fractions[i], 1, f"fraction_{i}")
             z = delay(m, self.z[i], 3, f"z_{i}")
             relu = Mux(z[-1], 0, z[:-1])
+            fine = (rounded + product)[:bits].as_signed()
             m.d.sync += [
-                fine.eq((low << INDEX_SHIFT) + slope * fraction + (1 << INDEX_SHIFT - 1)),
+                product.eq(slope * fraction),
+                rounded.eq((low << INDEX_SHIFT) + (1 << INDEX_SHIFT - 1)),
                 value.eq((relu << OUTPUT_SHIFT) - (fine >> INDEX_SHIFT)),
             ]
             m.d.comb += self.value[i].eq(value)

@@ -108,15 +108,15 @@ class Operands(wiring.Component):
 
         for i in range(lanes):
             parameters = self.parameters[i]
-            bias = delay(m, parameters.bias, 3, f"bias_{i}").as_signed()
-            lane_multiplier = delay(m, parameters.multiplier, 3, f"own_multiplier_{i}")
+            bias = delay(m, parameters.bias, 2, f"bias_{i}").as_signed()
+            lane_multiplier = delay(m, parameters.multiplier, 2, f"own_multiplier_{i}")
             # The largest shift leaves nothing; so do those that do not fit.
             limited = Mux(
                 parameters.shift[SHIFT_BITS:].any(),
                 (1 << SHIFT_BITS) - 1,
                 parameters.shift[:SHIFT_BITS],
             )
-            lane_shift = delay(m, limited, 3, f"own_shift_{i}")
+            lane_shift = delay(m, limited, 2, f"own_shift_{i}")
             score = scores.word_select(i, ACCUMULATOR_BITS).as_signed()
             residual = delay(m, self.residual[i], 2, f"residual_{i}").as_signed()
             scaled = delay(m, residual * channels, 1, f"scaled_{i}").as_signed()

@@ -117,6 +117,7 @@ class OutputStage(wiring.Component):
                 route.eq(route_read.data),
                 chunk.eq(chunk_read.data),
                 part.eq(coming.planes_only),
+                last_part.eq(~coming.wide),
             ]
         with m.Elif(done):
             m.d.sync += [loaded.eq(0), to.eq(0)]
@@ -139,7 +140,6 @@ class OutputStage(wiring.Component):
             # A select of no bits would still be a signal of one.
             m.d.comb += enable.eq(Mux((route.select == copy) | (copies == 1), -1, 0))
         m.d.comb += [
-            last_part.eq(~route.wide | (part == 2)),
             write.address.eq(route.address),
             write.data.eq(word.replicate(copies)),
             logits.i.payload.last.eq(route.row_last),
@@ -159,7 +159,8 @@ class OutputStage(wiring.Component):
             ),
         ]
         with m.If(write.valid & write.ready & ~last_part):
-            m.d.sync += [part.eq(part + 1), route.address.eq(route.address + route.plane)]
+            m.d.sync += [part.eq(part + 1), last_part.eq(part == 1)]
+            m.d.sync += [route.address.eq(route.address + route.plane)]
         m.d.sync += [
             self.give.eq(done & route.last),
             self.signal.eq(route.signal),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Signal, Value, unsigned
+from amaranth import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.formats import PARAMETER, PARAMETER_BYTES
 
@@ -28,7 +29,7 @@ class ParameterBuffer(wiring.Component):
     block, chunk
         Read address: block counted from the oldest, lanes within it.
     entries
-        Parameters of the addressed lanes, one cycle later.
+        Parameters of the addressed lanes, two cycles later.
     consume
         Drop so many of the oldest blocks.
     """
@@ -73,6 +74,8 @@ class ParameterBuffer(wiring.Component):
         part_bits = (parts - 1).bit_length()
         word_of_block = position[: (block_bytes // word_bytes - 1).bit_length()]
         complete, room, last = Signal(), Signal(init=1), Signal()
+        counted, now = Signal(), Signal.like(held)
+        m.d.comb += now.eq(held + counted - consumed)
         arriving = Signal.like(word_of_block) if len(word_of_block) else None
         m.d.comb += [
             self.words.ready.eq(room),
@@ -86,8 +89,10 @@ class ParameterBuffer(wiring.Component):
             put.eq(came),
             word.eq(self.words.payload[: 8 * word_bytes]),
             consumed.eq(self.consume),
-            held.eq(held + last - consumed),
-            room.eq((held + last - consumed) != self.blocks),
+            counted.eq(last),
+            held.eq(now),
+            # The last word of a block comes late in its cycle, so it only chooses.
+            room.eq(Mux(last, now < self.blocks - 1, now != self.blocks)),
         ]
         if arriving is not None:
             m.d.sync += arriving.eq(arriving + came)
@@ -109,11 +114,15 @@ class ParameterBuffer(wiring.Component):
         index: Value = Cat(self.chunk[:chunk_bits], slot)
         inside_bits = (entry_bytes // chunk_bytes - 1).bit_length()
         inside = Signal(max(1, inside_bits), reset_less=True)
+        address = Signal.like(read.addr, reset_less=True)
         m.d.comb += [
             slot.eq(oldest + self.block),
-            read.addr.eq(index[inside_bits:]),
+            read.addr.eq(address),
             read.en.eq(1),
             self.entries.eq(read.data.word_select(inside, 8 * chunk_bytes)),
         ]
-        m.d.sync += inside.eq(index[:inside_bits])
+        m.d.sync += [
+            address.eq(index[inside_bits:]),
+            inside.eq(delay(m, index[:inside_bits], 1, "inside")),
+        ]
         return m

@@ -122,7 +122,8 @@ class Sequencer(wiring.Component):
                 }
             )
         )
-        set_up = self._take_instructions(m, kind, walker.active | normaliser.active)
+        ended, end = Signal(), Signal.like(walker.end)
+        set_up = self._take_instructions(m, kind, ended, end)
 
         rows, rows_now = Signal(ROW_BITS), Signal(ROW_BITS)
         m.d.comb += rows_now.eq(Mux(drain.predicated, self.queue_count, drain.rows))
@@ -135,6 +136,7 @@ class Sequencer(wiring.Component):
             walker.n_tiles.eq(drain.n_tiles),
             walker.groups.eq(drain.groups),
             walker.columns.eq(drain.columns),
+            walker.end.eq(end),
             walker.rows_outside.eq(kind.rows_outside),
             normaliser.start.eq(set_up & kind.norm),
             normaliser.rows.eq(norm.rows),
@@ -144,6 +146,9 @@ class Sequencer(wiring.Component):
         ]
 
         step = walker.step
+        m.d.comb += ended.eq(
+            (walker.advance & step.last) | (normaliser.normalise & normaliser.last)
+        )
         ready, hazard, lacking = Signal(), Signal(), Signal()
         settled = self._track_updates(m, walker, kind, set_up, hazard)
         # Blocks only become more while an instruction that needs several of them is here, so it
@@ -219,13 +224,15 @@ class Sequencer(wiring.Component):
             events.softmax.eq(kind.softmax),
             events.gelu.eq(kind.gelu),
             events.valid_columns.eq(step.valid_columns),
+            events.some_lanes.eq(step.lanes[0]),
+            events.all_lanes.eq(step.lanes[-1]),
             events.normalised.eq(self.statistics_take),
         ]
         return m
 
-    def _take_instructions(self, m: Module, kind: data.View, active: Value) -> Signal:
+    def _take_instructions(self, m: Module, kind: data.View, ended: Signal, end: Signal) -> Signal:
         """Fill ``held``; the result is high in the cycle after, when the queue count is there."""
-        set_up, idle, take = Signal(), Signal(), Signal()
+        set_up, idle, take = Signal(), Signal(init=1), Signal()
         # The next one is here already: the dispatcher does not hang on this one's end.
         m.submodules.following = following = HalfBuffer(INSTRUCTION_BITS)
         here = following.o.valid
@@ -234,7 +241,6 @@ class Sequencer(wiring.Component):
         # One per chunk with a place in the output stage at most, and the one that is issuing.
         unfinished = Signal(range(OutputStage.DEPTH + 4))
         m.d.comb += [
-            idle.eq(~set_up & ~active),
             take.eq(idle & here & self.control.granted),
             self.control.wait.eq(arriving.wait),
             self.control.want.eq(here),
@@ -250,7 +256,13 @@ class Sequencer(wiring.Component):
             self.queue_expert.eq(Mux(idle, arriving.expert, drain.expert)),
         ]
         m.d.sync += [set_up.eq(take), unfinished.eq(unfinished + set_up - self.given)]
+        with m.If(ended):
+            m.d.sync += idle.eq(1)
         with m.If(take):
+            m.d.sync += idle.eq(0)
+            # Column of the last lane that counts: SOFTMAX goes on with zeros to a whole word.
+            whole_word = Mux(arriving.kind == Drain.SOFTMAX, self.arch.depth - 1, 0)
+            m.d.sync += end.eq((arriving.columns - 1) | whole_word)
             is_drain = arriving.opcode == Opcode.DRAIN
             m.d.sync += [
                 self.held.eq(following.o.payload),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import ValueLike
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -50,6 +51,8 @@ class Walker(wiring.Component):
         Load the inputs below; the first step is there two cycles later.
     kind, rows, n_tiles, groups, columns
         Fields of the instruction; held while ``active``.
+    end
+        Column of the last lane that counts.
     rows_outside
         Finish a row before the next one (then there is one group).
     step, valid
@@ -76,6 +79,7 @@ class Walker(wiring.Component):
                 "n_tiles": In(isa.width(Opcode.DRAIN, "n_tiles")),
                 "groups": In(isa.width(Opcode.DRAIN, "groups")),
                 "columns": In(isa.width(Opcode.DRAIN, "columns")),
+                "end": In(COLUMN_BITS),
                 "rows_outside": In(1),
                 "advance": In(1),
                 "step": Out(step_layout(arch)),
@@ -87,12 +91,10 @@ class Walker(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        lanes, width, depth = arch.lanes, arch.width, arch.depth
+        lanes, width = arch.lanes, arch.width
         lanes_log2, width_log2 = lanes.bit_length() - 1, width.bit_length() - 1
 
-        # Column of the last lane that counts: SOFTMAX goes on with zeros to a whole word.
-        end = Signal(COLUMN_BITS)
-        m.d.comb += end.eq((self.columns - 1) | Mux(self.kind == Drain.SOFTMAX, depth - 1, 0))
+        end = self.end
         most_chunks = arch.chunks - 1
         walking = Signal()
         following = Signal(step_layout(arch))  # the step that the registers describe
@@ -114,9 +116,10 @@ class Walker(wiring.Component):
         rows, tiles = Countdown(ROW_BITS, "rows"), Countdown(len(self.n_tiles), "tiles")
         groups = Countdown(len(self.groups), "groups")
         last_row, last_tile = rows.last, tiles.last
-        last_chunk, tile_last, group_last = Signal(), Signal(), Signal()
+        # Also where there is nothing at all: the one step is the last chunk.
+        last_chunk, one_chunk = Signal(), Signal()
+        tile_last, group_last = Signal(), Signal()
         m.d.comb += [
-            last_chunk.eq(null | empty | (chunks_left == 0)),
             following.empty.eq(empty),
             following.null.eq(null | empty),
             following.row.eq(row),
@@ -161,9 +164,13 @@ class Walker(wiring.Component):
             self.active.eq(walking | self.valid),
         ]
 
-        def enter_tile(none_left: Value) -> None:
+        def enter_tile(none_left: Value, nothing: ValueLike = 0) -> None:
             """The first chunk of a row in a tile with valid columns, perhaps the last such one."""
-            m.d.sync += [chunk.eq(0), chunks_left.eq(Mux(none_left, last_chunks, most_chunks))]
+            m.d.sync += [
+                chunk.eq(0),
+                chunks_left.eq(Mux(none_left, last_chunks, most_chunks)),
+                last_chunk.eq(nothing | Mux(none_left, one_chunk, most_chunks == 0)),
+            ]
 
         with m.If(self.start):
             ends = end[lanes_log2:width_log2] if width_log2 > lanes_log2 else 0
@@ -173,6 +180,8 @@ class Walker(wiring.Component):
                 empty.eq(self.rows == 0),
                 null.eq(0),
                 last_chunks.eq(ends),
+                one_chunk.eq(ends == 0),
+                last_chunk.eq((self.rows == 0) | Mux(none_left, ends == 0, most_chunks == 0)),
                 chunk.eq(0),
                 chunks_left.eq(Mux(none_left, ends, most_chunks)),
                 column.eq(0),
@@ -196,6 +205,7 @@ class Walker(wiring.Component):
                 m.d.sync += [
                     chunk.eq(chunk + 1),
                     chunks_left.eq(chunks_left - 1),
+                    last_chunk.eq(chunks_left == 1),
                     column.eq(column + lanes),
                     valid_columns.eq(valid_columns - lanes),
                 ]
@@ -246,7 +256,7 @@ class Walker(wiring.Component):
                     last_valid.eq(valid_left == 1),
                     *tiles.step(),
                 ]
-                enter_tile(valid_left == 1)
+                enter_tile(valid_left == 1, null | last_valid)
                 with m.If(group_last):
                     m.d.sync += [*tiles.restart(self.n_tiles), *groups.step()]
         return m
