@@ -62,6 +62,14 @@ PartitionOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 LatencyOption = Annotated[int, typer.Option(help="DRAM first-word latency, cycles")]
+ClockOption = Annotated[
+    float | None,
+    typer.Option(
+        "--clock",
+        metavar="MHZ",
+        help="clock for times; without it a preset's by `make timing`, else the family's, assumed",
+    ),
+]
 BandwidthOption = Annotated[float, typer.Option(help="sustained share of the DRAM's peak")]
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from moesaic.cli.time_view import frame_time, time_line
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.clocks import Clock, find_clock
 from moesaic.spec.errors import UserError
+
+if TYPE_CHECKING:
+    from moesaic.compiler.estimate.task import Estimate
 
 
 def read_routing(path: Path) -> dict[str, list[int]]:
@@ -33,13 +39,30 @@ def read_routing(path: Path) -> dict[str, list[int]]:
     return dict(value)
 
 
-def estimate_tables(target: str, tasks: dict[str, dict[str, Any]]) -> Iterator[Table]:
-    """Cycles by layer and by kind of layer for every task; ``tasks`` as ``Estimate.to_dict``."""
-    for task, figures in tasks.items():
+def estimate_report(
+    arch: ArchConfig, results: dict[str, Estimate], clock_mhz: float | None, bandwidth: float
+) -> dict[str, Any]:
+    """Cycles and times of every task, for JSON and tables; tasks as ``Estimate.to_dict``."""
+    clock = find_clock(arch, clock_mhz)
+    tasks = {}
+    for task, found in results.items():
+        moved = found.weight_bytes + found.data_bytes
+        tasks[task] = {
+            **found.to_dict(),
+            **frame_time(arch, clock, found.cycles, moved, bandwidth),
+        }
+    return {"target": arch.name, **clock.to_dict(), "tasks": tasks}
+
+
+def estimate_tables(report: dict[str, Any]) -> Iterator[Table]:
+    """Cycles by layer and by kind of layer for every task."""
+    clock = Clock(report["clock_mhz"], report["clock_source"])
+    for task, figures in report["tasks"].items():
         total, layers = figures["cycles"], figures["layers"]
         table = Table(
-            title=f"{task} on {target}: {total:,} cycles, roofline"
-            f" {figures['roofline_cycles']:,.0f}, utilisation {figures['utilisation']:.2f}"
+            title=f"{task} on {report['target']}: {total:,} cycles, roofline"
+            f" {figures['roofline_cycles']:,.0f}, utilisation {figures['utilisation']:.2f}\n"
+            f"{time_line(clock, figures)}"
         )
         for column in ("layer", "cycles", "share", "array busy", "weight KB"):
             table.add_column(column, justify="left" if column == "layer" else "right")

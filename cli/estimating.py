@@ -10,6 +10,7 @@ import typer
 
 from moesaic.cli.console import (
     BandwidthOption,
+    ClockOption,
     JsonOption,
     LatencyOption,
     PartitionOption,
@@ -41,10 +42,7 @@ def estimate(
             help="show these targets side by side: fits, how fast, how much",
         ),
     ] = None,
-    clock: Annotated[
-        float | None,
-        typer.Option(metavar="MHZ", help="for --targets; 300 if not given, an assumption"),
-    ] = None,
+    clock: ClockOption = None,
     routing: Annotated[
         str | None,
         typer.Option(
@@ -58,13 +56,16 @@ def estimate(
     as_json: JsonOption = False,
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
-    from moesaic.cli.estimate_view import estimate_tables, read_routing
+    from moesaic.cli.estimate_view import estimate_report, estimate_tables, read_routing
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import estimate_bundle, estimate_onnx
     from moesaic.spec.arch import load_arch
+    from moesaic.spec.clocks import check_clock
 
     check_memory(latency, bandwidth)
-    _check_options(target, targets, clock)
+    check_clock(clock)
+    if targets is not None and target is not None:
+        raise UserError("--targets shows several targets, --target one: give one of the two")
     memory = Memory(latency=latency, share=bandwidth)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
     if targets is not None:
@@ -83,21 +84,12 @@ def estimate(
             results = estimate_onnx(
                 source, arch, partition=partition, routing=counts, memory=memory
             )
-    tasks = {name: result.to_dict() for name, result in results.items()}
+    report = estimate_report(arch, results, clock, bandwidth)
     if as_json:
-        print(json.dumps({"target": arch.name, "tasks": tasks}, indent=1))
+        print(json.dumps(report, indent=1))
         return
-    for table in estimate_tables(arch.name, tasks):
+    for table in estimate_tables(report):
         show(table)
-
-
-def _check_options(target: str | None, targets: str | None, clock: float | None) -> None:
-    if targets is not None and target is not None:
-        raise UserError("--targets shows several targets, --target one: give one of the two")
-    if clock is not None and targets is None:
-        raise UserError("--clock goes with --targets: one target is estimated in cycles")
-    if clock is not None and not 0 < clock <= 10_000:
-        raise UserError(f"--clock takes MHz above 0 and up to 10,000, not {clock:g}")
 
 
 def _measured_routing(bundle: Any) -> dict[str, list[int]]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from moesaic.spec.clocks import Clock
 from moesaic.spec.memories import ram_kind
+from moesaic.spec.memory import sustained_bytes
 from moesaic.spec.parts import Part
 
 if TYPE_CHECKING:
@@ -26,33 +28,36 @@ def explore_report(
     goal: Goal,
     part_name: str,
     part: Part,
-    mhz: float,
-    clock: float | None,
+    clock: Clock,
+    bandwidth: float,
 ) -> dict[str, Any]:
     """All of a search, for JSON, tables and picture."""
     from moesaic.compiler.explore.goal import pareto
+
+    def entry(verdict: Verdict) -> dict[str, Any]:
+        return _entry(verdict, clock, bandwidth)
 
     return {
         "part": part_name,
         "family": part.family,
         "capacity": part.capacity,
         "objective": goal.objective,
-        "clock_mhz": mhz,
-        "clock_assumed": clock is None,
-        "chosen": {**_entry(chosen, mhz), "scheduled_cycles": cycles},
-        "pareto": [_entry(verdict, mhz) for verdict in pareto(found)],
-        "others": [_entry(verdict, mhz) for verdict in found if verdict.cycles],
+        **clock.to_dict(),
+        "chosen": {**entry(chosen), "scheduled_cycles": cycles},
+        "pareto": [entry(verdict) for verdict in pareto(found)],
+        "others": [entry(verdict) for verdict in found if verdict.cycles],
         "refused": sum(not verdict.cycles for verdict in found),
     }
 
 
-def _entry(verdict: Verdict, mhz: float) -> dict[str, Any]:
+def _entry(verdict: Verdict, clock: Clock, bandwidth: float) -> dict[str, Any]:
     cycles = max(verdict.cycles.values())
     return {
         "arch": verdict.arch.to_dict(),
         "cycles": verdict.cycles,
-        "ms": cycles / mhz / 1e3,
-        "frames_per_s": mhz * 1e6 * len(verdict.cycles) / sum(verdict.cycles.values()),
+        "ms": clock.milliseconds(cycles),
+        "dram_given_gb_s": clock.gigabytes_per_second(sustained_bytes(verdict.arch, bandwidth)),
+        "frames_per_s": clock.mhz * 1e6 * len(verdict.cycles) / sum(verdict.cycles.values()),
         "area": verdict.area,
         "resources": verdict.resources,
         "share": verdict.share,
@@ -61,13 +66,11 @@ def _entry(verdict: Verdict, mhz: float) -> dict[str, Any]:
 
 def explore_tables(report: dict[str, Any]) -> Iterator[Table]:
     """The Pareto set, and the target that was chosen."""
-    clock = "assumed" if report["clock_assumed"] else "as given"
-    table = Table(
-        title=f"{report['part']}: fastest for their area, at {report['clock_mhz']:g} MHz ({clock})"
-    )
+    clock = Clock(report["clock_mhz"], report["clock_source"])
+    table = Table(title=f"{report['part']}: fastest for their area, at {clock}")
     table.add_column("array")
     kinds = ("lut", "dsp", ram_kind(report["family"]))
-    for column in ("lanes", "ports", "KiB", "cycles", "ms", *kinds):
+    for column in ("lanes", "ports", "KiB", "cycles", "ms", "GB/s", *kinds):
         table.add_column(column, justify="right")
     entries = report["pareto"]
     # Both ends, and as many between as there is room for.
@@ -83,11 +86,13 @@ def explore_tables(report: dict[str, Any]) -> Iterator[Table]:
             f"{arch['ring_bytes'] >> 10}+{arch['activation_bytes'] >> 10}",
             f"{max(entry['cycles'].values()):,}",
             f"{entry['ms']:.3g}",
+            f"{entry['dram_given_gb_s']:.1f}",
             *(f"{share[kind]:.0%}" for kind in kinds),
             style="bold" if mine else None,
         )
     table.caption = (
-        "p: two products in a DSP. KiB: ring and activations. Resources by model, not placed"
+        "p: two products in a DSP. KiB: ring and activations. GB/s: what the cycles assume of DRAM."
+        " Resources by model, not placed"
     )
     yield table
     chosen = report["chosen"]
@@ -100,8 +105,8 @@ def explore_tables(report: dict[str, Any]) -> Iterator[Table]:
             task,
             f"{cycles:,}",
             f"{scheduled:,}",
-            f"{scheduled / report['clock_mhz'] / 1e3:.3g}",
-            f"{report['clock_mhz'] * 1e6 / scheduled:,.0f}",
+            f"{clock.milliseconds(scheduled):.3g}",
+            f"{clock.mhz * 1e6 / scheduled:,.0f}",
         )
     counted = chosen["resources"]
     ram = kinds[-1]  # comes in halves

@@ -29,6 +29,7 @@ from moesaic.spec.memory import DEFAULT_MEMORY
 if TYPE_CHECKING:
     from moesaic.compiler.explore.goal import Goal
     from moesaic.compiler.explore.judge import Judge, Verdict
+    from moesaic.spec.clocks import Clock
 
 DEFAULT_TRIALS = 200
 
@@ -82,7 +83,8 @@ def explore(
     from moesaic.compiler.explore.study import finished, open_study, verdicts
     from moesaic.host.output_file import OutputFile
     from moesaic.spec.arch import PRESETS
-    from moesaic.spec.parts import ASSUMED_CLOCK_MHZ, load_part
+    from moesaic.spec.clocks import family_clock
+    from moesaic.spec.parts import load_part
 
     check_memory(latency, bandwidth)
     if objective not in OBJECTIVES:
@@ -91,12 +93,11 @@ def explore(
     for name, share in (("--max-lut", max_lut), ("--max-ram", max_ram), ("--max-dsp", max_dsp)):
         if not 0 < share <= 1:
             raise UserError(f"{name} takes a share above 0 and up to 1, not {share:g}")
-    for name, value in (("--clock", clock), ("--max-ms", max_ms)):
-        if value is not None and not 0 < value <= 1e6:
-            raise UserError(f"{name} takes a number above 0 and up to a million, not {value:g}")
+    if max_ms is not None and not 0 < max_ms <= 1e6:
+        raise UserError(f"--max-ms takes a number above 0 and up to a million, not {max_ms:g}")
     part_name, described = load_part(part)
-    mhz = clock or ASSUMED_CLOCK_MHZ[described.family]
-    goal = Goal(objective, int(max_ms * mhz * 1e3) if max_ms is not None else None)
+    timed = family_clock(described.family, clock)
+    goal = Goal(objective, int(max_ms * timed.mhz * 1e3) if max_ms is not None else None)
     if trials is None and seconds is None:
         trials = DEFAULT_TRIALS
     with ExitStack() as files:
@@ -127,10 +128,10 @@ def explore(
             found = verdicts(study.trials)
             chosen = best(found, goal)
             if chosen is None:
-                raise UserError(_nothing_fits(found, part_name, goal, mhz))
+                raise UserError(_nothing_fits(found, part_name, goal, timed))
             stages("scheduling the target that was chosen")
             cycles = _scheduled(judge, chosen)
-        report = explore_report(found, chosen, cycles, goal, part_name, described, mhz, clock)
+        report = explore_report(found, chosen, cycles, goal, part_name, described, timed, bandwidth)
         report |= {"trials": finished(study), "trials_of_this_run": done, "study": str(where)}
         for table in explore_tables(report):
             show(table)
@@ -184,7 +185,7 @@ def _scheduled(judge: Judge, chosen: Verdict) -> dict[str, int]:
     return {task: estimate.cycles for task, estimate in found.items()}
 
 
-def _nothing_fits(found: list[Verdict], part: str, goal: Goal, mhz: float) -> str:
+def _nothing_fits(found: list[Verdict], part: str, goal: Goal, clock: Clock) -> str:
     """Why no trial gave a target; the nearest one says what is missing."""
     from moesaic.compiler.explore.goal import slowest
 
@@ -193,10 +194,10 @@ def _nothing_fits(found: list[Verdict], part: str, goal: Goal, mhz: float) -> st
     if not found:
         return f"no trial was made for {part}: give --trials or --seconds more"
     if slow:
-        ms = min(map(slowest, slow)) / mhz / 1e3
+        ms = clock.milliseconds(min(map(slowest, slow)))
         return (
-            f"no target of {len(found)} fits {part} within --max-ms: the fastest takes {ms:.3g} ms;"
-            " allow more, or name a larger part"
+            f"no target of {len(found)} fits {part} within --max-ms: the fastest takes {ms:.3g} ms"
+            f" at {clock}; allow more, or name a larger part"
         )
     if refused:
         nearest = min(refused, key=lambda verdict: verdict.excess)

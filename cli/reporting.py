@@ -10,6 +10,7 @@ import typer
 from moesaic.cli.console import (
     BandwidthOption,
     BundleArgument,
+    ClockOption,
     LatencyOption,
     app,
     check_memory,
@@ -20,19 +21,12 @@ from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
 from moesaic.spec.memory import DEFAULT_MEMORY
 
-ASSUMED_CLOCK_MHZ = 300.0
-"""No place and route has run: docs and benchmarks assume the same."""
-CLOCKS_MHZ = 1.0, 2000.0
-
 
 @app.command()
 def report(
     bundle: BundleArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write")],
-    clock: Annotated[
-        float | None,
-        typer.Option(metavar="MHZ", help=f"clock; {ASSUMED_CLOCK_MHZ:.0f} is assumed without"),
-    ] = None,
+    clock: ClockOption = None,
     timeline: Annotated[
         list[Path] | None,
         typer.Option(
@@ -58,10 +52,10 @@ def report(
     from moesaic.compiler.page.render import render
     from moesaic.compiler.page.timeline import estimated_timeline, read_timeline
     from moesaic.host.output_file import OutputFile, check_apart
+    from moesaic.spec.clocks import check_clock, find_clock
 
     check_memory(latency, bandwidth)
-    if clock is not None and not CLOCKS_MHZ[0] <= clock <= CLOCKS_MHZ[1]:
-        raise UserError(f"--clock takes 1 to 2000 MHz, not {clock:g}")
+    check_clock(clock)
     loaded = load(bundle)
     figures = read_report(loaded)
     read = [*(timeline or []), *filter(None, (resources, accuracy))]
@@ -81,8 +75,7 @@ def report(
             estimates,
             figures,
             memory,
-            clock or ASSUMED_CLOCK_MHZ,
-            clock_assumed=clock is None,
+            find_clock(loaded.arch, clock),
             decibels=decibels,
         )
         shorts = {

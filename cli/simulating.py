@@ -15,6 +15,7 @@ from rich.table import Table
 from moesaic.cli.console import (
     BandwidthOption,
     BundleArgument,
+    ClockOption,
     JsonOption,
     LatencyOption,
     app,
@@ -47,6 +48,7 @@ def simulate(
         Path | None, typer.Option(help="write what the units do when: .json for Perfetto")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="write waves: .fst or .vcd")] = None,
+    clock: ClockOption = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
 ) -> None:
@@ -55,14 +57,17 @@ def simulate(
     check_ending(stats, "--stats", ".json")
     check_ending(timeline, "--timeline", ".json")
     check_ending(trace, "--trace", ".fst", ".vcd")
+    from moesaic.cli.time_view import frame_time, time_line
     from moesaic.host.output_file import OutputFile, check_writable, write_all
     from moesaic.host.session import Session
     from moesaic.sim.statistics import frame_statistics
     from moesaic.sim.timeline import chrome_trace
     from moesaic.spec.arrays import open_arrays
+    from moesaic.spec.clocks import find_clock
     from moesaic.spec.hostside import task_frames
 
     loaded = load(bundle)
+    timed = find_clock(loaded.arch, clock)
     name = loaded.task(task)
     dram = dram_config(latency, bandwidth)
     if trace is not None:
@@ -102,6 +107,9 @@ def simulate(
         f"{name}: {statistics['frames']} frames, {mean:.0f} cycles a frame, "
         f"utilisation {statistics['utilisation']:.2f}"
     )
+    moved = statistics["dram_read_bytes"] + statistics["dram_write_bytes"]
+    figures = frame_time(loaded.arch, timed, mean, moved, bandwidth)
+    console.print(f"{name}: {time_line(timed, figures)}")
 
 
 @app.command()

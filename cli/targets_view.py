@@ -10,16 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from moesaic.spec.arch import PRESETS, ArchConfig, load_arch
+from moesaic.spec.clocks import ASSUMED, RECORDED, Clock, find_clock
 from moesaic.spec.errors import UserError
 from moesaic.spec.memories import ram_kind
+from moesaic.spec.memory import sustained_bytes
 from moesaic.spec.parts import PARTS, known_part
 from moesaic.spec.resource_model import shares, target_resources
 
 if TYPE_CHECKING:
     from moesaic.compiler.estimate.targets import TargetEstimate
-
-ASSUMED_CLOCK_MHZ = 300.0
-"""Of ``estimate``. No place and route has run."""
 
 
 def read_targets(names: str) -> list[ArchConfig]:
@@ -42,16 +41,18 @@ def read_targets(names: str) -> list[ArchConfig]:
 def targets_report(
     results: Iterable[TargetEstimate], clock_mhz: float | None, bandwidth: float
 ) -> dict[str, Any]:
-    """Cycles, times, bandwidths and resources of each target, for JSON and tables."""
-    clock = clock_mhz or ASSUMED_CLOCK_MHZ
+    """Cycles, times, bandwidths and resources of each target, for JSON and tables.
+
+    ``clock_mhz`` is of all targets; each has its own without.
+    """
     return {
-        "clock_mhz": clock,
-        "clock_assumed": clock_mhz is None,
-        "targets": [_target(result, clock, bandwidth) for result in results],
+        "targets": [
+            _target(result, find_clock(result.arch, clock_mhz), bandwidth) for result in results
+        ]
     }
 
 
-def _target(result: TargetEstimate, clock: float, bandwidth: float) -> dict[str, Any]:
+def _target(result: TargetEstimate, clock: Clock, bandwidth: float) -> dict[str, Any]:
     arch = result.arch
     name = known_part(arch.device)
     family = PARTS[name].family if name else "xcup"
@@ -61,18 +62,19 @@ def _target(result: TargetEstimate, clock: float, bandwidth: float) -> dict[str,
         "fits": result.fits,
         "reason": result.reason,
         "part": name,
+        **clock.to_dict(),
         "family": family,
         "resources": counted,
         "share": shares(counted, PARTS[name]) if name else None,
-        "dram_given_gb_s": _gb_s(arch.line_bytes + arch.data_port_bytes, 1, clock) * bandwidth,
+        "dram_given_gb_s": clock.gigabytes_per_second(sustained_bytes(arch, bandwidth)),
         "tasks": {
             task: {
                 "cycles": found.cycles,
-                "ms": found.cycles / clock / 1e3,
-                "frames_per_s": clock * 1e6 / found.cycles,
+                "ms": clock.milliseconds(found.cycles),
+                "frames_per_s": clock.mhz * 1e6 / found.cycles,
                 "utilisation": found.utilisation,
-                "dram_needed_gb_s": _gb_s(
-                    found.weight_bytes + found.data_bytes, found.cycles, clock
+                "dram_needed_gb_s": clock.gigabytes_per_second(
+                    found.weight_bytes + found.data_bytes, found.cycles
                 ),
             }
             for task, found in result.tasks.items()
@@ -80,31 +82,26 @@ def _target(result: TargetEstimate, clock: float, bandwidth: float) -> dict[str,
     }
 
 
-def _gb_s(size: int, cycles: int, clock_mhz: float) -> float:
-    """10**9 bytes per second."""
-    return size / cycles * clock_mhz / 1e3
-
-
 def targets_table(report: dict[str, Any]) -> Table:
     """Targets side by side, a row for each task."""
-    clock = f"{report['clock_mhz']:g} MHz"
-    table = Table(
-        title=f"at {clock}, {'assumed' if report['clock_assumed'] else 'as given'}", box=box.SIMPLE
-    )
+    clocks = {Clock(one["clock_mhz"], one["clock_source"]) for one in report["targets"]}
+    star = "*" if len({clock.source for clock in clocks}) > 1 else ""
+    table = Table(title=_title(clocks), box=box.SIMPLE)
     table.add_column("target", overflow="fold")
     table.add_column("task")
-    for column in ("cycles", "ms", "frames/s", "GB/s", "DSP", "RAM", "LUT"):
+    for column in ("cycles", "MHz", "ms", "frames/s", "GB/s", "DSP", "RAM", "LUT"):
         table.add_column(column, justify="right", no_wrap=True)
     for entry in report["targets"]:
         kinds = ("dsp", ram_kind(entry["family"]), "lut")
         size = [_amount(entry, kind) for kind in kinds]
         if not entry["fits"]:
-            table.add_row(entry["target"], "no fit", *[""] * 4, *size)
+            table.add_row(entry["target"], "no fit", *[""] * 5, *size)
         for number, (task, found) in enumerate(entry["tasks"].items()):
             table.add_row(
                 "" if number else entry["target"],
                 Text(task),
                 f"{found['cycles']:,}",
+                f"{entry['clock_mhz']:g}{star if entry['clock_source'] == ASSUMED else ''}",
                 f"{found['ms']:.3g}",
                 f"{found['frames_per_s']:,.0f}",
                 f"{found['dram_needed_gb_s']:.1f}/{entry['dram_given_gb_s']:.0f}",
@@ -112,10 +109,18 @@ def targets_table(report: dict[str, Any]) -> Table:
             )
     parts = sorted({entry["part"] for entry in report["targets"]} - {None})
     table.caption = (
-        "GB/s: what a frame needs in the mean, and what the target's ports sustain. DSP, block RAM,"
+        "GB/s: what a frame moves in the mean, and what its cycles assume of DRAM. DSP, block RAM,"
         f" LUT by model: shares of {' and '.join(parts)}, numbers where no part is known"
     )
     return table
+
+
+def _title(clocks: set[Clock]) -> str:
+    """The clock of all targets, or who says so: one source, or two, of which one has a star."""
+    if len(clocks) == 1:
+        return f"at {clocks.pop()}"
+    sources = {clock.source for clock in clocks}
+    return f"clocks {sources.pop()}" if len(sources) == 1 else f"clocks {RECORDED}; * {ASSUMED}"
 
 
 def refusals(report: dict[str, Any]) -> list[str]:

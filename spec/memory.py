@@ -46,6 +46,11 @@ class MemoryTiming:
 DEFAULT_MEMORY = MemoryTiming()
 
 
+def sustained_bytes(arch: ArchConfig, bandwidth_share: float) -> float:
+    """Bytes per cycle, both directions together, that cycle counts assume of all ports' memory."""
+    return (arch.line_bytes + arch.data_port_bytes) * bandwidth_share
+
+
 def roofline_cycles(
     arch: ArchConfig, macs: int, weight_bytes: int, read_bytes: int, written_bytes: int
 ) -> float:

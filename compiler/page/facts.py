@@ -12,8 +12,9 @@ from moesaic.compiler.page.losses import Loss, find_losses
 from moesaic.compiler.points import layer_point
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.clocks import Clock
 from moesaic.spec.intgraph import IntGraph
-from moesaic.spec.memory import MemoryTiming
+from moesaic.spec.memory import MemoryTiming, sustained_bytes
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ class Facts:
 
     name: str
     arch: ArchConfig
-    clock_mhz: float
-    clock_assumed: bool
+    clock: Clock
     memory: MemoryTiming
     weight_bytes: int
     """Of the image, which all tasks share."""
@@ -80,7 +80,13 @@ class Facts:
     @property
     def peak_gigabytes_per_second(self) -> float:
         """What the weight ports can read."""
-        return self.arch.line_bytes * self.clock_mhz / 1e3
+        return self.clock.gigabytes_per_second(self.arch.line_bytes)
+
+    @property
+    def sustained_gigabytes_per_second(self) -> float:
+        """What the cycles assume of DRAM."""
+        share = self.memory.bandwidth_share
+        return self.clock.gigabytes_per_second(sustained_bytes(self.arch, share))
 
 
 def gather_facts(
@@ -88,9 +94,8 @@ def gather_facts(
     estimates: Mapping[str, Estimate],
     figures: Mapping[str, TaskFigures],
     memory: MemoryTiming,
-    clock_mhz: float,
+    clock: Clock,
     *,
-    clock_assumed: bool = False,
     decibels: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> Facts:
     """All figures of a bundle.
@@ -103,10 +108,8 @@ def gather_facts(
         By task: the cost model's, and what the bundle's report says.
     memory
         That of the estimates.
-    clock_mhz
+    clock
         Turns cycles into time.
-    clock_assumed
-        Whether nobody has said so.
     decibels
         By task and point, what `moesaic accuracy` has measured.
     """
@@ -117,13 +120,13 @@ def gather_facts(
             estimates[task],
             figures[task],
             memory,
-            clock_mhz,
+            clock,
             (decibels or {}).get(task, {}),
         )
         for task in bundle.graphs
     }
     name = bundle.path.resolve().name
-    return Facts(name, bundle.arch, clock_mhz, clock_assumed, memory, len(bundle.weights), tasks)
+    return Facts(name, bundle.arch, clock, memory, len(bundle.weights), tasks)
 
 
 def _task(
@@ -132,12 +135,12 @@ def _task(
     estimate: Estimate,
     figures: TaskFigures,
     memory: MemoryTiming,
-    clock_mhz: float,
+    clock: Clock,
     decibels: Mapping[str, float | None],
 ) -> TaskFacts:
     graph, arch = bundle.graphs[task], bundle.arch
     layers = layer_facts(graph, estimate, arch)
-    seconds = estimate.cycles / (clock_mhz * 1e6)
+    milliseconds = clock.milliseconds(estimate.cycles)
     dram_bytes = estimate.weight_bytes + estimate.data_bytes
     flips = figures.quantisation.routing_flips
     names = [layer.name for layer in graph.layers]
@@ -148,11 +151,11 @@ def _task(
         estimate=estimate,
         figures=figures,
         macs=graph.macs,
-        milliseconds=1e3 * seconds,
-        frames_per_second=1 / seconds,
-        roofline_milliseconds=estimate.roofline_cycles / (clock_mhz * 1e3),
+        milliseconds=milliseconds,
+        frames_per_second=1e3 / milliseconds,
+        roofline_milliseconds=clock.milliseconds(estimate.roofline_cycles),
         dram_bytes=dram_bytes,
-        gigabytes_per_second=dram_bytes / seconds / 1e9,
+        gigabytes_per_second=clock.gigabytes_per_second(dram_bytes, estimate.cycles),
         layers=layers,
         experts=[
             ExpertFacts(layers[names.index(layer) + 1].short, tokens, flips.get(layer))
@@ -162,7 +165,7 @@ def _task(
             _point(name, point, layers, decibels.get(name, decibels.get(layer_point(name))))
             for name, point in sorted(figures.quantisation.points.items(), key=_place)
         ],
-        losses=find_losses(layers, estimate, arch, memory, clock_mhz),
+        losses=find_losses(layers, estimate, arch, memory, clock),
         activation_bytes=bundle.tasks[task].activation_words * arch.depth,
     )
 

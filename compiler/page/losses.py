@@ -9,6 +9,7 @@ from moesaic.compiler.estimate.task import Estimate
 from moesaic.compiler.page.layers import LayerFacts
 from moesaic.compiler.page.words import percent
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.clocks import Clock
 from moesaic.spec.memory import MemoryTiming
 
 LARGEST = 3
@@ -32,7 +33,7 @@ def find_losses(
     estimate: Estimate,
     arch: ArchConfig,
     memory: MemoryTiming,
-    clock_mhz: float,
+    clock: Clock,
 ) -> list[Loss]:
     """The largest losses: layers of a kind that lose for the same reason are one."""
     groups: dict[tuple[str, str], list[tuple[float, LayerFacts]]] = defaultdict(list)
@@ -45,7 +46,7 @@ def find_losses(
         cycles = sum(lost for lost, _ in members)
         share = cycles / estimate.cycles
         who = _who(kind, members)
-        why = _why(reason, kind, [layer for _, layer in members], arch, memory, clock_mhz)
+        why = _why(reason, kind, [layer for _, layer in members], arch, memory, clock)
         sentence = f"{who} {_verb(reason, members)} {percent(share)} of the frame {why}"
         if len(members) > 1:
             most, layer = max(members, key=lambda one: one[0])
@@ -83,13 +84,13 @@ def _why(
     layers: list[LayerFacts],
     arch: ArchConfig,
     memory: MemoryTiming,
-    clock_mhz: float,
+    clock: Clock,
 ) -> str:
     """The rest of the sentence, with the figures behind the loss."""
     match reason:
         case "weights":
             megabytes = sum(layer.weight_bytes for layer in layers) / 1e6
-            rate = arch.line_bytes * memory.bandwidth_share * clock_mhz / 1e3
+            rate = clock.gigabytes_per_second(arch.line_bytes * memory.bandwidth_share)
             return f"for weights: {megabytes:.3g} MB at {rate:.1f} GB/s"
         case "vector unit":
             chunks = sum(layer.vector_cycles for layer in layers)

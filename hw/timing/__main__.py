@@ -1,14 +1,17 @@
 """Analyse a target's timing: ``python -m moesaic.hw.timing --target zcu102``.
 
 Writes ``build/timing/TARGET.json`` and ``.png``, and exits with 1 if a path is longer than the
-clock allows. A synthesis takes seconds to minutes per block; netlists and reports are kept, so
-the next one is quick.
+clock allows. With ``--record`` the clock that was found becomes the one that times of this preset
+are printed for (``spec/clocks.json``), and the exit is 1 if a path is longer than its budget there.
+A synthesis takes seconds to minutes per block; netlists and reports are kept, so the next one is
+quick.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from moesaic.hw.resources.report import write_report
 from moesaic.hw.resources.synthesis import SynthesisError
 from moesaic.hw.timing.analysis import LoopError
 from moesaic.hw.timing.reader import UnknownCellError
+from moesaic.hw.timing.record import check_recordable, over_budget, write_record
 from moesaic.hw.timing.report import report
 from moesaic.hw.timing.view import draw, listing, outline, tables
 from moesaic.spec.arch import load_arch
@@ -30,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moesaic.hw.timing", description=__doc__)
     parser.add_argument("--target", required=True, help="a preset, or a .json file")
     parser.add_argument("--clock", type=float, metavar="MHZ", help="by default the family's")
+    parser.add_argument("--record", action="store_true", help="keep the clock in spec/clocks.json")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/timing"))
     options = parser.parse_args(arguments)
     notes, console = Console(stderr=True), Console()
@@ -44,10 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
                 f"target {arch.name} is for {arch.device}, and delays are known for UltraScale+"
                 " only: name a part of that family in its field device, or none"
             )
+        if options.record:
+            check_recordable(arch, options.clock)
         result = report(arch, family, clock, lambda what: notes.print(f"  {what}"))
         text = json.dumps(result, indent=1) + "\n"
         write_report(options.output / f"{arch.name}.json", text.encode())
         write_report(options.output / f"{arch.name}.png", draw(result))
+        record = write_record(arch, result) if options.record else None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -59,11 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
     lines = [
         *listing(result),
         f"{result['target']}, {family}: longest path {result['worst_ns']:.2f} ns, or"
-        f" {result['mhz']:.0f} MHz with a quarter of the period left for placement;"
+        f" {math.floor(result['mhz'])} MHz with a quarter of the period left for placement;"
         f" {result['over']:,} of {result['ends']:,} ends later than {result['budget_ns']:.2f} ns",
     ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if record is not None:
+        console.print(f"recorded {record['mhz']} MHz for {arch.name}", highlight=False)
+        if message := over_budget(arch.name, record):
+            print(f"error: {message}", file=sys.stderr)
+        return 1 if message else 0
     if result["over"]:
         first = result["paths"][0]
         print(

@@ -7,8 +7,6 @@ from typing import Any
 
 from moesaic.models.bench.measure import Row
 
-CLOCK_MHZ = 300
-"""Assumed for Xilinx parts: no vendor tool has placed the design."""
 MOST_CYCLES = {"zcu102": 345_000, "zcu102-lite": 900_000}
 MOST_SWITCH_CYCLES = 200
 LEAST_UTILISATION = {"zcu102": 0.80, "zcu102-lite": 0.85}

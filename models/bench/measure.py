@@ -84,13 +84,14 @@ class Bench:
         title = f"simulate {name}, latency {case.latency}, bandwidth {case.bandwidth}"
         verdict = json.loads(run_step(self.console, title, command, allowed=(1,)))
         statistics = json.loads(file.read_text())
-        estimates = json.loads(
+        estimated = json.loads(
             run_step(
                 self.console, f"estimate {name}", moesaic("estimate", bundle, *memory, "--json")
             )
-        )["tasks"]
+        )
+        clock = {key: estimated[key] for key in ("clock_mhz", "clock_source")}
         rows = [
-            _row(case, task, found, statistics[task], estimates[task])
+            _row(case, task, found, statistics[task], estimated["tasks"][task]) | clock
             for task, found in verdict["tasks"].items()
         ]
         for row in rows:

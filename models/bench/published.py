@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CLOCK_MHZ = 300
+"""Of all of them."""
+
 
 @dataclass(frozen=True)
 class Published:
-    """One design on a ZCU102 at 300 MHz, as its authors report it.
+    """One design on a ZCU102 at :data:`CLOCK_MHZ`, as its authors report it.
 
     ``dsp``, ``bram36`` and ``lut_k`` (thousands) are ``None`` where they are not reported here.
     """

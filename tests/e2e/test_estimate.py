@@ -12,6 +12,7 @@ from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.schedule.options import first_schedule
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.clocks import find_clock
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.compiler.test_codegen import SHAPES, SMALL
 
@@ -101,6 +102,28 @@ def test_bundle_for_another_target_as_table(small_bundle: Path, tmp_path: Path) 
     assert done.code == 0, done.err
     for word in ("seg on zcu102", "depth on zcu102", "attention", "moe", "head", "frame"):
         assert word in done.out, done.out
+
+
+def test_time_is_beside_its_clock_and_what_it_asks_of_dram(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = moesaic("estimate", small_bundle, "--clock", "100", "--bandwidth", "0.5", "--json")
+    told = json.loads(done.out)
+    assert (told["clock_mhz"], told["clock_source"]) == (100, "as given")
+    seg = told["tasks"]["seg"]
+    assert seg["ms"] == pytest.approx(seg["cycles"] / 1e5)
+    assert seg["dram_given_gb_s"] == pytest.approx(48 * 0.5 * 0.1)
+    moved = seg["weight_bytes"] + seg["data_bytes"]
+    assert seg["dram_needed_gb_s"] == pytest.approx(moved / seg["ms"] / 1e6)
+    shown = moesaic("estimate", small_bundle, "--clock", "100", "--bandwidth", "0.5").out
+    line = f"{seg['ms']:.3g} ms at 100 MHz (as given), if DRAM sustains 2.4 GB/s; a frame moves"
+    assert line in " ".join(shown.split())
+    own = " ".join(moesaic("estimate", small_bundle).out.split())
+    assert f"ms at {find_clock(NANO)}, if DRAM" in own
+    other = moesaic("estimate", small_bundle, "--target", "pynq-z2").out
+    assert "ms at 150 MHz (assumed), if DRAM" in " ".join(other.split())
+    assert_refused(moesaic("estimate", small_bundle, "--clock", "0"), "--clock")
 
 
 def test_refused_input(

@@ -12,7 +12,9 @@ import moesaic.cli.application  # noqa: F401  (its commands)
 from moesaic.cli.console import app
 from moesaic.compiler.estimate.models import estimate_onnx
 from moesaic.spec.arch import PRESETS, load_arch
+from moesaic.spec.clocks import find_clock
 from moesaic.spec.errors import UserError
+from moesaic.spec.memory import sustained_bytes
 from moesaic.spec.parts import PARTS
 from moesaic.spec.resource_model import target_resources
 
@@ -56,7 +58,9 @@ def test_the_target_that_is_written_fits_and_is_as_fast_as_said(
         assert told["chosen"]["resources"][kind] <= limit * capacity[kind]
     assert told["trials"] == told["trials_of_this_run"] == 12
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "assumed" in capsys.readouterr().out
+    assert "at 300 MHz (assumed)" in capsys.readouterr().out
+    assert (told["clock_mhz"], told["clock_source"]) == (300, "assumed")
+    assert told["chosen"]["dram_given_gb_s"] == pytest.approx(sustained_bytes(arch, 0.9) * 0.3)
     # What it wrote is a target for the other commands.
     call("estimate", model, "--target", target, "--json")
     assert json.loads(capsys.readouterr().out)["tasks"]["default"]["cycles"] == cycles
@@ -136,11 +140,11 @@ def test_a_part_file_that_says_something_else_is_a_sentence(
         (("-o", "/proc/target.json"), "/proc/target.json cannot be written"),
         (("--max-lut", "0"), "--max-lut takes a share above 0"),
         (("--max-ms", "-1"), "--max-ms takes a number above 0"),
-        (("--clock", "nan"), "--clock takes a number above 0"),
+        (("--clock", "nan"), "--clock takes 1 to 2000 MHz"),
         (("--storage", "nosuch://place"), "storage nosuch://place cannot be used"),
         (("--max-ram", "0.01"), "needs .* of its block RAM, 1% are allowed"),
         (("--max-dsp", "0.001"), "needs .* of its multipliers, 0% are allowed"),
-        (("--max-ms", "0.0001"), "fits xck26 within --max-ms: the fastest takes"),
+        (("--max-ms", "0.0001"), "within --max-ms: the fastest takes .* at 300 MHz .assumed."),
     ],
 )
 def test_what_cannot_be_is_a_sentence(
@@ -164,22 +168,29 @@ def test_targets_side_by_side(
     small.write_text(json.dumps(fields))
     call("estimate", model, "--targets", f"nano,zcu102,{small}", "--json")
     told = json.loads(capsys.readouterr().out)
-    assert (told["clock_mhz"], told["clock_assumed"]) == (300, True)
     nano, zcu102, refused = told["targets"]
+    clock = find_clock(PRESETS["nano"])
+    assert clock.source == "by make timing" and clock.mhz < 300  # or nothing below shows anything
+    assert (nano["clock_mhz"], nano["clock_source"]) == (clock.mhz, clock.source)
+    # All but the name and one memory are nano's: nobody has measured it.
+    assert (refused["clock_mhz"], refused["clock_source"]) == (300, "assumed")
     alone = estimate_onnx(model, PRESETS["nano"])["default"]
     found = nano["tasks"]["default"]
     assert found["cycles"] == alone.cycles
-    assert found["ms"] == pytest.approx(alone.cycles / 300e3)
+    assert found["ms"] == pytest.approx(alone.cycles / clock.mhz / 1e3)
     assert found["frames_per_s"] * found["ms"] == pytest.approx(1e3)
     needed = (alone.weight_bytes + alone.data_bytes) / (found["ms"] * 1e6)
     assert found["dram_needed_gb_s"] == pytest.approx(needed)
-    assert nano["dram_given_gb_s"] == pytest.approx((2 * 16 + 16) * 0.3 * 0.9)
+    assert nano["dram_given_gb_s"] == pytest.approx((2 * 16 + 16) * clock.mhz / 1e3 * 0.9)
     assert nano["share"] is None and zcu102["part"] == "xczu9eg"
     assert zcu102["share"]["bram36"] == pytest.approx(634 / 912)
     assert not refused["fits"] and refused["reason"].startswith("its residual stream needs")
+    call("estimate", model, "--targets", f"nano,{small}")
+    shown = capsys.readouterr().out
+    assert "clocks by make timing; * assumed" in shown and f" {clock.mhz:g} " in shown
     call("estimate", model, "--targets", f"zcu102,{small}", "--clock", "200")
     shown = capsys.readouterr().out
-    assert "at 200 MHz, as given" in shown and "small does not fit: its residual" in shown
+    assert "at 200 MHz (as given)" in shown and "small does not fit: its residual" in shown
 
 
 def test_all_targets_of_a_bundle(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,8 +206,8 @@ def test_all_targets_of_a_bundle(small_bundle: Path, capsys: pytest.CaptureFixtu
         (("--targets", "nano,mars"), "unknown target 'mars'"),
         (("--targets", "nano,nano"), "--targets names nano twice"),
         (("--targets", "nano", "--target", "nano"), "give one of the two"),
-        (("--target", "nano", "--clock", "100"), "--clock goes with --targets"),
-        (("--targets", "nano", "--clock", "0"), "--clock takes MHz above 0"),
+        (("--targets", "nano", "--clock", "0"), "--clock takes 1 to 2000 MHz, not 0"),
+        (("--target", "nano", "--clock", "nan"), "--clock takes 1 to 2000 MHz, not nan"),
     ],
 )
 def test_targets_that_make_no_sense_are_a_sentence(

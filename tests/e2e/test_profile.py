@@ -15,6 +15,7 @@ from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.sim.timeline import chrome_trace
 from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.clocks import find_clock
 from moesaic.spec.isa import Unit
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 
@@ -148,6 +149,13 @@ def test_command_writes_timeline_and_statistics(small_bundle: Path, tmp_path: Pa
     )  # fmt: skip
     assert done.code == 0, done.err
     stats = json.loads((tmp_path / "stats.json").read_text())
+    clock, mean = find_clock(PRESETS["nano"]), np.mean(stats["cycles"])
+    moved = (stats["dram_read_bytes"] + stats["dram_write_bytes"]) / mean * clock.mhz / 1e3
+    given = 48 * 0.9 * clock.mhz / 1e3  # bytes of all ports in a cycle, and their share
+    assert (
+        f"seg: {mean / clock.mhz / 1e3:.3g} ms at {clock}, if DRAM sustains {given:.1f} GB/s;"
+        f" a frame moves {moved:.1f} in the mean"
+    ) in done.err
     assert sum(stats["kinds"].values()) == pytest.approx(np.mean(stats["cycles"]))
     moe = [layer for layer in stats["layers"] if layer["kind"] == "moe"]
     assert all(sum(layer["experts"]) == 10 and layer["imbalance"] >= 1 for layer in moe)

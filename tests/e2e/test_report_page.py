@@ -21,7 +21,9 @@ from moesaic.compiler.page.facts import Facts, gather_facts
 from moesaic.compiler.page.figures import read_report, read_resources
 from moesaic.compiler.page.render import render
 from moesaic.compiler.page.timeline import Bar, estimated_timeline, merge
+from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle, load_bundle
+from moesaic.spec.clocks import GIVEN, Clock, find_clock
 from moesaic.spec.memory import DEFAULT_MEMORY
 from moesaic.spec.parts import FAMILIES, PARTS
 
@@ -54,7 +56,7 @@ def report(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 def facts_of(bundle: Bundle) -> Facts:
     estimates = estimate_bundle(bundle, memory=Memory())
-    return gather_facts(bundle, estimates, read_report(bundle), DEFAULT_MEMORY, CLOCK)
+    return gather_facts(bundle, estimates, read_report(bundle), DEFAULT_MEMORY, Clock(CLOCK, GIVEN))
 
 
 def page_of(facts: Facts, **rest: Any) -> str:
@@ -163,7 +165,8 @@ def test_figures_are_those_of_the_estimate(report: tuple[Done, str], small_bundl
         ends = [end for end, track in zip(bars["end"], bars["track"], strict=True)
                 if track == matrix]  # fmt: skip
         assert ends == sorted(ends) and 0 < ends[-1] <= figures["cycles"] == bars["cycles"]
-    assert "250 MHz" in texts and "assumed" not in texts
+    assert "250 MHz as given. " in texts and "no place and route" not in texts
+    assert f"sustain {48 * 0.9 * CLOCK / 1e3:.3g} GB/s at this clock" in texts
 
 
 def test_figures_are_those_of_the_report(report: tuple[Done, str], small_bundle: Path) -> None:
@@ -361,7 +364,8 @@ def test_timeline_of_a_simulation(reporting: Reporting, tmp_path: Path) -> None:
     assert bars["depth"]["cycles"] == 5678 and len(bars["seg"]["begin"]) > 20
     assert "a simulated frame, trace.json" in " ".join(page.texts)
     assert cells(page, "Quantised points of seg", "alone, dB").count("42.2") == 1
-    assert "300 MHz assumed" in " ".join(page.texts)
+    clock = find_clock(PRESETS["nano"])
+    assert f"{clock.mhz:g} MHz {clock.source}: no place and" in " ".join(page.texts)
 
 
 def test_merged_bars_keep_their_spans() -> None:

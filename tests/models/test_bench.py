@@ -45,6 +45,7 @@ def row(**changes: Any) -> Row:
         "layers": [{**layer, "matrix": {"busy": 180_000, "stall tile": 120_000}}],
         "experts_skipped": 3, "imbalance": [1.5, 2.5], "attention_words_per_head": 1032,
         "array_width": 64, "simulation_seconds": 20.0, "switch_cycles": 150,
+        "clock_mhz": 250, "clock_source": "by make timing",
     }  # fmt: skip
     return {**figures, **changes}
 
@@ -98,7 +99,8 @@ def test_tables_show_the_rows() -> None:
     assert "516" in text(tables.attention([row()])) and "389" in text(tables.attention([row()]))
     assert "200,000 (73%)" in text(tables.resources(RESOURCES))
     compared = text(tables.comparison([row()], RESOURCES))
-    assert "34.64" in compared and "1.00" in compared and "1.159" in compared
+    assert "34.64" in compared and "1.20" in compared and "1.159" in compared
+    assert "250 by make timing" in compared and "300 " in compared
     assert "NO" in text(tables.goals(judge([row(bit_exact=False)], [], {})))
 
 
