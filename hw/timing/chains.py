@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from moesaic.hw.timing.analysis import LoopError
 from moesaic.hw.timing.elaborated import Net
 from moesaic.hw.timing.units import Units, members, reach
 
@@ -28,6 +29,7 @@ class _Chains:
             for net in inputs:
                 self.fed_by[net].add(output)
         self.heads: dict[Net, set[Chain]] = {}
+        self.pending: set[Net] = set()
 
     def _between(self, roots: Iterable[Net]) -> dict[Net, list[Net]]:
         """Of bits that units read the outputs of units, or pins, that they come from."""
@@ -62,7 +64,10 @@ class _Chains:
 
     def up_to(self, output: Net) -> set[Chain]:
         """Chains that end with a feed-through's output."""
+        if output in self.pending:
+            raise LoopError(f"combinational loop from unit {self.units.owner(output)} to itself")
         if output not in self.heads:
+            self.pending.add(output)
             units, found = self.units, set()
             for net in units.feeds[output]:
                 unit = units.owner(output)
@@ -74,6 +79,7 @@ class _Chains:
                         found.add((self._place(units.owner(source), source), step))
                 if net not in self.sources:  # a register between the units
                     found.add(("", step))
+            self.pending.remove(output)
             self.heads[output] = found
         return self.heads[output]
 
@@ -82,17 +88,25 @@ class _Chains:
 
     def whole(self) -> set[Chain]:
         found: set[Chain] = set()
-        for output, ends in self.sinks.items():
-            for unit, net in ends:
-                if any(further in self.sinks for further in self.fed_by.get(net, ())):
-                    continue  # it goes on
+        for output in self.units.feeds:
+            self.up_to(output)
+            for unit, net in self.sinks.get(output, ()):
+                onward = self.fed_by.get(net, set()) & self.sinks.keys()
+                if any(self.units.owner(further) == unit for further in onward):
+                    continue
                 end = self._place("" if unit == OUTSIDE else unit, net)
                 found |= {(*chain, end) for chain in self.up_to(output)}
         return found
 
 
 def chains(units: Units) -> list[Chain]:
-    """The paths through three units or more, the longest first; of equal names once."""
+    """The paths through three units or more, the longest first; of equal names once.
+
+    Raises
+    ------
+    LoopError
+        One comes back to where it has been.
+    """
     # The place where it begins is "" for a register that is in no unit.
     found = [chain for chain in _Chains(units).whole() if chain[0] or len(chain) > 3]
     return sorted(found, key=lambda chain: (-len(chain), chain))

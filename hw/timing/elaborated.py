@@ -173,9 +173,11 @@ class Elaborated:
 
     def is_constant(self, net: Net) -> bool:
         """Whether a bit is wired to a constant."""
-        while net < 0:
+        passed = set()
+        while net < 0 and net not in passed:  # wires may form a ring
+            passed.add(net)
             net = self._netlist.connections.get(net, 0)
-        return net < 2
+        return net in (0, 1)
 
     def is_pin(self, net: Net) -> bool:
         """Whether a bit is one of the top's inputs."""

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from moesaic.hw.timing.allowed import ALLOWED, unlisted
+from moesaic.hw.timing.analysis import LoopError
 from moesaic.hw.timing.chains import Chain, chains
 from moesaic.hw.timing.elaborated import Elaborated, no_collector
 from moesaic.hw.timing.units import Feedthrough, Units
@@ -48,7 +49,13 @@ def unit_paths(modules: Iterable[str]) -> dict[str, str]:
 
 
 def report(arch: ArchConfig) -> Report:
-    """Analyse a target; once for each content."""
+    """Analyse a target; once for each content.
+
+    Raises
+    ------
+    LoopError
+        The design has a combinational loop.
+    """
     made_of = sources("moesaic.hw", "moesaic.spec", without=("resources", "vivado"))
     arch_text = json.dumps(arch.to_dict(), sort_keys=True)
     key = content_key([metadata.version("amaranth"), arch_text, *made_of])
@@ -98,6 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except LoopError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     for each in found.feedthroughs:
         print(listed(each))
         for step in each.steps if options.paths else ():

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from moesaic.hw.timing.analysis import LoopError
 from moesaic.hw.timing.elaborated import Elaborated, Net
 
 TOP = "top"
@@ -55,8 +56,14 @@ def reach(
     tuple
         Of every bit on the way a mask of inputs, and the inputs in the order of the mask's bits.
         What is behind an input is not looked at.
+
+    Raises
+    ------
+    LoopError
+        A bit depends on itself.
     """
     masks: dict[Net, int] = {}
+    begun: set[Net] = set()
     inputs: list[Net] = []
     stack: list[tuple[Net, Collection[Net] | None]] = [(root, None) for root in roots]
     while stack:
@@ -71,7 +78,10 @@ def reach(
         elif is_input(net):
             masks[net] = 1 << len(inputs)
             inputs.append(net)
+        elif net in begun:
+            raise LoopError(f"combinational loop through {design.line(net)}")
         else:
+            begun.add(net)
             behind = design.before(net)
             stack.append((net, behind))
             stack += [(each, None) for each in behind if each not in masks]

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.timing import feedthrough
 from moesaic.hw.timing.allowed import ALLOWED, gone, unlisted
+from moesaic.hw.timing.analysis import LoopError
 from moesaic.hw.timing.chains import chains
 from moesaic.hw.timing.elaborated import Elaborated
 from moesaic.hw.timing.feedthrough import Report, main, ranges, report
@@ -25,8 +26,9 @@ def test_presets_have_the_listed_feedthroughs_and_no_others(preset: str) -> None
     assert gone(names, ALLOWED) == [], "to be taken out of hw/timing/allowed.py"
 
 
-def test_no_preset_has_a_path_through_five_units() -> None:
-    longest = max(len(chain) for chain in report(PRESETS["nano"]).chains)
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_no_path_is_through_five_units(preset: str) -> None:
+    longest = max(len(chain) for chain in report(PRESETS[preset]).chains)
     assert longest <= 4  # where it begins, two feed-throughs, where it ends
 
 
@@ -61,6 +63,17 @@ class Row(wiring.Component):
             m.d.comb += [unit.a.eq(a), unit.b.eq(b)]
             a, b = unit.x, unit.y
         m.d.comb += [self.x.eq(a), self.y.eq(b)]
+        return m
+
+
+class Loop(Row):
+    """What a unit gives comes back to it, by a wire outside."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        (unit,) = self.units
+        m.submodules.u0 = unit
+        m.d.comb += [unit.a.eq(unit.y), unit.b.eq(5), self.x.eq(unit.x)]
         return m
 
 
@@ -170,22 +183,24 @@ def test_foreign_modules_feed_through_unless_they_are_known() -> None:
 
 
 def test_constants_and_a_units_own_loop_back_are_no_feedthrough() -> None:
-    class Loop(Row):
-        """What the unit gives comes back to it, by a wire outside."""
-
-        def elaborate(self, platform: object) -> Module:
-            m = Module()
-            (unit,) = self.units
-            m.submodules.u0 = unit
-            m.d.comb += [unit.a.eq(unit.y), unit.b.eq(5), self.x.eq(unit.x)]
-            return m
-
     def body(m: Module, u: Unit) -> None:
         m.d.comb += u.x.eq(u.a ^ u.b)
         m.d.sync += u.y.eq(u.x)
 
     units = Units(Elaborated(Loop(Unit(body))), {"u0": "u0"})
     assert [each.name for each in units.feedthroughs()] == ["u0: a -> x"]
+
+
+def test_loops_are_refused() -> None:
+    def body(m: Module, u: Unit) -> None:
+        loop = Signal()
+        m.d.comb += [loop.eq(u.a[0] & ~loop), u.x[0].eq(loop)]
+
+    with pytest.raises(LoopError, match="loop through tests/hw/test_feedthrough.py:"):
+        units_of(Unit(), Unit(body))
+    wired = Unit(lambda m, u: m.d.comb.__iadd__(u.y.eq(u.a)))
+    with pytest.raises(LoopError, match="from unit u0 to itself"):
+        chains(Units(Elaborated(Loop(wired)), {"u0": "u0"}))
 
 
 def test_the_design_is_a_unit_too() -> None:
