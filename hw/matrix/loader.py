@@ -127,7 +127,7 @@ class StationaryLoader(wiring.Component):
 
         words = Signal(len(op.ring_words))
         beat = Signal(range(max(arch.tile_ring_words, 2)))
-        last_beat = Signal(init=arch.tile_ring_words == 1)
+        last_beat, word_comes = Signal(init=arch.tile_ring_words == 1), Signal()
         k_tiles = Countdown(len(op.k_tiles), "k_tiles")
         n_tiles = Countdown(len(op.n_tiles), "n_tiles")
         groups = Countdown(len(op.groups), "groups")
@@ -237,10 +237,11 @@ class StationaryLoader(wiring.Component):
         with m.If(ring_tiles):
             m.d.comb += [
                 self.ring.ready.eq(~occupied),
-                self.load.valid.eq(self.ring.valid & ~occupied),
-                self.ring_tile.eq(self.load.valid & last_beat),
+                word_comes.eq(self.ring.valid & ~occupied),
+                self.load.valid.eq(word_comes),
+                self.ring_tile.eq(word_comes & last_beat),
             ]
-            with m.If(self.load.valid):
+            with m.If(word_comes):
                 m.d.sync += [
                     beat.eq(Mux(last_beat, 0, beat + 1)),
                     last_beat.eq(~last_beat & (beat + 2 == arch.tile_ring_words))

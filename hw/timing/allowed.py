@@ -80,10 +80,6 @@ _BY_REASON: dict[str, tuple[str, ...]] = {
         "arbiter: master0__rready -> axi__rready",
         "arbiter: master1__rready -> axi__rready",
     ),
-    "masters that are stopped take what still arrives, from that cycle on": (
-        "load: abort -> axi__rready",
-        "stream: abort -> axi#__rready",
-    ),
     "parameters come out of the tiles' ring: wires behind the stream unit's skid buffer": (
         "matrix: parameters__ready -> ring__ready",
         "matrix: ring__payload -> parameters__payload",
