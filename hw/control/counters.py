@@ -15,14 +15,14 @@ EVENT_BITS = 12
 class PerformanceCounters(wiring.Component):
     """All counters of ``spec.registers``; each adds its ``event`` with a cycle's delay.
 
+    Reset sets all to zero and forgets events that are not counted yet.
+
     Attributes
     ----------
     event_<name>
         What to add in this cycle; lower-case counter name.
     count_<name>
         The counter.
-    clear
-        Set all counters to zero and forget events that are not counted yet.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,6 @@ class PerformanceCounters(wiring.Component):
             {
                 **{f"event_{name}": In(EVENT_BITS) for name in names},
                 **{f"count_{name}": Out(COUNTER_BITS) for name in names},
-                "clear": In(1),
             }
         )
 
@@ -42,6 +41,4 @@ class PerformanceCounters(wiring.Component):
             count = getattr(self, f"count_{name.lower()}")
             step = event.like(event, name=f"step_{name.lower()}")
             m.d.sync += [step.eq(event), count.eq(count + step)]
-            with m.If(self.clear):
-                m.d.sync += [step.eq(0), count.eq(0)]
         return m

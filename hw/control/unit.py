@@ -91,18 +91,21 @@ class ControlUnit(wiring.Component):
         ]
         m.submodules.registers = file = RegisterFile(self.arch)
         m.submodules.frame = frame = FrameControl(errors)
-        m.submodules.counters = counters = PerformanceCounters()
+        counters = PerformanceCounters()
         fetch = InstructionFetch(self.arch)
         dispatcher = Dispatcher(self.arch)
         tokens = TokenFile()
-        # A domain of their own, so that its reset reaches registers without a gate.
-        domain = ClockDomain("frame_parts", local=True)
-        m.domains += domain
-        m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(frame.core_reset)]
-        in_domain = DomainRenamer(domain.name)
-        m.submodules.fetch = in_domain(fetch)
-        m.submodules.dispatcher = in_domain(dispatcher)
-        m.submodules.tokens = in_domain(tokens)
+        # Domains of their own, so that resets reach registers without a gate. Counters begin anew
+        # with START; the frame begins some cycles later.
+        clear = Signal(init=1)
+        m.d.sync += clear.eq(frame.clear)
+        resets = {"fetch": (fetch, frame.core_reset), "dispatcher": (dispatcher, frame.core_reset)}
+        resets |= {"tokens": (tokens, frame.core_reset), "counters": (counters, clear)}
+        for name, (part, reset) in resets.items():
+            domain = ClockDomain(f"{name}_parts", local=True)
+            m.domains += domain
+            m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(reset)]
+            m.submodules[name] = DomainRenamer(domain.name)(part)
 
         connect(m, flipped(self.bus), file.bus)
         connect(m, fetch.axi, flipped(self.fetch))
@@ -242,7 +245,6 @@ class ControlUnit(wiring.Component):
             events[f"{unit.name.lower()}_busy"] = port.working
             events[f"{unit.name.lower()}_wait_token"] = port.wait_token
             events[f"{unit.name.lower()}_stall"] = port.stalled
-        m.d.sync += counters.clear.eq(frame.clear)  # the frame begins some cycles later
         for name, event in events.items():
             count = getattr(counters, f"count_{name}")
             m.d.comb += [

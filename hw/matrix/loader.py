@@ -90,9 +90,10 @@ class StationaryLoader(wiring.Component):
         self.op = op = Signal(MATMUL)
         rows = Signal.like(op.rows)
         own_tokens, segment, empty = Signal(), Signal(), Signal()
-        # Decoded when the instruction is taken. Of the ring's tiles a register says that one is
-        # being loaded, for much hangs on the last of its words.
-        from_ring, rows_mode, ring_tiles = Signal(), Signal(), Signal()
+        # Decoded when the instruction is taken.
+        from_ring, rows_mode = Signal(), Signal()
+        # Beside the state, for much hangs on words of the ring: what they are taken for.
+        parameters, ring_tiles, operand_tiles, discards = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             own_tokens.eq(op.predicated | ~from_ring),
             segment.eq(op.predicated & (from_ring | op.parameters)),
@@ -135,11 +136,12 @@ class StationaryLoader(wiring.Component):
         m.d.comb += raw.eq(self.instructions.payload)
 
         def begin_tile(m: Module) -> None:
-            m.d.sync += ring_tiles.eq(from_ring)
+            m.d.sync += [ring_tiles.eq(from_ring), operand_tiles.eq(~from_ring)]
             m.next = "TILE"
 
         def begin_nest(m: Module) -> None:
             with m.If(op.parameters):
+                m.d.sync += parameters.eq(1)
                 m.next = "PARAMETERS"
             with m.Else():
                 begin_tile(m)
@@ -196,28 +198,24 @@ class StationaryLoader(wiring.Component):
                     with m.If(~empty):
                         begin_nest(m)
                     with m.Elif(self.fetched.payload & (words != 0)):
+                        m.d.sync += discards.eq(1)
                         m.next = "DISCARD"
                     with m.Else():
                         m.next = "IDLE"
             with m.State("DISCARD"):
-                m.d.comb += self.ring.ready.eq(1)
                 m.d.comb += self.discard.eq(self.ring.valid)
                 with m.If(self.ring.valid):
                     m.d.sync += words.eq(words - 1)
                     with m.If(words == 1):
+                        m.d.sync += discards.eq(0)
                         m.next = "IDLE"
             with m.State("PARAMETERS"):
-                m.d.comb += [
-                    self.parameters.valid.eq(self.ring.valid),
-                    self.ring.ready.eq(self.parameters.ready),
-                ]
                 with m.If(self.ring.valid & self.parameters.ready):
                     m.d.sync += words.eq(words - 1)
                     with m.If(words == 1):
-                        m.d.sync += words.eq(arch.parameter_ring_words)
+                        m.d.sync += [words.eq(arch.parameter_ring_words), parameters.eq(0)]
                         begin_tile(m)
             with m.State("TILE"):
-                m.d.comb += operand.enable.eq(~from_ring & ~occupied)
                 with m.If(tile_requested):
                     with m.If(k_tiles.last):
                         m.d.sync += k_tiles.restart(op.k_tiles)
@@ -226,17 +224,16 @@ class StationaryLoader(wiring.Component):
                         with m.Else():
                             m.d.sync += n_tiles.step()
                         with m.If(n_tiles.last & groups.last):
-                            m.d.sync += ring_tiles.eq(0)
+                            m.d.sync += [ring_tiles.eq(0), operand_tiles.eq(0)]
                             m.next = "IDLE"
                         with m.Elif(op.parameters):
-                            m.d.sync += ring_tiles.eq(0)
+                            m.d.sync += [ring_tiles.eq(0), operand_tiles.eq(0), parameters.eq(1)]
                             m.next = "PARAMETERS"
                     with m.Else():
                         m.d.sync += k_tiles.step()
 
         with m.If(ring_tiles):
             m.d.comb += [
-                self.ring.ready.eq(~occupied),
                 word_comes.eq(self.ring.valid & ~occupied),
                 self.load.valid.eq(word_comes),
                 self.ring_tile.eq(word_comes & last_beat),
@@ -249,6 +246,11 @@ class StationaryLoader(wiring.Component):
                     else [],
                 ]
         m.d.comb += [
+            self.ring.ready.eq(
+                (ring_tiles & ~occupied) | (parameters & self.parameters.ready) | discards
+            ),
+            self.parameters.valid.eq(parameters & self.ring.valid),
+            operand.enable.eq(operand_tiles & ~occupied),
             tile_requested.eq(self.ring_tile | operand.requested),
             self.active.eq(~fsm.ongoing("IDLE")),
             self.parameters.payload.eq(self.ring.payload),

@@ -76,6 +76,9 @@ class Walker(wiring.Component):
         self.job = job = Signal(job_layout())
         # `planes`: this k-tile and those before it have two planes; `planar`: and are streamed so.
         self.planes, self.planar = Signal(), Signal()
+        # The job has words of 16 bits; and this k-tile is the last one with two planes: the next
+        # word is behind the low plane. Registers.
+        self.signed16, self.from_low = Signal(), Signal()
         planar = self.planar
         # Loop counters, the accumulator row of row 0, valid columns from this n-tile on, and the
         # activation words of row 0 for this k-tile and for this plane of it.
@@ -98,7 +101,7 @@ class Walker(wiring.Component):
             slot_free.eq(self.taken | (slots > 1) | ((slots != 0) & ~advance)),
         ]
         m.d.comb += [
-            planar.eq((job.streamed == isa.Streamed.SIGNED16) & self.planes),
+            planar.eq(self.signed16 & self.planes),
             advance.eq(walking & slot_free & ~self.queue_hold),
         ]
 
@@ -133,6 +136,10 @@ class Walker(wiring.Component):
                     job.eq(self.jobs.payload),
                     self.columns.eq(following.stationary_rows),
                     self.planes.eq(1),
+                    self.signed16.eq(following.streamed == isa.Streamed.SIGNED16),
+                    self.from_low.eq(
+                        (following.streamed == isa.Streamed.SIGNED16) & (following.last_wide == 0)
+                    ),
                     self.k_word.eq(following.stream_base),
                     self.word.eq(following.stream_base),
                     *self.rows_left.begin(following.rows),
@@ -182,7 +189,7 @@ class Walker(wiring.Component):
         leaves_planes, next_word = Signal(), Signal.like(self.word)
         m.d.comb += [
             leaves_planes.eq(self.wide_left.last),
-            next_word.eq(Mux(self.planar & leaves_planes, self.word, self.k_word) + 1),
+            next_word.eq(Mux(self.from_low, self.word, self.k_word) + 1),
         ]
         m.d.sync += [self.row.eq(self.row + 1), self.first_row.eq(0), *self.rows_left.step()]
         with m.If(last_row):
@@ -196,7 +203,10 @@ class Walker(wiring.Component):
                 m.d.sync += self.word.eq(self.word + job.plane_stride)
             with m.Elif(~last_k):
                 m.d.sync += [*self.k_tiles.step(), *self.wide_left.step(), self.first_k.eq(0)]
-                m.d.sync += self.k_word.eq(next_word)
+                m.d.sync += [
+                    self.k_word.eq(next_word),
+                    self.from_low.eq(self.planar & ~leaves_planes & (self.wide_left.left == 1)),
+                ]
                 m.d.sync += [self.word.eq(next_word), self.planes.eq(self.planes & ~leaves_planes)]
             with m.Else():
                 m.d.sync += [
@@ -204,6 +214,7 @@ class Walker(wiring.Component):
                     *self.wide_left.restart(job.last_wide + 1),
                     self.first_k.eq(1),
                     self.planes.eq(1),
+                    self.from_low.eq(self.signed16 & self.wide_left.only),
                     self.k_word.eq(job.stream_base),
                     self.word.eq(job.stream_base),
                     *self.n_tiles.step(),

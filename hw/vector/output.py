@@ -72,8 +72,9 @@ class OutputStage(wiring.Component):
         route_read, chunk_read = routes.read_port(domain="comb"), chunks.read_port(domain="comb")
         route_at, chunk_at = Signal(range(self.DEPTH)), Signal(range(self.DEPTH))
         read_at = Signal(range(self.DEPTH))
-        reserved, stored = Signal(range(self.DEPTH + 1)), Signal(range(self.DEPTH + 1))
-        some, fetch = Signal(), Signal()
+        reserved = Signal(range(self.DEPTH + 1))
+        next_read = Signal(range(self.DEPTH), init=1)
+        some, fetch, fetched = Signal(), Signal(), Signal()
         m.d.comb += [
             route_write.addr.eq(route_at),
             route_write.data.eq(self.route),
@@ -87,13 +88,14 @@ class OutputStage(wiring.Component):
         m.d.sync += [
             route_at.eq(route_at + self.route_put),
             chunk_at.eq(chunk_at + self.chunk_put),
-            read_at.eq(read_at + fetch),
-            reserved.eq(reserved + self.reserve - fetch),
+            # Fetching hangs on much: it frees a place a cycle later, and whether the last chunk is
+            # fetched is seen in the addresses.
+            fetched.eq(fetch),
+            reserved.eq(reserved + self.reserve - fetched),
             self.room.eq(
-                fetch | (reserved < self.DEPTH - 1) | ((reserved < self.DEPTH) & ~self.reserve)
+                fetched | (reserved < self.DEPTH - 1) | ((reserved < self.DEPTH) & ~self.reserve)
             ),
-            stored.eq(stored + self.chunk_put - fetch),
-            some.eq(self.chunk_put | (some & (~fetch | (stored != 1)))),
+            some.eq(self.chunk_put | (some & (~fetch | (next_read != chunk_at)))),
         ]
 
         m.submodules.logits_skid = logits = SkidBuffer(logit_layout(arch))
@@ -113,6 +115,8 @@ class OutputStage(wiring.Component):
         with m.If(fetch):
             m.d.sync += [
                 loaded.eq(1),
+                read_at.eq(next_read),
+                next_read.eq(next_read + 1),
                 *(to[d].eq(coming.destination == d) for d in Destination),
                 route.eq(route_read.data),
                 chunk.eq(chunk_read.data),

@@ -77,10 +77,11 @@ class ParameterBuffer(wiring.Component):
         counted, now = Signal(), Signal.like(held)
         m.d.comb += now.eq(held + counted - consumed)
         arriving = Signal.like(word_of_block) if len(word_of_block) else None
+        arriving_last = Signal()  # it is the block's last word that comes next
         m.d.comb += [
             self.words.ready.eq(room),
             came.eq(self.words.valid & room),
-            last.eq(came & (1 if arriving is None else arriving.all())),
+            last.eq(came & (1 if arriving is None else arriving_last)),
             complete.eq(put & (word_of_block.all() if len(word_of_block) else 1)),
             write.addr.eq(position[part_bits:]),
             write.data.eq(word.replicate(parts)),
@@ -95,7 +96,11 @@ class ParameterBuffer(wiring.Component):
             room.eq(Mux(last, now < self.blocks - 1, now != self.blocks)),
         ]
         if arriving is not None:
-            m.d.sync += arriving.eq(arriving + came)
+            most = (1 << len(arriving)) - 1
+            m.d.sync += [
+                arriving.eq(arriving + came),
+                arriving_last.eq(Mux(came, arriving == most - 1, arriving == most)),
+            ]
         if parts == 1:
             m.d.comb += write.en.eq(put)
         else:

@@ -98,6 +98,7 @@ class Walker(wiring.Component):
         most_chunks = arch.chunks - 1
         walking = Signal()
         following = Signal(step_layout(arch))  # the step that the registers describe
+        # There is no row; or this is a tile without valid columns, as are all behind it.
         empty, null = Signal(), Signal()
         row, chunk, column = (
             Signal(ROW_BITS),
@@ -121,7 +122,7 @@ class Walker(wiring.Component):
         tile_last, group_last = Signal(), Signal()
         m.d.comb += [
             following.empty.eq(empty),
-            following.null.eq(null | empty),
+            following.null.eq(null),
             following.row.eq(row),
             following.chunk.eq(chunk),
             following.column.eq(column),
@@ -133,7 +134,7 @@ class Walker(wiring.Component):
                     Mux(
                         valid_columns[lanes_log2:-1].any(),
                         -1,
-                        Cat(valid_columns[:lanes_log2] > i for i in range(lanes)),
+                        Cat(valid_columns[:lanes_log2] > i for i in range(lanes - 1)),
                     ),
                 )
             ),
@@ -142,9 +143,7 @@ class Walker(wiring.Component):
             following.row_last.eq(last_chunk & (last_valid | last_tile)),
             following.tile.eq(tile),
             tile_last.eq(
-                null
-                | empty
-                | (last_chunk & last_row & (~self.rows_outside | last_valid | last_tile))
+                null | (last_chunk & last_row & (~self.rows_outside | last_valid | last_tile))
             ),
             group_last.eq(tile_last & (self.rows_outside | last_tile | empty)),
             following.tile_last.eq(tile_last),
@@ -178,7 +177,7 @@ class Walker(wiring.Component):
             m.d.sync += [
                 walking.eq(1),
                 empty.eq(self.rows == 0),
-                null.eq(0),
+                null.eq(self.rows == 0),
                 last_chunks.eq(ends),
                 one_chunk.eq(ends == 0),
                 last_chunk.eq((self.rows == 0) | Mux(none_left, ends == 0, most_chunks == 0)),
