@@ -20,9 +20,9 @@ from moesaic.hw.timing.analysis import LoopError
 from moesaic.hw.timing.reader import UnknownCellError
 from moesaic.hw.timing.report import report
 from moesaic.hw.timing.view import draw, listing, outline, tables
-from moesaic.spec.arch import load_arch
 from moesaic.spec.errors import UserError
 from moesaic.spec.parts import ASSUMED_CLOCK_MHZ, family_of
+from moesaic.spec.presets import load_arch
 
 
 def main(arguments: list[str] | None = None) -> int:

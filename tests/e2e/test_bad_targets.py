@@ -13,7 +13,7 @@ import pytest
 from moesaic.hw import generate
 from moesaic.hw.resources import __main__ as resources
 from moesaic.sim import build
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 
 from .conftest import moesaic
 
