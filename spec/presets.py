@@ -97,6 +97,23 @@ PRESETS: dict[str, ArchConfig] = {
             secure=True,
             device="xc7z020clg400-1",
         ),
+        ArchConfig(
+            name="ecp5-85",
+            depth=8,
+            width=8,
+            lanes=4,
+            accumulator_rows=256,
+            activation_bytes=64 << 10,
+            residual_bytes=16 << 10,
+            weight_ports=1,
+            weight_port_bytes=8,
+            ring_read_bytes=16,
+            ring_bytes=64 << 10,
+            data_port_bytes=8,
+            max_tokens=128,
+            max_experts=16,
+            device="LFE5U-85F-6BG756C",
+        ),
     )
 }
 
