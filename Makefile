@@ -8,6 +8,7 @@ TARGET ?= nano
 TARGET_NAME = $(basename $(notdir $(TARGET)))
 PYTEST_ARGS ?=
 TIMING_ARGS ?=
+ROUTE ?=
 FUZZ_SECONDS ?= 3600
 FORMAL_ARGS ?=
 BIN := .venv/bin
@@ -58,8 +59,8 @@ bench: setup  ## measure all targets: cycles, estimates, resources, goals, real 
 resources: setup  ## LUT, FF, DSP and block RAM of TARGET by yosys, block by block
 	$(BIN)/python -m moesaic.hw.resources --target '$(TARGET)'
 
-timing: setup  ## longest paths of TARGET and its clock, by a model of delays; 1 if it is too slow
-	$(BIN)/python -m moesaic.hw.timing --target '$(TARGET)' $(TIMING_ARGS)
+timing: setup  ## longest paths of TARGET by a model of delays, on ECP5 with ROUTE=1 routed; 1 if too slow
+	$(BIN)/python -m moesaic.hw.timing --target '$(TARGET)' $(if $(ROUTE),--route) $(TIMING_ARGS)
 
 docs: setup  ## the documents as a site: build/docs/index.html
 	$(BIN)/python -m sphinx -E -W --keep-going -q -c docs/site -d build/cache/docs docs build/docs

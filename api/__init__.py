@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from moesaic.compiler.driver import compile
     from moesaic.host import DeviceError, Outputs, Placement, QueueFull, Session
     from moesaic.inference_session import InferenceSession
-    from moesaic.spec.arch import ArchConfig, load_arch
+    from moesaic.spec.arch import ArchConfig
     from moesaic.spec.bundle import Bundle
     from moesaic.spec.bundle import load_bundle as load
     from moesaic.spec.errors import UserError
+    from moesaic.spec.presets import load_arch
 
     __version__: str
 
@@ -53,7 +54,7 @@ _HOMES = {
     "UserError": ("spec.errors", "UserError"),
     "compile": ("compiler.driver", "compile"),
     "load": ("spec.bundle", "load_bundle"),
-    "load_arch": ("spec.arch", "load_arch"),
+    "load_arch": ("spec.presets", "load_arch"),
 }
 """Public name to module and name there."""
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.host.session import Session
-from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.arrays import open_arrays
 from moesaic.spec.bundle import load_bundle
 from moesaic.spec.cache import cached, content_key, sources
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import load_arch
 
 PROVIDERS = {
     "FPGAExecutionProvider": "fpga",

@@ -200,8 +200,8 @@ def targets(
     ] = False,
 ) -> None:
     """List the architecture presets."""
-    from moesaic.spec.arch import PRESETS, load_arch
     from moesaic.spec.arch_schema import arch_schema
+    from moesaic.spec.presets import PRESETS, load_arch
 
     if schema or shown is not None:
         value = arch_schema() if shown is None else load_arch(shown).to_dict()

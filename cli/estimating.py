@@ -59,8 +59,8 @@ def estimate(
     from moesaic.cli.estimate_view import estimate_report, estimate_tables, read_routing
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import estimate_bundle, estimate_onnx
-    from moesaic.spec.arch import load_arch
     from moesaic.spec.clocks import check_clock
+    from moesaic.spec.presets import load_arch
 
     check_memory(latency, bandwidth)
     check_clock(clock)

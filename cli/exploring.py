@@ -82,9 +82,9 @@ def explore(
     from moesaic.compiler.explore.space import Needs, Space
     from moesaic.compiler.explore.study import finished, open_study, verdicts
     from moesaic.host.output_file import OutputFile
-    from moesaic.spec.arch import PRESETS
     from moesaic.spec.clocks import family_clock
     from moesaic.spec.parts import load_part
+    from moesaic.spec.presets import PRESETS
 
     check_memory(latency, bandwidth)
     if objective not in OBJECTIVES:

@@ -9,12 +9,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from moesaic.spec.arch import PRESETS, ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import ASSUMED, RECORDED, Clock, find_clock
 from moesaic.spec.errors import UserError
 from moesaic.spec.memories import ram_kind
 from moesaic.spec.memory import sustained_bytes
 from moesaic.spec.parts import PARTS, known_part
+from moesaic.spec.presets import PRESETS, load_arch
 from moesaic.spec.resource_model import shares, target_resources
 
 if TYPE_CHECKING:

@@ -26,12 +26,13 @@ from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.report.partition import open_host_part, report_host_part
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.validate.compare import open_oracle, validate
-from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
 from moesaic.spec.manifest import digest
 from moesaic.spec.metrics import sqnr_db
+from moesaic.spec.presets import load_arch
 
 SAMPLES_KEPT = 8
 """Rows that the bundle keeps for ``verify``: those that integers are measured on come first."""

@@ -19,9 +19,10 @@ from pathlib import Path
 from moesaic.hw.bus import interfaces, with_attributes
 from moesaic.hw.top import Accelerator
 from moesaic.hw.verilog import to_verilog
-from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.cache import cached, content_key, sources
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import load_arch
 
 
 def top_verilog(arch: ArchConfig) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from moesaic.hw.generate import cached_verilog
 from moesaic.sim.library import TraceFormat, build_library
 from moesaic.sim.progress import progress
-from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import load_arch
 
 
 def accelerator_verilog(arch: ArchConfig) -> str:

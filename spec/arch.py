@@ -9,7 +9,6 @@ import json
 import re
 import reprlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from moesaic.spec import isa
 from moesaic.spec.errors import UserError
@@ -56,8 +55,6 @@ LIMITS: dict[str, tuple[int, int]] = {
 BURST_BYTES = WINDOW_ALIGNMENT
 """No AXI4 burst may cross a multiple of this; windows begin at one."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_FILE_BYTES = 1 << 16
-"""The largest target file; the fields take less than a thousand bytes."""
 
 ACCUMULATOR_BANKS = 2
 """Banks of accumulators: one is filled while the other one drains."""
@@ -360,142 +357,3 @@ class ArchConfig:
         fields = {k: v for k, v in self.to_dict().items() if k not in ("name", "device")}
         text = json.dumps({"isa": isa.ISA_VERSION, **fields}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-
-
-PRESETS: dict[str, ArchConfig] = {
-    config.name: config
-    for config in (
-        ArchConfig(
-            name="nano",
-            depth=16,
-            width=16,
-            lanes=16,
-            accumulator_rows=512,
-            activation_bytes=64 << 10,
-            residual_bytes=16 << 10,
-            weight_ports=2,
-            ring_read_bytes=32,
-            ring_bytes=64 << 10,
-            max_tokens=128,
-            max_experts=16,
-            device="tests and small parts",
-        ),
-        ArchConfig(
-            name="zcu102-lite",
-            depth=32,
-            width=32,
-            lanes=32,
-            accumulator_rows=1024,
-            activation_bytes=256 << 10,
-            residual_bytes=64 << 10,
-            weight_ports=4,
-            ring_read_bytes=256,
-            ring_bytes=512 << 10,
-            max_tokens=256,
-            max_experts=16,
-            device="xczu9eg-ffvb1156-2-e",
-        ),
-        ArchConfig(
-            name="zcu102",
-            depth=64,
-            width=64,
-            packed=True,
-            lanes=32,
-            accumulator_rows=512,
-            activation_bytes=256 << 10,
-            residual_bytes=64 << 10,
-            weight_ports=4,
-            ring_read_bytes=256,
-            ring_bytes=2 << 20,
-            output_ports=4,
-            max_tokens=256,
-            max_experts=16,
-            device="xczu9eg-ffvb1156-2-e",
-        ),
-        ArchConfig(
-            name="kv260",
-            depth=16,
-            width=32,
-            lanes=16,
-            accumulator_rows=256,
-            activation_bytes=64 << 10,
-            residual_bytes=16 << 10,
-            weight_ports=2,
-            ring_read_bytes=128,
-            ring_bytes=128 << 10,
-            output_ports=2,
-            max_tokens=128,
-            max_experts=16,
-            device="xck26-sfvc784-2LV-c",
-        ),
-        ArchConfig(
-            name="pynq-z2",
-            depth=8,
-            width=16,
-            lanes=4,
-            accumulator_rows=256,
-            activation_bytes=64 << 10,
-            residual_bytes=16 << 10,
-            weight_ports=2,
-            weight_port_bytes=8,
-            ring_read_bytes=32,
-            ring_bytes=128 << 10,
-            data_port_bytes=8,
-            max_tokens=128,
-            max_experts=16,
-            max_burst=16,
-            secure=True,
-            device="xc7z020clg400-1",
-        ),
-    )
-}
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object of a target file; of two equal names one would be ignored."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"field {_shown(twice)} stands there twice")
-    return fields
-
-
-def load_arch(name_or_path: str) -> ArchConfig:
-    """Return a preset by name or an ArchConfig from a JSON file.
-
-    Raises
-    ------
-    UserError
-        The name is no preset and no readable JSON file, or a field breaks its rule.
-    """
-    if name_or_path in PRESETS:
-        return PRESETS[name_or_path]
-    if not name_or_path.endswith(".json"):
-        presets = ", ".join(sorted(PRESETS))
-        raise UserError(
-            f"unknown target {name_or_path!r}; use one of {presets}, or a .json file with"
-            " the fields of ArchConfig"
-        )
-    where = f"target file {name_or_path}"
-    try:
-        path = Path(name_or_path)
-        if path.exists() and not path.is_file():
-            raise UserError(f"{where} cannot be read: it is no plain file")
-        with path.open("rb") as file:
-            raw = file.read(_FILE_BYTES + 1)
-        if len(raw) > _FILE_BYTES:
-            raise UserError(f"{where} cannot be read: it has more than {_FILE_BYTES} bytes")
-        fields = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except OSError as error:
-        raise UserError(f"{where} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{where} cannot be read: {error}") from error
-    except RecursionError as error:
-        raise UserError(f"{where} cannot be read: its brackets are nested too deeply") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{where} must hold a JSON object")
-    try:
-        return ArchConfig.from_dict(fields)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error

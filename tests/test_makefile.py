@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE = re.compile(r"\bmake ([a-z]+)((?: [A-Z][A-Z_0-9]*=[\w.-]+)*)")

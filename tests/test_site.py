@@ -19,7 +19,7 @@ from docs.site.navigation import groups, toctrees
 from moesaic.cli.application import app
 from moesaic.compiler.frontend.layout import DATA_INPUTS
 from moesaic.compiler.frontend.operators import OPERATORS
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 from tests.documents import ROOT
 
 DOCS = ROOT / "docs"

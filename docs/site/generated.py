@@ -101,7 +101,7 @@ def target_schema() -> str:
 
 def presets() -> str:
     """The presets side by side."""
-    from moesaic.spec.arch import PRESETS
+    from moesaic.spec.presets import PRESETS
 
     archs = [arch.to_dict() for arch in PRESETS.values()]
     return _table(

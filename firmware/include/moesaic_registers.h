@@ -19,6 +19,7 @@
 #define MOESAIC_ARCH_ZCU102 0x311EA9D9u
 #define MOESAIC_ARCH_KV260 0xE7C07331u
 #define MOESAIC_ARCH_PYNQ_Z2 0xD0A59DE7u
+#define MOESAIC_ARCH_ECP5_85 0xCBB12DB6u
 
 /* Byte offsets; masks and positions of fields. */
 #define MOESAIC_ID 0x000u

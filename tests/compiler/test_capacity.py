@@ -18,8 +18,9 @@ from moesaic.compiler.schedule import memory
 from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.options import first_schedule
 from moesaic.spec import isa
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.functional import Deadlock
 from tests.hazards import Hazard, OrderModel, check_order
 

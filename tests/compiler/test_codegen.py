@@ -12,10 +12,11 @@ from moesaic.compiler.codegen.task import TaskCode, compile_task
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.spec import isa, layout
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
 from moesaic.spec.intgraph import IntGraph, IntMlp, IntMoe
+from moesaic.spec.presets import PRESETS
 from tests.functional import FunctionalModel
 from tests.hazards import check_order
 

@@ -29,8 +29,9 @@ from moesaic.hw.vector.output import OutputStage
 from moesaic.hw.vector.statistics import Statistics
 from moesaic.hw.vector.unit import VectorUnit
 from moesaic.sim.dram import DramConfig
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 
 from .random_intgraph import Shape, random_intgraph
 from .test_codegen import SHAPES, SMALL

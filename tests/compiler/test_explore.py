@@ -17,10 +17,11 @@ from moesaic.compiler.explore.judge import Judge, Limits, Verdict
 from moesaic.compiler.explore.search import search
 from moesaic.compiler.explore.space import Needs, Space
 from moesaic.compiler.explore.study import open_study, verdicts
-from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, PRESETS, ArchConfig
+from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.parts import PARTS, Part
+from moesaic.spec.presets import PRESETS
 
 from .random_intgraph import Shape, random_intgraph
 

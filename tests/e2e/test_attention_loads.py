@@ -8,7 +8,8 @@ import pytest
 
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.sim.statistics import operand_words, query_rows
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.compiler.test_codegen import SMALL
 

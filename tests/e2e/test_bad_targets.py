@@ -13,7 +13,7 @@ import pytest
 from moesaic.hw import generate
 from moesaic.hw.resources import __main__ as resources
 from moesaic.sim import build
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 
 from .conftest import moesaic
 
@@ -98,7 +98,7 @@ def test_make_passes_the_refusal_on(target: str) -> None:
         ["make", target, "TARGET=mars; touch hit"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2  # make's own, for any failure
-    assert "error: unknown target 'mars; touch hit'; use one of kv260, nano" in done.stderr
+    assert "error: unknown target 'mars; touch hit'; use one of ecp5-85, kv260" in done.stderr
     assert "Traceback" not in done.stderr and not (ROOT / "hit").exists()
 
 

@@ -14,9 +14,9 @@ from moesaic.host.platform import TransportPlatform
 from moesaic.sim.device import Fault
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec import isa, registers
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 
 from .bundles import expected_codes, make_bundle

@@ -11,8 +11,9 @@ from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.schedule.options import first_schedule
 from moesaic.sim.provider import SimulatedAccelerator
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import find_clock
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.compiler.test_codegen import SHAPES, SMALL
 

@@ -11,11 +11,11 @@ import pytest
 import moesaic.cli.application  # noqa: F401  (its commands)
 from moesaic.cli.console import app
 from moesaic.compiler.estimate.models import estimate_onnx
-from moesaic.spec.arch import PRESETS, load_arch
 from moesaic.spec.clocks import find_clock
 from moesaic.spec.errors import UserError
 from moesaic.spec.memory import sustained_bytes
 from moesaic.spec.parts import PARTS
+from moesaic.spec.presets import PRESETS, load_arch
 from moesaic.spec.resource_model import target_resources
 
 Model = Callable[..., None]

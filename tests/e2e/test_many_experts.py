@@ -13,7 +13,8 @@ import pytest
 
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.ms_moe import export_ms_moe
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.presets import PRESETS
 
 from .conftest import make_models, moesaic
 

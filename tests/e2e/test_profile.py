@@ -13,10 +13,10 @@ from moesaic.sim.probes import STALL_REASONS
 from moesaic.sim.profile import BIN_CYCLES, Profile, interpret, read_program
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.sim.timeline import chrome_trace
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.clocks import find_clock
 from moesaic.spec.isa import Unit
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 
 from .bundles import make_bundle

@@ -21,11 +21,11 @@ from moesaic.compiler.page.facts import Facts, gather_facts
 from moesaic.compiler.page.figures import read_report, read_resources
 from moesaic.compiler.page.render import render
 from moesaic.compiler.page.timeline import Bar, estimated_timeline, merge
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.clocks import GIVEN, Clock, find_clock
 from moesaic.spec.memory import DEFAULT_MEMORY
 from moesaic.spec.parts import FAMILIES, PARTS
+from moesaic.spec.presets import PRESETS
 
 from .conftest import Done, moesaic
 from .page_tools import CHROMIUM, Page, open_page

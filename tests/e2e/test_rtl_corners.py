@@ -12,8 +12,9 @@ from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.sim.dram import DramConfig
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec import layout
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntGraph, IntMoe
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.compiler.test_codegen import SHAPES, SMALL
 

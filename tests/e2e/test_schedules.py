@@ -13,7 +13,7 @@ from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
 from moesaic.sim.provider import SimulatedAccelerator
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 
 from .bundles import make_bundle

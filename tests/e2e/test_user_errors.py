@@ -93,7 +93,7 @@ def test_calibration_is_no_npz(compile_with, tmp_path: Path) -> None:  # type: i
 
 
 def test_model_too_large(compile_with, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    from moesaic.spec.arch import PRESETS
+    from moesaic.spec.presets import PRESETS
 
     small = {**PRESETS["nano"].to_dict(), "name": "crumb", "activation_bytes": 1024}
     (tmp_path / "crumb.json").write_text(json.dumps(small))
@@ -102,7 +102,7 @@ def test_model_too_large(compile_with, tmp_path: Path) -> None:  # type: ignore[
 
 
 def test_target_file_breaks_a_rule(compile_with, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    from moesaic.spec.arch import PRESETS
+    from moesaic.spec.presets import PRESETS
 
     broken = {**PRESETS["nano"].to_dict(), "depth": 17}
     (tmp_path / "broken.json").write_text(json.dumps(broken))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
 from tests.host.faulty_devices import KINDS, FaultySimulation, draw

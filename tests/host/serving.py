@@ -26,9 +26,9 @@ from moesaic.host.serving.access import Access
 from moesaic.host.serving.bundles import Served, alone
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.server import OPEN, Server, bind
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.execute import Executor
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
 from tests.host.known_devices import know_devices

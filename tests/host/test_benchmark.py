@@ -14,9 +14,9 @@ from rich.console import Console
 from moesaic.host import benchmark
 from moesaic.host.benchmark import Measurement
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
 

@@ -11,11 +11,11 @@ import pytest
 from moesaic.host import DeviceError, QueueFull, Session
 from moesaic.host.failures import TransportError
 from moesaic.host.pool import DevicePool, DeviceResult, DeviceUnavailable
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
 from tests.host.known_devices import know_devices

@@ -15,9 +15,9 @@ import pytest
 from moesaic.host import DeviceError, Session
 from moesaic.host.serving.bundles import NamedBundle, Served, by_bundle, model_names, read_names
 from moesaic.host.serving.limits import Limits
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
 from tests.host.serving import (

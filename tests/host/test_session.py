@@ -15,11 +15,11 @@ import torch
 from moesaic.host import DeviceError, Session, pool
 from moesaic.host.options import parse_options
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import expected_codes, make_bundle
 

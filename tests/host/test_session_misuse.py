@@ -12,9 +12,9 @@ import pytest
 from moesaic.host import Session
 from moesaic.host.options import near
 from moesaic.host.pool import DeviceResult
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
 from tests.host.known_devices import know_devices

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from moesaic.host import Session
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import make_bundle
 

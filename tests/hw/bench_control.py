@@ -10,8 +10,8 @@ import cocotb
 from cocotb.triggers import FallingEdge
 
 from moesaic.spec import registers
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.isa import Unit
+from moesaic.spec.presets import PRESETS
 from moesaic.spec.registers import Access
 from tests.hw.control_bench_lib import BEAT, DEPTH, END, PLAYED, Bench, smallest
 

@@ -15,7 +15,7 @@ from cocotb.triggers import FallingEdge, ReadOnly
 
 from moesaic.hw.router.ranks import rank_lanes
 from moesaic.spec import isa, semantics
-from moesaic.spec.arch import load_arch
+from moesaic.spec.presets import load_arch
 from tests.hw.grants import Grants
 
 ARCH = load_arch(os.environ["ARCH_FILE"])

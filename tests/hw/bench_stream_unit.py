@@ -8,7 +8,7 @@ from typing import Any
 
 import cocotb
 
-from moesaic.spec.arch import load_arch
+from moesaic.spec.presets import load_arch
 from tests.hw.axi_memory import Timing
 from tests.hw.stream_model import Segment, StreamBench
 

@@ -12,7 +12,8 @@ from cocotb.triggers import ClockCycles, First, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam, AxiRamRead, AxiReadBus
 
 from moesaic.spec import isa, registers
-from moesaic.spec.arch import ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.presets import load_arch
 from tests.hw.top_program import PAGE, Frame, two_layers
 
 MEMORY_BYTES = 1 << 20

@@ -11,7 +11,8 @@ from moesaic.hw.bus import interfaces, module_ports, with_attributes
 from moesaic.hw.generate import cached_verilog
 from moesaic.sim.ports import module_ports as verilog_ports
 from moesaic.sim.ports import port_directions
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.presets import PRESETS
 
 NANO = PRESETS["nano"]
 _PORT = re.compile(r"^  (\(\* .* \*\)\n  )?(?:input|output) (?:\[\d+:0\] )?(\w+);$", re.M)

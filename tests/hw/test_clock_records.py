@@ -13,8 +13,8 @@ import pytest
 
 from moesaic.hw.timing import __main__ as command
 from moesaic.hw.timing import delays, record
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.clocks import RECORDS, recorded_clocks
+from moesaic.spec.presets import PRESETS
 
 RECORDED = recorded_clocks()
 PATH = {

@@ -16,7 +16,7 @@ from moesaic.hw.timing.chains import chains
 from moesaic.hw.timing.elaborated import Elaborated
 from moesaic.hw.timing.feedthrough import Report, main, ranges, report
 from moesaic.hw.timing.units import Feedthrough, Units
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))

@@ -16,9 +16,10 @@ from moesaic.hw.resources.fit import fit, left_out_errors, total
 from moesaic.hw.resources.report import PATTERNS
 from moesaic.hw.resources.samples import COUNTED, main, sample_targets
 from moesaic.spec import resource_model
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.memories import block_rams, memories, ram_kind
 from moesaic.spec.parts import PARTS
+from moesaic.spec.presets import PRESETS
 from moesaic.spec.resource_model import FEATURES, samples, shares, target_resources
 
 _INSTANCE = re.compile(r"moesaic_ram\s*#\((.*?)\)\s*\S+\s*\(\n", re.DOTALL)

@@ -14,8 +14,8 @@ from moesaic.hw.resources.hierarchy import Block, Module, cut, read_modules
 from moesaic.hw.resources.report import target_blocks
 from moesaic.hw.resources.synthesis import SynthesisError, count_cells, leaf_cells, synthesise
 from moesaic.hw.verilog import to_verilog
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.parts import find_part
+from moesaic.spec.presets import PRESETS
 
 SMALL = dataclasses.replace(
     PRESETS["zcu102"], name="pair", depth=8, width=8, lanes=4, ring_read_bytes=64,

@@ -9,7 +9,7 @@ import pytest
 from moesaic.hw.memory.scratchpad import ActivationScratchpad
 from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import run_cocotb
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 
 NANO = PRESETS["nano"]
 SMALL = dataclasses.replace(

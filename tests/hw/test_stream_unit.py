@@ -11,7 +11,8 @@ import pytest
 from moesaic.hw.stream.unit import StreamUnit
 from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import run_cocotb
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.presets import PRESETS
 
 NANO = PRESETS["nano"]
 SMALL = dataclasses.replace(NANO, depth=8, width=8, lanes=4, data_port_bytes=8, max_experts=8)

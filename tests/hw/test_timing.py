@@ -22,7 +22,7 @@ from moesaic.hw.timing.paths import find_ends, trace, worst
 from moesaic.hw.timing.reader import UnknownCellError, read_module
 from moesaic.hw.timing.synthesis import netlists
 from moesaic.hw.verilog import to_verilog
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 
 
 def random_netlist(rng: np.random.Generator, nets: int, inputs: int) -> Netlist:

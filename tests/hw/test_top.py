@@ -18,8 +18,9 @@ from moesaic.sim.dram import DramConfig
 from moesaic.sim.id_wrapper import add_id_wires
 from moesaic.sim.verilator import lint
 from moesaic.spec import isa, registers
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Opcode, Unit
+from moesaic.spec.presets import PRESETS
 from moesaic.spec.registers import ABORT_LIMIT_CYCLES, ErrorCode
 from tests.hw.top_program import Frame, two_layers
 

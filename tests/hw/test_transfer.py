@@ -8,7 +8,7 @@ import pytest
 
 from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import run_cocotb
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 from tests.hw.transfer_harness import TransferHarness
 
 NANO = PRESETS["nano"]

@@ -11,7 +11,8 @@ import pytest
 from moesaic.hw.vector.unit import VectorUnit
 from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import BenchFailure, run_cocotb
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.presets import PRESETS
 
 BENCH = "tests.hw.bench_vector"
 NANO = PRESETS["nano"]

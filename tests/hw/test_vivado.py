@@ -14,9 +14,10 @@ from moesaic.hw.bus import interfaces
 from moesaic.hw.vivado import __main__ as command
 from moesaic.hw.vivado import project
 from moesaic.hw.vivado.block_design import CELL
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.boards import BOARDS, board_of, place_masters
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.hw.vivado_tcl import Run, addresses, check_calls, run_tcl
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,8 @@ import pytest
 
 from moesaic.hw.bus import module_ports
 from moesaic.hw.vivado import ip
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.presets import PRESETS
 
 S = f"{{{ip.SPIRIT}}}"
 FILES = {ip.VERILOG, ip.OUT_OF_CONTEXT, ip.GUI}

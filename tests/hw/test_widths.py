@@ -13,8 +13,9 @@ from moesaic.hw.transfer.store import StoreUnit
 from moesaic.hw.vector import operation
 from moesaic.hw.vector.output import CHUNK_BITS
 from moesaic.spec import isa, registers, tables
-from moesaic.spec.arch import MAX_TOKENS, PRESETS, ArchConfig
+from moesaic.spec.arch import MAX_TOKENS, ArchConfig
 from moesaic.spec.isa import Drain, Opcode
+from moesaic.spec.presets import PRESETS
 
 NANO = PRESETS["nano"]
 MEMORY = {"ring_read_bytes": 128, "residual_bytes": 1 << 16, "activation_bytes": 1 << 16}

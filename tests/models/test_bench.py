@@ -22,8 +22,9 @@ from moesaic.models.bench.cases import (
 )
 from moesaic.models.bench.goals import judge
 from moesaic.models.bench.measure import Row
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.parts import family_of
+from moesaic.spec.presets import PRESETS
 
 RESOURCES = {
     "zcu102": {

@@ -25,11 +25,11 @@ from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.quant import Calibrated, QuantOptions, QuantReport
 from moesaic.sim.provider import SimulatedAccelerator
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.execute import Executor
 from moesaic.spec.hostside import dequantise_output, quantise_input
 from moesaic.spec.intgraph import IntGraph, count_macs
 from moesaic.spec.metrics import sqnr_db
+from moesaic.spec.presets import PRESETS
 from tests.e2e.bundles import expected_codes, make_bundle
 from tests.pretrained import sources
 

@@ -10,8 +10,8 @@ from moesaic.sim.build import accelerator_verilog
 from moesaic.sim.probes import find_probes, probes_header, state_names
 from moesaic.sim.registered import register_inputs
 from moesaic.sim.verilator import BuildError, lint
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.isa import Unit
+from moesaic.spec.presets import PRESETS
 from moesaic.spec.registers import COUNTERS
 
 from .dummy_top import dummy_verilog

@@ -21,10 +21,10 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.package import bundle_files
 from moesaic.compiler.schedule.options import first_schedule
 from moesaic.spec import image, manifest
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph, IntMoe
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 from tests.e2e.bundles import expected_codes
 

@@ -10,9 +10,10 @@ import pytest
 
 from moesaic.spec import arch as arch_module
 from moesaic.spec import isa, registers
-from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, PRESETS, ArchConfig
+from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.isa import Opcode
+from moesaic.spec.presets import PRESETS
 
 NUMBERS = [field.name for field in dataclasses.fields(ArchConfig) if field.type == "int"]
 SMALL = dict(

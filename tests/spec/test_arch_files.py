@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from moesaic.spec.arch import PRESETS, ArchConfig, load_arch
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS, load_arch
 
 NANO = PRESETS["nano"].to_dict()
 

@@ -13,9 +13,9 @@ import pytest
 
 from moesaic.host import Session
 from moesaic.spec import graphcheck
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.bundle import load_bundle
 from moesaic.spec.hostside import quantise_input
+from moesaic.spec.presets import PRESETS
 from tests.e2e.bundles import expected_codes
 from tests.spec.bundle_pieces import Pieces, first, pieces, refusal
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from moesaic.spec import clocks
-from moesaic.spec.arch import PRESETS, load_arch
 from moesaic.spec.clocks import ASSUMED, GIVEN, RECORDED, Clock, family_clock, find_clock
 from moesaic.spec.errors import UserError
 from moesaic.spec.parts import family_of
+from moesaic.spec.presets import PRESETS, load_arch
 
 FIELDS = {
     "mhz", "worst_ns", "budget_ns", "ends", "late_ends", "allowed_ns", "path", "verilog",

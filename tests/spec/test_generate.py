@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moesaic.spec import generate, isa, registers
-from moesaic.spec.arch import PRESETS
+from moesaic.spec.presets import PRESETS
 
 
 def test_checked_in_files_are_current() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from moesaic.spec import image
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from moesaic.spec.registers import WINDOW_ALIGNMENT
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from moesaic.spec import image, layout
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.errors import UserError
+from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
 
 HEADER = struct.Struct("<IIQ10IQ32s")

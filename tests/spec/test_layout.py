@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesaic.spec import formats, layout
-from moesaic.spec.arch import PRESETS, ArchConfig
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.presets import PRESETS
 
 NARROW = dataclasses.replace(
     PRESETS["nano"], depth=8, width=32, lanes=4, residual_bytes=8 << 10, data_port_bytes=8

@@ -12,8 +12,8 @@ from moesaic.cli.simulating import simulate, verify
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.models.bench.cases import NANO, Case
 from moesaic.sim.dram import DramConfig
-from moesaic.spec.arch import PRESETS
 from moesaic.spec.memory import DEFAULT_MEMORY, MemoryTiming, roofline_cycles
+from moesaic.spec.presets import PRESETS
 
 
 def test_simulated_memory_is_the_default() -> None:
