@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -79,5 +79,7 @@ class Narrow(wiring.Component):
             m.d.sync += parts.eq(parts - 1)
         # What is there while no word is offered does no harm.
         with m.If(~self.o.valid | self.o.ready):
-            m.d.sync += word.eq(Mux(parts <= 1, self.i.payload, word >> len(self.o.payload)))
+            rest = word >> len(self.o.payload)
+            none_left = parts <= 1 if self.ratio > 1 else Const(1)
+            m.d.sync += word.eq(Mux(none_left, self.i.payload, rest))
         return m

@@ -47,6 +47,11 @@ def module_ports(verilog: str, top: str) -> list[ModulePort]:
     return ports
 
 
+def is_clock(port: ModulePort) -> bool:
+    """Whether a port has the name of a clock: of the whole design's, or of a domain's."""
+    return port.width == 1 and (port.name == CLOCK or port.name.endswith(f"_{CLOCK}"))
+
+
 def output_bits(ports: list[ModulePort]) -> int:
     """Bits that come out of a module."""
     return sum(port.width for port in ports if port.output)
@@ -67,16 +72,17 @@ def between_registers(verilog: str, top: str) -> str:
         As :func:`module_ports`; or ``top`` has no clock, no other input, or no output.
     """
     ports = module_ports(verilog, top)
-    inputs = [port for port in ports if not port.output and port.name != CLOCK]
+    clocks = [port for port in ports if not port.output and is_clock(port)]
+    inputs = [port for port in ports if not port.output and not is_clock(port)]
     outputs = [port for port in ports if port.output]
-    if not inputs or not outputs or all(port.name != CLOCK for port in ports):
+    if not inputs or not outputs or len(clocks) != 1:
         raise ValueError(f"module {top} must have the input {CLOCK}, another one and an output")
     given, result, seen = (
         [_written(f"{prefix}.{port.name}") for port in some]
         for prefix, some in (("given", inputs), ("result", outputs), ("seen", outputs))
     )
     last = output_bits(ports) - 1
-    names = [CLOCK, *(port.name for port in (*inputs, *outputs))]
+    names = [*(port.name for port in clocks), *(port.name for port in (*inputs, *outputs))]
     wires = [CLOCK, *given, *result]
     connections = (f"    .{_written(n)}({w})" for n, w in zip(names, wires, strict=True))
     lines = [

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from moesaic.hw.resources.hierarchy import Block
-from moesaic.hw.timing import nextpnr, units
+from moesaic.hw.timing import nextpnr
+from moesaic.hw.timing import route_units as units
 from moesaic.hw.timing.__main__ import main
 from moesaic.hw.timing.nextpnr import Device, RoutingError, find_device, route
 from moesaic.hw.timing.routed import read_routed, signal_name
