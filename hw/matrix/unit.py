@@ -187,7 +187,13 @@ class MatrixUnit(wiring.Component):
             control.want.eq(Mux(mine, loader.token_request, walker.token_want)),
             loader.token_granted.eq(mine & control.granted),
             walker.token_granted.eq(~mine & control.granted),
-            control.take.eq(control.granted & Mux(mine, loader.token_request, walker.token_due)),
+            control.take.eq(
+                Mux(
+                    mine,
+                    loader.token_request & control.granted,
+                    walker.token_due & (control.granted | ~walker.token_want),
+                )
+            ),
             control.give.eq(accumulate.done),
             control.signal.eq(accumulate.signal),
         ]

@@ -39,7 +39,7 @@ class Walker(wiring.Component):
         The tokens of the next job, asked for while the last one is still at work; one cycle for
         every job whose tokens are taken here, though it may have none.
     token_due
-        If tokens are granted in this cycle, they are taken.
+        The next job begins in this cycle if it has its tokens, or needs none.
     waiting
         Nothing is at work, and the next job lacks tokens.
     queue, queue_hold
@@ -168,7 +168,7 @@ class Walker(wiring.Component):
                 with m.If(advance & finished):
                     m.next = "IDLE"
         m.d.comb += [
-            self.token_due.eq(fsm.ongoing("IDLE") & self.token_want),
+            self.token_due.eq(fsm.ongoing("IDLE") & self.jobs.valid & ~following.taken),
             self.idle.eq(fsm.ongoing("IDLE") & ~self.jobs.valid),
         ]
         with m.If(advance):

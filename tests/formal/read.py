@@ -122,7 +122,7 @@ class Engine(Harness):
             "a fault stays up until abort", (fell & ~Cat(dut.fault.window, dut.fault.bus)) == 0
         )
         bus = Signal()
-        m.d.sync += bus.eq(crossed & axi.rresp[1] & ~drain)
+        m.d.sync += bus.eq(crossed & axi.rresp[1] & ~drain & ~dut.abort)
         self.ensure("an error response is told", implies(bus, dut.fault.bus))
 
         # With a memory and a taker that never pause, something happens within a few cycles.

@@ -185,7 +185,7 @@ class Engine(Harness):
         self.ensure(REFUSED, ~(finished & wrong))
         self.ensure(COUNTED, implies(dut.done, level != 0))
         bus = Signal()
-        m.d.sync += bus.eq(answered & axi.bresp[1] & ~drain)
+        m.d.sync += bus.eq(answered & axi.bresp[1] & ~drain & ~dut.abort)
         self.ensure("an error response is told", implies(bus, dut.fault.bus))
         self.ensure(IDLE, implies(dut.idle, ~axi.awvalid & (under_way == 0) & (bursts == 0)))
         # An abort ends: what is under way is answered, and nothing new begins.
