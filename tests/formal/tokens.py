@@ -68,8 +68,9 @@ class Tokens(Harness):
                 self.invariant(implies(~spilled, some == (count != 0)))
         self.ensure(COVERED, Cat(covered).all())
         m.d.sync += spilled.eq(spilled | Cat(spill).any())
-        told = Signal()
-        m.d.sync += told.eq(spilled)
+        # Found, gathered by giver, told: a cycle each.
+        gathered, told = Signal(), Signal()
+        m.d.sync += [gathered.eq(spilled), told.eq(gathered)]
         self.ensure(TOLD, dut.overflow == told)
         guilty = Signal(len(UNITS))
         with m.If(~spilled):
@@ -77,10 +78,19 @@ class Tokens(Harness):
                 Cat(Cat(spill[len(UNITS) * g : len(UNITS) * (g + 1)]).any() for g in UNITS)
             )
         self.ensure("who gave it is told", implies(dut.overflow, guilty.bit_select(dut.giver, 1)))
+        flags = []
         for giver in UNITS:
             for taker in UNITS:
                 (flag,) = inner.signals(f"overflow_{giver}_{taker}")
+                flags.append(flag)
                 self.invariant(implies(flag, spilled))
+                self.invariant(implies(flag & ~gathered, guilty[giver]))
+            by_giver = inner["by_giver"][giver]
+            self.invariant(implies(by_giver, gathered))
+            self.invariant(implies(by_giver & ~told, guilty[giver]))
+        self.invariant(implies(spilled & ~gathered, Cat(flags).any()))
+        self.invariant(implies(gathered & ~told, inner["by_giver"].any()))
+        self.invariant(implies(told, gathered) & implies(gathered, spilled))
         took = Signal()
         m.d.sync += took.eq(took | (dut.granted1 & dut.take1 & (dut.wait1 == 3)))
         self.cover("a grant of tokens from all units", dut.granted0 & dut.want0 & dut.wait0.all())
