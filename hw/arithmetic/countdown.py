@@ -32,14 +32,18 @@ class Countdown:
         self.last = Signal(name=f"{name}_last")
         self.only = Signal(name=f"{name}_only")
 
-    def begin(self, steps: Value) -> list[ValueLike]:
-        """At the first of so many steps."""
-        one = steps == 1
+    def begin(self, steps: Value, nothing: ValueLike = 0) -> list[ValueLike]:
+        """At the first of so many steps; at the last one all the same, if there is ``nothing``."""
+        one = (steps == 1) | nothing
         return [self.left.eq(steps - 1), self.last.eq(one), self.only.eq(one)]
 
-    def restart(self, steps: Value) -> list[ValueLike]:
-        """At the first step again, of as many as at :meth:`begin`."""
-        return [self.left.eq(steps - 1), self.last.eq(self.only)]
+    def behind(self, left: Value, only: Value) -> list[ValueLike]:
+        """At the first step, with so many behind it; ``only``: none."""
+        return [self.left.eq(left), self.last.eq(only), self.only.eq(only)]
+
+    def restart(self, left: Value) -> list[ValueLike]:
+        """At the first step again, with as many behind it as before."""
+        return [self.left.eq(left), self.last.eq(self.only)]
 
     def step(self) -> list[ValueLike]:
         """To the next step."""

@@ -63,18 +63,27 @@ def add_tree(m: Module, values: Sequence[Value], name: str) -> Value:
 
 
 def look_up(
-    m: Module, table: Sequence[int], addresses: Sequence[Value], width: int, name: str
+    m: Module,
+    table: Sequence[int],
+    addresses: Sequence[Value],
+    width: int,
+    name: str,
+    *,
+    registered: bool = True,
 ) -> list[Value]:
-    """``table[address]`` of every address, one cycle later; entries are unsigned ``width`` bits.
+    """``table[address]`` of every address; entries are unsigned ``width`` bits.
 
-    One memory with a port per address: the tools copy it as often as the ports need.
+    One cycle later, or at once if not ``registered``. One memory with a port per address: the tools
+    copy it as often as the ports need.
     """
     memory = Memory(shape=unsigned(width), depth=len(table), init=table)
     m.submodules[name] = memory
     results: list[Value] = []
     for address in addresses:
-        port = memory.read_port()
-        m.d.comb += [port.addr.eq(address), port.en.eq(1)]
+        port = memory.read_port(domain="sync" if registered else "comb")
+        m.d.comb += port.addr.eq(address)
+        if registered:
+            m.d.comb += port.en.eq(1)
         results.append(Value.cast(port.data))
     return results
 

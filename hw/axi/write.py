@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,8 +32,9 @@ class WriteEngine(wiring.Component):
     4 KiB (windows start at multiples of 4 KiB). A command of 0 beats is refused too: it would
     have no response to be done with.
 
-    Latency: 6 cycles from ``command`` (with its beats in the buffer) to ``awvalid``; ``wvalid``
-    rises a cycle later. One beat per cycle, without a gap between bursts of two and more beats.
+    Latency: 6 cycles from ``command`` (with its beats in the buffer) to ``awvalid``, 3 from the
+    last of the beats at least; ``wvalid`` rises a cycle later. One beat per cycle, without a gap
+    between bursts of two and more beats.
 
     After a fault, and from the second cycle of an ``abort``, the engine issues nothing more and
     finishes what is outstanding; ``fault`` stays
@@ -122,6 +123,7 @@ class WriteEngine(wiring.Component):
         m.submodules.buffer = buffer = RamFifo(8 * self.data_bytes, 2 * self.max_burst)
         # The burst whose beats are being sent, and one whose turn comes next.
         unsent, last = Signal(range(self.max_burst + 1)), Signal()
+        none_unsent = Signal(init=1)  # beside the number
         following, follows = Signal(range(self.max_burst + 1)), Signal()
         sending, sent = Signal(), Signal()
         wiring.connect(m, wiring.flipped(command), issuer.command)
@@ -131,11 +133,13 @@ class WriteEngine(wiring.Component):
         # nothing else is in its way. The answer is a cycle old, and stands until the burst is
         # issued: beats only become more, and no two bursts are issued in a row.
         spare = Signal(range(2 * self.max_burst + 2))
-        enough, put, dropped = Signal(), Signal(), Signal()
+        enough, put, came, dropped = Signal(), Signal(), Signal(), Signal()
         m.d.comb += put.eq(buffer.put.valid & buffer.put.ready)
-        promised = Mux(issuer.issue, issuer.length, 0)
+        # What comes is counted a cycle later, for it is known late in its cycle.
+        unpromised = Mux(issuer.issue, spare - issuer.length, spare)
         m.d.sync += [
-            spare.eq(spare + put - dropped - promised),
+            came.eq(put),
+            spare.eq(unpromised + Cat(came ^ dropped, ~came & dropped).as_signed()),
             enough.eq(
                 issuer.next
                 & ~issuer.issue
@@ -160,14 +164,14 @@ class WriteEngine(wiring.Component):
             buffer.put.valid.eq(self.data.valid),
             buffer.put.payload.eq(self.data.payload),
             self.data.ready.eq(buffer.put.ready),
-            axi.wvalid.eq((unsent != 0) & buffer.take.valid),
+            axi.wvalid.eq(~none_unsent & buffer.take.valid),
             axi.wdata.eq(buffer.take.payload),
             axi.wstrb.eq(-1),
             axi.wlast.eq(last),
             sending.eq(axi.wvalid & axi.wready),
-            sent.eq((unsent == 0) | (sending & last)),
+            sent.eq(none_unsent | (sending & last)),
             # A drain empties the buffer behind the bursts that are under way.
-            dropped.eq(drain & (unsent == 0) & ~follows & buffer.take.valid),
+            dropped.eq(drain & none_unsent & ~follows & buffer.take.valid),
             buffer.take.ready.eq(sending | dropped),
             self.beat.eq(sending),
         ]
@@ -178,6 +182,7 @@ class WriteEngine(wiring.Component):
         with m.If(sent):
             m.d.sync += [
                 unsent.eq(Mux(follows, following, 0)),
+                none_unsent.eq(~follows),
                 last.eq(follows & (following == 1)),
             ]
         with m.Elif(sending):
@@ -204,5 +209,5 @@ class WriteEngine(wiring.Component):
             m.d.sync += self.fault.bus.eq(1)
         with m.If(self.abort):
             m.d.sync += [self.fault.window.eq(0), self.fault.bus.eq(0)]
-        m.d.comb += self.idle.eq(issuer.idle & ~bursts.under_way.any() & ~unsent.any() & ~follows)
+        m.d.comb += self.idle.eq(issuer.idle & ~bursts.under_way.any() & none_unsent & ~follows)
         return m

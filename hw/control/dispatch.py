@@ -73,12 +73,12 @@ class Dispatcher(wiring.Component):
             for n in ("taken", "looked_at", "halfway")
         )
         under_way = Signal(3)
-        # Beside `valid`, and its inverse: every bit of the stages hangs on it.
+        # Beside `valid`, and its inverse: every bit of the stages hangs on it. Nothing else does.
         move = Signal(init=1)
         m.d.comb += [
             check.raw.eq(taken),
             check.move.eq(move),
-            self.instructions.ready.eq(move),
+            self.instructions.ready.eq(~valid),
         ]
         with m.If(done):
             m.d.sync += [valid.eq(0), move.eq(1)]

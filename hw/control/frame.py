@@ -96,11 +96,22 @@ class FrameControl(wiring.Component):
         long_enough, late = Signal(), Signal()
         m.d.sync += [
             limited.eq(self.watchdog.any()),
-            expired.eq(self.running & limited & (cycles + 2 >= self.watchdog)),
+            expired.eq(self.running & limited & (cycles + 3 >= self.watchdog)),
             checked.eq(timer == CHECK_CYCLES - 1),
             long_enough.eq(timer >= ABORT_CYCLES),
             late.eq(self.abort & (late | (timer == registers.ABORT_LIMIT_CYCLES))),
         ]
+
+        # The first error, chosen a cycle before it takes effect.
+        raised, raised_code, raised_info = Signal(), Signal(ErrorCode), Signal.like(self.error_info)
+        m.d.sync += raised.eq(0)
+        sources = [
+            (getattr(self, f"raise{i}"), error, getattr(self, f"info{i}"))
+            for i, error in enumerate(self.errors)
+        ]
+        for signal, error, info in reversed([*sources, (expired, ErrorCode.WATCHDOG, 0)]):
+            with m.If(signal):
+                m.d.sync += [raised.eq(1), raised_code.eq(error), raised_info.eq(info)]
 
         def mask(name: str) -> int:
             return registers.bit("STATUS", name)
@@ -158,16 +169,11 @@ class FrameControl(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += self.running.eq(1)
                 m.d.sync += [cycles.eq(cycles + 1), quiet.eq(Mux(self.finished, quiet + 1, 0))]
-                raised = [
-                    (getattr(self, f"raise{i}"), error, getattr(self, f"info{i}"))
-                    for i, error in enumerate(self.errors)
-                ]
                 with m.If(self.reset):
                     m.next = "ABORT"
-                for signal, error, info in [*raised, (expired, ErrorCode.WATCHDOG, 0)]:
-                    with m.Elif(signal):
-                        m.d.sync += [code.eq(error), self.error_info.eq(info)]
-                        m.next = "ABORT"
+                with m.Elif(raised):
+                    m.d.sync += [code.eq(raised_code), self.error_info.eq(raised_info)]
+                    m.next = "ABORT"
                 with m.Elif(quiet == QUIET_CYCLES):
                     m.d.comb += report_done.eq(1)
                     m.d.sync += [busy.eq(0), done.eq(1), self.core_reset.eq(1)]

@@ -71,6 +71,9 @@ class Accumulators(wiring.Component):
             steps.append(following)
 
         full, owned, drain_bank = Signal(2), Signal(2), Signal()
+        # `drain_bank` bit by bit, and the same turned over: the release comes late in its cycle,
+        # and what hangs on it must not share a gate.
+        draining, resting = Signal(2, init=0b01), Signal(2, init=0b10)
         m.submodules.rows = rows = BankedRows(ACCUMULATOR_BITS * width, self.arch.accumulator_rows)
         m.submodules.maxima = maxima = BankedRows(ACCUMULATOR_BITS, self.arch.accumulator_rows)
         for banks in (rows, maxima):
@@ -116,14 +119,11 @@ class Accumulators(wiring.Component):
         ]
 
         # A bank is owned from the first request of a group, full from its last write.
-        landed, released = Signal(2), Signal(2)
+        landed, claimed, here = Signal(2), Signal(2), Signal(2)
         m.d.comb += [
             landed.eq(Mux(end.group_last, 1 << end.bank, 0)),
-            released.eq(Mux(self.port.release, 1 << drain_bank, 0)),
-            self.bank_free.eq(~owned),
+            self.bank_free.eq(~(owned | claimed)),
         ]
-        # The release comes late in its cycle, so it only chooses.
-        here = Signal(2)
         m.d.comb += here.eq(full | landed)
         m.d.sync += [
             self.port.full.eq(
@@ -133,10 +133,16 @@ class Accumulators(wiring.Component):
                     here.bit_select(drain_bank, 1),
                 )
             ),
-            owned.eq((owned | self.claim) & ~released),
-            full.eq(here & ~released),
-            drain_bank.eq(drain_bank ^ self.port.release),
+            claimed.eq(self.claim),
+            owned.eq((owned | claimed) & (~self.port.release.replicate(2) | resting)),
+            full.eq(here & ~Mux(self.port.release, draining, 0)),
         ]
+        with m.If(self.port.release):
+            m.d.sync += [
+                drain_bank.eq(~drain_bank),
+                draining.eq(draining.rotate_left(1)),
+                resting.eq(resting.rotate_left(1)),
+            ]
         return m
 
     def _add(self, m: Module, old_row: Value, step: data.View) -> list[Signal]:

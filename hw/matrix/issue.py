@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import ActivationRead
 from moesaic.hw.matrix.step import PASS_DISTANCE, request_layout, step_layout
 from moesaic.hw.matrix.walker import REQUEST_SLOTS
+from moesaic.hw.memory.shallow import ShallowQueue
 from moesaic.spec.arch import ArchConfig
 
 
@@ -66,32 +66,31 @@ class Issue(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        layout = request_layout(self.arch)
-        m.submodules.fifo = fifo = SyncFIFOBuffered(width=layout.size, depth=REQUEST_SLOTS)
-        head = Signal(layout)
+        # Two more than there are requests: those on their way out may not have left a word of it.
+        m.submodules.queue = queue = ShallowQueue(request_layout(self.arch), REQUEST_SLOTS + 2)
+        head, here = queue.take.payload, queue.take.valid
         m.d.comb += [
-            fifo.w_data.eq(self.requests.payload),
-            fifo.w_en.eq(self.requests.valid),
-            head.eq(fifo.r_data),
-            fifo.r_en.eq(self.taken),
+            queue.put.payload.eq(self.requests.payload),
+            queue.put.valid.eq(self.requests.valid),
+            queue.take.ready.eq(self.taken),
         ]
 
         # Whether the bank whose turn it is is free, as of the cycle before: it is claimed by nobody
         # else.
         bank, free, next_bank = Signal(), Signal(init=1), Signal()
-        paused = Signal(range(PASS_DISTANCE), init=PASS_DISTANCE - 1)
-        bank_ok, tile_ok, pause_ok = Signal(), Signal(), Signal()
+        # Idle cycles that the last request asks for; whether they are over.
+        pause, rested = Signal(range(PASS_DISTANCE)), Signal(init=1)
+        bank_ok, tile_ok = Signal(), Signal()
         m.d.comb += [
             bank_ok.eq(~head.group_start | free),
             next_bank.eq(self.taken & head.step.group_last),
             tile_ok.eq(~head.step.swap | self.tile_ready),
-            pause_ok.eq(paused >= head.pause),
-            self.taken.eq(fifo.r_rdy & bank_ok & tile_ok & pause_ok),
+            self.taken.eq(here & bank_ok & tile_ok & rested),
         ]
         with m.If(self.taken):
-            m.d.sync += paused.eq(0)
-        with m.Elif(paused != PASS_DISTANCE - 1):
-            m.d.sync += paused.eq(paused + 1)
+            m.d.sync += [pause.eq(head.pause), rested.eq(head.pause == 0)]
+        with m.Elif(~rested):
+            m.d.sync += [pause.eq(pause - 1), rested.eq(pause == 1)]
         m.d.sync += [
             bank.eq(bank ^ next_bank),
             free.eq(
@@ -117,8 +116,8 @@ class Issue(wiring.Component):
             self.bank_claim.eq(Mux(self.taken & head.group_start, 1 << bank, 0)),
             self.streaming.eq(self.taken & head.step.word),
             self.attention.eq(self.streaming & head.attention),
-            self.wait_bank.eq(fifo.r_rdy & ~bank_ok),
-            self.wait_tile.eq(fifo.r_rdy & bank_ok & ~tile_ok),
-            self.stalled.eq(fifo.r_rdy & ~self.taken),
+            self.wait_bank.eq(here & ~bank_ok),
+            self.wait_tile.eq(here & bank_ok & ~tile_ok),
+            self.stalled.eq(here & ~self.taken),
         ]
         return m

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal
+from amaranth import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,7 +10,7 @@ from moesaic.hw.arithmetic.countdown import Countdown
 from moesaic.hw.interfaces import EXPERT_BITS, ActivationRead
 from moesaic.hw.matrix.operand import OperandTile
 from moesaic.hw.matrix.stationary import load_layout
-from moesaic.hw.matrix.step import MATMUL, job_layout
+from moesaic.hw.matrix.step import JOB_LOOPS, MATMUL, PASS_DISTANCE, job_layout
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 
@@ -38,9 +38,9 @@ class StationaryLoader(wiring.Component):
         Weight ring words; one bit per predicated segment; parameter words to the vector unit.
     operand
         Activations as stationary operand.
-    count_request, expert, count
-        Looks up a queue's entries: the port must show ``expert`` while ``count_request`` is high
-        and ``count`` is taken in its second cycle.
+    count_soon, count_request, expert, count
+        ``count_request``, a cycle after ``count_soon``, looks up a queue's entries: the port must
+        show ``expert`` while it is high and ``count`` is taken in its second cycle.
     load, ring_word
         Writes to the shadow store; the operand's data goes there without passing here.
     tile_ready, tile_claim
@@ -68,6 +68,7 @@ class StationaryLoader(wiring.Component):
                 "fetched": In(stream.Signature(1)),
                 "parameters": Out(stream.Signature(ring_word)),
                 "operand": Out(ActivationRead(arch)),
+                "count_soon": Out(1),
                 "count_request": Out(1),
                 "expert": Out(EXPERT_BITS),
                 "count": In(range(arch.max_tokens + 1)),
@@ -94,10 +95,11 @@ class StationaryLoader(wiring.Component):
         from_ring, rows_mode = Signal(), Signal()
         # Beside the state, for much hangs on words of the ring: what they are taken for.
         parameters, ring_tiles, operand_tiles, discards = Signal(), Signal(), Signal(), Signal()
+        # Beside the state too: IDLE, TOKENS, HAND_ON.
+        idle, asks, hands_on = Signal(init=1), Signal(), Signal()
         m.d.comb += [
             own_tokens.eq(op.predicated | ~from_ring),
             segment.eq(op.predicated & (from_ring | op.parameters)),
-            empty.eq(rows == 0),
             self.token_wait.eq(op.wait),
             self.expert.eq(op.expert),
         ]
@@ -108,25 +110,38 @@ class StationaryLoader(wiring.Component):
         m.d.comb += [
             job.rows.eq(rows),
             job.taken.eq(own_tokens),
+            job.waits.eq(~own_tokens & op.wait.any()),
             job.empty.eq(empty),
+            job.pause.eq(Mux((rows < PASS_DISTANCE) & ~empty, PASS_DISTANCE - rows, 0)),
             job.attention.eq(~from_ring),
+            job.sixteen.eq((op.streamed == isa.Streamed.SIGNED16) & ~empty),
+            job.only_wide.eq(op.last_wide == 0),
         ]
+        for name in JOB_LOOPS:
+            steps = rows if name == "rows" else op[name]
+            m.d.comb += [
+                job[f"more_{name}"].eq(Mux(empty, 0, steps - 1)),
+                job[f"only_{name}"].eq((steps == 1) | empty),
+            ]
 
         # Tile bookkeeping: occupied from the last word's request, landed from its arrival.
         occupied, landed = Signal(), Signal()
+        still_occupied, operand_next, operand_open = Signal(), Signal(), Signal()
         tile_requested, tile_landing = Signal(), Signal()
         m.submodules.operand = operand = OperandTile(arch)
         wiring.connect(m, operand.read, wiring.flipped(self.operand))
         m.d.comb += self.tile_ready.eq(landed | tile_landing)
-        with m.If(self.tile_claim):
-            m.d.sync += [occupied.eq(0), landed.eq(0)]
-        with m.Else():
-            m.d.sync += [
-                occupied.eq(occupied | tile_requested),
-                landed.eq(landed | tile_landing),
-            ]
+        m.d.comb += still_occupied.eq(~self.tile_claim & (occupied | tile_requested))
+        m.d.sync += [
+            occupied.eq(still_occupied),
+            landed.eq(~self.tile_claim & (landed | tile_landing)),
+            # An operand's tile may be read: much hangs on it.
+            operand_open.eq(operand_next & ~still_occupied),
+        ]
 
-        words = Signal(len(op.ring_words))
+        words, no_words = Countdown(len(op.ring_words), "words"), Signal()
+        block_words = Const(arch.parameter_ring_words)
+        block = Countdown(len(block_words), "block")
         beat = Signal(range(max(arch.tile_ring_words, 2)))
         last_beat, word_comes = Signal(init=arch.tile_ring_words == 1), Signal()
         k_tiles = Countdown(len(op.k_tiles), "k_tiles")
@@ -135,8 +150,15 @@ class StationaryLoader(wiring.Component):
         raw = Signal(MATMUL)
         m.d.comb += raw.eq(self.instructions.payload)
 
+        parameter_word = Signal()
+
+        def rest(m: Module) -> None:
+            m.d.sync += idle.eq(1)
+            m.next = "IDLE"
+
         def begin_tile(m: Module) -> None:
-            m.d.sync += [ring_tiles.eq(from_ring), operand_tiles.eq(~from_ring)]
+            m.d.sync += ring_tiles.eq(from_ring)
+            m.d.comb += operand_next.eq(~from_ring)
             m.next = "TILE"
 
         def begin_nest(m: Module) -> None:
@@ -146,50 +168,41 @@ class StationaryLoader(wiring.Component):
             with m.Else():
                 begin_tile(m)
 
-        with m.FSM() as fsm:
+        m.d.comb += operand_next.eq(operand_tiles)
+        m.d.sync += operand_tiles.eq(operand_next)
+        with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.instructions.ready.eq(1)
-                m.d.sync += [
-                    op.eq(raw),
-                    rows.eq(raw.rows),
-                    from_ring.eq(raw.stationary == isa.Stationary.RING),
-                    rows_mode.eq(raw.stationary == isa.Stationary.ROWS),
-                ]
                 with m.If(self.instructions.valid):
                     m.d.comb += self.accepted.eq(1)
+                    m.d.sync += idle.eq(0)
                     with m.If(raw.predicated | (raw.stationary != isa.Stationary.RING)):
+                        m.d.sync += asks.eq(1)
                         m.next = "TOKENS"
                     with m.Else():
+                        m.d.sync += hands_on.eq(1)
                         m.next = "HAND_ON"
             with m.State("TOKENS"):
-                m.d.comb += [
-                    self.token_request.eq(1),
-                    self.waiting.eq(~self.token_granted),
-                ]
                 with m.If(self.token_granted):
+                    m.d.sync += asks.eq(0)
                     with m.If(op.predicated):
-                        m.d.sync += self.count_request.eq(1)
+                        m.d.comb += self.count_soon.eq(1)
                         m.next = "ASK_COUNT"
                     with m.Else():
+                        m.d.sync += hands_on.eq(1)
                         m.next = "HAND_ON"
             with m.State("ASK_COUNT"):
+                m.d.comb += self.count_soon.eq(1)
                 m.next = "TAKE_COUNT"
             with m.State("TAKE_COUNT"):
-                m.d.sync += [rows.eq(self.count), self.count_request.eq(0)]
+                m.d.sync += [rows.eq(self.count), empty.eq(self.count == 0), hands_on.eq(1)]
                 m.next = "HAND_ON"
             with m.State("HAND_ON"):
-                m.d.comb += [self.jobs.valid.eq(1), operand.start.eq(self.jobs.ready)]
-                m.d.sync += [
-                    words.eq(Mux(segment & empty, op.ring_words, arch.parameter_ring_words)),
-                    *k_tiles.begin(op.k_tiles),
-                    *n_tiles.begin(op.n_tiles),
-                    *groups.begin(op.groups),
-                ]
                 with m.If(self.jobs.ready):
+                    m.d.sync += hands_on.eq(0)
                     with m.If(segment):
                         m.next = "SEGMENT"
                     with m.Elif(empty):
-                        m.next = "IDLE"
+                        rest(m)
                     with m.Else():
                         begin_nest(m)
             with m.State("SEGMENT"):
@@ -197,41 +210,71 @@ class StationaryLoader(wiring.Component):
                 with m.If(self.fetched.valid):
                     with m.If(~empty):
                         begin_nest(m)
-                    with m.Elif(self.fetched.payload & (words != 0)):
+                    with m.Elif(self.fetched.payload & ~no_words):
                         m.d.sync += discards.eq(1)
                         m.next = "DISCARD"
                     with m.Else():
-                        m.next = "IDLE"
+                        rest(m)
             with m.State("DISCARD"):
-                m.d.comb += self.discard.eq(self.ring.valid)
-                with m.If(self.ring.valid):
-                    m.d.sync += words.eq(words - 1)
-                    with m.If(words == 1):
-                        m.d.sync += discards.eq(0)
-                        m.next = "IDLE"
+                with m.If(self.discard & words.last):
+                    m.d.sync += discards.eq(0)
+                    rest(m)
             with m.State("PARAMETERS"):
-                with m.If(self.ring.valid & self.parameters.ready):
-                    m.d.sync += words.eq(words - 1)
-                    with m.If(words == 1):
-                        m.d.sync += [words.eq(arch.parameter_ring_words), parameters.eq(0)]
-                        begin_tile(m)
+                with m.If(parameter_word & block.last):
+                    m.d.sync += parameters.eq(0)
+                    begin_tile(m)
             with m.State("TILE"):
-                with m.If(tile_requested):
-                    with m.If(k_tiles.last):
-                        m.d.sync += k_tiles.restart(op.k_tiles)
-                        with m.If(n_tiles.last):
-                            m.d.sync += [*n_tiles.restart(op.n_tiles), *groups.step()]
-                        with m.Else():
-                            m.d.sync += n_tiles.step()
-                        with m.If(n_tiles.last & groups.last):
-                            m.d.sync += [ring_tiles.eq(0), operand_tiles.eq(0)]
-                            m.next = "IDLE"
-                        with m.Elif(op.parameters):
-                            m.d.sync += [ring_tiles.eq(0), operand_tiles.eq(0), parameters.eq(1)]
-                            m.next = "PARAMETERS"
-                    with m.Else():
-                        m.d.sync += k_tiles.step()
+                with m.If(tile_requested & k_tiles.last):
+                    with m.If(n_tiles.last & groups.last):
+                        m.d.sync += ring_tiles.eq(0)
+                        m.d.comb += operand_next.eq(0)
+                        rest(m)
+                    with m.Elif(op.parameters):
+                        m.d.sync += [ring_tiles.eq(0), parameters.eq(1)]
+                        m.d.comb += operand_next.eq(0)
+                        m.next = "PARAMETERS"
 
+        # Tiles are requested in TILE only.
+        with m.If(tile_requested):
+            m.d.sync += k_tiles.step()
+            with m.If(k_tiles.last):
+                m.d.sync += [*k_tiles.restart(op.k_tiles - 1), *n_tiles.step()]
+                with m.If(n_tiles.last):
+                    m.d.sync += [*n_tiles.restart(op.n_tiles - 1), *groups.step()]
+        with m.If(self.discard):
+            m.d.sync += words.step()
+        with m.If(parameter_word):
+            m.d.sync += block.step()
+        with m.If(idle):
+            # What is there while nothing is taken does no harm.
+            m.d.sync += [
+                op.eq(raw),
+                rows.eq(raw.rows),
+                empty.eq(raw.rows == 0),
+                from_ring.eq(raw.stationary == isa.Stationary.RING),
+                rows_mode.eq(raw.stationary == isa.Stationary.ROWS),
+            ]
+        with m.If(parameter_word & block.last):
+            m.d.sync += block.begin(block_words)
+        with m.If(hands_on):
+            m.d.sync += [
+                *words.begin(op.ring_words),
+                no_words.eq(op.ring_words == 0),
+                *block.begin(block_words),
+                *k_tiles.begin(op.k_tiles),
+                *n_tiles.begin(op.n_tiles),
+                *groups.begin(op.groups),
+            ]
+        m.d.sync += self.count_request.eq(self.count_soon)
+        m.d.comb += [
+            self.instructions.ready.eq(idle),
+            self.discard.eq(discards & self.ring.valid),
+            parameter_word.eq(parameters & self.ring.valid & self.parameters.ready),
+            self.token_request.eq(asks),
+            self.waiting.eq(asks & ~self.token_granted),
+            self.jobs.valid.eq(hands_on),
+            operand.start.eq(hands_on),
+        ]
         with m.If(ring_tiles):
             m.d.comb += [
                 word_comes.eq(self.ring.valid & ~occupied),
@@ -250,9 +293,9 @@ class StationaryLoader(wiring.Component):
                 (ring_tiles & ~occupied) | (parameters & self.parameters.ready) | discards
             ),
             self.parameters.valid.eq(parameters & self.ring.valid),
-            operand.enable.eq(operand_tiles & ~occupied),
+            operand.enable.eq(operand_open),
             tile_requested.eq(self.ring_tile | operand.requested),
-            self.active.eq(~fsm.ongoing("IDLE")),
+            self.active.eq(~idle),
             self.parameters.payload.eq(self.ring.payload),
             self.ring_word.eq(self.ring.payload),
             operand.rows_mode.eq(rows_mode),
@@ -260,7 +303,7 @@ class StationaryLoader(wiring.Component):
             operand.stride.eq(op.stationary_stride),
             operand.existing.eq(op.stationary_rows),
             operand.last_k.eq(k_tiles.last),
-            self.operand_load.eq(operand.read.valid & operand.read.ready),
+            self.operand_load.eq(operand.load.valid),
             tile_landing.eq(self.ring_tile | operand.landed),
         ]
         with m.If(operand.load.valid):

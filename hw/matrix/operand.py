@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal
+from amaranth import Module, Mux, Signal, Value
+from amaranth.hdl import ValueLike
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +12,29 @@ from moesaic.hw.matrix.stationary import load_layout
 from moesaic.hw.matrix.step import MATMUL
 from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.spec.arch import ArchConfig
+
+
+class _Left:
+    """Columns or rows that are left; that it is none, or one, is a register beside the number."""
+
+    def __init__(self, bits: int, name: str) -> None:
+        self.count = Signal(bits, name=name)
+        self.none, self.one = Signal(name=f"{name}_none"), Signal(name=f"{name}_one")
+
+    def value(self) -> tuple[Value, Value, Value]:
+        return self.count, self.none, self.one
+
+    def less_one(self) -> tuple[Value, Value, Value]:
+        """One less, or still none."""
+        return Mux(self.none, 0, self.count - 1), self.none | self.one, self.count == 2
+
+    def copy(self, value: tuple[Value, Value, Value]) -> list[ValueLike]:
+        return [
+            own.eq(new) for own, new in zip((self.count, self.none, self.one), value, strict=True)
+        ]
+
+    def begin(self, count: Value) -> list[ValueLike]:
+        return self.copy((count, count == 0, count == 1))
 
 
 class OperandTile(wiring.Component):
@@ -28,7 +52,7 @@ class OperandTile(wiring.Component):
     Attributes
     ----------
     start
-        Begin with the first tile of an operand whose description is stable from the next cycle.
+        Take the description; while ``enable`` is low.
     rows_mode, base, stride, existing
         The description: ROWS or COLUMNS, and the instruction's fields.
     last_k
@@ -37,7 +61,7 @@ class OperandTile(wiring.Component):
         The shadow store is free: go on with the tile.
     requested, landed
         The last word of the tile has been requested; it arrives (in the order of tiles). A tile
-        with no existing word takes one enabled cycle.
+        with no existing word takes one read.
     read
         Port of the activation scratchpad.
     load
@@ -69,9 +93,10 @@ class OperandTile(wiring.Component):
         # Word of the column or row under way; of the tile; of the first tile of this n-tile.
         word, count = len(self.base), len(self.existing)
         cursor, tile, n_first = Signal(word), Signal(word), Signal(word)
-        left, tile_left = Signal(count), Signal(count)  # existing columns or rows from there on
+        # Existing columns or rows from there on; that it is none or one is beside the number.
+        left, tile_left = _Left(count, "left"), _Left(count, "tile_left")
         index, part = Signal(range(arch.width)), Signal(range(max(parts, 2)))
-        fresh = Signal()
+        last_index, last_part = Signal(), Signal()
 
         # The scratchpad's answer goes no further than to this buffer.
         m.submodules.request = request = SkidBuffer(
@@ -86,75 +111,78 @@ class OperandTile(wiring.Component):
                 }
             )
         )
-        accepted, last_part, last_index, none_left = Signal(), Signal(), Signal(), Signal()
-        word_done = Signal()
+        accepted, word_done = Signal(), Signal()
         m.d.comb += [
-            none_left.eq(left == 0),
-            last_part.eq(~self.rows_mode | (part == parts - 1)),
-            last_index.eq(
-                (index == Mux(self.rows_mode, arch.depth - 1, arch.width - 1)) | (left == 1)
-            ),
-            # A tile without words passes as one that reads nothing.
-            request.i.valid.eq(self.enable & ~fresh),
-            request.i.payload.read.eq(~none_left),
+            # A tile without words reads one that nobody takes.
+            request.i.valid.eq(self.enable),
+            request.i.payload.read.eq(~left.none),
             request.i.payload.address.eq(cursor + part),
             request.i.payload.column.eq(~self.rows_mode),
             request.i.payload.index.eq(index),
             request.i.payload.part.eq(part),
             request.i.payload.last.eq(self.requested),
-            accepted.eq(request.i.valid & request.i.ready & ~none_left),
+            accepted.eq(request.i.valid & request.i.ready & ~left.none),
             word_done.eq(accepted & last_part),
             self.requested.eq(
-                request.i.valid & request.i.ready & (none_left | (last_part & last_index))
+                request.i.valid
+                & request.i.ready
+                & (left.none | (last_part & (last_index | left.one)))
             ),
         ]
-        next_cursor, next_left = Signal(word), Signal(count)
-        next_n = Signal(word)
+        next_cursor, next_n, step_n = Signal(word), Signal(word), Signal(word)
         m.d.comb += [
             next_cursor.eq(cursor + self.stride),
-            next_left.eq(Mux(none_left, 0, left - 1)),
-            next_n.eq(n_first + Mux(self.rows_mode, parts, self.stride * arch.width)),
+            next_n.eq(n_first + step_n),
         ]
+        before_last = Mux(self.rows_mode, arch.depth - 2, arch.width - 2)
         with m.If(accepted):
             m.d.sync += part.eq(Mux(last_part, 0, part + 1))
+            if parts > 1:
+                m.d.sync += last_part.eq(~self.rows_mode | (~last_part & (part == parts - 2)))
         with m.If(word_done):
-            m.d.sync += [cursor.eq(next_cursor), left.eq(next_left), index.eq(index + 1)]
+            m.d.sync += [
+                cursor.eq(next_cursor),
+                *left.copy(left.less_one()),
+                index.eq(index + 1),
+                last_index.eq(index == before_last),
+            ]
         with m.If(self.requested):
-            m.d.sync += index.eq(0)
+            m.d.sync += [index.eq(0), last_index.eq(0)]
             with m.If(self.last_k):
                 m.d.sync += [n_first.eq(next_n), tile.eq(next_n), cursor.eq(next_n)]
                 with m.If(self.rows_mode):
-                    m.d.sync += left.eq(self.existing)
+                    m.d.sync += left.begin(self.existing)
                 with m.Else():
-                    m.d.sync += [left.eq(next_left), tile_left.eq(next_left)]
+                    m.d.sync += [
+                        *left.copy(left.less_one()),
+                        *tile_left.copy(left.less_one()),
+                    ]
             with m.Elif(~self.rows_mode):
-                m.d.sync += [tile.eq(tile + 1), cursor.eq(tile + 1), left.eq(tile_left)]
+                m.d.sync += [tile.eq(tile + 1), cursor.eq(tile + 1), *left.copy(tile_left.value())]
         with m.If(self.start):
-            m.d.sync += fresh.eq(1)
-        with m.If(fresh):
             m.d.sync += [
-                fresh.eq(0),
+                step_n.eq(Mux(self.rows_mode, parts, self.stride * arch.width)),
                 cursor.eq(self.base),
                 tile.eq(self.base),
                 n_first.eq(self.base),
-                left.eq(self.existing),
-                tile_left.eq(self.existing),
+                last_part.eq(~self.rows_mode if parts > 1 else 1),
+                *left.begin(self.existing),
+                *tile_left.begin(self.existing),
             ]
 
         # What a word is travels with it through the scratchpad.
-        head, passes = request.o.payload, Signal()
+        head = request.o.payload
         load = Signal(load_layout(arch))
         landing = Signal()
         m.d.comb += [
-            self.read.valid.eq(request.o.valid & head.read),
+            self.read.valid.eq(request.o.valid),
             self.read.address.eq(head.address),
-            passes.eq(~head.read | self.read.ready),
-            request.o.ready.eq(passes),
-            load.valid.eq(self.read.valid & passes),
+            request.o.ready.eq(self.read.ready),
+            load.valid.eq(request.o.valid & self.read.ready & head.read),
             load.column.eq(head.column),
             load.index.eq(head.index),
             load.part.eq(head.part),
-            landing.eq(request.o.valid & passes & head.last),
+            landing.eq(request.o.valid & self.read.ready & head.last),
         ]
         for i in range(ACTIVATION_READ_LATENCY):
             later = Signal(load_layout(arch), name=f"load{i}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from amaranth.hdl import ShapeLike
 from amaranth.lib import data
 
 from moesaic.hw.interfaces import ACTIVATION_READ_LATENCY, instruction_layout
@@ -16,21 +17,28 @@ cycles before the addition, the new one written one cycle after it and found one
 MATMUL = instruction_layout(isa.Opcode.MATMUL)
 
 _JOB_FIELDS = (
-    "wait signal expert gather streamed track_maximum rows k_tiles n_tiles groups stream_base"
+    "wait signal expert gather streamed track_maximum rows stream_base"
     " stream_stride plane_stride last_wide stationary_rows"
 ).split()
+JOB_LOOPS = ("rows", "k_tiles", "n_tiles", "groups")
+"""Loops of a job, the innermost first."""
 
 
 def job_layout() -> data.StructLayout:
     """A MATMUL as the loader hands it to the streamer.
 
-    ``rows`` is the true count. ``taken``: the loader took its tokens. ``empty``: nothing to do
-    but take and give tokens. ``attention``: the stationary operand is activations.
+    ``rows`` is the true count. ``taken``: the loader took its tokens. ``waits``: it did not, and
+    there are some to take. ``empty``: nothing to do but take and give tokens. ``attention``: the
+    stationary operand is activations. ``pause``: of the requests of the last row.
+    ``sixteen``: streams words of 16 bits. ``more_rows`` and the like: one less than the number, or
+    0; ``only_rows``: that it is 0; ``only_wide``: that ``last_wide`` is.
     """
     widths = {field.name: field.width for field in isa.fields(isa.Opcode.MATMUL)}
-    return data.StructLayout(
-        {**{name: widths[name] for name in _JOB_FIELDS}, "taken": 1, "empty": 1, "attention": 1}
-    )
+    flags = dict.fromkeys(("taken", "waits", "empty", "attention", "sixteen", "only_wide"), 1)
+    fields: dict[str, ShapeLike] = {**{name: widths[name] for name in _JOB_FIELDS}, **flags}
+    for name in JOB_LOOPS:
+        fields |= {f"more_{name}": widths[name], f"only_{name}": 1}
+    return data.StructLayout({**fields, "pause": range(PASS_DISTANCE)})
 
 
 def row_bits(arch: ArchConfig) -> int:
@@ -70,7 +78,7 @@ def step_layout(arch: ArchConfig) -> data.StructLayout:
 def request_layout(arch: ArchConfig) -> data.StructLayout:
     """A word to be read from the activations, with the conditions it has to wait for.
 
-    ``pause``: least idle cycles before it, so that few rows are not visited again too soon.
+    ``pause``: least idle cycles behind it, so that few rows are not visited again too soon.
     ``group_start``: needs a free bank. ``step.swap``: needs a loaded tile.
     """
     return data.StructLayout(

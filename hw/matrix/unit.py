@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.interfaces import AccumulatorRead, ActivationRead, InstructionPort, QueueRead
@@ -15,6 +14,7 @@ from moesaic.hw.matrix.loader import StationaryLoader
 from moesaic.hw.matrix.step import MATMUL, Timing, job_layout, step_layout
 from moesaic.hw.matrix.walker import Walker
 from moesaic.hw.memory.half import HalfBuffer
+from moesaic.hw.memory.shallow import ShallowQueue
 from moesaic.spec.arch import ArchConfig
 
 EVENTS = (
@@ -90,7 +90,7 @@ class MatrixUnit(wiring.Component):
         m.submodules.issue = issue = Issue(arch)
         m.submodules.array = array = Array(arch)
         m.submodules.accumulate = accumulate = Accumulators(arch)
-        m.submodules.jobs = jobs = SyncFIFOBuffered(width=job_layout().size, depth=JOB_SLOTS)
+        m.submodules.jobs = jobs = ShallowQueue(job_layout(), JOB_SLOTS)
 
         wiring.connect(m, wiring.flipped(self.ring), loader.ring)
         m.submodules.outcome = outcome = HalfBuffer(1)
@@ -109,13 +109,9 @@ class MatrixUnit(wiring.Component):
         wiring.connect(m, issue.read, wiring.flipped(self.stream_read))
         wiring.connect(m, wiring.flipped(self.accumulators), accumulate.port)
         wiring.connect(m, walker.requests, issue.requests)
+        wiring.connect(m, loader.jobs, jobs.put)
+        wiring.connect(m, jobs.take, walker.jobs)
         m.d.comb += [
-            jobs.w_data.eq(loader.jobs.payload),
-            jobs.w_en.eq(loader.jobs.valid),
-            loader.jobs.ready.eq(jobs.w_rdy),
-            walker.jobs.payload.eq(jobs.r_data),
-            walker.jobs.valid.eq(jobs.r_rdy),
-            jobs.r_en.eq(walker.jobs.ready),
             walker.taken.eq(issue.taken),
             issue.tile_ready.eq(loader.tile_ready),
             loader.tile_claim.eq(issue.tile_claim),
@@ -126,7 +122,7 @@ class MatrixUnit(wiring.Component):
 
         # The queue port is the walker's, save for the two cycles of a count look-up.
         m.d.comb += [
-            walker.queue_hold.eq(loader.count_request),
+            walker.queue_hold.eq(loader.count_soon),
             self.queue.expert.eq(Mux(loader.count_request, loader.expert, walker.queue.expert)),
             self.queue.index.eq(walker.queue.index),
             walker.queue.token.eq(self.queue.token),
@@ -154,7 +150,7 @@ class MatrixUnit(wiring.Component):
             accumulate.sums.eq(array.sums),
         ]
         self._tokens(m, loader, walker, issue, accumulate)
-        m.d.comb += [
+        m.d.sync += [
             self.events.matrix_stream_words.eq(issue.streaming),
             self.events.matrix_ring_tiles.eq(loader.ring_tile),
             self.events.matrix_operand_loads.eq(loader.operand_load),
@@ -174,14 +170,19 @@ class MatrixUnit(wiring.Component):
     ) -> None:
         """Tokens in program order: the loader's turn is when the streamer owes none."""
         control = self.control
-        owed = Signal(range(JOB_SLOTS + 2))
-        mine = Signal(init=1)
+        owed = Signal(JOB_SLOTS + 1)  # jobs that owe, as so many ones from below
+        mine = Signal()
         owing = loader.jobs.valid & loader.jobs.ready & ~loader.jobs.payload.taken
         m.d.sync += [
-            owed.eq(owed + owing - walker.token_taken),
-            # That there is none, beside the number.
-            mine.eq(~owing & (mine | (walker.token_taken & (owed == 1)))),
+            owed.eq(
+                Mux(
+                    owing == walker.token_taken,
+                    owed,
+                    Mux(owing, Cat(1, owed)[:-1], owed >> 1),
+                )
+            ),
         ]
+        m.d.comb += mine.eq(~owed[0])
         m.d.comb += [
             control.wait.eq(Mux(mine, loader.token_wait, walker.token_wait)),
             control.want.eq(Mux(mine, loader.token_request, walker.token_want)),
@@ -204,6 +205,9 @@ class MatrixUnit(wiring.Component):
             control.busy.eq(
                 (unfinished != 0) | loader.active | loader.instructions.valid | control.queue.valid
             ),
+        ]
+        # Counted a cycle late: these come late in their cycle.
+        m.d.sync += [
             control.working.eq(issue.streaming),
             control.stalled.eq(issue.stalled),
             control.wait_token.eq(

@@ -12,8 +12,9 @@ from moesaic.hw.matrix.step import PASS_DISTANCE, job_layout, request_layout, ro
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 
-REQUEST_SLOTS = 8
-"""Requests that may be on their way or waiting: covers the walker's pipeline."""
+REQUEST_SLOTS = 9
+"""Requests that may be on their way or waiting: covers the walker's pipeline, and the cycle after
+which a slot counts as free."""
 
 _STAGES = 4
 """From a step of the loop to its request: queue, row, product, address."""
@@ -43,7 +44,8 @@ class Walker(wiring.Component):
     waiting
         Nothing is at work, and the next job lacks tokens.
     queue, queue_hold
-        Expert queues for ``gather``; while ``queue_hold`` is high somebody else drives the port.
+        Expert queues for ``gather``; in the cycle after one with ``queue_hold`` somebody else
+        drives the port.
     requests
         ``valid`` is a pulse: there is always room, and no ready.
     taken
@@ -79,101 +81,87 @@ class Walker(wiring.Component):
         # The job has words of 16 bits; and this k-tile is the last one with two planes: the next
         # word is behind the low plane. Registers.
         self.signed16, self.from_low = Signal(), Signal()
+        # This plane is the k-tile's last one: `plane` or not `planar`, a cycle ahead.
+        self.last_plane = Signal()
         planar = self.planar
         # Loop counters, the accumulator row of row 0, valid columns from this n-tile on, and the
         # activation words of row 0 for this k-tile and for this plane of it.
         self.row = row = Signal(job_layout()["rows"].shape)
         self.plane = plane = Signal()
         self.rows_left = Countdown(len(job.rows), "rows")
-        self.k_tiles = Countdown(len(job.k_tiles), "k_tiles")
-        self.n_tiles = Countdown(len(job.n_tiles), "n_tiles")
-        self.groups = Countdown(len(job.groups), "groups")
-        self.wide_left = Countdown(len(job.last_wide) + 1, "wide")
+        self.k_tiles = Countdown(len(job.more_k_tiles), "k_tiles")
+        self.n_tiles = Countdown(len(job.more_n_tiles), "n_tiles")
+        self.groups = Countdown(len(job.more_groups), "groups")
+        self.wide_left = Countdown(len(job.last_wide), "wide")
         self.first_row, self.first_k, self.first_n = Signal(), Signal(), Signal()
         self.pause = Signal(range(PASS_DISTANCE))
         self.first_row_address = Signal(row_bits(self.arch))
         self.columns = Signal(len(job.stationary_rows))
         self.k_word, self.word = Signal(len(job.stream_base)), Signal(len(job.stream_base))
-        walking, advance = Signal(), Signal()
-        slots, slot_free = Signal(range(REQUEST_SLOTS + 1), init=REQUEST_SLOTS), Signal(init=1)
+        # Registers: no job is at work, for all that loads one; one is; a step is made.
+        idle, walking, advance = Signal(init=1), Signal(), Signal()
+        slots = Signal(range(REQUEST_SLOTS + 1), init=REQUEST_SLOTS)
+        next_walking = Signal()
         m.d.sync += [
             slots.eq(slots + self.taken - advance),
-            slot_free.eq(self.taken | (slots > 1) | ((slots != 0) & ~advance)),
+            # Decided a cycle ahead, for all of the loop hangs on it: a slot that becomes free
+            # meanwhile counts in the next one.
+            advance.eq(next_walking & ((slots > 1) | ((slots == 1) & ~advance)) & ~self.queue_hold),
+            idle.eq(~next_walking),
+            walking.eq(next_walking),
         ]
-        m.d.comb += [
-            planar.eq(self.signed16 & self.planes),
-            advance.eq(walking & slot_free & ~self.queue_hold),
-        ]
+        m.d.comb += planar.eq(self.signed16 & self.planes)
 
-        last_row, last_plane = Signal(), Signal()
-        last_k, last_n, last_group = Signal(), Signal(), Signal()
+        # All of these are registers: every register of the loop hangs on them.
+        last_row, last_k = self.rows_left.last, self.k_tiles.last
+        last_n, last_group = self.n_tiles.last, self.groups.last
+        last_plane = self.last_plane
         finished = Signal()
-        m.d.comb += [
-            last_row.eq(self.rows_left.last | job.empty),
-            last_plane.eq(plane | ~planar | job.empty),
-            last_k.eq(self.k_tiles.last | job.empty),
-            last_n.eq(self.n_tiles.last | job.empty),
-            last_group.eq(self.groups.last | job.empty),
-            finished.eq(last_row & last_plane & last_k & last_n & last_group),
-        ]
+        m.d.comb += finished.eq(last_row & last_plane & last_k & last_n & last_group)
 
         following = self.jobs.payload
+        sixteen = following.sixteen
         lacking = Signal()
         m.d.comb += [
             self.token_wait.eq(following.wait),
-            self.token_want.eq(self.jobs.valid & ~following.taken & following.wait.any()),
+            self.token_want.eq(self.jobs.valid & following.waits),
             lacking.eq(self.token_want & ~self.token_granted),
         ]
-        with m.FSM() as fsm:
-            with m.State("IDLE"):
-                m.d.comb += [
-                    self.jobs.ready.eq(~lacking),
-                    self.token_taken.eq(self.jobs.valid & ~lacking & ~following.taken),
-                    self.waiting.eq(lacking),
-                ]
-                # What is there while no job is taken does no harm.
-                m.d.sync += [
-                    job.eq(self.jobs.payload),
-                    self.columns.eq(following.stationary_rows),
-                    self.planes.eq(1),
-                    self.signed16.eq(following.streamed == isa.Streamed.SIGNED16),
-                    self.from_low.eq(
-                        (following.streamed == isa.Streamed.SIGNED16) & (following.last_wide == 0)
-                    ),
-                    self.k_word.eq(following.stream_base),
-                    self.word.eq(following.stream_base),
-                    *self.rows_left.begin(following.rows),
-                    *self.k_tiles.begin(following.k_tiles),
-                    *self.n_tiles.begin(following.n_tiles),
-                    *self.groups.begin(following.groups),
-                    *self.wide_left.begin(following.last_wide + 1),
-                    row.eq(0),
-                    plane.eq(0),
-                    self.first_row.eq(1),
-                    self.first_k.eq(1),
-                    self.first_n.eq(1),
-                    self.first_row_address.eq(0),
-                    self.pause.eq(
-                        Mux(
-                            (following.rows < PASS_DISTANCE) & ~following.empty,
-                            PASS_DISTANCE - following.rows,
-                            0,
-                        )
-                    ),
-                ]
-                with m.If(self.jobs.valid & ~lacking):
-                    m.next = "WALK"
-            with m.State("WALK"):
-                m.d.comb += walking.eq(1)
-                with m.If(advance & finished):
-                    m.next = "IDLE"
+        with m.If(idle):
+            # What is there while no job is taken does no harm.
+            m.d.sync += [
+                job.eq(self.jobs.payload),
+                self.columns.eq(following.stationary_rows),
+                self.planes.eq(1),
+                self.signed16.eq(sixteen),
+                self.last_plane.eq(~sixteen),
+                self.from_low.eq(sixteen & following.only_wide),
+                self.k_word.eq(following.stream_base),
+                self.word.eq(following.stream_base),
+                *self.rows_left.behind(following.more_rows, following.only_rows),
+                *self.k_tiles.behind(following.more_k_tiles, following.only_k_tiles),
+                *self.n_tiles.behind(following.more_n_tiles, following.only_n_tiles),
+                *self.groups.behind(following.more_groups, following.only_groups),
+                *self.wide_left.behind(following.last_wide, following.only_wide),
+                row.eq(0),
+                plane.eq(0),
+                self.first_row.eq(1),
+                self.first_k.eq(1),
+                self.first_n.eq(1),
+                self.first_row_address.eq(0),
+                self.pause.eq(following.pause),
+            ]
         m.d.comb += [
-            self.token_due.eq(fsm.ongoing("IDLE") & self.jobs.valid & ~following.taken),
-            self.idle.eq(fsm.ongoing("IDLE") & ~self.jobs.valid),
+            next_walking.eq(Mux(walking, ~(advance & finished), self.jobs.valid & ~lacking)),
+            self.jobs.ready.eq(~walking & ~lacking),
+            self.token_taken.eq(~walking & self.jobs.valid & ~lacking & ~following.taken),
+            self.waiting.eq(~walking & lacking),
+            self.token_due.eq(~walking & self.jobs.valid & ~following.taken),
+            self.idle.eq(~walking & ~self.jobs.valid),
         ]
         with m.If(advance):
             self._count(m, last_row, last_plane, last_k, last_n)
-        self._emit(m, advance, last_row & last_plane & last_k, last_n, finished)
+        self._emit(m, advance, last_row, last_row & last_plane & last_k, last_n, finished)
         return m
 
     def _count(
@@ -196,24 +184,29 @@ class Walker(wiring.Component):
             m.d.sync += [
                 self.row.eq(0),
                 self.first_row.eq(1),
-                *self.rows_left.restart(job.rows),
+                *self.rows_left.restart(job.more_rows),
                 self.plane.eq(~last_plane),
             ]
             with m.If(~last_plane):
-                m.d.sync += self.word.eq(self.word + job.plane_stride)
+                m.d.sync += [self.word.eq(self.word + job.plane_stride), last_plane.eq(1)]
             with m.Elif(~last_k):
                 m.d.sync += [*self.k_tiles.step(), *self.wide_left.step(), self.first_k.eq(0)]
                 m.d.sync += [
                     self.k_word.eq(next_word),
                     self.from_low.eq(self.planar & ~leaves_planes & (self.wide_left.left == 1)),
                 ]
-                m.d.sync += [self.word.eq(next_word), self.planes.eq(self.planes & ~leaves_planes)]
+                m.d.sync += [
+                    self.word.eq(next_word),
+                    self.planes.eq(self.planes & ~leaves_planes),
+                    last_plane.eq(~self.planar | leaves_planes),
+                ]
             with m.Else():
                 m.d.sync += [
-                    *self.k_tiles.restart(job.k_tiles),
-                    *self.wide_left.restart(job.last_wide + 1),
+                    *self.k_tiles.restart(job.more_k_tiles),
+                    *self.wide_left.restart(job.last_wide),
                     self.first_k.eq(1),
                     self.planes.eq(1),
+                    last_plane.eq(~self.signed16),
                     self.from_low.eq(self.signed16 & self.wide_left.only),
                     self.k_word.eq(job.stream_base),
                     self.word.eq(job.stream_base),
@@ -225,10 +218,16 @@ class Walker(wiring.Component):
                     ),
                 ]
                 with m.If(last_n):
-                    m.d.sync += [*self.n_tiles.restart(job.n_tiles), *self.groups.step()]
+                    m.d.sync += [*self.n_tiles.restart(job.more_n_tiles), *self.groups.step()]
 
     def _emit(
-        self, m: Module, advance: Signal, n_end: Signal, last_n: Signal, finished: Signal
+        self,
+        m: Module,
+        advance: Signal,
+        last_row: Signal,
+        n_end: Signal,
+        last_n: Signal,
+        finished: Signal,
     ) -> None:
         """Request pipeline: queue look-up, times stride, plus base."""
         job, row, width = self.job, self.row, self.arch.width
@@ -247,7 +246,7 @@ class Walker(wiring.Component):
         final = self.k_tiles.last & (self.plane | ~self.planar)
         columns = Mux(self.columns > width, width, self.columns)
         m.d.sync += [
-            entry.pause.eq(Mux(self.first_row, self.pause, 0)),
+            entry.pause.eq(Mux(last_row & ~finished, self.pause, 0)),
             entry.group_start.eq(start & self.first_n & ~job.empty),
             entry.attention.eq(job.attention),
             step.word.eq(~job.empty),

@@ -31,7 +31,7 @@ class HalfBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         free = Signal(init=1)  # beside `o.valid`, for all of the payload hangs on it
-        m.d.comb += self.i.ready.eq(free)
+        m.d.comb += self.i.ready.eq(~self.o.valid)
         with m.If(self.o.ready):
             m.d.sync += [self.o.valid.eq(0), free.eq(1)]
         with m.If(free):

@@ -45,30 +45,29 @@ class SkidBuffer(wiring.Component):
         # Which word the next one goes to, none if both are full; which one leaves next.
         filled_next, oldest = Signal(2, init=0b01), Signal()
         free, some = Signal(init=1), Signal()
-        put, take, fills = Signal(), Signal(), Signal()
+        put, take, turn, following = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             self.i.ready.eq(free),
             self.o.valid.eq(some),
             Cat(self.o.payload).eq(Mux(oldest, words[1], words[0])),
             put.eq(self.i.valid & free),
             take.eq(self.o.ready & some),
-            fills.eq(put & some & ~take),
+            # Where the next word goes, now and from the next cycle on.
+            turn.eq(oldest ^ (some & free)),
+            following.eq(turn ^ put),
         ]
         for n, word in enumerate(words):
             # What is there while nothing is offered does no harm.
             with m.If(filled_next[n]):
                 m.d.sync += word.eq(Cat(self.i.payload))
+        # Every bit is a function of its own, so that none is a step behind another.
+        still_free = Mux(free, ~(put & some & ~take), take)
         m.d.sync += [
             oldest.eq(oldest ^ take),
             some.eq(put | (some & ~(take & free))),
-            free.eq(Mux(free, ~fills, take)),
+            free.eq(still_free),
+            filled_next.eq(Mux(still_free, Cat(~following, following), 0)),
         ]
-        with m.If(fills):
-            m.d.sync += filled_next.eq(0)
-        with m.Elif(put):
-            m.d.sync += filled_next.eq(~filled_next)
-        with m.Elif(take & ~free):
-            m.d.sync += filled_next.eq(Cat(~oldest, oldest))
         with m.If(self.flush):
             m.d.sync += [some.eq(0), free.eq(1), oldest.eq(0), filled_next.eq(0b01)]
         return m

@@ -50,6 +50,7 @@ class ExpertQueues(wiring.Component):
         experts, tokens = arch.max_experts, arch.max_tokens
         expert_bits, token_bits = (experts - 1).bit_length(), (tokens - 1).bit_length()
         counts = Array(Signal(range(tokens + 1), name=f"count_{e}") for e in range(experts))
+        full = Signal(experts)  # beside the counts
 
         # Where the entry goes; one cycle later it is written.
         expert = entry.expert[:expert_bits]
@@ -60,7 +61,11 @@ class ExpertQueues(wiring.Component):
         write = Signal()
         m.d.comb += [
             count.eq(counts[expert] if expert_bits else counts[0]),
-            put.eq(self.entry_valid & entry.exists & (count != tokens)),
+            put.eq(
+                self.entry_valid
+                & entry.exists
+                & ~(full.bit_select(expert, 1) if expert_bits else full[0])
+            ),
         ]
         m.d.sync += [
             write.eq(put),
@@ -69,9 +74,9 @@ class ExpertQueues(wiring.Component):
         ]
         for e, register in enumerate(counts):
             with m.If(self.clear):
-                m.d.sync += register.eq(0)
+                m.d.sync += [register.eq(0), full[e].eq(0)]
             with m.Elif(put & (expert == e)):
-                m.d.sync += register.eq(count + 1)
+                m.d.sync += [register.eq(count + 1), full[e].eq(register == tokens - 1)]
         m.d.comb += self.hit.eq(Cat(register != 0 for register in counts))
 
         for name in ("matrix", "vector"):

@@ -80,19 +80,17 @@ class RouterUnit(wiring.Component):
         # Tokens still to be collected, and still to be written to the queues.
         to_collect, to_write = Signal(len(current.rows)), Signal(len(current.rows))
         row = Signal(len(current.first_row))
-        more = Signal()  # to collect
+        collecting = Signal()  # running, and there are more
         with m.If(control.take):
             m.d.sync += [
-                more.eq(1),
+                collecting.eq(1),
                 running.eq(1),
                 row.eq(current.first_row),
                 to_collect.eq(current.rows),
                 to_write.eq(current.rows),
             ]
-        collecting = Signal()
         m.d.comb += [
             queues.clear.eq(control.take),
-            collecting.eq(running & more),
             selector.logits.valid.eq(self.logits.valid & collecting),
             selector.logits.payload.eq(self.logits.payload),
             self.logits.ready.eq(selector.logits.ready & collecting),
@@ -103,7 +101,7 @@ class RouterUnit(wiring.Component):
         with m.If(selector.token):
             m.d.sync += [
                 to_collect.eq(to_collect - 1),
-                more.eq(to_collect != 1),
+                collecting.eq(to_collect != 1),
                 row.eq(row + 1),
             ]
 

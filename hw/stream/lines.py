@@ -82,11 +82,14 @@ class LineAssembler(wiring.Component):
             m.d.comb += [final.eq(1), self.word.payload.eq(line)]
             return m
 
-        # The word's first lines wait in a shift register for the last one.
-        early = Signal((lines - 1) * line_bits, reset_less=True)
-        count = Signal(range(lines))
-        m.d.comb += [final.eq(count == lines - 1), self.word.payload.eq(Cat(early, line))]
+        # The word's first lines wait for the last one. Each is loaded as long as its turn lasts:
+        # with the last of these loads it is taken, so that no bit hangs on whether it is.
+        early = [Signal(line_bits, name=f"early{n}", reset_less=True) for n in range(lines - 1)]
+        turn = Signal(lines, init=1)
+        m.d.comb += [final.eq(turn[-1]), self.word.payload.eq(Cat(*early, line))]
+        for n, part in enumerate(early):
+            with m.If(turn[n]):
+                m.d.sync += part.eq(line)
         with m.If(self.line):
-            # `lines` is a power of two: the counter wraps by itself.
-            m.d.sync += [count.eq(count + 1), early.eq(Cat(early, line)[line_bits:])]
+            m.d.sync += turn.eq(turn.rotate_left(1))
         return m

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from moesaic.hw.arithmetic.countdown import Countdown
 from moesaic.hw.axi.read import ReadEngine
 from moesaic.hw.interfaces import (
     ActivationWrite,
@@ -147,31 +148,28 @@ class LoadUnit(wiring.Component):
 
         # Writing: the job at the front of the queue gets the beats, up to the last of a command.
         job = data.View(job_layout, jobs.r_data)
-        address = Signal(positions["base"][1])
         receiving, writing = Signal(), Signal()
         last_beat, job_done, job_left = Signal(), Signal(), Signal()
-        written, words_left = Signal(), Signal(word_bits)
+        written, written_last = Signal(), Signal()
+        # Of the next word on its way to the memory.
+        words = Countdown(word_bits, "words")
         accepted = Signal()
         m.d.comb += [
             accepted.eq(engine.data.valid & engine.data.ready),
             last_beat.eq(accepted & engine.data.payload.last),
-            job_done.eq(written & (words_left == 1)),
+            job_done.eq(written & written_last),
             jobs.r_en.eq(job_left),
         ]
         m.d.sync += job_left.eq(job_done)
+        with m.If(~writing):
+            # What is there while no job is does no harm.
+            m.d.sync += words.begin(job.words)
         with m.If(~writing & ~job_left & jobs.r_rdy):
-            m.d.sync += [
-                writing.eq(1),
-                receiving.eq(1),
-                address.eq(job.base),
-                words_left.eq(job.words),
-            ]
-        with m.Elif(job_done):
+            m.d.sync += [writing.eq(1), receiving.eq(1)]
+        with m.Elif(job_left):
             m.d.sync += writing.eq(0)
         with m.If(last_beat):
             m.d.sync += receiving.eq(0)
-        with m.If(written):
-            m.d.sync += [address.eq(address + 1), words_left.eq(words_left - 1)]
         m.d.sync += [self.control.give.eq(job_done), self.control.signal.eq(job.signal)]
 
         ports = {
@@ -183,27 +181,40 @@ class LoadUnit(wiring.Component):
             widen = Widen(8 * beat_bytes, 8 * word_bytes[space])
             m.submodules[f"widen_{space.name.lower()}"] = widen
             # Where the memory is busy is not known to the bus within the cycle.
-            m.submodules[f"word_{space.name.lower()}"] = word = SkidBuffer(8 * word_bytes[space])
+            layout = data.StructLayout({"data": 8 * word_bytes[space], "last": 1})
+            # An address for each memory: what it says to a write comes late in its cycle.
+            address = Signal.like(port.address, name=f"{space.name.lower()}_address")
+            m.submodules[f"word_{space.name.lower()}"] = word = SkidBuffer(layout)
             m.d.comb += [
                 widen.i.valid.eq(engine.data.valid & receiving & (job.space == space)),
                 widen.i.payload.eq(engine.data.payload.data),
                 port.valid.eq(word.o.valid),
                 port.address.eq(address),
-                port.data.eq(word.o.payload),
+                port.data.eq(word.o.payload.data),
                 word.o.ready.eq(port.ready),
+                word.i.valid.eq(widen.o.valid),
+                word.i.payload.data.eq(widen.o.payload),
+                word.i.payload.last.eq(words.last),
+                widen.o.ready.eq(word.i.ready),
             ]
-            connect(m, widen.o, word.i)
+            with m.If(word.i.valid & word.i.ready):
+                m.d.sync += words.step()
             with m.If(receiving & (job.space == space)):
                 m.d.comb += engine.data.ready.eq(widen.i.ready)
+            m.d.sync += address.eq(Mux(writing, address, job.base) + (port.valid & port.ready))
             with m.If(port.valid & port.ready):
-                m.d.comb += written.eq(1)
+                m.d.comb += [written.eq(1), written_last.eq(word.o.payload.last)]
 
-        under_way = Signal()
+        under_way, works = Signal(), Signal()
         m.d.comb += [
             under_way.eq(writing | jobs.r_rdy | (jobs.level != 0)),
+            works.eq(accepted | written),
             self.control.busy.eq(front.holding | under_way | self.control.give),
-            self.control.working.eq(accepted | written),
-            self.control.stalled.eq(under_way & ~self.control.working),
+        ]
+        # Counted a cycle late: these come late in their cycle.
+        m.d.sync += [
+            self.control.working.eq(works),
+            self.control.stalled.eq(under_way & ~works),
             self.control.wait_token.eq(front.lacking & ~under_way),
         ]
         return m

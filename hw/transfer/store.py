@@ -72,22 +72,21 @@ class StoreUnit(wiring.Component):
         connect(m, flipped(self.control.queue), front.queue)
         engines = self._ports(m)
 
-        # Every engine takes the command on its own; the last one frees the instruction.
+        # Every engine takes the command on its own; when all have, the instruction is free.
         store = front.started.payload
         sent = Signal(len(engines))
-        offer, taken, complete = Signal(), Signal(len(engines)), Signal()
+        offer, complete = Signal(), Signal()
         m.d.comb += [
             offer.eq(front.started.valid & jobs.w_rdy),
-            taken.eq(Cat(engine.command.ready for engine in engines) | sent),
-            complete.eq(offer & taken.all()),
+            complete.eq(sent.all()),
             front.started.ready.eq(complete),
             jobs.w_en.eq(complete),
             jobs.w_data.eq(store.signal),
         ]
-        with m.If(offer):
-            m.d.sync += sent.eq(taken)
         with m.If(complete):
             m.d.sync += sent.eq(0)
+        with m.Elif(offer):
+            m.d.sync += sent.eq(sent | Cat(engine.command.ready for engine in engines))
         beats_per_word = 2 * self.arch.lanes // self.arch.output_line_bytes
         for port, engine in enumerate(engines):
             m.d.comb += [

@@ -148,8 +148,12 @@ class Lanes(wiring.Component):
             second.limit.eq(~gelu_at[self.SECOND]),
             self.probability.eq(exp2.value),
         ]
-        updates = self.issue.valid & ~self.issue.null & (self.issue.operation == Drain.RESIDUAL)
-        update = taps(m, updates, self.WRITTEN, "update", control=True)
+        # That there is a chunk comes late in the cycle of its issue: the rest of it a cycle later.
+        valid = delay(m, self.issue.valid, 1, "valid", control=True)
+        updates = delay(
+            m, ~self.issue.null & (self.issue.operation == Drain.RESIDUAL), 1, "updates"
+        )
+        update = [Const(0), *taps(m, valid & updates, self.WRITTEN - 1, "update", control=True)]
         address = taps(m, self.residual_address, self.WRITTEN - Addressing.LATENCY, "address")
         read_at = self.RESULT - 2
         m.d.comb += [
@@ -158,7 +162,13 @@ class Lanes(wiring.Component):
             self.write.eq(update[self.WRITTEN]),
             self.write_address.eq(address[self.WRITTEN - Addressing.LATENCY]),
             self.chunk_put.eq(
-                delay(m, self.issue.valid & self.issue.put, self.RESULT, "put", control=True)
+                delay(
+                    m,
+                    valid & delay(m, self.issue.put, 1, "put"),
+                    self.RESULT - 1,
+                    "chunk_put",
+                    control=True,
+                )
             ),
         ]
         for i in range(count):

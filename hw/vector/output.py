@@ -74,7 +74,10 @@ class OutputStage(wiring.Component):
         read_at = Signal(range(self.DEPTH))
         reserved = Signal(range(self.DEPTH + 1))
         next_read = Signal(range(self.DEPTH), init=1)
-        some, fetch, fetched = Signal(), Signal(), Signal()
+        some, fetch, fetched, reserving = Signal(), Signal(), Signal(), Signal()
+        # That fewer are reserved than there are places, and than one or two less.
+        fewer = [reserved < self.DEPTH - less for less in range(3)]
+        below = [Mux(reserving, more, same) for same, more in zip(fewer, fewer[1:], strict=False)]
         m.d.comb += [
             route_write.addr.eq(route_at),
             route_write.data.eq(self.route),
@@ -91,25 +94,41 @@ class OutputStage(wiring.Component):
             # Fetching hangs on much: it frees a place a cycle later, and whether the last chunk is
             # fetched is seen in the addresses.
             fetched.eq(fetch),
-            reserved.eq(reserved + self.reserve - fetched),
-            self.room.eq(
-                fetched | (reserved < self.DEPTH - 1) | ((reserved < self.DEPTH) & ~self.reserve)
-            ),
+            # A place that is reserved comes late too: it is counted a cycle later.
+            reserving.eq(self.reserve),
+            reserved.eq(reserved + reserving - fetched),
+            self.room.eq(fetched | below[1] | (below[0] & ~self.reserve)),
             some.eq(self.chunk_put | (some & (~fetch | (next_read != chunk_at)))),
         ]
 
-        m.submodules.logits_skid = logits = SkidBuffer(logit_layout(arch))
+        layout = logit_layout(arch)
+        m.submodules.logits_skid = logits = SkidBuffer(layout["logits"].shape)
+        # The flag beside them has a buffer of its own, for the router decides on it.
+        m.submodules.last_skid = last = SkidBuffer(1)
         m.submodules.output_skid = output = SkidBuffer(RESIDUAL_BITS * arch.lanes)
-        connect(m, logits.o, flipped(self.logits))
+        m.d.comb += [
+            self.logits.valid.eq(last.o.valid),
+            self.logits.payload.logits.eq(logits.o.payload),
+            self.logits.payload.last.eq(last.o.payload),
+            logits.o.ready.eq(self.logits.ready),
+            last.o.ready.eq(self.logits.ready),
+            last.i.valid.eq(logits.i.valid),
+        ]
         connect(m, output.o, flipped(self.output))
 
         # The head waits in registers, so that the ports do not hang on the memory's read time.
         # Of `to`, the bit of the head's destination is set.
         loaded, done, last_part = Signal(), Signal(), Signal()
         to = Signal(len(Destination))
+        # That an activation word is there and ends its chunk: `to` reaches all of the scratchpad.
+        last_word = Signal()
+        # The inverse of two bits of `to`, for the many bits of a chunk: what loads them shares no
+        # gate with what decides on fetching.
+        elsewhere = {d: Signal(init=1) for d in (Destination.LOGITS, Destination.OUTPUT)}
         route = Signal(output_layout(arch), reset_less=True)
         chunk = Signal(data.ArrayLayout(CHUNK_BITS, arch.lanes), reset_less=True)
         part = Signal(2)  # 0 int8, 1 high plane, 2 low plane
+        address = Signal.like(route.address, reset_less=True)
         m.d.comb += fetch.eq(some & (~loaded | done))
         coming = data.View(output_layout(arch), route_read.data)
         with m.If(fetch):
@@ -118,13 +137,12 @@ class OutputStage(wiring.Component):
                 read_at.eq(next_read),
                 next_read.eq(next_read + 1),
                 *(to[d].eq(coming.destination == d) for d in Destination),
-                route.eq(route_read.data),
-                chunk.eq(chunk_read.data),
-                part.eq(coming.planes_only),
-                last_part.eq(~coming.wide),
+                *(bit.eq(coming.destination != d) for d, bit in elsewhere.items()),
+                last_word.eq((coming.destination == Destination.ACTIVATION) & ~coming.wide),
             ]
         with m.Elif(done):
-            m.d.sync += [loaded.eq(0), to.eq(0)]
+            m.d.sync += [loaded.eq(0), to.eq(0), last_word.eq(0)]
+            m.d.sync += [bit.eq(1) for bit in elsewhere.values()]
 
         write = self.activation_write
         int8 = Cat(chunk[i][0:8] for i in range(arch.lanes))
@@ -144,27 +162,48 @@ class OutputStage(wiring.Component):
             # A select of no bits would still be a signal of one.
             m.d.comb += enable.eq(Mux((route.select == copy) | (copies == 1), -1, 0))
         m.d.comb += [
-            write.address.eq(route.address),
+            write.address.eq(address),
             write.data.eq(word.replicate(copies)),
-            logits.i.payload.last.eq(route.row_last),
+            last.i.payload.eq(route.row_last),
             output.i.payload.eq(Cat(chunk[i][:RESIDUAL_BITS] for i in range(arch.lanes))),
         ]
         for i in range(arch.lanes):
-            m.d.comb += logits.i.payload.logits[i].eq(chunk[i])
+            m.d.comb += logits.i.payload[i].eq(chunk[i])
         m.d.comb += [
             write.valid.eq(to[Destination.ACTIVATION]),
             logits.i.valid.eq(to[Destination.LOGITS]),
             output.i.valid.eq(to[Destination.OUTPUT]),
             done.eq(
                 to[Destination.NONE]
-                | (write.valid & write.ready & last_part)
+                | (last_word & write.ready)
                 | (logits.i.valid & logits.i.ready)
                 | (output.i.valid & output.i.ready)
             ),
         ]
-        with m.If(write.valid & write.ready & ~last_part):
-            m.d.sync += [part.eq(part + 1), last_part.eq(part == 1)]
-            m.d.sync += [route.address.eq(route.address + route.plane)]
+        # Loaded as long as nothing is there that stays: it does no harm.
+        with m.If(
+            ~loaded
+            | to[Destination.NONE]
+            | (last_word & write.ready)
+            | (~elsewhere[Destination.LOGITS] & logits.i.ready)
+            | (~elsewhere[Destination.OUTPUT] & output.i.ready)
+        ):
+            m.d.sync += [route.eq(route_read.data), chunk.eq(chunk_read.data)]
+        written = write.valid & write.ready
+        with m.If(written & ~last_part):
+            m.d.sync += last_word.eq(part == 1)
+        with m.If(~loaded | written | ~write.valid):
+            m.d.sync += [
+                part.eq(coming.planes_only),
+                last_part.eq(~coming.wide),
+                address.eq(coming.address),
+            ]
+            with m.If(written & ~last_part):
+                m.d.sync += [
+                    part.eq(part + 1),
+                    last_part.eq(part == 1),
+                    address.eq(address + route.plane),
+                ]
         m.d.sync += [
             self.give.eq(done & route.last),
             self.signal.eq(route.signal),

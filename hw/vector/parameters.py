@@ -25,13 +25,15 @@ class ParameterBuffer(wiring.Component):
     words
         Ring words; what lies behind a block's end in its last word is dropped.
     available, some
-        Complete blocks inside; whether there are any. Registers both.
+        Complete blocks inside, those consumed in the cycle before included; whether there are any.
+        Registers both.
     block, chunk
         Read address: block counted from the oldest, lanes within it.
     entries
         Parameters of the addressed lanes, two cycles later.
-    consume
-        Drop so many of the oldest blocks.
+    consume, amount
+        Drop so many of the oldest blocks. ``amount`` stays for another cycle; of several, nothing
+        is consumed in the next one.
     """
 
     def __init__(self, arch: ArchConfig) -> None:
@@ -45,7 +47,8 @@ class ParameterBuffer(wiring.Component):
                 "block": In(range(self.blocks)),
                 "chunk": In(range(max(2, arch.chunks))),
                 "entries": Out(data.ArrayLayout(parameter_layout(), arch.lanes)),
-                "consume": In(range(self.blocks + 1)),
+                "consume": In(1),
+                "amount": In(range(self.blocks + 1)),
             }
         )
 
@@ -69,13 +72,13 @@ class ParameterBuffer(wiring.Component):
         # a block has come, so that none is taken for which there is none.
         put, came = Signal(), Signal()
         word = Signal(8 * word_bytes, reset_less=True)
-        held, consumed = Signal(range(self.blocks + 1)), Signal.like(self.consume)
+        held, consumed = Signal(range(self.blocks + 1)), Signal()
         position = Signal(range(self.blocks * block_bytes // word_bytes))
         part_bits = (parts - 1).bit_length()
         word_of_block = position[: (block_bytes // word_bytes - 1).bit_length()]
         complete, room, last = Signal(), Signal(init=1), Signal()
         counted, now = Signal(), Signal.like(held)
-        m.d.comb += now.eq(held + counted - consumed)
+        m.d.comb += now.eq(held + counted - Mux(consumed, self.amount, 0))
         arriving = Signal.like(word_of_block) if len(word_of_block) else None
         arriving_last = Signal()  # it is the block's last word that comes next
         m.d.comb += [
@@ -109,10 +112,22 @@ class ParameterBuffer(wiring.Component):
         m.d.sync += position.eq(position + put)
 
         oldest = Signal(range(self.blocks))
+        # That some are consumed comes late in its cycle, so it only chooses.
+        # That some are consumed comes late in its cycle: the count sees it a cycle later, and here
+        # it only chooses. They are consumed in a row one by one only.
+        available, amount = self.available, self.amount
+        more_than_amount = available > amount
         m.d.sync += [
-            oldest.eq(oldest + self.consume),
-            self.available.eq(self.available + complete - self.consume),
-            self.some.eq(complete | (self.available > self.consume)),
+            oldest.eq(Mux(self.consume, oldest + amount, oldest)),
+            available.eq(available + complete - Mux(consumed, amount, 0)),
+            self.some.eq(
+                complete
+                | Mux(
+                    self.consume,
+                    Mux(consumed, available > 2, more_than_amount),
+                    Mux(consumed, more_than_amount, available.any()),
+                )
+            ),
         ]
         slot = Signal(range(self.blocks))
         chunk_bits = (arch.chunks - 1).bit_length()

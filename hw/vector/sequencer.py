@@ -52,8 +52,8 @@ class Sequencer(wiring.Component):
         Expert queue look-up.
     full, release, address
         Accumulator bank.
-    available, some, block, consume
-        Parameter blocks; ``some``: there is one.
+    available, some, block, consume, amount
+        Parameter blocks; ``some``: there is one; so many are consumed.
     room
         Of the output stage.
     scale_ready, scale_release
@@ -83,7 +83,8 @@ class Sequencer(wiring.Component):
                 "available": In(range(blocks + 1)),
                 "some": In(1),
                 "block": Out(range(blocks)),
-                "consume": Out(range(blocks + 1)),
+                "consume": Out(1),
+                "amount": Out(range(blocks + 1)),
                 "room": In(1),
                 "scale_ready": In(1),
                 "scale_release": Out(1),
@@ -123,14 +124,17 @@ class Sequencer(wiring.Component):
             )
         )
         ended, end = Signal(), Signal.like(walker.end)
-        set_up = self._take_instructions(m, kind, ended, end)
+        # Beside `set_up`: which of the two begins.
+        drains, normalises = Signal(), Signal()
+        set_up, take, is_drain = self._take_instructions(m, kind, ended, end)
+        m.d.sync += [drains.eq(take & is_drain), normalises.eq(take & ~is_drain)]
 
         rows, rows_now = Signal(ROW_BITS), Signal(ROW_BITS)
         m.d.comb += rows_now.eq(Mux(drain.predicated, self.queue_count, drain.rows))
         with m.If(set_up):
             m.d.sync += rows.eq(rows_now)
         m.d.comb += [
-            walker.start.eq(set_up & ~kind.norm),
+            walker.start.eq(drains),
             walker.rows.eq(Mux(set_up, rows_now, rows)),
             walker.kind.eq(drain.kind),
             walker.n_tiles.eq(drain.n_tiles),
@@ -138,7 +142,7 @@ class Sequencer(wiring.Component):
             walker.columns.eq(drain.columns),
             walker.end.eq(end),
             walker.rows_outside.eq(kind.rows_outside),
-            normaliser.start.eq(set_up & kind.norm),
+            normaliser.start.eq(normalises),
             normaliser.rows.eq(norm.rows),
             normaliser.words.eq(norm.words),
             normaliser.source_base.eq(norm.source_base),
@@ -161,7 +165,10 @@ class Sequencer(wiring.Component):
             ready.eq(self.full & ~lacking & (~kind.attention | self.scale_ready) & ~hazard),
             walker.advance.eq(walker.valid & (self.room | ~step.place) & (step.empty | ready)),
             self.address.eq(step.address),
-            self.release.eq(walker.advance & step.group_last & ~step.empty),
+            # As `advance`, of a step that is not empty: the accumulators' turn hangs on it.
+            self.release.eq(
+                walker.valid & (self.room | ~step.place) & ready & step.group_last & ~step.empty
+            ),
             self.scale_release.eq(walker.advance & step.last & ~step.empty & kind.attention),
             normaliser.may_sum.eq(settled),
             normaliser.may_normalise.eq(self.statistics_ready & self.room),
@@ -172,11 +179,14 @@ class Sequencer(wiring.Component):
             self.sum_address.eq(normaliser.sum_address),
             self.residual_address.eq(normaliser.address),
         ]
-        with m.If(walker.advance & kind.parameters & ~step.empty):
-            with m.If(~walker.rows_outside):
-                m.d.comb += self.consume.eq(step.tile_last)
-            with m.Elif(step.last):
-                m.d.comb += self.consume.eq(drain.n_tiles)
+        m.d.comb += [
+            self.consume.eq(
+                walker.advance
+                & kind.parameters
+                & ~step.empty
+                & Mux(kind.rows_outside, step.last, step.tile_last)
+            ),
+        ]
 
         with m.If(kind.norm):
             m.d.comb += [
@@ -230,8 +240,14 @@ class Sequencer(wiring.Component):
         ]
         return m
 
-    def _take_instructions(self, m: Module, kind: data.View, ended: Signal, end: Signal) -> Signal:
-        """Fill ``held``; the result is high in the cycle after, when the queue count is there."""
+    def _take_instructions(
+        self, m: Module, kind: data.View, ended: Signal, end: Signal
+    ) -> tuple[Signal, Signal, Value]:
+        """Fill ``held``.
+
+        Returns what is high in the cycle after, when the queue count is there; that one is taken
+        in this cycle, and whether it is a DRAIN.
+        """
         set_up, idle, take = Signal(), Signal(init=1), Signal()
         # The next one is here already: the dispatcher does not hang on this one's end.
         m.submodules.following = following = HalfBuffer(INSTRUCTION_BITS)
@@ -256,6 +272,7 @@ class Sequencer(wiring.Component):
             self.queue_expert.eq(Mux(idle, arriving.expert, drain.expert)),
         ]
         m.d.sync += [set_up.eq(take), unfinished.eq(unfinished + set_up - self.given)]
+        is_drain = arriving.opcode == Opcode.DRAIN
         with m.If(ended):
             m.d.sync += idle.eq(1)
         with m.If(take):
@@ -263,18 +280,20 @@ class Sequencer(wiring.Component):
             # Column of the last lane that counts: SOFTMAX goes on with zeros to a whole word.
             whole_word = Mux(arriving.kind == Drain.SOFTMAX, self.arch.depth - 1, 0)
             m.d.sync += end.eq((arriving.columns - 1) | whole_word)
-            is_drain = arriving.opcode == Opcode.DRAIN
             m.d.sync += [
                 self.held.eq(following.o.payload),
                 kind.norm.eq(~is_drain),
                 kind.parameters.eq(is_drain & _is_any(arriving.kind, PARAMETER_KINDS)),
                 kind.rows_outside.eq(_is_any(arriving.kind, ROWS_OUTSIDE_KINDS)),
+                self.amount.eq(
+                    Mux(_is_any(arriving.kind, ROWS_OUTSIDE_KINDS), arriving.n_tiles, 1)
+                ),
                 kind.residual.eq(arriving.kind == Drain.RESIDUAL),
                 kind.softmax.eq(arriving.kind == Drain.SOFTMAX),
                 kind.attention.eq(arriving.kind == Drain.ATTENTION),
                 kind.gelu.eq(arriving.kind == Drain.GELU),
             ]
-        return set_up
+        return set_up, take, is_drain
 
     def _track_updates(
         self, m: Module, walker: Walker, kind: data.View, set_up: Value, hazard: Signal
@@ -286,18 +305,19 @@ class Sequencer(wiring.Component):
         """
         updating = Signal(range(Lanes.WRITTEN + 1))
         # Compared a cycle ahead: no update is issued right before those who ask.
-        first, recent, settled = Signal(), Signal(), Signal()
+        first, recent, settled, updated = Signal(), Signal(), Signal(), Signal()
         m.d.sync += [
-            recent.eq(updating > Lanes.WRITTEN + 2 - Lanes.HAZARD),
-            settled.eq(updating <= 1),
+            recent.eq(updated | (updating > Lanes.WRITTEN + 2 - Lanes.HAZARD)),
+            settled.eq(~updated & (updating <= 1)),
+            updated.eq(walker.advance & kind.residual),
         ]
         m.d.comb += hazard.eq(first & kind.residual & recent)
         with m.If(set_up):
             m.d.sync += first.eq(1)
         with m.Elif(walker.advance):
             m.d.sync += first.eq(0)
-        with m.If(walker.advance & kind.residual):
-            m.d.sync += updating.eq(Lanes.WRITTEN)
+        with m.If(updated):
+            m.d.sync += updating.eq(Lanes.WRITTEN - 1)
         with m.Elif(updating != 0):
             m.d.sync += updating.eq(updating - 1)
         return settled

@@ -133,6 +133,7 @@ class VectorUnit(wiring.Component):
             parameters.block.eq(sequencer.block),
             parameters.chunk.eq(issue.chunk),
             parameters.consume.eq(sequencer.consume),
+            parameters.amount.eq(sequencer.amount),
             sequencer.room.eq(output.room),
             output.reserve.eq(issue.valid & issue.put),
             sequencer.scale_ready.eq(row_scale.ready),

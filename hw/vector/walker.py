@@ -8,7 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.countdown import Countdown
-from moesaic.hw.memory.skid import SkidBuffer
+from moesaic.hw.memory.credit import CreditBuffer
 from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
@@ -36,6 +36,15 @@ def step_layout(arch: ArchConfig) -> data.StructLayout:
             "last": 1,
         }
     )
+
+
+_DECIDING = ("null", "empty", "place", "tile_last", "group_last", "last")
+"""Fields of a step on which it hangs whether it is taken, and what ends with it."""
+
+
+def _part(layout: data.StructLayout, *, deciding: bool) -> data.StructLayout:
+    members = layout.members.items()
+    return data.StructLayout({n: s for n, s in members if (n in _DECIDING) == deciding})
 
 
 class Walker(wiring.Component):
@@ -117,9 +126,18 @@ class Walker(wiring.Component):
         rows, tiles = Countdown(ROW_BITS, "rows"), Countdown(len(self.n_tiles), "tiles")
         groups = Countdown(len(self.groups), "groups")
         last_row, last_tile = rows.last, tiles.last
+        # Beside the counters. This tile ends its group. The chunk that ends the row in this tile
+        # also ends the row, with rows outside, or else the tile.
+        ends_group, together = Signal(), Signal()
+        turns = Signal()
         # Also where there is nothing at all: the one step is the last chunk.
         last_chunk, one_chunk = Signal(), Signal()
         tile_last, group_last = Signal(), Signal()
+        more = (
+            Signal()
+        )  # groups: the inverse of `groups.last`, so that `place` shares no gate with it
+        places = Signal()  # also a step that is not the last one takes a place in the output stage
+        outside = Signal()  # `rows_outside` from the start on: others hang on that
         m.d.comb += [
             following.empty.eq(empty),
             following.null.eq(null),
@@ -142,26 +160,33 @@ class Walker(wiring.Component):
             following.row_first.eq(column == 0),
             following.row_last.eq(last_chunk & (last_valid | last_tile)),
             following.tile.eq(tile),
-            tile_last.eq(
-                null | (last_chunk & last_row & (~self.rows_outside | last_valid | last_tile))
-            ),
-            group_last.eq(tile_last & (self.rows_outside | last_tile | empty)),
+            tile_last.eq(last_chunk & turns & (last_row | ~outside)),
+            group_last.eq(tile_last & ends_group),
             following.tile_last.eq(tile_last),
             following.group_last.eq(group_last),
-            following.last.eq(group_last & (self.rows_outside | groups.last | empty)),
-            following.place.eq(following.last | (~following.null & (self.kind != Drain.RESIDUAL))),
+            following.last.eq(group_last & groups.last),
+            following.place.eq((group_last & ~more) | places),
         ]
-        m.submodules.skid = skid = SkidBuffer(step_layout(arch))
-        move = Signal()
+        # What decides is apart from the rest, so that little hangs on which step is shown.
+        layout = step_layout(arch)
+        m.submodules.flags = flags = CreditBuffer(_part(layout, deciding=True))
+        m.submodules.steps = steps = CreditBuffer(_part(layout, deciding=False))
+        for name in layout.members:
+            buffer = flags if name in _DECIDING else steps
+            m.d.comb += [
+                buffer.i.payload[name].eq(following[name]),
+                self.step[name].eq(buffer.o.payload[name]),
+            ]
+        # Whether there is a step to make and room for it: a register, for all counters hang on it.
+        move, still_walking = Signal(), Signal()
         m.d.comb += [
-            skid.i.valid.eq(walking),
-            skid.i.payload.eq(following),
-            self.step.eq(skid.o.payload),
-            self.valid.eq(skid.o.valid),
-            skid.o.ready.eq(self.advance),
-            move.eq(walking & skid.i.ready),
+            *(buffer.i.valid.eq(move) for buffer in (flags, steps)),
+            *(buffer.o.ready.eq(self.advance) for buffer in (flags, steps)),
+            self.valid.eq(flags.o.valid),
+            still_walking.eq(self.start | (walking & ~(move & following.last))),
             self.active.eq(walking | self.valid),
         ]
+        m.d.sync += [walking.eq(still_walking), move.eq(still_walking & flags.room)]
 
         def enter_tile(none_left: Value, nothing: ValueLike = 0) -> None:
             """The first chunk of a row in a tile with valid columns, perhaps the last such one."""
@@ -174,8 +199,20 @@ class Walker(wiring.Component):
         with m.If(self.start):
             ends = end[lanes_log2:width_log2] if width_log2 > lanes_log2 else 0
             none_left = ~end[width_log2:].any()
+            together_now = self.rows_outside | (self.rows == 0)
             m.d.sync += [
-                walking.eq(1),
+                outside.eq(self.rows_outside),
+                places.eq((self.kind != Drain.RESIDUAL) & (self.rows != 0)),
+                together.eq(together_now),
+                ends_group.eq(together_now | (self.n_tiles == 1)),
+                turns.eq(
+                    Mux(
+                        self.rows_outside,
+                        none_left | (self.n_tiles == 1),
+                        self.rows == 1,
+                    )
+                    | (self.rows == 0)
+                ),
                 empty.eq(self.rows == 0),
                 null.eq(self.rows == 0),
                 last_chunks.eq(ends),
@@ -193,13 +230,13 @@ class Walker(wiring.Component):
                 one_valid.eq(none_left),
                 row.eq(0),
                 address.eq(0),
-                *rows.begin(self.rows),
+                *rows.begin(self.rows, self.rows == 0),
                 tile.eq(0),
                 *tiles.begin(self.n_tiles),
-                *groups.begin(self.groups),
+                *groups.begin(self.groups, together_now),
+                more.eq(~together_now & (self.groups != 1)),
             ]
         with m.Elif(move):
-            m.d.sync += walking.eq(~following.last)
             with m.If(~last_chunk):
                 m.d.sync += [
                     chunk.eq(chunk + 1),
@@ -208,54 +245,65 @@ class Walker(wiring.Component):
                     column.eq(column + lanes),
                     valid_columns.eq(valid_columns - lanes),
                 ]
-            with m.Elif(self.rows_outside & following.row_last):
+            with m.Elif(outside & turns):
                 m.d.sync += [
                     row.eq(row + 1),
                     address.eq(row + 1),
                     *rows.step(),
                     tile.eq(0),
-                    *tiles.restart(self.n_tiles),
+                    *tiles.restart(self.n_tiles - 1),
                     valid_left.eq(all_valid_left),
                     last_valid.eq(one_valid),
+                    turns.eq(one_valid | tiles.only),
                     column.eq(0),
                     valid_columns.eq(tile_valid),
                 ]
                 enter_tile(one_valid)
-            with m.Elif(self.rows_outside):
+            with m.Elif(outside):
                 m.d.sync += [
                     address.eq(address + self.rows),
                     tile.eq(tile + 1),
                     *tiles.step(),
                     valid_left.eq(valid_left - 1),
                     last_valid.eq(valid_left == 1),
+                    turns.eq((valid_left == 1) | (tiles.left == 1)),
                     column.eq(column + lanes),
                     valid_columns.eq(valid_columns - lanes),
                 ]
                 enter_tile(valid_left == 1)
-            with m.Elif(~tile_last):
+            with m.Elif(~turns):
                 m.d.sync += [
                     address.eq(address + 1),
                     row.eq(row + 1),
                     *rows.step(),
+                    turns.eq(rows.left == 1),
                     column.eq(tile_column),
                     valid_columns.eq(tile_valid),
                 ]
                 enter_tile(last_valid)
             with m.Else():
                 m.d.sync += [
-                    address.eq(Mux(group_last, 0, address + 1)),
+                    address.eq(Mux(ends_group, 0, address + 1)),
                     row.eq(0),
-                    *rows.restart(self.rows),
+                    *rows.restart(self.rows - 1),
+                    turns.eq(null | last_valid | rows.only),
                     tile_column.eq(tile_column + width),
                     column.eq(tile_column + width),
                     tile_valid.eq(tile_valid - width),
                     valid_columns.eq(tile_valid - width),
                     null.eq(null | last_valid),
+                    places.eq(places & ~last_valid),
                     valid_left.eq(valid_left - 1),
                     last_valid.eq(valid_left == 1),
                     *tiles.step(),
+                    ends_group.eq(together | (tiles.left == 1)),
                 ]
                 enter_tile(valid_left == 1, null | last_valid)
-                with m.If(group_last):
-                    m.d.sync += [*tiles.restart(self.n_tiles), *groups.step()]
+                with m.If(ends_group):
+                    m.d.sync += [
+                        *tiles.restart(self.n_tiles - 1),
+                        ends_group.eq(together | tiles.only),
+                        *groups.step(),
+                        more.eq(groups.left != 1),
+                    ]
         return m

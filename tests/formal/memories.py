@@ -1,11 +1,12 @@
-"""Skid buffer, queue in block RAM, and changes of width."""
+"""Register stages, queues in LUT and in block RAM, and changes of width."""
 
 from __future__ import annotations
 
 from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.memory import fifo, resize, skid
+from moesaic.hw.memory import credit, fifo, resize, shallow, skid
 from tests.formal.harness import Control, Harness, Opened, Proof, implies, mutant
 from tests.formal.streams import Watch, hold
 
@@ -75,6 +76,36 @@ def _skid(module=skid):
 def _fifo(module=fifo):
     dut = module.RamFifo(2, 4)
     return Queue(dut, dut.put, dut.take, 5, level=dut.level)
+
+
+class _Producer(wiring.Component):
+    """In front of a credit buffer: puts what it is offered when there was room a cycle before."""
+
+    def __init__(self, buffer) -> None:
+        self.buffer = buffer
+        shape = buffer.shape
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.buffer = buffer = self.buffer
+        m.d.sync += self.i.ready.eq(buffer.room)
+        m.d.comb += [
+            buffer.i.valid.eq(self.i.valid & self.i.ready),
+            buffer.i.payload.eq(self.i.payload),
+        ]
+        wiring.connect(m, buffer.o, wiring.flipped(self.o))
+        return m
+
+
+def _credit(module=credit):
+    dut = _Producer(module.CreditBuffer(2))
+    return Queue(dut, dut.i, dut.o, 3)
+
+
+def _shallow(module=shallow):
+    dut = module.ShallowQueue(2, 4)
+    return Queue(dut, dut.put, dut.take, 4)
 
 
 class Widening(Harness):
@@ -153,9 +184,40 @@ PROOFS = (
                 lambda: _skid(mutant(skid, "self.i.ready.eq(free)", "self.i.ready.eq(1)")),
             ),
             Control(
-                "the word that leaves first is filled first",
+                "two words in a row go to one place",
                 "the word that is watched comes out in its turn",
-                lambda: _skid(mutant(skid, "Cat(~oldest, oldest)", "Cat(oldest, ~oldest)")),
+                lambda: _skid(mutant(skid, "turn ^ put", "turn")),
+            ),
+        ),
+        quick=True,
+    ),
+    Proof(
+        "credit",
+        _credit,
+        (
+            Control(
+                "room whatever is put",
+                _TURN,
+                lambda: _credit(mutant(credit, "(count == 2) & ~put", "(count == 2)")),
+            ),
+            Control(
+                "the third word is left out",
+                _TURN,
+                lambda: _credit(mutant(credit, "Mux(oldest[1], 0, oldest + 1)", "~oldest[0]")),
+            ),
+        ),
+        quick=True,
+    ),
+    Proof(
+        "shallow",
+        _shallow,
+        (
+            Control(
+                "ready while it is full",
+                _TURN,
+                lambda: _shallow(
+                    mutant(shallow, "self.put.ready.eq(words.w_rdy)", "self.put.ready.eq(1)")
+                ),
             ),
         ),
         quick=True,

@@ -83,7 +83,7 @@ PROOFS = tuple(
                 "an entry too many",
                 _PLACE,
                 lambda port=port: Queues(
-                    mutant(queues, "entry.exists & (count != tokens)", "entry.exists"), port
+                    mutant(queues, "& ~(full.bit", "& ((expert == expert) | full.bit"), port
                 ),
             ),
             Control(
