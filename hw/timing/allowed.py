@@ -11,18 +11,7 @@ from collections.abc import Iterable
 
 _BY_REASON: dict[str, tuple[str, ...]] = {
     "counted behind a register of the control unit, and nothing waits for it": (
-        "load: activation_write__ready -> control__stalled",
-        "load: activation_write__ready -> control__working",
-        "load: control__granted -> control__wait_token",
-        "load: residual_write__ready -> control__stalled",
-        "load: residual_write__ready -> control__working",
-        "matrix: control__granted -> control__wait_token",
-        "matrix: ring__valid -> control__stalled",
-        "matrix: ring__valid -> control__wait_token",
-        "matrix: ring__valid -> control__working",
         "matrix: ring__valid -> discard",
-        "matrix: ring__valid -> events",
-        "matrix: stationary_read__ready -> events",
         "router: control__granted -> control__wait_token",
         "router: logits__valid -> control__stalled",
         "router: logits__valid -> control__working",
