@@ -144,7 +144,7 @@ class Matrix:
                     self.issued = claim + words - 1
                     streamed += planes * rows
             frame.full.append(self.issued + timing.word_to_row)
-        self.loop = max(start + streamed, self.issued - timing.request_slots + 2)
+        self.loop = max(start + streamed, self.issued - timing.request_slots + 3)
 
     def _bank(self) -> Time:
         """When the next group's accumulator bank is free; two are in use in turn."""

@@ -78,7 +78,7 @@ class Timing:
     """Least cycles between visits of an accumulator row (``PASS_DISTANCE``)."""
     request: int = 6
     """Streamer's loop until a request can issue: four stages and a buffered queue."""
-    request_slots: int = 8
+    request_slots: int = 9
     """Requests between loop and issue (``REQUEST_SLOTS``)."""
     job: int = 2
     """Job handed on until the streamer may take it: a buffered queue."""
