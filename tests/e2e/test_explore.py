@@ -170,7 +170,7 @@ def test_targets_side_by_side(
     told = json.loads(capsys.readouterr().out)
     nano, zcu102, refused = told["targets"]
     clock = find_clock(PRESETS["nano"])
-    assert clock.source == "by make timing" and clock.mhz < 300  # or nothing below shows anything
+    assert clock.source == "by make timing" and clock.mhz != 300  # or nothing below shows anything
     assert (nano["clock_mhz"], nano["clock_source"]) == (clock.mhz, clock.source)
     # All but the name and one memory are nano's: nobody has measured it.
     assert (refused["clock_mhz"], refused["clock_source"]) == (300, "assumed")
