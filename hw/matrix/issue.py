@@ -66,7 +66,7 @@ class Issue(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Two more than there are requests: those on their way out may not have left a word of it.
+        # The queue's RAM alone has a place for every request, so that it is always ready.
         m.submodules.queue = queue = ShallowQueue(request_layout(self.arch), REQUEST_SLOTS + 2)
         head, here = queue.take.payload, queue.take.valid
         m.d.comb += [

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 
 class HalfBuffer(wiring.Component):
-    """One word of storage, a word every other cycle, latency 1 cycle, every output from a register.
+    """One word of storage, a word every other cycle, latency 1 cycle; nothing passes at once.
 
     Half the registers of a :class:`~moesaic.hw.memory.skid.SkidBuffer`, and no multiplexer.
 
@@ -30,7 +30,7 @@ class HalfBuffer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        free = Signal(init=1)  # beside `o.valid`, for all of the payload hangs on it
+        free = Signal(init=1)  # the inverse of `o.valid`, for all of the payload hangs on it
         m.d.comb += self.i.ready.eq(~self.o.valid)
         with m.If(self.o.ready):
             m.d.sync += [self.o.valid.eq(0), free.eq(1)]

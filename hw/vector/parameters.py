@@ -112,7 +112,6 @@ class ParameterBuffer(wiring.Component):
         m.d.sync += position.eq(position + put)
 
         oldest = Signal(range(self.blocks))
-        # That some are consumed comes late in its cycle, so it only chooses.
         # That some are consumed comes late in its cycle: the count sees it a cycle later, and here
         # it only chooses. They are consumed in a row one by one only.
         available, amount = self.available, self.amount

@@ -133,9 +133,7 @@ class Walker(wiring.Component):
         # Also where there is nothing at all: the one step is the last chunk.
         last_chunk, one_chunk = Signal(), Signal()
         tile_last, group_last = Signal(), Signal()
-        more = (
-            Signal()
-        )  # groups: the inverse of `groups.last`, so that `place` shares no gate with it
+        more = Signal()  # groups: the inverse of `groups.last`, so that `place` shares no gate
         places = Signal()  # also a step that is not the last one takes a place in the output stage
         outside = Signal()  # `rows_outside` from the start on: others hang on that
         m.d.comb += [
