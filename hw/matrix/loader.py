@@ -234,13 +234,18 @@ class StationaryLoader(wiring.Component):
                         m.d.comb += operand_next.eq(0)
                         m.next = "PARAMETERS"
 
-        # Tiles are requested in TILE only.
+        # Tiles are requested in TILE only. An operand's tile is followed by another one after it
+        # has landed at the earliest: there is time to count it a cycle late.
+        operand_ends = Signal()
+        m.d.sync += operand_ends.eq(operand.requested & k_tiles.last)
         with m.If(tile_requested):
             m.d.sync += k_tiles.step()
             with m.If(k_tiles.last):
-                m.d.sync += [*k_tiles.restart(op.k_tiles - 1), *n_tiles.step()]
-                with m.If(n_tiles.last):
-                    m.d.sync += [*n_tiles.restart(op.n_tiles - 1), *groups.step()]
+                m.d.sync += k_tiles.restart(op.k_tiles - 1)
+        with m.If((self.ring_tile & k_tiles.last) | operand_ends):
+            m.d.sync += n_tiles.step()
+            with m.If(n_tiles.last):
+                m.d.sync += [*n_tiles.restart(op.n_tiles - 1), *groups.step()]
         with m.If(self.discard):
             m.d.sync += words.step()
         with m.If(parameter_word):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -75,6 +75,7 @@ class Walker(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        width_log2 = self.arch.width.bit_length() - 1
         self.job = job = Signal(job_layout())
         # `planes`: this k-tile and those before it have two planes; `planar`: and are streamed so.
         self.planes, self.planar = Signal(), Signal()
@@ -84,8 +85,8 @@ class Walker(wiring.Component):
         # This plane is the k-tile's last one: `plane` or not `planar`, a cycle ahead.
         self.last_plane = Signal()
         planar = self.planar
-        # Loop counters, the accumulator row of row 0, valid columns from this n-tile on, and the
-        # activation words of row 0 for this k-tile and for this plane of it.
+        # Loop counters, the accumulator row of row 0, and the activation words of row 0 for this
+        # k-tile and for this plane of it.
         self.row = row = Signal(job_layout()["rows"].shape)
         self.plane = plane = Signal()
         self.rows_left = Countdown(len(job.rows), "rows")
@@ -96,7 +97,9 @@ class Walker(wiring.Component):
         self.first_row, self.first_k, self.first_n = Signal(), Signal(), Signal()
         self.pause = Signal(range(PASS_DISTANCE))
         self.first_row_address = Signal(row_bits(self.arch))
-        self.columns = Signal(len(job.stationary_rows))
+        # Full n-tiles from this one on; valid columns of the one behind them; that is past.
+        self.full_tiles = Signal(len(job.stationary_rows) - width_log2)
+        self.last_columns, self.no_columns = Signal(width_log2), Signal()
         self.k_word, self.word = Signal(len(job.stream_base)), Signal(len(job.stream_base))
         # Registers: no job is at work, for all that loads one; one is; a step is made.
         idle, walking, advance = Signal(init=1), Signal(), Signal()
@@ -131,7 +134,8 @@ class Walker(wiring.Component):
             # What is there while no job is taken does no harm.
             m.d.sync += [
                 job.eq(self.jobs.payload),
-                self.columns.eq(following.stationary_rows),
+                Cat(self.last_columns, self.full_tiles).eq(following.stationary_rows),
+                self.no_columns.eq(0),
                 self.planes.eq(1),
                 self.signed16.eq(sixteen),
                 self.last_plane.eq(~sixteen),
@@ -213,9 +217,8 @@ class Walker(wiring.Component):
                     *self.n_tiles.step(),
                     self.first_n.eq(last_n),
                     self.first_row_address.eq(Mux(last_n, 0, self.first_row_address + job.rows)),
-                    self.columns.eq(
-                        Mux(self.columns > self.arch.width, self.columns - self.arch.width, 0)
-                    ),
+                    self.full_tiles.eq(Mux(self.full_tiles.any(), self.full_tiles - 1, 0)),
+                    self.no_columns.eq(self.no_columns | ~self.full_tiles.any()),
                 ]
                 with m.If(last_n):
                     m.d.sync += [*self.n_tiles.restart(job.more_n_tiles), *self.groups.step()]
@@ -244,7 +247,7 @@ class Walker(wiring.Component):
         entry, step = stages[0], stages[0].step
         high = self.planar & ~self.plane
         final = self.k_tiles.last & (self.plane | ~self.planar)
-        columns = Mux(self.columns > width, width, self.columns)
+        columns = Mux(self.full_tiles.any(), width, Mux(self.no_columns, 0, self.last_columns))
         m.d.sync += [
             entry.pause.eq(Mux(last_row & ~finished, self.pause, 0)),
             entry.group_start.eq(start & self.first_n & ~job.empty),

@@ -12,13 +12,16 @@ from moesaic.hw.memory.ram import Ram
 class RamFifo(wiring.Component):
     """Queue of ``depth`` words of ``width`` bits, one in and one out per cycle.
 
-    A word can be taken two cycles after it was put. The oldest word waits in the RAM's output
-    register, so up to ``depth + 1`` words fit.
+    A word can be taken two cycles after it was put, or three. The oldest word waits at the RAM's
+    output, so up to ``depth + 1`` words fit, or 2 more.
 
     Parameters
     ----------
     width, depth
         Bits per word; words in the RAM, a power of two.
+    registered
+        A register, for one more word, behind the RAM: a block RAM has one of its own, which is
+        three times as fast as its memory. Worth a cycle where the RAM is spread over many.
 
     Attributes
     ----------
@@ -28,15 +31,15 @@ class RamFifo(wiring.Component):
         Words inside.
     """
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, *, registered: bool = False) -> None:
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"depth must be a power of two above 1, not {depth!r}")
-        self.width, self.depth = width, depth
+        self.width, self.depth, self.registered = width, depth, registered
         super().__init__(
             {
                 "put": In(stream.Signature(width)),
                 "take": Out(stream.Signature(width)),
-                "level": Out(range(depth + 2)),
+                "level": Out(range(depth + 2 + registered)),
             }
         )
 
@@ -47,19 +50,16 @@ class RamFifo(wiring.Component):
         # The counter decides nothing in the cycle that uses it: its two ends are registers.
         stored, some, full = Signal(range(self.depth + 1)), Signal(), Signal()
         loaded = Signal()
-        put, fetch = Signal(), Signal()
+        put, fetch, leave = Signal(), Signal(), Signal()
         m.d.comb += [
             self.put.ready.eq(~full),
             put.eq(self.put.valid & self.put.ready),
-            fetch.eq(some & (~loaded | self.take.ready)),
+            fetch.eq(some & (~loaded | leave)),
             ram.write_enable.eq(put),
             ram.write_address.eq(write),
             ram.write_data.eq(self.put.payload),
             ram.read_enable.eq(fetch),
             ram.read_address.eq(read),
-            self.take.payload.eq(ram.read_data),
-            self.take.valid.eq(loaded),
-            self.level.eq(stored + loaded),
         ]
         m.d.sync += [
             write.eq(write + put),
@@ -70,6 +70,23 @@ class RamFifo(wiring.Component):
         ]
         with m.If(fetch):
             m.d.sync += loaded.eq(1)
-        with m.Elif(self.take.ready):
+        with m.Elif(leave):
             m.d.sync += loaded.eq(0)
+        if not self.registered:
+            m.d.comb += [
+                leave.eq(self.take.ready),
+                self.take.payload.eq(ram.read_data),
+                self.take.valid.eq(loaded),
+                self.level.eq(stored + loaded),
+            ]
+            return m
+        word, shown = Signal(self.width, reset_less=True), Signal()
+        m.d.comb += [
+            leave.eq(~shown | self.take.ready),
+            self.take.payload.eq(word),
+            self.take.valid.eq(shown),
+            self.level.eq(stored + loaded + shown),
+        ]
+        with m.If(leave):
+            m.d.sync += [word.eq(ram.read_data), shown.eq(loaded)]
         return m

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from amaranth import Array, Cat, Module, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -52,31 +55,28 @@ class ExpertQueues(wiring.Component):
         counts = Array(Signal(range(tokens + 1), name=f"count_{e}") for e in range(experts))
         full = Signal(experts)  # beside the counts
 
-        # Where the entry goes; one cycle later it is written.
-        expert = entry.expert[:expert_bits]
-        count = Signal(range(tokens + 1))
-        put = Signal()
+        # Where the entry goes; one cycle later it is written. Each count has its own adder: none
+        # waits for the one that is chosen.
+        put = Signal(experts)
+        count, expert = Signal(range(tokens)), Signal(max(1, expert_bits))
         address = Signal(max(1, expert_bits + token_bits), reset_less=True)
         word = Signal(token_bits + GATE_BITS, reset_less=True)
         write = Signal()
         m.d.comb += [
-            count.eq(counts[expert] if expert_bits else counts[0]),
-            put.eq(
-                self.entry_valid
-                & entry.exists
-                & ~(full.bit_select(expert, 1) if expert_bits else full[0])
-            ),
+            put.eq(Mux(self.entry_valid, entry.experts & ~full, 0)),
+            count.eq(reduce(or_, (Mux(entry.experts[e], counts[e], 0) for e in range(experts)))),
+            expert.eq(reduce(or_, (Mux(entry.experts[e], e, 0) for e in range(experts)))),
         ]
         m.d.sync += [
-            write.eq(put),
-            address.eq(Cat(count[:token_bits], expert)),
+            write.eq(put.any()),
+            address.eq(Cat(count[:token_bits], expert[:expert_bits])),
             word.eq(Cat(entry.row[:token_bits], entry.weight)),
         ]
         for e, register in enumerate(counts):
             with m.If(self.clear):
                 m.d.sync += [register.eq(0), full[e].eq(0)]
-            with m.Elif(put & (expert == e)):
-                m.d.sync += [register.eq(count + 1), full[e].eq(register == tokens - 1)]
+            with m.Elif(put[e]):
+                m.d.sync += [register.eq(register + 1), full[e].eq(register == tokens - 1)]
         m.d.comb += self.hit.eq(Cat(register != 0 for register in counts))
 
         for name in ("matrix", "vector"):

@@ -19,14 +19,13 @@ _WAITING_CHOICES = 64
 
 
 def entry_layout(arch: ArchConfig) -> data.StructLayout:
-    """One queue entry: ``row`` goes to ``expert`` with the Q15 ``weight``, if it ``exists``."""
+    """One queue entry: ``row`` goes to one of ``experts``, or to none, with the Q15 ``weight``."""
     choice = choice_layout(arch)
     return data.StructLayout(
         {
-            "expert": choice["expert"].shape,
+            "experts": arch.max_experts,
             "row": choice["row"].shape,
             "weight": GATE_BITS,
-            "exists": 1,
             "last": 1,
         }
     )
@@ -148,9 +147,10 @@ class GateWeights(wiring.Component):
         finished = data.View(choice.shape(), delay(m, head.choice, 3, "finished"))
         m.d.sync += [
             self.entry.weight.eq(Mux(above, Const(ONE_Q15, GATE_BITS), rounded)),
-            self.entry.expert.eq(finished.expert),
+            self.entry.experts.eq(
+                Cat(finished.exists & (finished.expert == e) for e in range(self.arch.max_experts))
+            ),
             self.entry.row.eq(finished.row),
-            self.entry.exists.eq(finished.exists),
             self.entry.last.eq(finished.last),
             self.entry_valid.eq(delay(m, taking, 3, "taking", control=True)),
         ]

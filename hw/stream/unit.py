@@ -83,7 +83,9 @@ class StreamUnit(wiring.Component):
         arch = self.arch
         m.submodules.sequencer = sequencer = StreamSequencer(arch)
         m.submodules.lines = lines = LineAssembler(arch)
-        m.submodules.ring = ring = RamFifo(8 * arch.ring_read_bytes, arch.ring_words)
+        m.submodules.ring = ring = RamFifo(
+            8 * arch.ring_read_bytes, arch.ring_words, registered=True
+        )
 
         command = stream_command(arch)
         engines = []

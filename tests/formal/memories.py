@@ -73,9 +73,9 @@ def _skid(module=skid):
     return Queue(dut, dut.i, dut.o, 2, flush=dut.flush)
 
 
-def _fifo(module=fifo):
-    dut = module.RamFifo(2, 4)
-    return Queue(dut, dut.put, dut.take, 5, level=dut.level)
+def _fifo(module=fifo, *, registered=False):
+    dut = module.RamFifo(2, 4, registered=registered)
+    return Queue(dut, dut.put, dut.take, 5 + registered, level=dut.level)
 
 
 class _Producer(wiring.Component):
@@ -234,7 +234,24 @@ PROOFS = (
             Control(
                 "a word is fetched while another waits",
                 _TURN,
-                lambda: _fifo(mutant(fifo, "(~loaded | self.take.ready)", "1")),
+                lambda: _fifo(mutant(fifo, "(~loaded | leave)", "1")),
+            ),
+        ),
+        quick=True,
+    ),
+    Proof(
+        "fifo-registered",
+        lambda: _fifo(registered=True),
+        (
+            Control(
+                "the register takes a word while its own waits",
+                _TURN,
+                lambda: _fifo(mutant(fifo, "~shown | self.take.ready", "1"), registered=True),
+            ),
+            Control(
+                "a word is shown twice",
+                _TURN,
+                lambda: _fifo(mutant(fifo, "shown.eq(loaded)", "shown.eq(1)"), registered=True),
             ),
         ),
         quick=True,

@@ -24,25 +24,27 @@ class Queues(Harness):
         tokens, experts = self.arch.max_tokens, self.arch.max_experts
         m.submodules.dut = Opened(dut)
         entry = dut.entry
-        for name in ("expert", "row", "weight", "exists"):
+        for name in ("row", "weight"):
             m.d.comb += entry[name].eq(self.free(m, len(entry[name]), f"entry_{name}"))
+        goes = self.free(m, len(entry.experts), "entry_experts")
         m.d.comb += [
+            entry.experts.eq(goes),
             dut.entry_valid.eq(self.free(m, 1, "entry_valid")),
             dut.clear.eq(self.free(m, 1, "clear")),
             port.expert.eq(self.free(m, len(port.expert), "read_expert")),
             port.index.eq(self.free(m, len(port.index), "read_index")),
         ]
-        self.assume(entry.expert < experts)
+        self.assume((goes & (goes - 1)) == 0)
         self.assume(entry.row < tokens)
         self.assume(port.expert < experts)
-        expert = self.fixed(m, len(entry.expert), "expert")
+        expert = self.fixed(m, len(port.expert), "expert")
         place = self.fixed(m, len(port.index), "place")
         bit = self.fixed(m, 5, "bit")
         self.assume(expert < experts)
         self.assume(place < tokens)
 
         count, there, kept = Signal(range(tokens + 1)), Signal(2), Signal()
-        put = dut.entry_valid & entry.exists & (entry.expert == expert) & (count != tokens)
+        put = dut.entry_valid & goes.bit_select(expert, 1) & (count != tokens)
         with m.If(dut.clear):
             m.d.sync += [count.eq(0), there.eq(0)]
         with m.Elif(put):
@@ -83,7 +85,7 @@ PROOFS = tuple(
                 "an entry too many",
                 _PLACE,
                 lambda port=port: Queues(
-                    mutant(queues, "& ~(full.bit", "& ((expert == expert) | full.bit"), port
+                    mutant(queues, "entry.experts & ~full", "entry.experts"), port
                 ),
             ),
             Control(
