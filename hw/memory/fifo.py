@@ -54,7 +54,8 @@ class RamFifo(wiring.Component):
         m.d.comb += [
             self.put.ready.eq(~full),
             put.eq(self.put.valid & self.put.ready),
-            fetch.eq(some & (~loaded | leave)),
+            # Also with a register not so where its word only moves up: much hangs on it.
+            fetch.eq(some & (~loaded | self.take.ready)),
             ram.write_enable.eq(put),
             ram.write_address.eq(write),
             ram.write_data.eq(self.put.payload),

@@ -23,9 +23,14 @@ def read(name: str) -> list[Any]:
 
 
 def printed(cells: list[Any]) -> list[str]:
-    """What each cell prints, its numbers left out: they may differ in the last digit."""
+    """What each cell prints, its numbers left out: they may differ in the last digit.
+
+    A command's lines end as a terminal has them, those in the file as Python has them.
+    """
     return [
-        re.sub(r"[\d.,]+", "0", "".join(out.text for out in cell.outputs if "text" in out))
+        re.sub(r"[\d.,]+", "0", "".join(out.text for out in cell.outputs if "text" in out)).replace(
+            "\r\n", "\n"
+        )
         for cell in cells
     ]
 

@@ -234,7 +234,7 @@ PROOFS = (
             Control(
                 "a word is fetched while another waits",
                 _TURN,
-                lambda: _fifo(mutant(fifo, "(~loaded | leave)", "1")),
+                lambda: _fifo(mutant(fifo, "(~loaded | self.take.ready)", "1")),
             ),
         ),
         quick=True,
