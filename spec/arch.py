@@ -297,6 +297,15 @@ class ArchConfig:
         return self.width // self.lanes
 
     @property
+    def rank_lanes(self) -> int:
+        """Logits per cycle that the router compares with all others of a token.
+
+        More where more logits arrive per cycle: comparators and their wires grow with it, and on
+        an ECP5, whose logits come four at a time, four cannot be routed.
+        """
+        return min(8, max(2, min(4, self.lanes // 2), self.lanes // 4))
+
+    @property
     def axi_cache(self) -> int:
         """AxCACHE of every transfer.
 

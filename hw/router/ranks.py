@@ -6,13 +6,6 @@ from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.spec.arch import ArchConfig
-
-
-def rank_lanes(arch: ArchConfig) -> int:
-    """Keys that all others are compared with per cycle: more where more logits arrive per cycle."""
-    return min(8, max(4, arch.lanes // 4))
-
 
 class Ranks(wiring.Component):
     """Compares ``lanes`` keys per cycle with all ``slots`` and counts for each how many beat it.

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.interfaces import logit_layout
-from moesaic.hw.router.ranks import Ranks, rank_lanes
+from moesaic.hw.router.ranks import Ranks
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.formats import LOGIT_BITS
@@ -126,8 +126,8 @@ class Selector(wiring.Component):
         # What depends on the instruction only.
         enabled = Signal(slots)
         groups = Signal(range(slots // EXP_LANES + 1))
-        rounds = Signal(range(slots // rank_lanes(arch) + 1))
-        period = Signal(range(max(1 << len(self.top_k), slots // rank_lanes(arch) + 1)))
+        rounds = Signal(range(slots // arch.rank_lanes + 1))
+        period = Signal(range(max(1 << len(self.top_k), slots // arch.rank_lanes + 1)))
         period_less_1, rounds_less_1 = Signal.like(period), Signal.like(rounds)
 
         def steps(lanes: int) -> Value:
@@ -137,7 +137,7 @@ class Selector(wiring.Component):
         m.d.sync += [
             enabled.eq(Cat(self.experts > e for e in range(slots))),
             groups.eq(steps(EXP_LANES)),
-            rounds.eq(steps(rank_lanes(arch))),
+            rounds.eq(steps(arch.rank_lanes)),
             rounds_less_1.eq(rounds - 1),
             period.eq(Mux(self.top_k > rounds, self.top_k, rounds)),
             period_less_1.eq(period - 1),
@@ -148,7 +148,7 @@ class Selector(wiring.Component):
         ranked_row = Signal(range(arch.max_tokens), reset_less=True)
         position = Signal(range(1 << len(period)))
         ranking, last_position, finish = Signal(), Signal(), Signal()
-        m.submodules.ranks = ranks = Ranks(slots, bits, rank_lanes(arch))
+        m.submodules.ranks = ranks = Ranks(slots, bits, arch.rank_lanes)
         m.d.comb += [
             load.eq(full & (~ranking | last_position)),
             finish.eq(ranking & (position == rounds_less_1)),

@@ -21,7 +21,6 @@ from moesaic.hw.matrix.step import PASS_DISTANCE
 from moesaic.hw.matrix.step import Timing as MatrixTiming
 from moesaic.hw.matrix.unit import JOB_SLOTS
 from moesaic.hw.matrix.walker import REQUEST_SLOTS
-from moesaic.hw.router.ranks import rank_lanes
 from moesaic.hw.stream.lines import SKEW_BEATS
 from moesaic.hw.stream.sequencer import SEGMENTS
 from moesaic.hw.vector.lanes import Lanes
@@ -60,7 +59,6 @@ def test_latencies_are_those_of_the_gateware(arch: ArchConfig) -> None:
     assert timing.update == Lanes.WRITTEN + 1
     assert timing.update_again == Lanes.HAZARD
     assert timing.statistics <= Statistics.LATENCY_LIMIT
-    assert timing.rank_lanes == rank_lanes(arch)
     assert timing.segments == SEGMENTS
     assert timing.skew_beats == SKEW_BEATS + 1
     assert timing.outstanding_beats == OUTSTANDING_BURSTS * arch.max_burst

@@ -13,7 +13,6 @@ import torch
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 
-from moesaic.hw.router.ranks import rank_lanes
 from moesaic.spec import isa, semantics
 from moesaic.spec.presets import load_arch
 from tests.hw.grants import Grants
@@ -269,7 +268,7 @@ async def rate(dut: Any) -> None:
             routing = Routing(logits=logits(tokens, experts, "plain"), top_k=min(top_k, experts))
             bench.load(routing)
             await bench.finish()
-            rounds = -(-experts // rank_lanes(ARCH))
+            rounds = -(-experts // ARCH.rank_lanes)
             per_token = max(routing.chunks + 1, routing.top_k, rounds)
             behind = bench.cycles - bench.last_chunk
             case = f"top {routing.top_k} of {experts}, {tokens} tokens"

@@ -52,8 +52,6 @@ class Timing:
     """NORM's last read of a row until the row can be normalised (``hw/vector/statistics.py``)."""
     row_scale: int
     """Last chunk of a SOFTMAX until ATTENTION may start (``hw/vector/row_scale.py``)."""
-    rank_lanes: int
-    """Logits per cycle that the router compares with all (``rank_lanes``)."""
     outstanding_beats: int
     """Beats requested ahead of arrival, per port (``hw/axi/read.py``)."""
     store_buffer: int
@@ -104,7 +102,7 @@ class Timing:
     """STREAM instructions with data under way (``SEGMENTS``)."""
     route: int = 33
     """Last logits in the router until the routing is published and its tokens count, besides two
-    cycles per choice and one per ``rank_lanes`` experts (``RouterUnit``)."""
+    cycles per choice and one per ``arch.rank_lanes`` experts (``RouterUnit``)."""
     fetch: int = 17
     """Frame start until the first beat of the program is dispatched, besides the memory's latency:
     first request 3, command and address registers 5, port arbiter 2, skid 1, widening 1, buffer 2,
@@ -145,5 +143,4 @@ class Timing:
             outstanding_beats=OUTSTANDING_BURSTS * arch.max_burst,
             store_buffer=STORE_BURSTS * arch.max_burst,
             burst_beats=arch.max_burst,
-            rank_lanes=min(8, max(4, arch.lanes // 4)),
         )

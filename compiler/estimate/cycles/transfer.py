@@ -48,7 +48,7 @@ def router(frame: Frame) -> Process:
         frame.collecting.append(begin + 1)
         rows += frame.rows[position]
         last = yield from frame.logits.reached(rows)
-        ranked = layout.words(field(step, "experts"), frame.timing.rank_lanes)
+        ranked = layout.words(field(step, "experts"), frame.arch.rank_lanes)
         free = last + frame.timing.route + 2 * field(step, "top_k") + ranked
         frame.work[position] = frame.rows[position]
         frame.finished[Unit.ROUTER].append(free)
