@@ -34,7 +34,7 @@ def entry_layout(arch: ArchConfig) -> data.StructLayout:
 class GateWeights(wiring.Component):
     """``semantics.route``'s weights: 2**-x of the distance to the maximum, over the sum.
 
-    One choice and one group per cycle, no back-pressure; an entry comes out about 22 cycles after
+    One choice and one group per cycle, no back-pressure; an entry comes out about 23 cycles after
     its token's last group. Entries keep the order of the choices.
 
     Attributes
@@ -131,20 +131,22 @@ class GateWeights(wiring.Component):
                 taking.eq(1),
             ]
 
-        # weight = min(round_shift(power * mantissa, exponent + 1), 1.0)
+        # weight = min(round_shift(power * mantissa, exponent + 1), 1.0). What waits may be in a block
+        # RAM: a register is between it and the multiplier.
+        power = delay(m, head.power, 1, "waiting_power")
         product = Signal(32, reset_less=True)
         product_2 = Signal(32, reset_less=True)
         shifted = Signal(32, reset_less=True)
         m.d.sync += [
-            product.eq(head.power * mantissa),
+            product.eq(power * delay(m, mantissa, 1, "mantissa")),
             product_2.eq(product),
             # One fraction bit is left for rounding, so the shift is one less: `exponent`.
-            shifted.eq(product_2 >> delay(m, exponent, 2, "exponent")),
+            shifted.eq(product_2 >> delay(m, exponent, 3, "exponent")),
         ]
         # Rounding gives more than 1.0 from here on; what is in range has few bits.
         above = shifted[GATE_BITS + 1 :].any() | (shifted[GATE_BITS] & shifted[:GATE_BITS].any())
         rounded = round_half(shifted[: GATE_BITS + 1])[:GATE_BITS]
-        finished = data.View(choice.shape(), delay(m, head.choice, 3, "finished"))
+        finished = data.View(choice.shape(), delay(m, head.choice, 4, "finished"))
         m.d.sync += [
             self.entry.weight.eq(Mux(above, Const(ONE_Q15, GATE_BITS), rounded)),
             self.entry.experts.eq(
@@ -152,7 +154,7 @@ class GateWeights(wiring.Component):
             ),
             self.entry.row.eq(finished.row),
             self.entry.last.eq(finished.last),
-            self.entry_valid.eq(delay(m, taking, 3, "taking", control=True)),
+            self.entry_valid.eq(delay(m, taking, 4, "taking", control=True)),
         ]
         return m
 

@@ -100,7 +100,7 @@ class Timing:
     """Beats that a port holds in front of the ring (``SKEW_BEATS`` and one)."""
     segments: int = 16
     """STREAM instructions with data under way (``SEGMENTS``)."""
-    route: int = 33
+    route: int = 34
     """Last logits in the router until the routing is published and its tokens count, besides two
     cycles per choice and one per ``arch.rank_lanes`` experts (``RouterUnit``)."""
     fetch: int = 17
