@@ -20,6 +20,8 @@ ADDRESS_BITS = 40
 """Byte address width of every AXI4 master (the Zynq UltraScale+ physical address space)."""
 MIN_DEPTH, MAX_DEPTH = 8, 128
 """Bounds of ``ArchConfig.depth``."""
+ROUTER_LANES = 8
+"""Exponentials per cycle for the sum over all experts: 16 experts take two cycles."""
 MIN_LANES = 4
 """Lower bound of ``ArchConfig.lanes``; the upper one is ``depth``."""
 
@@ -297,13 +299,22 @@ class ArchConfig:
         return self.width // self.lanes
 
     @property
-    def rank_lanes(self) -> int:
-        """Logits per cycle that the router compares with all others of a token.
+    def router_slots(self) -> int:
+        """Logits of a token that the router has room for, padded so that its lanes are full."""
+        return max(ROUTER_LANES, self.max_experts)
 
-        More where more logits arrive per cycle: comparators and their wires grow with it, and on
-        an ECP5, whose logits come four at a time, four cannot be routed.
+    @property
+    def rank_distances(self) -> int:
+        """Logits that the router compares each logit of a token with, per cycle.
+
+        More where more logits arrive per cycle; comparators and their wires grow with it.
         """
-        return min(8, max(2, min(4, self.lanes // 2), self.lanes // 4))
+        return min(4, max(1, self.lanes // 8))
+
+    @property
+    def rank_cycles(self) -> int:
+        """Cycles in which the router compares all logits of a token with each other."""
+        return self.router_slots // 2 // self.rank_distances
 
     @property
     def axi_cache(self) -> int:

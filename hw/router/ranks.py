@@ -8,86 +8,105 @@ from amaranth.lib.wiring import In, Out
 
 
 class Ranks(wiring.Component):
-    """Compares ``lanes`` keys per cycle with all ``slots`` and counts for each how many beat it.
+    """Compares every pair of ``slots`` keys once and counts for each key how many beat it.
 
     A larger key comes first (unsigned); among equals the one of the lower index. Keys that are not
     enabled beat nobody. Comparing all pairs makes ranks independent of one another: to choose the
     n-th key is a comparison of its rank, where a search for the maximum would wait for the choice
-    before. One register follows a comparison, a count, and a sum.
+    before.
+
+    A copy of the keys moves round past the keys: in a cycle each key meets those that are
+    ``distances`` distances above it, until all up to half way round have passed. Whoever loses
+    counts, the key in its place or the one that passes, whose count moves along. Half way round
+    both keys of a pair meet the other: then the one that passes does not count.
 
     Parameters
     ----------
-    slots, bits, lanes
-        Keys, bits per key, keys compared per cycle; ``lanes`` divides ``slots``.
+    slots, bits, distances
+        Keys, bits per key, distances per cycle; ``distances`` divides ``slots / 2``.
 
     Attributes
     ----------
     load, next_keys
-        In the next cycle the comparison of these begins.
+        In the next cycle the comparison of these begins; it takes ``slots / 2 / distances``.
     keys
         The keys under comparison: ``next_keys`` of the last ``load``.
     enabled
         Which keys exist.
-    first
-        First cycle of a comparison.
     rank
-        Of each key, ``LATENCY`` cycles after the cycle in which the last enabled lanes were
-        compared; until the next comparison's first result.
+        Of each key, ``LATENCY`` cycles after the last cycle of its comparison; for one cycle.
     """
 
     LATENCY = 3
 
-    def __init__(self, slots: int, bits: int, lanes: int) -> None:
-        if slots % lanes:
-            raise ValueError(f"lanes must divide slots {slots}, not {lanes!r}")
-        self.slots, self.bits, self.lanes = slots, bits, lanes
+    def __init__(self, slots: int, bits: int, distances: int) -> None:
+        if slots // 2 % distances:
+            raise ValueError(f"distances must divide half of slots {slots}, not {distances!r}")
+        self.slots, self.bits, self.distances = slots, bits, distances
+        self.cycles = slots // 2 // distances
         super().__init__(
             {
                 "load": In(1),
                 "next_keys": In(slots * bits),
                 "keys": In(slots * bits),
                 "enabled": In(slots),
-                "first": In(1),
                 "rank": Out(data.ArrayLayout(range(slots), slots)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        slots, bits, lanes = self.slots, self.bits, self.lanes
-        challengers = Signal(slots * bits, reset_less=True)
-        present = Signal(slots, reset_less=True)
-        # Bit e of ``below``: the challengers' indices are all below that of key e's lanes.
-        below = Signal(slots // lanes, reset_less=True)
-        level = Signal(slots // lanes, reset_less=True)
+        slots, bits, distances = self.slots, self.bits, self.distances
+        # Place p has the key that is 1 above p, then ``distances`` more; ``past``: and went round.
+        moving = Signal(slots * bits, reset_less=True)
+        present, past = Signal(slots, reset_less=True), Signal(slots, reset_less=True)
+        turn = Signal(self.cycles)
         with m.If(self.load):
             m.d.sync += [
-                challengers.eq(self.next_keys),
-                present.eq(self.enabled),
-                level.eq(1),
-                below.eq(~1),
+                moving.eq(self.next_keys.rotate_right(bits)),
+                present.eq(self.enabled.rotate_right(1)),
+                past.eq(1 << slots - 1),
+                turn.eq(1),
             ]
         with m.Else():
             m.d.sync += [
-                challengers.eq(challengers >> lanes * bits),
-                present.eq(present >> lanes),
-                level.eq(level << 1),
-                below.eq(below << 1),
+                moving.eq(moving.rotate_right(distances * bits)),
+                present.eq(present.rotate_right(distances)),
+                past.eq(Cat(past[distances:], Const(-1, distances))),
+                turn.eq(turn << 1),
             ]
-        first = Signal(2)
-        m.d.sync += first.eq(Cat(self.first, first))
+        begun = Signal()
+        m.d.sync += begun.eq(turn[0])
+
+        # One register follows a comparison, one a count, one the sum of both counts.
+        loses = [Signal(distances, name=f"loses_{e}", reset_less=True) for e in range(slots)]
+        beats = [Signal(distances, name=f"beats_{e}", reset_less=True) for e in range(slots)]
         for e in range(slots):
-            key = self.keys.word_select(e, bits)
-            beats = Signal(lanes, name=f"beats_{e}", reset_less=True)
-            count = Signal(range(lanes + 1), name=f"count_{e}", reset_less=True)
-            group, place = divmod(e, lanes)
-            for lane in range(lanes):
+            key = Cat(Const(0, 1), self.keys.word_select(e, bits))
+            for lane in range(distances):
+                place = (e + lane) % slots
                 # Among equals the lower index: one more bit behind the keys decides.
-                wins_tie = below[group] | (level[group] if lane < place else 0)
-                challenger = Cat(wins_tie, challengers.word_select(lane, bits))
-                m.d.sync += beats[lane].eq(present[lane] & (challenger > Cat(Const(0, 1), key)))
+                lower = past[place] if e + lane < slots else 1
+                other = Cat(lower, moving.word_select(place, bits))
+                half_way = turn[-1] if lane == distances - 1 else 0
+                wins = Signal(name=f"wins_{e}_{lane}")
+                m.d.comb += wins.eq(other > key)
+                m.d.sync += [
+                    loses[e][lane].eq(present[place] & wins),
+                    beats[e][lane].eq(self.enabled[e] & ~wins & ~half_way),
+                ]
+        lost = [
+            Signal(range(slots // 2 + 1), name=f"lost_{e}", reset_less=True) for e in range(slots)
+        ]
+        moved = [
+            Signal(range(slots // 2), name=f"moved_{e}", reset_less=True) for e in range(slots)
+        ]
+        for e in range(slots):
+            from_above = moved[(e + distances) % slots]
+            here = [beats[(e - lane) % slots][lane] for lane in range(distances)]
             m.d.sync += [
-                count.eq(sum(beats[1:], start=beats[0])),
-                self.rank[e].eq(Mux(first[1], 0, self.rank[e]) + count),
+                lost[e].eq(Mux(begun, 0, lost[e]) + sum(loses[e][1:], start=loses[e][0])),
+                moved[e].eq(Mux(begun, 0, from_above) + sum(here[1:], start=here[0])),
+                self.rank[e].eq(lost[e] + moved[(e - 1 - (self.cycles - 1) * distances) % slots]),
             ]
         return m

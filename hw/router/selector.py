@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import or_
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,17 +13,9 @@ from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.interfaces import logit_layout
 from moesaic.hw.router.ranks import Ranks
 from moesaic.spec import isa
-from moesaic.spec.arch import ArchConfig
+from moesaic.spec.arch import ROUTER_LANES, ArchConfig
 from moesaic.spec.formats import LOGIT_BITS
 from moesaic.spec.isa import Opcode
-
-EXP_LANES = 8
-"""Exponentials per cycle for the sum over all experts: 16 experts take two cycles."""
-
-
-def expert_slots(arch: ArchConfig) -> int:
-    """Logits a token can have, padded so that the lanes are full."""
-    return max(EXP_LANES, arch.max_experts)
 
 
 def choice_layout(arch: ArchConfig) -> data.StructLayout:
@@ -31,7 +23,7 @@ def choice_layout(arch: ArchConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "key": LOGIT_BITS,
-            "expert": range(expert_slots(arch)),
+            "expert": range(arch.router_slots),
             "row": range(arch.max_tokens),
             "exists": 1,
             "first": 1,
@@ -41,11 +33,11 @@ def choice_layout(arch: ArchConfig) -> data.StructLayout:
 
 
 def group_layout() -> data.StructLayout:
-    """``EXP_LANES`` logits of a token, with those that exist in ``mask``."""
+    """``ROUTER_LANES`` logits of a token, with those that exist in ``mask``."""
     return data.StructLayout(
         {
-            "keys": data.ArrayLayout(LOGIT_BITS, EXP_LANES),
-            "mask": EXP_LANES,
+            "keys": data.ArrayLayout(LOGIT_BITS, ROUTER_LANES),
+            "mask": ROUTER_LANES,
             "first": 1,
             "last": 1,
         }
@@ -55,8 +47,8 @@ def group_layout() -> data.StructLayout:
 class Selector(wiring.Component):
     """Chooses ``top_k`` experts per token, in descending order, ties to the lower expert.
 
-    A token takes ``max(chunks + 1, top_k, experts / rank_lanes)`` cycles; its first choice is on
-    ``choice`` ``experts / rank_lanes + 5`` cycles after its last chunk, and the next tokens are
+    A token takes ``max(chunks + 1, top_k, rank_cycles)`` cycles; its first choice is on
+    ``choice`` ``rank_cycles + 5`` cycles after its last chunk, and the next tokens are
     collected and ranked meanwhile. Keys are logits with the sign bit turned over, so that unsigned
     order is their order. The first choice of a token is on ``choice`` when the first group of all
     its logits is on ``group``, so the maximum is known before the first logit is needed. The
@@ -75,7 +67,7 @@ class Selector(wiring.Component):
     choice, choice_valid
         A chosen expert per cycle.
     group, group_valid
-        All logits of the token, ``EXP_LANES`` per cycle.
+        All logits of the token, ``ROUTER_LANES`` per cycle.
     """
 
     def __init__(self, arch: ArchConfig) -> None:
@@ -97,66 +89,64 @@ class Selector(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        slots, lanes = expert_slots(arch), arch.lanes
+        slots, lanes = arch.router_slots, arch.lanes
         bits = LOGIT_BITS
         load = Signal()
 
         # Collect chunks.
         collected = Signal(slots * bits, reset_less=True)
         collected_row = Signal(range(arch.max_tokens), reset_less=True)
-        full = Signal()
+        full, free = Signal(), Signal(init=1)  # `ready` has a register of its own
         chunks = -(-slots // lanes)
         chunk = Signal(range(max(2, chunks)))
+        taken = Signal()
         m.d.comb += [
-            self.logits.ready.eq(~full),
-            self.token.eq(self.logits.valid & self.logits.ready & self.logits.payload.last),
+            self.logits.ready.eq(free),
+            taken.eq(self.logits.valid & ~full),
+            self.token.eq(taken & self.logits.payload.last),
         ]
         raw = self.logits.payload.logits
         keys = Cat(Cat(raw[lane][:-1], ~raw[lane][-1]) for lane in range(min(lanes, slots)))
         with m.If(load):
-            m.d.sync += full.eq(0)
-        with m.If(self.logits.valid & self.logits.ready):
+            m.d.sync += [full.eq(0), free.eq(1)]
+        with m.If(taken):
             for c in range(chunks):
                 with m.If(chunk == c):
                     m.d.sync += collected[c * lanes * bits : (c + 1) * lanes * bits].eq(keys)
-            m.d.sync += [full.eq(self.token), chunk.eq(Mux(self.token, 0, chunk + 1))]
+            m.d.sync += [
+                full.eq(self.token),
+                free.eq(~self.token),
+                chunk.eq(Mux(self.token, 0, chunk + 1)),
+            ]
         with m.If(self.token):
             m.d.sync += collected_row.eq(self.row)
 
         # What depends on the instruction only.
         enabled = Signal(slots)
-        groups = Signal(range(slots // EXP_LANES + 1))
-        rounds = Signal(range(slots // arch.rank_lanes + 1))
-        period = Signal(range(max(1 << len(self.top_k), slots // arch.rank_lanes + 1)))
-        period_less_1, rounds_less_1 = Signal.like(period), Signal.like(rounds)
-
-        def steps(lanes: int) -> Value:
-            """Cycles in which all logits pass, so many at a time."""
-            return (self.experts + lanes - 1) >> lanes.bit_length() - 1
+        groups = Signal(range(slots // ROUTER_LANES + 1))
+        period = Signal(range(max(1 << len(self.top_k), arch.rank_cycles + 1)))
+        period_less_1 = Signal.like(period)
 
         m.d.sync += [
             enabled.eq(Cat(self.experts > e for e in range(slots))),
-            groups.eq(steps(EXP_LANES)),
-            rounds.eq(steps(arch.rank_lanes)),
-            rounds_less_1.eq(rounds - 1),
-            period.eq(Mux(self.top_k > rounds, self.top_k, rounds)),
+            groups.eq((self.experts + ROUTER_LANES - 1) >> ROUTER_LANES.bit_length() - 1),
+            period.eq(Mux(self.top_k > arch.rank_cycles, self.top_k, arch.rank_cycles)),
             period_less_1.eq(period - 1),
         ]
 
-        # Rank: every key against RANK_LANES others per cycle.
+        # Rank: every key against some others per cycle.
         ranked = Signal(slots * bits, reset_less=True)
         ranked_row = Signal(range(arch.max_tokens), reset_less=True)
         position = Signal(range(1 << len(period)))
         ranking, last_position, finish = Signal(), Signal(), Signal()
-        m.submodules.ranks = ranks = Ranks(slots, bits, arch.rank_lanes)
+        m.submodules.ranks = ranks = Ranks(slots, bits, arch.rank_distances)
         m.d.comb += [
             load.eq(full & (~ranking | last_position)),
-            finish.eq(ranking & (position == rounds_less_1)),
+            finish.eq(ranking & (position == arch.rank_cycles - 1)),
             ranks.keys.eq(ranked),
             ranks.enabled.eq(enabled),
             ranks.load.eq(load),
             ranks.next_keys.eq(collected),
-            ranks.first.eq(position == 0),
         ]
         with m.If(load):
             m.d.sync += [
@@ -178,7 +168,7 @@ class Selector(wiring.Component):
         order = [Signal(range(slots), name=f"order_{e}", reset_less=True) for e in range(slots)]
         chosen = Signal(slots)
         active = Signal()
-        turn, following = Signal(range(1 << len(self.top_k))), Signal(range(1 << len(self.top_k)))
+        turn, following = Signal.like(period), Signal.like(period)
         last_turn = Signal()
         m.d.comb += last_turn.eq(turn == period_less_1)
         with m.If(begin):
@@ -212,7 +202,7 @@ class Selector(wiring.Component):
         # All logits pass by once, beginning with the first choice.
         passing = Signal(slots * bits, reset_less=True)
         mask = Signal(slots, reset_less=True)
-        passed = Signal(range(slots // EXP_LANES + 1))
+        passed = Signal(range(slots // ROUTER_LANES + 1))
         with m.If(active & (turn == 0)):
             m.d.sync += [
                 passing.eq(token),
@@ -222,8 +212,8 @@ class Selector(wiring.Component):
             ]
         with m.Else():
             m.d.sync += [
-                passing.eq(passing >> EXP_LANES * bits),
-                mask.eq(mask >> EXP_LANES),
+                passing.eq(passing >> ROUTER_LANES * bits),
+                mask.eq(mask >> ROUTER_LANES),
                 passed.eq(passed + 1),
             ]
             with m.If(self.group.last):

@@ -23,8 +23,8 @@ from moesaic.spec.arch import ArchConfig
 class RouterUnit(wiring.Component):
     """Chooses experts and gate weights as ``semantics.route`` does, and fills the queues.
 
-    Tokens stream: each takes ``max(chunks + 1, top_k, experts / rank_lanes)`` cycles, and those
-    of the instruction are given about ``34 + experts / rank_lanes + 2 * top_k`` cycles after the
+    Tokens stream: each takes ``max(chunks + 1, top_k, rank_cycles)`` cycles, and those
+    of the instruction are given about ``34 + rank_cycles + 2 * top_k`` cycles after the
     last chunk. Logits that arrive
     before their ROUTE has started wait.
 

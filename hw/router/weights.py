@@ -9,9 +9,9 @@ from amaranth.lib.wiring import In, Out
 from moesaic.hw.arithmetic.pipeline import add_tree, delay, look_up, round_half, tree_latency
 from moesaic.hw.arithmetic.reciprocal import Reciprocal
 from moesaic.hw.arithmetic.requantise import Requantise
-from moesaic.hw.router.selector import EXP_LANES, choice_layout, group_layout
+from moesaic.hw.router.selector import choice_layout, group_layout
 from moesaic.spec import tables
-from moesaic.spec.arch import ArchConfig
+from moesaic.spec.arch import ROUTER_LANES, ArchConfig
 from moesaic.spec.formats import GATE_BITS, LOGIT_BITS, MULTIPLIER_BITS, ONE_Q15, SHIFT_BITS
 
 _WAITING_CHOICES = 64
@@ -75,20 +75,20 @@ class GateWeights(wiring.Component):
         m.d.comb += maximum.eq(Mux(first, choice.key, kept))
         m.d.sync += kept.eq(maximum)
 
-        keys: list[Value] = [*(group.keys[i] for i in range(EXP_LANES)), choice.key]
-        present = Cat(group.mask & self.group_valid.replicate(EXP_LANES), choice.exists)
+        keys: list[Value] = [*(group.keys[i] for i in range(ROUTER_LANES)), choice.key]
+        present = Cat(group.mask & self.group_valid.replicate(ROUTER_LANES), choice.exists)
         powers = self._powers(m, maximum, keys, present)
 
         # Line up what belongs to the powers. Latency: distance, requantise, table, shift, round.
         latency = 1 + Requantise.LATENCY + 3
         chosen = data.View(choice.shape(), delay(m, choice, latency, "choice"))
         chosen_valid = delay(m, self.choice_valid, latency, "choice_valid", control=True)
-        chosen_power = powers[EXP_LANES]
+        chosen_power = powers[ROUTER_LANES]
 
         # Sum, over all experts or over the chosen ones.
-        tree = tree_latency(EXP_LANES)
+        tree = tree_latency(ROUTER_LANES)
         sum_latency = latency + tree
-        group_sum = add_tree(m, powers[:EXP_LANES], "sum")
+        group_sum = add_tree(m, powers[:ROUTER_LANES], "sum")
         choice_flags = Cat(self.choice_valid, choice.first, choice.last)
         group_flags = Cat(self.group_valid, group.first, group.last)
         flags = delay(
@@ -131,8 +131,8 @@ class GateWeights(wiring.Component):
                 taking.eq(1),
             ]
 
-        # weight = min(round_shift(power * mantissa, exponent + 1), 1.0). What waits may be in a block
-        # RAM: a register is between it and the multiplier.
+        # weight = min(round_shift(power * mantissa, exponent + 1), 1.0). What waits may be in a
+        # block RAM: a register is between it and the multiplier.
         power = delay(m, head.power, 1, "waiting_power")
         product = Signal(32, reset_less=True)
         product_2 = Signal(32, reset_less=True)

@@ -268,14 +268,13 @@ async def rate(dut: Any) -> None:
             routing = Routing(logits=logits(tokens, experts, "plain"), top_k=min(top_k, experts))
             bench.load(routing)
             await bench.finish()
-            rounds = -(-experts // ARCH.rank_lanes)
-            per_token = max(routing.chunks + 1, routing.top_k, rounds)
+            per_token = max(routing.chunks + 1, routing.top_k, ARCH.rank_cycles)
             behind = bench.cycles - bench.last_chunk
             case = f"top {routing.top_k} of {experts}, {tokens} tokens"
             dut._log.info(f"{case}: {bench.cycles} cycles, {behind} behind the last chunk")
-            limit = 34 + rounds + 2 * per_token
+            limit = 34 + ARCH.rank_cycles + 2 * per_token
             assert behind <= limit, f"{behind} cycles after the last chunk"
-            assert bench.cycles <= per_token * (tokens + 1) + 40 + rounds, bench.cycles
+            assert bench.cycles <= per_token * (tokens + 1) + 40 + ARCH.rank_cycles, bench.cycles
             assert bench.working >= per_token * tokens
             await bench.verify(routing)
 

@@ -44,6 +44,6 @@ def test_presets_elaborate(arch: ArchConfig) -> None:
     assert "module router_unit" in to_verilog(RouterUnit(arch), "router_unit")
 
 
-def test_ranks_compare_whole_groups() -> None:
-    with pytest.raises(ValueError, match="lanes must divide slots 8, not 3"):
+def test_ranks_compare_whole_distances() -> None:
+    with pytest.raises(ValueError, match="distances must divide half of slots 8, not 3"):
         Ranks(8, 4, 3)

@@ -102,7 +102,7 @@ class Timing:
     """STREAM instructions with data under way (``SEGMENTS``)."""
     route: int = 34
     """Last logits in the router until the routing is published and its tokens count, besides two
-    cycles per choice and one per ``arch.rank_lanes`` experts (``RouterUnit``)."""
+    cycles per choice and ``arch.rank_cycles`` (``RouterUnit``)."""
     fetch: int = 17
     """Frame start until the first beat of the program is dispatched, besides the memory's latency:
     first request 3, command and address registers 5, port arbiter 2, skid 1, widening 1, buffer 2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, field
-from moesaic.spec import isa, layout
+from moesaic.spec import isa
 from moesaic.spec.isa import Space, Unit
 
 
@@ -48,8 +48,7 @@ def router(frame: Frame) -> Process:
         frame.collecting.append(begin + 1)
         rows += frame.rows[position]
         last = yield from frame.logits.reached(rows)
-        ranked = layout.words(field(step, "experts"), frame.arch.rank_lanes)
-        free = last + frame.timing.route + 2 * field(step, "top_k") + ranked
+        free = last + frame.timing.route + 2 * field(step, "top_k") + frame.arch.rank_cycles
         frame.work[position] = frame.rows[position]
         frame.finished[Unit.ROUTER].append(free)
 

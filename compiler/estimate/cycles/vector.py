@@ -126,8 +126,7 @@ class Vector:
             begin = max(at + timing.chunk, (yield from frame.collecting.at(self.routes)))
             frame.began[position] = begin
             self.routes += 1
-            ranked = layout.words(field(route, "experts"), arch.rank_lanes)
-            cycles = rows * max(chunks // rows + 1, field(route, "top_k"), ranked)
+            cycles = rows * max(chunks // rows + 1, field(route, "top_k"), arch.rank_cycles)
             self.offered = max(self.offered, begin) + cycles
             frame.logits.put(rows, self.offered)
         elif kind is Drain.OUTPUT:
