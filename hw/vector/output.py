@@ -8,7 +8,6 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.interfaces import ActivationWrite, logit_layout
-from moesaic.hw.memory.half import HalfBuffer
 from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.hw.vector.operation import Destination, output_layout
 from moesaic.spec.arch import ArchConfig
@@ -103,16 +102,10 @@ class OutputStage(wiring.Component):
         ]
 
         layout = logit_layout(arch)
-        # The router ranks longer than it takes to offer a token's chunks every other cycle.
-        m.submodules.logits_buffer = logits = HalfBuffer(layout["logits"].shape)
+        m.submodules.logits_skid = logits = SkidBuffer(layout["logits"].shape)
         # The flag beside them has a buffer of its own, for the router decides on it.
-        m.submodules.last_buffer = last = HalfBuffer(1)
-        # A chunk that the bus takes in several beats is not followed by the next one at once.
-        several = 2 * arch.lanes > arch.output_line_bytes
-        output: HalfBuffer | SkidBuffer = (HalfBuffer if several else SkidBuffer)(
-            RESIDUAL_BITS * arch.lanes
-        )
-        m.submodules.output_buffer = output
+        m.submodules.last_skid = last = SkidBuffer(1)
+        m.submodules.output_skid = output = SkidBuffer(RESIDUAL_BITS * arch.lanes)
         m.d.comb += [
             self.logits.valid.eq(last.o.valid),
             self.logits.payload.logits.eq(logits.o.payload),

@@ -15,7 +15,9 @@ class Queues(Harness):
 
     def __init__(self, module=queues, port="matrix", experts=2, tokens=4) -> None:
         super().__init__()
-        self.arch = SimpleNamespace(max_experts=experts, max_tokens=tokens, width=4)
+        self.arch = SimpleNamespace(
+            max_experts=experts, router_slots=experts, max_tokens=tokens, width=4
+        )
         self.dut = module.ExpertQueues(self.arch)
         self.port = getattr(self.dut, port)
 
