@@ -34,9 +34,10 @@ class ReadEngine(wiring.Component):
     A command of 0 beats does nothing.
 
     Every AXI output comes from a register but ``rready`` in an abort. Latency: 5 cycles from
-    ``command`` to ``arvalid``, 1 cycle from R channel to ``data``. One burst address every other
-    cycle, one beat per cycle. The engine takes beats only as fast as ``data`` goes: whoever
-    shares the AXI port with others must have room for all beats before it sends a command.
+    ``command`` to ``arvalid``, 1 cycle from R channel to ``data`` (0 if not ``buffered``). One
+    burst address every other cycle, one beat per cycle. The engine takes beats only as fast as
+    ``data`` goes: whoever shares the AXI port with others must have room for all beats before it
+    sends a command.
 
     After a fault, and from the second cycle of an ``abort``, the engine issues nothing more, takes
     and drops what is outstanding, and keeps
@@ -56,6 +57,9 @@ class ReadEngine(wiring.Component):
         Bursts under way at most; power of two.
     eager
         As of :class:`~moesaic.hw.axi.burst.BurstIssuer`.
+    buffered
+        Without it ``data`` is the R channel itself, for a consumer whose ``ready`` is a register
+        and who writes what it takes into a memory or a register.
 
     Attributes
     ----------
@@ -91,11 +95,12 @@ class ReadEngine(wiring.Component):
         max_burst: int = MAX_BURST_BEATS,
         outstanding: int = OUTSTANDING_BURSTS,
         eager: bool = True,
+        buffered: bool = True,
     ) -> None:
         self.max_burst = check_sizes(data_bytes, max_burst, outstanding)
         self.data_bytes = data_bytes
         self.offset_bits, self.beats_bits = offset_bits, beats_bits
-        self.outstanding, self.eager = outstanding, eager
+        self.outstanding, self.eager, self.buffered = outstanding, eager, buffered
         super().__init__(
             {
                 "command": In(stream.Signature(command_layout(offset_bits, beats_bits))),
@@ -143,17 +148,23 @@ class ReadEngine(wiring.Component):
             self.beat.eq(axi.rvalid & axi.rready),
         ]
 
-        m.submodules.skid = skid = SkidBuffer(beat_layout(self.data_bytes))
+        beats = stream.Signature(beat_layout(self.data_bytes)).create()
         error = Signal()
         m.d.comb += [
             error.eq(axi.rresp[1]),
-            axi.rready.eq(skid.i.ready | drain),
-            skid.i.valid.eq(axi.rvalid & ~drain & ~error),
-            skid.i.payload.data.eq(axi.rdata),
-            skid.i.payload.last.eq(axi.rlast & bursts.last),
-            skid.flush.eq(drain),
+            axi.rready.eq(beats.ready | drain),
+            beats.valid.eq(axi.rvalid & ~drain & ~error),
+            beats.payload.data.eq(axi.rdata),
+            beats.payload.last.eq(axi.rlast & bursts.last),
         ]
-        wiring.connect(m, skid.o, wiring.flipped(self.data))
+        kept = Signal()
+        if self.buffered:
+            m.submodules.skid = skid = SkidBuffer(beat_layout(self.data_bytes))
+            wiring.connect(m, beats, skid.i)
+            wiring.connect(m, skid.o, wiring.flipped(self.data))
+            m.d.comb += [skid.flush.eq(drain), kept.eq(skid.o.valid)]
+        else:
+            wiring.connect(m, beats, wiring.flipped(self.data))
 
         m.d.comb += bad_beat.eq(self.beat & error & ~drain)
         m.d.sync += drain.eq(
@@ -165,5 +176,5 @@ class ReadEngine(wiring.Component):
             m.d.sync += self.fault.bus.eq(1)
         with m.If(self.abort):
             m.d.sync += [self.fault.window.eq(0), self.fault.bus.eq(0)]
-        m.d.comb += self.idle.eq(issuer.idle & ~bursts.under_way.any() & ~self.data.valid)
+        m.d.comb += self.idle.eq(issuer.idle & ~bursts.under_way.any() & ~kept)
         return m

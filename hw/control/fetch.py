@@ -77,7 +77,7 @@ class InstructionFetch(wiring.Component):
             widen.i.payload.eq(engine.data.payload.data),
             engine.data.ready.eq(widen.i.ready),
             engine.abort.eq(self.abort),
-            self.idle.eq(engine.idle & ~widen.o.valid),
+            self.idle.eq(engine.idle),
             self.fault.window.eq(engine.fault.window),
             self.fault.bus.eq(engine.fault.bus),
         ]

@@ -127,9 +127,12 @@ class RegisterFile(wiring.Component):
             return write & hit
 
         for register in self._with(Access.RW):
-            value = getattr(self, register.name.lower())
-            with m.If(written(register)):
-                m.d.sync += value.eq(ones | (value & ~mask))
+            value, now = getattr(self, register.name.lower()), written(register)
+            # An enable for each byte, where a mask would cost a gate for each bit.
+            for byte in range(-(-len(value) // 8)):
+                bits = slice(8 * byte, min(8 * byte + 8, len(value)))
+                with m.If(now & write_strobe[byte]):
+                    m.d.sync += value[bits].eq(write_data[bits])
         control = written(_find("CONTROL"))
         m.d.sync += [
             self.start.eq(control & (ones & registers.bit("CONTROL", "START")).any()),

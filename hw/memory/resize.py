@@ -6,6 +6,8 @@ from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.tree import select
+
 
 def _ratio(wide: int, narrow: int) -> int:
     if narrow < 1 or wide % narrow:
@@ -16,7 +18,9 @@ def _ratio(wide: int, narrow: int) -> int:
 class Widen(wiring.Component):
     """Assembles words of ``wide`` bits from words of ``narrow`` bits, the lowest first.
 
-    One narrow word per cycle without gaps; a wide word is there the cycle after its last part.
+    One narrow word per cycle without gaps. The first parts of a word wait in registers; with the
+    last one the word is offered in the same cycle, and that part stays where it comes from until
+    the word is taken: a buffer belongs behind it.
 
     Attributes
     ----------
@@ -30,29 +34,30 @@ class Widen(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        parts = Signal(range(self.ratio + 1))
-        word = Signal.like(self.o.payload, reset_less=True)
+        # A part is loaded as long as its turn lasts. With the last of these loads it is taken, so
+        # that no bit hangs on whether it is.
+        turn = Signal(self.ratio, init=1)
+        early = []
+        for n in range(self.ratio - 1):
+            part = Signal.like(self.i.payload, name=f"part_{n}", reset_less=True)
+            with m.If(turn[n]):
+                m.d.sync += part.eq(self.i.payload)
+            early.append(part)
         m.d.comb += [
-            self.o.valid.eq(parts == self.ratio),
-            self.o.payload.eq(word),
-            self.i.ready.eq(~self.o.valid | self.o.ready),
+            self.o.valid.eq(self.i.valid & turn[-1]),
+            self.o.payload.eq(Cat(*early, self.i.payload)),
+            self.i.ready.eq(~turn[-1] | self.o.ready),
         ]
         with m.If(self.i.valid & self.i.ready):
-            # Parts move down from the top: after `ratio` of them the first one is at the bottom.
-            m.d.sync += word.eq(Cat(word, self.i.payload)[len(self.i.payload) :])
-            with m.If(self.o.valid):
-                m.d.sync += parts.eq(1)
-            with m.Else():
-                m.d.sync += parts.eq(parts + 1)
-        with m.Elif(self.o.ready & self.o.valid):
-            m.d.sync += parts.eq(0)
+            m.d.sync += turn.eq(turn.rotate_left(1))
         return m
 
 
 class Narrow(wiring.Component):
     """Takes words of ``wide`` bits apart into words of ``narrow`` bits, the lowest first.
 
-    One narrow word per cycle without gaps, the first one the cycle after its wide word.
+    One narrow word per cycle without gaps, the first one the cycle after its wide word. A wide
+    word has a power of two of narrow ones.
 
     Attributes
     ----------
@@ -66,20 +71,29 @@ class Narrow(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        parts = Signal(range(self.ratio + 1))
+        bits = len(self.o.payload)
         word = Signal.like(self.i.payload, reset_less=True)
+        part = Signal(range(self.ratio)) if self.ratio > 1 else Const(0, 1)
+        some, last = Signal(), Signal() if self.ratio > 1 else Const(1)
+        empty = Signal(init=1)  # the inverse of `some`, for all of the word hangs on it
+        leave, refill = Signal(), Signal()
+        # A select of few bits for each bit that leaves, rather than a shift of all that stay.
+        parts = [word.word_select(n, bits) for n in range(self.ratio)]
         m.d.comb += [
-            self.o.valid.eq(parts != 0),
-            self.o.payload.eq(word),
-            self.i.ready.eq((parts == 0) | ((parts == 1) & self.o.ready)),
+            self.o.valid.eq(some),
+            self.o.payload.eq(select(part, parts)),
+            leave.eq(some & self.o.ready),
+            refill.eq(~some | (last & self.o.ready)),
+            self.i.ready.eq(refill),
         ]
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += parts.eq(self.ratio)
-        with m.Elif(self.o.valid & self.o.ready):
-            m.d.sync += parts.eq(parts - 1)
+        m.d.sync += [
+            some.eq(Mux(refill, self.i.valid, 1)),
+            empty.eq(refill & ~self.i.valid),
+        ]
+        if self.ratio > 1:
+            with m.If(leave):
+                m.d.sync += [part.eq(part + 1), last.eq(part == self.ratio - 2)]
         # What is there while no word is offered does no harm.
-        with m.If(~self.o.valid | self.o.ready):
-            rest = word >> len(self.o.payload)
-            none_left = parts <= 1 if self.ratio > 1 else Const(1)
-            m.d.sync += word.eq(Mux(none_left, self.i.payload, rest))
+        with m.If(empty | (last & self.o.ready)):
+            m.d.sync += word.eq(self.i.payload)
         return m

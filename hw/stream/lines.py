@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.axi.read import beat_layout
 from moesaic.hw.memory.fifo import RamFifo
+from moesaic.hw.memory.resize import Widen
 from moesaic.spec.arch import ArchConfig
 
 SKEW_BEATS = 64
@@ -52,9 +53,6 @@ class LineAssembler(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        line_bits = 8 * arch.line_bytes
-        lines = arch.ring_read_bytes // arch.line_bytes
-
         port_bits = 8 * arch.weight_port_bytes + 1
         heads, last = [], Signal()
         for port in range(arch.weight_ports):
@@ -69,27 +67,13 @@ class LineAssembler(wiring.Component):
             heads.append(fifo.take)
         m.d.comb += last.eq(heads[0].payload[-1])
 
-        complete, final = Signal(), Signal()
-        line = Cat(head.payload[:-1] for head in heads)
+        m.submodules.widen = widen = Widen(8 * arch.line_bytes, 8 * arch.ring_read_bytes)
+        wiring.connect(m, widen.o, wiring.flipped(self.word))
         m.d.comb += [
-            complete.eq(Cat(head.valid for head in heads).all()),
-            self.line.eq(complete & (~final | self.word.ready)),
-            self.refused.eq(complete & ~self.line),
-            self.word.valid.eq(complete & final),
+            widen.i.valid.eq(Cat(head.valid for head in heads).all()),
+            widen.i.payload.eq(Cat(head.payload[:-1] for head in heads)),
+            self.line.eq(widen.i.valid & widen.i.ready),
+            self.refused.eq(widen.i.valid & ~widen.i.ready),
             self.segment.eq(self.word.valid & self.word.ready & last),
         ]
-        if lines == 1:
-            m.d.comb += [final.eq(1), self.word.payload.eq(line)]
-            return m
-
-        # The word's first lines wait for the last one. Each is loaded as long as its turn lasts:
-        # with the last of these loads it is taken, so that no bit hangs on whether it is.
-        early = [Signal(line_bits, name=f"early{n}", reset_less=True) for n in range(lines - 1)]
-        turn = Signal(lines, init=1)
-        m.d.comb += [final.eq(turn[-1]), self.word.payload.eq(Cat(*early, line))]
-        for n, part in enumerate(early):
-            with m.If(turn[n]):
-                m.d.sync += part.eq(line)
-        with m.If(self.line):
-            m.d.sync += turn.eq(turn.rotate_left(1))
         return m

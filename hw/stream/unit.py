@@ -96,6 +96,7 @@ class StreamUnit(wiring.Component):
                 beats_bits=command["beats"].width,
                 max_burst=arch.max_burst,
                 eager=False,  # a routing that is finished meanwhile may save the next segment
+                buffered=False,  # each port has a memory behind it
             )
             m.submodules[f"engine{port}"] = engine
             engines.append(engine)
@@ -104,16 +105,16 @@ class StreamUnit(wiring.Component):
             wiring.connect(m, engine.axi, wiring.flipped(getattr(self, f"axi{port}")))
             wiring.connect(m, wiring.flipped(getattr(self, f"window{port}")), engine.window)
             m.d.comb += engine.abort.eq(self.abort)
-        # The ring is large and far away: nothing of it hangs on its neighbours within the cycle.
-        # Where several lines make a word, words do not follow each other.
-        several = arch.ring_read_bytes > arch.line_bytes
-        whole: HalfBuffer | SkidBuffer = (HalfBuffer if several else SkidBuffer)(
-            8 * arch.ring_read_bytes
-        )
-        m.submodules.whole = whole
+        # The ring is large and far away: its output hangs on nothing within the cycle, nor does
+        # a word of several lines, which has a register to wait in. A word of one line comes out of
+        # memories and may as well wait there.
         m.submodules.output = output = SkidBuffer(8 * arch.ring_read_bytes)
-        wiring.connect(m, lines.word, whole.i)
-        wiring.connect(m, whole.o, ring.put)
+        if arch.ring_read_bytes > arch.line_bytes:
+            m.submodules.whole = whole = HalfBuffer(8 * arch.ring_read_bytes)
+            wiring.connect(m, lines.word, whole.i)
+            wiring.connect(m, whole.o, ring.put)
+        else:
+            wiring.connect(m, lines.word, ring.put)
         wiring.connect(m, ring.take, output.i)
         wiring.connect(m, output.o, wiring.flipped(self.ring))
         wiring.connect(m, wiring.flipped(self.control), sequencer.control)

@@ -17,6 +17,7 @@ from moesaic.hw.interfaces import (
     ResidualWrite,
     WindowSettings,
 )
+from moesaic.hw.memory.half import HalfBuffer
 from moesaic.hw.memory.resize import Widen
 from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.hw.transfer.frontend import TransferFrontend
@@ -180,11 +181,14 @@ class LoadUnit(wiring.Component):
         for space, port in ports.items():
             widen = Widen(8 * beat_bytes, 8 * word_bytes[space])
             m.submodules[f"widen_{space.name.lower()}"] = widen
-            # Where the memory is busy is not known to the bus within the cycle.
+            # Where the memory is busy is not known to the bus within the cycle. Where several
+            # beats make a word, words do not follow each other.
             layout = data.StructLayout({"data": 8 * word_bytes[space], "last": 1})
+            several = word_bytes[space] > beat_bytes
+            word: HalfBuffer | SkidBuffer = (HalfBuffer if several else SkidBuffer)(layout)
+            m.submodules[f"word_{space.name.lower()}"] = word
             # An address for each memory: what it says to a write comes late in its cycle.
             address = Signal.like(port.address, name=f"{space.name.lower()}_address")
-            m.submodules[f"word_{space.name.lower()}"] = word = SkidBuffer(layout)
             m.d.comb += [
                 widen.i.valid.eq(engine.data.valid & receiving & (job.space == space)),
                 widen.i.payload.eq(engine.data.payload.data),

@@ -121,28 +121,31 @@ class Widening(Harness):
             i.payload.eq(self.free(m, len(i.payload), "part")),
             o.ready.eq(self.free(m, 1, "take")),
         ]
-        enter, leave = i.valid & i.ready, o.valid & o.ready
-        parts = [Signal(2, name=f"part_{n}") for n in range(3)]
-        count = Signal(range(4))
-        place = Mux(leave, 0, count)
-        m.d.sync += count.eq(place + enter)
+        enter = i.valid & i.ready
+        parts = [Signal(2, name=f"part_{n}") for n in range(2)]
+        count = Signal(range(3))
+        m.d.sync += count.eq(Mux(enter, Mux(count == 2, 0, count + 1), count))
         for n, part in enumerate(parts):
-            with m.If(enter & (place == n)):
+            with m.If(enter & (count == n)):
                 m.d.sync += part.eq(i.payload)
-        self.ensure("a word is there when all its parts are", o.valid == (count == 3))
         self.ensure(
-            "parts are in order, the first one lowest", implies(o.valid, o.payload == Cat(parts))
+            "a word is there with the last of its parts", o.valid == (i.valid & (count == 2))
         )
         self.ensure(
-            "an offer stands until it is taken", hold(self, m, o.valid, o.ready, o.payload, "offer")
+            "parts are in order, the first one lowest",
+            implies(o.valid, o.payload == Cat(*parts, i.payload)),
         )
-        self.cover("a word a part of which comes as it goes", enter & leave)
+        self.ensure(
+            "a part is taken unless its word is not",
+            i.ready == ((count != 2) | o.ready),
+        )
+        self.cover("a word is taken", enter & o.valid)
 
 
 class Narrowing(Harness):
     def __init__(self, module=resize) -> None:
         super().__init__()
-        self.dut = module.Narrow(6, 2)
+        self.dut = module.Narrow(8, 2)
 
     def describe(self, m: Module) -> None:
         m.submodules.dut = dut = self.dut
@@ -153,15 +156,15 @@ class Narrowing(Harness):
             o.ready.eq(self.free(m, 1, "take")),
         ]
         enter, leave = i.valid & i.ready, o.valid & o.ready
-        word, sent = Signal(6), Signal(range(4), init=3)
+        word, sent = Signal(8), Signal(range(5), init=4)
         with m.If(enter):
             m.d.sync += [word.eq(i.payload), sent.eq(0)]
         with m.Elif(leave):
             m.d.sync += sent.eq(sent + 1)
         self.ensure(
-            "a word is taken when the one before is gone", implies(enter, sent + leave == 3)
+            "a word is taken when the one before is gone", implies(enter, sent + leave == 4)
         )
-        self.ensure("parts come while there are any", o.valid == (sent != 3))
+        self.ensure("parts come while there are any", o.valid == (sent != 4))
         self.ensure(
             "parts are in order, the lowest first",
             implies(o.valid, o.payload == word.word_select(sent[:2], 2)),
@@ -266,8 +269,8 @@ PROOFS = (
                 lambda: Widening(
                     mutant(
                         resize,
-                        "Cat(word, self.i.payload)[len(self.i.payload) :]",
-                        "Cat(self.i.payload, word)",
+                        "Cat(*early, self.i.payload)",
+                        "Cat(self.i.payload, *early)",
                     )
                 ),
             ),
@@ -281,7 +284,7 @@ PROOFS = (
             Control(
                 "ready a part too early",
                 "a word is taken when the one before is gone",
-                lambda: Narrowing(mutant(resize, "((parts == 1) & self.o.ready)", "(parts == 1)")),
+                lambda: Narrowing(mutant(resize, "~some | (last & self.o.ready)", "~some | last")),
             ),
         ),
         quick=True,

@@ -9,9 +9,13 @@ from moesaic.hw.verilog import to_verilog
 from moesaic.sim.bench_runner import run_cocotb
 
 
-@pytest.mark.parametrize("data_bytes, max_burst", [(4, 256), (8, 16), (16, 64), (64, 64)])
-def test_read_engine_bench(data_bytes: int, max_burst: int) -> None:
-    verilog = to_verilog(ReadEngine(data_bytes, max_burst=max_burst), "read_engine")
+@pytest.mark.parametrize(
+    "data_bytes, max_burst, buffered",
+    [(4, 256, True), (8, 16, True), (16, 64, True), (64, 64, True), (16, 64, False)],
+)
+def test_read_engine_bench(data_bytes: int, max_burst: int, buffered: bool) -> None:
+    engine = ReadEngine(data_bytes, max_burst=max_burst, buffered=buffered)
+    verilog = to_verilog(engine, "read_engine")
     tests = run_cocotb(
         verilog,
         "read_engine",
