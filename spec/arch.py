@@ -129,7 +129,8 @@ class ArchConfig:
         Transfers are secure ones (AxPROT), as memory of Zynq-7000 wants them; those of Zynq
         UltraScale+ are non-secure, as Linux there is.
     device
-        FPGA part the preset is meant for (documentation and reports only).
+        FPGA part the preset is meant for. Reports use it, and the gateware cuts wide products for
+        its multipliers; what it computes, and in how many cycles, is the same.
     """
 
     name: str

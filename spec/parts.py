@@ -19,6 +19,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 """Kinds of resources. xcup: LUT6, flip-flops, DSP48E2, 36 Kbit block RAM (an 18 Kbit half counts
 0.5), UltraRAM. xc7: the same with DSP48E1. ecp5: LUT4, flip-flops, MULT18X18D, 18 Kbit RAM."""
 
+FACTOR_BITS: dict[str, tuple[int, int]] = {"xcup": (27, 18), "xc7": (25, 18), "ecp5": (18, 18)}
+"""Of a multiplier block the bits of its two factors, signed (UG579, UG479, FPGA-DS-02012)."""
+
 ASSUMED_CLOCK_MHZ: dict[str, float] = {"xcup": 300.0, "xc7": 150.0, "ecp5": 75.0}
 """No place and route has run: these are assumptions, not results."""
 
@@ -120,6 +123,11 @@ def family_of(device: str) -> str:
     """Family of the part that a part number begins with; of parts not listed, UltraScale+."""
     part = known_part(device)
     return PARTS[part].family if part else "xcup"
+
+
+def factor_bits(device: str) -> tuple[int, int]:
+    """:data:`FACTOR_BITS` of the part that a part number begins with."""
+    return FACTOR_BITS[family_of(device)]
 
 
 def load_part(name_or_path: str) -> tuple[str, Part]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from amaranth import Cat, Const, Module, Signal, Value
 
 from moesaic.hw.arithmetic.pipeline import delay
-
-_WIDE, _NARROW = 26, 17
-"""Magnitude bits of the two factors of a DSP48E2 (27 by 18, signed)."""
+from moesaic.spec.parts import FACTOR_BITS
 
 
 def _slices(value: Value, bits: int) -> list[tuple[int, Value]]:
@@ -25,15 +23,13 @@ def _signed_as(original: Value, value: Value) -> Value:
     return value.as_signed() if original.shape().signed else value
 
 
-def partial_products(m: Module, a: Value, b: Value, name: str) -> list[Value]:
-    """Registered products of one multiplier block each, with sum ``a * b``; 1 cycle.
-
-    Left to a tool, a wide product is several blocks and adders in a row, with the registers that
-    are meant for them behind. At most 52 by 17 or 26 by 34 magnitude bits make two, and so on.
-    """
+def _partial_products(
+    m: Module, a: list[tuple[int, Value]], b: list[tuple[int, Value]], name: str
+) -> list[Value]:
+    """Registered products of one multiplier block each, with sum ``a * b``; 1 cycle."""
     products = []
-    for shift_a, part_a in _slices(a, _WIDE):
-        for shift_b, part_b in _slices(b, _NARROW):
+    for shift_a, part_a in a:
+        for shift_b, part_b in b:
             product = part_a * part_b
             register = Signal(product.shape(), name=f"{name}_{shift_a}_{shift_b}", reset_less=True)
             m.d.sync += register.eq(product)
@@ -42,8 +38,23 @@ def partial_products(m: Module, a: Value, b: Value, name: str) -> list[Value]:
     return products
 
 
-def wide_product(m: Module, a: Value, b: Value, cycles: int, name: str) -> Value:
+def wide_product(
+    m: Module,
+    a: Value,
+    b: Value,
+    cycles: int,
+    name: str,
+    factors: tuple[int, int] = FACTOR_BITS["xcup"],
+) -> Value:
     """``a * b``, ``cycles`` cycles later: partial products, then one addition per cycle and pair.
+
+    Left to a tool, a wide product is several blocks and adders in a row, with the registers that
+    are meant for them behind.
+
+    Parameters
+    ----------
+    factors
+        Bits of a multiplier block's two factors, with their sign: where ``a`` and ``b`` are cut.
 
     Raises
     ------
@@ -51,12 +62,13 @@ def wide_product(m: Module, a: Value, b: Value, cycles: int, name: str) -> Value
         ``cycles`` are too few for so many partial products.
     """
     shape = (a * b).shape()
-    count = len(_slices(a, _WIDE)) * len(_slices(b, _NARROW))
+    wide, narrow = (bits - 1 for bits in factors)
+    count = len(_slices(a, wide)) * len(_slices(b, narrow))
     # Registers that are to spare go in front of the blocks, which have some there too.
     spare = cycles - 1 - (count - 1).bit_length()
     if spare > 0:
         a, b = (_signed_as(x, delay(m, x, spare, f"{name}_{n}")) for x, n in ((a, "a"), (b, "b")))
-    terms = partial_products(m, a, b, name)
+    terms = _partial_products(m, _slices(a, wide), _slices(b, narrow), name)
     for cycle in range(1, cycles - max(spare, 0)):
         sums: list[Value] = []
         for i in range(0, len(terms), 2):

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from moesaic.hw.arithmetic.pipeline import delay, round_half
 from moesaic.hw.arithmetic.product import wide_product
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS
+from moesaic.spec.parts import FACTOR_BITS
 
 
 def _rounds_beyond(doubled: Value, bits: int) -> Value:
@@ -34,9 +35,11 @@ class Requantise(wiring.Component):
     lanes
         Values per cycle.
     operand_bits
-        Width of the signed operands, at most 46.
+        Width of the signed operands, at most 46 (35 on ECP5).
     limits
         Signed widths that results can be saturated to.
+    factors
+        Of a multiplier block; two must do for an operand.
 
     Attributes
     ----------
@@ -50,10 +53,19 @@ class Requantise(wiring.Component):
 
     LATENCY = 6
 
-    def __init__(self, lanes: int, operand_bits: int, limits: Sequence[int]) -> None:
-        if operand_bits > 46:
-            raise ValueError(f"operand_bits must be at most 46, not {operand_bits!r}")
+    def __init__(
+        self,
+        lanes: int,
+        operand_bits: int,
+        limits: Sequence[int],
+        factors: tuple[int, int] = FACTOR_BITS["xcup"],
+    ) -> None:
+        # A shift of up to 63 and the multiplier's 16 bits bound it too.
+        most = min(46, 2 * factors[0] - 1)
+        if operand_bits > most:
+            raise ValueError(f"operand_bits must be at most {most}, not {operand_bits!r}")
         self.lanes, self.operand_bits, self.limits = lanes, operand_bits, tuple(limits)
+        self.factors = factors
         super().__init__(
             {
                 "operand": In(data.ArrayLayout(signed(operand_bits), lanes)),
@@ -89,7 +101,9 @@ class Requantise(wiring.Component):
             fine = register(doubled_shape, f"fine_{i}")
             rounded = register(product_shape, f"rounded_{i}")
             value = register(signed(max(self.limits)), f"value_{i}")
-            product = wide_product(m, self.operand[i], self.multiplier[i], 2, f"product_{i}")
+            product = wide_product(
+                m, self.operand[i], self.multiplier[i], 2, f"product_{i}", self.factors
+            )
             high = delay(m, self.shift[i][4:], 2, f"shift_high_{i}")
             low = delay(m, self.shift[i][:4], 3, f"shift_low_{i}")
             m.d.sync += [

@@ -13,6 +13,7 @@ from moesaic.hw.router.selector import choice_layout, group_layout
 from moesaic.spec import tables
 from moesaic.spec.arch import ROUTER_LANES, ArchConfig
 from moesaic.spec.formats import GATE_BITS, LOGIT_BITS, MULTIPLIER_BITS, ONE_Q15, SHIFT_BITS
+from moesaic.spec.parts import factor_bits
 
 _WAITING_CHOICES = 64
 """A choice waits for its token's sum and reciprocal: at most 15 choices and 20 cycles."""
@@ -162,7 +163,10 @@ class GateWeights(wiring.Component):
         """255 * 256 * 2**-x of every key's distance to the maximum; 0 where not ``present``."""
         lanes = len(keys)
         m.submodules.exponent = scale = Requantise(
-            lanes, operand_bits=LOGIT_BITS + 1, limits=(tables.EXPONENT_BITS + 1,)
+            lanes,
+            operand_bits=LOGIT_BITS + 1,
+            limits=(tables.EXPONENT_BITS + 1,),
+            factors=factor_bits(self.arch.device),
         )
         # The tables hold what they are given for one cycle: a lane's distance is registered.
         distances = [

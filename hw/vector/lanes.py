@@ -28,6 +28,7 @@ from moesaic.spec.formats import (
     UINT8_BITS,
 )
 from moesaic.spec.isa import Drain
+from moesaic.spec.parts import factor_bits
 
 RESIDUAL_SHIFT = GATE_FRACTION_BITS + RESIDUAL_GUARD_BITS
 """Q15 weight, and the guard bits of an addend."""
@@ -113,10 +114,13 @@ class Lanes(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         count = self.arch.lanes
-        m.submodules.first = first = Requantise(count, OPERAND_BITS, LIMITS)
+        factors = factor_bits(self.arch.device)
+        m.submodules.first = first = Requantise(count, OPERAND_BITS, LIMITS, factors)
         m.submodules.gelu = gelu = Gelu(count)
         m.submodules.exp2 = exp2 = Exp2(count)
-        m.submodules.second = second = Requantise(count, CHUNK_BITS, (HIDDEN_BITS, CHUNK_BITS))
+        m.submodules.second = second = Requantise(
+            count, CHUNK_BITS, (HIDDEN_BITS, CHUNK_BITS), factors
+        )
         operation = taps(m, self.issue.operation, self.RESULT, "operation")
         # What chooses in every lane is decoded a cycle before.
         gelu_at = taps(m, self.issue.operation == Drain.GELU, self.RESULT, "is_gelu")

@@ -20,6 +20,7 @@ from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.formats import MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_BITS
 from moesaic.spec.isa import Opcode
+from moesaic.spec.parts import factor_bits
 
 _MULTIPLY_CYCLES = 3
 
@@ -83,8 +84,9 @@ class Statistics(wiring.Component):
                 square.eq(Mux(first, 0, square) + square_sum),
             ]
 
-        scaled = wide_product(m, square, self.channels, _MULTIPLY_CYCLES, "scaled")
-        squared = wide_product(m, total, total, _MULTIPLY_CYCLES, "squared").as_unsigned()
+        factors = factor_bits(self.arch.device)
+        scaled = wide_product(m, square, self.channels, _MULTIPLY_CYCLES, "scaled", factors)
+        squared = wide_product(m, total, total, _MULTIPLY_CYCLES, "squared", factors).as_unsigned()
         difference = Signal(signed(VARIANCE_BITS + 1), reset_less=True)
         variance = Signal(signed(VARIANCE_BITS + 1), reset_less=True)
         positive = Signal(VARIANCE_BITS, reset_less=True)

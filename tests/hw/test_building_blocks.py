@@ -17,6 +17,7 @@ from moesaic.hw.arithmetic.product import wide_product
 from moesaic.hw.memory.credit import CreditBuffer
 from moesaic.hw.memory.half import HalfBuffer
 from moesaic.hw.router.ranks import Ranks
+from moesaic.spec.parts import FACTOR_BITS
 
 
 def simulate(design: object, bench: Callable[[SimulatorContext], object]) -> None:
@@ -69,14 +70,14 @@ def test_ranks_are_those_of_a_stable_sort(slots: int, distances: int) -> None:
 class Product(wiring.Component):
     """``a * b`` behind so many registers."""
 
-    def __init__(self, a: Shape, b: Shape, cycles: int) -> None:
-        self.cycles = cycles
+    def __init__(self, a: Shape, b: Shape, cycles: int, factors: tuple[int, int]) -> None:
+        self.cycles, self.factors = cycles, factors
         shape = (Signal(a) * Signal(b)).shape()
         super().__init__({"a": In(a), "b": In(b), "p": Out(shape)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.d.comb += self.p.eq(wide_product(m, self.a, self.b, self.cycles, "p"))
+        m.d.comb += self.p.eq(wide_product(m, self.a, self.b, self.cycles, "p", self.factors))
         return m
 
 
@@ -88,20 +89,21 @@ def extremes(shape: Shape) -> Iterator[int]:
         yield random.randint(low, high)
 
 
+@pytest.mark.parametrize("family", FACTOR_BITS)
 @pytest.mark.parametrize(
     ("a", "b", "cycles"),
     [
         (signed(33), unsigned(16), 2),
+        (signed(25), unsigned(16), 2),
         (signed(24), unsigned(16), 2),
         (signed(24), unsigned(16), 4),
         (unsigned(44), unsigned(13), 3),
         (signed(30), signed(30), 3),
-        (signed(27), signed(18), 1),
         (signed(60), signed(40), 5),
     ],
 )
-def test_wide_products(a: Shape, b: Shape, cycles: int) -> None:
-    dut = Product(a, b, cycles)
+def test_wide_products(a: Shape, b: Shape, cycles: int, family: str) -> None:
+    dut = Product(a, b, cycles, FACTOR_BITS[family])
 
     async def bench(sim: SimulatorContext) -> None:
         pairs = list(
@@ -126,6 +128,14 @@ def test_wide_products(a: Shape, b: Shape, cycles: int) -> None:
             await sim.tick()
 
     simulate(dut, bench)
+
+
+@pytest.mark.parametrize("family", FACTOR_BITS)
+def test_a_product_of_one_block_takes_one_cycle(family: str) -> None:
+    wide, narrow = FACTOR_BITS[family]
+    test_wide_products(signed(wide), signed(narrow), 1, family)
+    with pytest.raises(ValueError, match="1 cycles are too few for the product p"):
+        test_wide_products(signed(wide + 1), signed(narrow), 1, family)
 
 
 def test_product_without_enough_cycles_is_refused() -> None:
