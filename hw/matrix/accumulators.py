@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from moesaic.hw.arithmetic.pipeline import delay
 from moesaic.hw.interfaces import AccumulatorRead
 from moesaic.hw.matrix.banks import BankedRows
 from moesaic.hw.matrix.columns import sum_bits
@@ -17,7 +18,6 @@ from moesaic.spec.isa import UNIT_COUNT
 PLANE_BITS = 8
 """Left shift of the products of the high plane."""
 STEP_TO_SUMS_CYCLES = 2
-_LOWEST = -(1 << ACCUMULATOR_BITS - 1)
 
 
 class Accumulators(wiring.Component):
@@ -160,22 +160,23 @@ class Accumulators(wiring.Component):
 
     def _largest(self, m: Module, results: list[Signal], steps: list[data.View]) -> Value:
         """Maximum over the first ``columns`` results, one registered level of pairs per cycle."""
-        valid = Signal(len(results), reset_less=True)
-        m.d.sync += valid.eq(Cat(w < steps[0].columns for w in range(len(results))))
-        terms: list[Value] = [
-            Mux(valid[w], result, Const(_LOWEST, signed(ACCUMULATOR_BITS)))
-            for w, result in enumerate(results)
-        ]
+        in_use = Signal(len(results), reset_less=True)
+        m.d.sync += in_use.eq(Cat(w < steps[0].columns for w in range(len(results))))
+        terms: list[Value] = list(results)
         steps = steps[1:]
         level = 0
         while len(terms) > 1:
             following: list[Value] = []
             with m.If(steps[level].track):
                 for i in range(0, len(terms), 2):
+                    left, right = terms[i], terms[i + 1]
                     larger = Signal(
                         signed(ACCUMULATOR_BITS), name=f"larger{level}_{i // 2}", reset_less=True
                     )
-                    m.d.sync += larger.eq(Mux(terms[i] > terms[i + 1], terms[i], terms[i + 1]))
+                    # Columns in use come first: the right one counts if the first of its is.
+                    counts = in_use[(i + 1) << level]
+                    m.d.sync += larger.eq(Mux(counts & (right > left), right, left))
                     following.append(larger)
+            in_use = delay(m, in_use, 1, f"in_use{level}")
             terms, level = following, level + 1
         return terms[0]
