@@ -173,9 +173,11 @@ class Accumulators(wiring.Component):
                     larger = Signal(
                         signed(ACCUMULATOR_BITS), name=f"larger{level}_{i // 2}", reset_less=True
                     )
-                    # Columns in use come first: the right one counts if the first of its is.
-                    counts = in_use[(i + 1) << level]
-                    m.d.sync += larger.eq(Mux(counts & (right > left), right, left))
+                    # Columns in use come first: the right one counts if the first of its is. The
+                    # sign of a difference comes out of the carry chain; tools put gates behind a
+                    # comparison of signed values.
+                    counts, less = in_use[(i + 1) << level], (left - right)[-1]
+                    m.d.sync += larger.eq(Mux(counts & less, right, left))
                     following.append(larger)
             in_use = delay(m, in_use, 1, f"in_use{level}")
             terms, level = following, level + 1

@@ -29,7 +29,7 @@ class Array(wiring.Component):
     value until the next word's sums. ``packed`` architectures compute two products per DSP; the
     sums are the same bit for bit.
 
-    ``swap`` in cycle s makes the shadow the active tile from cycle s + 1 on. Writes presented up
+    ``swap`` in cycle s makes the shadow the active tile from cycle s + 2 on. Writes presented up
     to cycle s - 3 belong to that tile, writes from cycle s - 2 on to the one after it: a tile may
     be requested for use in the cycle of its last write, and the next one loaded right behind.
 

@@ -15,23 +15,28 @@ STREAMED_BITS = 9
 """int8 and uint8 both fit a signed value of nine bits."""
 
 
+_KEEP = {"keep": "true"}
+
+
 def sum_bits(arch: ArchConfig) -> int:
     """Bits of one column's sum: 17 bits hold any int8 times (int8 or uint8)."""
     return 8 + STREAMED_BITS + arch.depth.bit_length() - 1
 
 
 def column_latency(arch: ArchConfig) -> int:
-    """Cycles from a registered streamed word to its sums: products and adders."""
+    """Cycles from a streamed word to its sums: a register, products and adders."""
     if arch.packed:
-        return 1 + packed_stages() + tree_stages(arch.depth // 4)
-    return 1 + tree_stages(arch.depth)
+        return 2 + packed_stages() + tree_stages(arch.depth // 4)
+    return 2 + tree_stages(arch.depth)
 
 
 class ColumnPair(wiring.Component):
     """Two columns of ``depth`` int8 weights, twice: a shadow that is loaded and the active ones.
 
-    ``swap`` in cycle s makes the shadow the active weights from cycle s + 1 on. Loads presented
-    in cycle s or later belong to the tile after.
+    What comes to all pairs has a register here, which is the multipliers' own: a word does not
+    cross the array and a multiplier in one cycle. These registers are equal in all pairs, and
+    attributes tell the tools to keep them apart. ``swap`` in cycle s makes the shadow the active
+    weights from cycle s + 2 on. Loads presented in cycle s + 1 or later belong to the tile after.
 
     Parameters
     ----------
@@ -67,17 +72,24 @@ class ColumnPair(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        weights = self._weights(m)
-        streamed = [self.streamed[d] for d in range(self.arch.depth)]
-        if self.arch.packed:
-            columns, valid = packed_sums(m, weights, streamed, self.valid)
-        else:
-            columns, valid = _products(m, weights, streamed, self.valid)
+        valid, swap = Signal(attrs=_KEEP), Signal(attrs=_KEEP)
+        m.d.sync += [valid.eq(self.valid), swap.eq(self.swap)]
+        streamed: list[Value] = []
+        with m.If(self.valid):
+            for d in range(self.arch.depth):
+                value = Signal(
+                    signed(STREAMED_BITS), name=f"streamed_{d}", reset_less=True, attrs=_KEEP
+                )
+                m.d.sync += value.eq(self.streamed[d])
+                streamed.append(value)
+        weights = self._weights(m, swap)
+        products = packed_sums if self.arch.packed else _products
+        columns, valid = products(m, weights, streamed, valid)
         sums, _ = add_tree(m, columns, valid, "sum")
         m.d.comb += [self.sums[w].eq(total) for w, total in enumerate(sums)]
         return m
 
-    def _weights(self, m: Module) -> list[tuple[Value, ...]]:
+    def _weights(self, m: Module, swap: Value) -> list[tuple[Value, ...]]:
         """Active weights of every row."""
         slices, bits = rows_at_once(self.arch), high_bits(self.arch)
         weights: list[tuple[Value, ...]] = []
@@ -91,7 +103,7 @@ class ColumnPair(wiring.Component):
                     m.d.sync += shadow.eq(part)
                 with m.Elif(self.column_enable[w]):
                     m.d.sync += shadow.eq(self.column_data.word_select(d, bits))
-                with m.If(self.swap):
+                with m.If(swap):
                     m.d.sync += active.eq(shadow)
                 row.append(active)
             weights.append(tuple(row))

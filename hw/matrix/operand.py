@@ -111,8 +111,9 @@ class OperandTile(wiring.Component):
                 }
             )
         )
-        accepted, word_done = Signal(), Signal()
+        accepted, word_done, ends = Signal(), Signal(), Signal()
         m.d.comb += [
+            ends.eq(left.none | (last_part & (last_index | left.one))),
             # A tile without words reads one that nobody takes.
             request.i.valid.eq(self.enable),
             request.i.payload.read.eq(~left.none),
@@ -120,14 +121,10 @@ class OperandTile(wiring.Component):
             request.i.payload.column.eq(~self.rows_mode),
             request.i.payload.index.eq(index),
             request.i.payload.part.eq(part),
-            request.i.payload.last.eq(self.requested),
+            request.i.payload.last.eq(ends),
             accepted.eq(request.i.valid & request.i.ready & ~left.none),
             word_done.eq(accepted & last_part),
-            self.requested.eq(
-                request.i.valid
-                & request.i.ready
-                & (left.none | (last_part & (last_index | left.one)))
-            ),
+            self.requested.eq(request.i.valid & request.i.ready & ends),
         ]
         next_cursor, next_n, step_n = Signal(word), Signal(word), Signal(word)
         m.d.comb += [

@@ -1,4 +1,4 @@
-"""The way of stationary operands to the columns: two registers, rows and columns of a tile."""
+"""The way of stationary operands to the columns: three registers, rows and columns of a tile."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def rows_at_once(arch: ArchConfig) -> int:
 
 
 class StationaryBus(wiring.Component):
-    """Spreads writes over the array; everything is out two cycles after it came in.
+    """Spreads writes over the array; everything is out three cycles after it came in.
 
     In a packed array the two weights of a pair are one number, ``(w1 << 18) + w2``. Its upper
     part is ``w1``, less one if ``w2`` is negative: computed here, once per write, and not behind
@@ -104,21 +104,33 @@ class StationaryBus(wiring.Component):
             rows.eq(Mux(self.load.ring, self.ring_word, operands)),
             operand_word.eq(self.operand_word),
         ]
-        m.d.sync += [self.row_enable.eq(0), self.column_enable.eq(0)]
+        # And the last one nothing but cross the array.
+        leaving = {
+            name: Signal.like(getattr(self, name), name=f"leaving_{name}", reset_less=True)
+            for name in ("row_data", "part_enable", "column_data")
+        }
+        row_enable, column_enable = Signal(depth), Signal(self.arch.width)
+        m.d.sync += [
+            *(getattr(self, name).eq(value) for name, value in leaving.items()),
+            self.row_enable.eq(row_enable),
+            self.column_enable.eq(column_enable),
+            row_enable.eq(0),
+            column_enable.eq(0),
+        ]
         with m.If(came_valid):
             m.d.sync += [
-                self.row_data.eq(self._pairs(rows)),
-                self.column_data.eq(self._column(m, operand_word, came_valid)),
-                self.part_enable.eq(Mux(load.ring, ~0, 1 << load.part)),
+                leaving["row_data"].eq(self._pairs(rows)),
+                leaving["column_data"].eq(self._column(m, operand_word, came_valid)),
+                leaving["part_enable"].eq(Mux(load.ring, ~0, 1 << load.part)),
             ]
             with m.If(load.ring):
-                m.d.sync += self.row_enable.eq(
+                m.d.sync += row_enable.eq(
                     Cat(load.beat == d // slices for d in range(depth)) if depth > slices else ~0
                 )
             with m.Elif(load.column):
-                m.d.sync += self.column_enable.eq(1 << load.index)
+                m.d.sync += column_enable.eq(1 << load.index)
             with m.Else():
-                m.d.sync += self.row_enable.eq(1 << load.index)
+                m.d.sync += row_enable.eq(1 << load.index)
         return m
 
     def _pairs(self, rows: Value) -> Value:

@@ -27,6 +27,12 @@ _CASES = {"BG": "CABGA", "MG": "CSFBGA", "TG": "TQFP"}
 ASKED_MHZ = 100
 """The clock that nextpnr works for, whatever clock a unit is held to afterwards."""
 _REPORT = "report.json"
+_KEEP = f"""\
+hierarchy -top {NAME}
+proc
+setattr -set keep 1 a:keep %ci1:+[Q] t:$dff %i
+"""
+"""Keeps registers apart whose signals say so: yosys heeds the attribute on cells only."""
 
 
 class RoutingError(Exception):
@@ -90,7 +96,7 @@ def route(block: Block, device: Device, seed: int = 1) -> dict[str, Any]:
         nextpnr failed, or the block does not fit the device; likewise.
     """
     begin = SYNTH_ECP5.format(flatten="", top=NAME)
-    script = f"{begin}clean\nsynth_ecp5 -top {NAME} -run map_cells: -json net.json\n"
+    script = f"{_KEEP}{begin}clean\nsynth_ecp5 -top {NAME} -run map_cells: -json net.json\n"
     options = [
         *device.options, "--json", "net.json", "--top", NAME, "--report", _REPORT,
         "--freq", str(ASKED_MHZ), "--seed", str(seed), "--router", "router2", "--timing-allow-fail",

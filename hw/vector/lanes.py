@@ -34,13 +34,12 @@ RESIDUAL_SHIFT = GATE_FRACTION_BITS + RESIDUAL_GUARD_BITS
 """Q15 weight, and the guard bits of an addend."""
 
 
-def offset_code(value: Value, offset: Value) -> Value:
-    """``value + offset`` clamped to uint8: the code of a hidden activation.
+def clamp_code(total: Value) -> Value:
+    """``total``, a value and an offset, clamped to uint8: the code of a hidden activation.
 
-    ``value`` has been saturated to ``HIDDEN_BITS`` bits, which changes no code: what is cut off is
+    The value has been saturated to ``HIDDEN_BITS`` bits, which changes no code: what is cut off is
     beyond +-32767, and with any offset of 0 to 255 the code is 255 or 0 from +-255 on.
     """
-    total = value + offset
     high = total[UINT8_BITS:-1].any()
     return Mux(total[-1], 0, Mux(high, (1 << UINT8_BITS) - 1, total[:UINT8_BITS]))
 
@@ -49,7 +48,7 @@ class Lanes(wiring.Component):
     """Everything from the first multiplication on. Never stops; all operations take equally long.
 
     Cycles are counted from the issue: operands at 5, requantised at 11 (softmax exponents; 16-bit
-    results split into their planes at 12; probabilities at 14), second multiplication 15 to 21
+    results split into their planes at 12; probabilities at 14), second multiplication 16 to 22
     (GELU by its output scale, residual addends by their gate weight), results at ``RESULT``.
     RESIDUAL reads the old value at 20 and writes at ``WRITTEN``.
 
@@ -76,10 +75,10 @@ class Lanes(wiring.Component):
     """
 
     PROBABILITY = Operands.LATENCY + Requantise.LATENCY + Exp2.LATENCY
-    SECOND = Operands.LATENCY + Requantise.LATENCY + Gelu.LATENCY
-    RESULT = SECOND + Requantise.LATENCY + 1
-    WRITTEN = RESULT + 1
-    HAZARD = 4
+    SECOND = Operands.LATENCY + Requantise.LATENCY + Gelu.LATENCY + 1
+    RESULT = SECOND + Requantise.LATENCY + 2
+    WRITTEN = RESULT
+    HAZARD = 5
     """A residual word can be read again so many cycles after the issue that wrote it."""
 
     def __init__(self, arch: ArchConfig) -> None:
@@ -132,7 +131,7 @@ class Lanes(wiring.Component):
         is_gelu = gelu_at[1]
         factor = Mux(is_gelu, delay(m, self.multiplier, 1, "multiplier"), self.weight)
         distance = Mux(is_gelu, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
-        offset = delay(m, self.offset, self.RESULT - 1, "offset")
+        offset = delay(m, self.offset, self.RESULT - 2, "offset")
         wide = taps(m, self.wide, self.RESULT - 1, "wide")
         may_be_wide = operation[requantised].matches(*SPLIT_KINDS)
         in_planes = (operation[requantised] == NORM) | (may_be_wide & wide[requantised])
@@ -159,7 +158,7 @@ class Lanes(wiring.Component):
         )
         update = [Const(0), *taps(m, valid & updates, self.WRITTEN - 1, "update", control=True)]
         address = taps(m, self.residual_address, self.WRITTEN - Addressing.LATENCY, "address")
-        read_at = self.RESULT - 2
+        read_at = self.WRITTEN - 4
         m.d.comb += [
             self.read.eq(update[read_at]),
             self.read_address.eq(address[read_at - Addressing.LATENCY]),
@@ -194,17 +193,20 @@ class Lanes(wiring.Component):
                 Mux(softmax_at[self.PROBABILITY], exp2.value[i], line),
                 f"line_{i}",
             )
-            m.d.comb += second.operand[i].eq(
-                Mux(gelu_at[self.SECOND], gelu.value[i], line.as_signed())
-            )
-            line = delay(m, line, Requantise.LATENCY, f"result_{i}")
+            operand = Mux(gelu_at[self.SECOND - 1], gelu.value[i], line.as_signed())
+            m.d.comb += second.operand[i].eq(self._register(m, operand, f"second_{i}"))
+            line = delay(m, line, 2 + Requantise.LATENCY, f"result_{i}")
             hidden = second.value[i][:HIDDEN_BITS].as_signed()
             planes = Cat(Const(0, 8), hidden)  # where NORM has its low and its high plane
-            gelu_chunk = Mux(wide[-1], planes, offset_code(hidden, offset))
+            shifted = Signal(signed(HIDDEN_BITS + 1), name=f"shifted_{i}", reset_less=True)
+            m.d.sync += shifted.eq(hidden + offset)
+            code = clamp_code(shifted)
+            gelu_chunk = Mux(wide[-1], delay(m, planes, 1, f"planes_{i}"), code)
             m.d.sync += self.chunk[i].eq(Mux(gelu_at[self.RESULT - 1], gelu_chunk, line))
             sum_ = Signal(signed(CHUNK_BITS + 1), name=f"sum_{i}", reset_less=True)
+            old = delay(m, self.read_data[i], 1, f"old_{i}").as_signed()
             m.d.sync += [
-                sum_.eq(self.read_data[i] + second.value[i]),
+                sum_.eq(old + second.value[i]),
                 self.write_data[i].eq(clamp(sum_, RESIDUAL_BITS)),
             ]
         return m

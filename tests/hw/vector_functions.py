@@ -11,7 +11,7 @@ from moesaic.hw.arithmetic.reciprocal import Reciprocal
 from moesaic.hw.arithmetic.reciprocal_sqrt import ReciprocalSqrt
 from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.vector.gelu import GELU_OUTPUT_BITS, Gelu
-from moesaic.hw.vector.lanes import offset_code
+from moesaic.hw.vector.lanes import clamp_code
 from moesaic.spec import tables
 
 LANES = 16
@@ -75,7 +75,7 @@ class VectorFunctions(wiring.Component):
             scale.operand.eq(gelu.value),
             scale.multiplier.eq(self.gelu_multiplier.replicate(LANES)),
             scale.shift.eq(self.gelu_shift.replicate(LANES)),
-            self.gelu_value.eq(Cat(offset_code(value, self.gelu_offset) for value in scale.value)),
+            self.gelu_value.eq(Cat(clamp_code(value + self.gelu_offset) for value in scale.value)),
             self.gelu_wide.eq(scale.value),
             exp2.exponent.eq(self.exponent),
             exp2.column.eq(self.exponent_column),

@@ -50,6 +50,9 @@ class Timing:
     (``hw/matrix/issue.py``, ``hw/matrix/step.py``: Timing)."""
     statistics: int
     """NORM's last read of a row until the row can be normalised (``hw/vector/statistics.py``)."""
+    ring: int
+    """Line assembled until the matrix unit can take the word: a register if it is of several,
+    ring RAM 3, skid buffer 1 (``hw/stream/unit.py``)."""
     row_scale: int
     """Last chunk of a SOFTMAX until ATTENTION may start (``hw/vector/row_scale.py``)."""
     outstanding_beats: int
@@ -58,15 +61,15 @@ class Timing:
     """Beats that may wait between vector unit and bus (``hw/axi/write.py``: two bursts)."""
     burst_beats: int
     """Beats per burst; one of writes is sent when the last one is in the buffer."""
-    chunk: int = 24
+    chunk: int = 26
     """Chunk issued until offered to its destination (``VectorUnit.LATENCY``)."""
-    chunk_token: int = 26
+    chunk_token: int = 28
     """Last chunk issued until its tokens count: the chunk's way, give, visible."""
     chunk_slots: int = 32
     """Chunks between issue and destination (``OutputStage.DEPTH``)."""
-    update: int = 24
+    update: int = 25
     """Last residual update issued until NORM may read (``Lanes.WRITTEN``, and one)."""
-    update_again: int = 4
+    update_again: int = 5
     """Last residual update issued until the next RESIDUAL may issue (``Lanes.HAZARD``)."""
     drain_start: int = 3
     """Vector unit takes a DRAIN until its first chunk: set up, walker 2."""
@@ -85,11 +88,9 @@ class Timing:
     operand: int = 3
     """Last operand word requested until the tile can be used: a skid buffer, and
     ``ACTIVATION_READ_LATENCY``."""
-    command: int = 9
-    """STREAM decided until its address is with the memory, and back through the port's skid and
-    skew queue: command register, engine 5; 1 and 2 cycles."""
-    ring: int = 3
-    """Line assembled until the matrix unit can take the word: ring RAM 2, skid buffer 1."""
+    command: int = 8
+    """STREAM decided until its address is with the memory, and back through the port's skew
+    queue: command register, engine 5; 2 cycles."""
     outcome: int = 2
     """STREAM decided until the matrix unit knows whether its words come: a buffered queue."""
     burst: int = 2
@@ -103,10 +104,9 @@ class Timing:
     route: int = 34
     """Last logits in the router until the routing is published and its tokens count, besides two
     cycles per choice and ``arch.rank_cycles`` (``RouterUnit``)."""
-    fetch: int = 17
+    fetch: int = 16
     """Frame start until the first beat of the program is dispatched, besides the memory's latency:
-    first request 3, command and address registers 5, port arbiter 2, skid 1, widening 1, buffer 2,
-    check 3."""
+    first request 3, command and address registers 5, port arbiter 2, skid 1, buffer 2, check 3."""
     fetch_ahead: int = 64
     """Instructions requested and not dispatched (``BUFFER_INSTRUCTIONS``)."""
     fetch_block: int = 8
@@ -119,8 +119,8 @@ class Timing:
     """Tokens there, and asked for, until they are granted (``hw/control/tokens.py``)."""
     load_request: int = 7
     """LOAD has its tokens until its address is with the memory: engine 5, arbiter 2."""
-    load_token: int = 4
-    """Last beat of a LOAD until its tokens count: skid, widening, a register and write, give."""
+    load_token: int = 3
+    """Last beat of a LOAD until its tokens count: skid, a register and write, give."""
     store_token: int = 12
     """Besides the memory's latency, last chunk offered until the tokens of its STORE count:
     skid 1, narrowing 1, buffer 2, issue 3, response 2, give 2, visible 1."""
@@ -130,7 +130,8 @@ class Timing:
     @classmethod
     def of(cls, arch: ArchConfig) -> Timing:
         """The latencies that depend on the array's size."""
-        array = 2 + _log2(arch.depth)
+        # The word's register, the columns' own, products, a tree.
+        array = 3 + _log2(arch.depth)
         if arch.packed:  # hw/matrix/packed.py: a cycle to separate the sums of four rows
             array += 1
         lanes = max(1, _tree(arch.lanes))
@@ -140,6 +141,7 @@ class Timing:
             statistics=2 + lanes + 1 + 3 + 3 + 9 + 2 + 1,
             # Operands 5, requantise 6, exponential 3; sums, total, reciprocal 7; ready 1.
             row_scale=14 + lanes + 1 + 7 + 1,
+            ring=4 + (arch.ring_read_bytes > arch.line_bytes),
             outstanding_beats=OUTSTANDING_BURSTS * arch.max_burst,
             store_buffer=STORE_BURSTS * arch.max_burst,
             burst_beats=arch.max_burst,
