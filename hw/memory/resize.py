@@ -67,6 +67,8 @@ class Narrow(wiring.Component):
 
     def __init__(self, wide: int, narrow: int) -> None:
         self.ratio = _ratio(wide, narrow)
+        if self.ratio & (self.ratio - 1):
+            raise ValueError(f"wide must be a power of two of words of {narrow}, not {wide!r}")
         super().__init__({"i": In(stream.Signature(wide)), "o": Out(stream.Signature(narrow))})
 
     def elaborate(self, platform: object) -> Module:

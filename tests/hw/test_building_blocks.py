@@ -16,6 +16,7 @@ from moesaic.hw.arithmetic.countdown import Countdown
 from moesaic.hw.arithmetic.product import wide_product
 from moesaic.hw.memory.credit import CreditBuffer
 from moesaic.hw.memory.half import HalfBuffer
+from moesaic.hw.memory.resize import Narrow, Widen
 from moesaic.hw.router.ranks import Ranks
 from moesaic.spec.parts import FACTOR_BITS
 
@@ -142,6 +143,38 @@ def test_product_without_enough_cycles_is_refused() -> None:
     m = Module()
     with pytest.raises(ValueError, match="2 cycles are too few for the product p"):
         wide_product(m, Signal(signed(60)), Signal(signed(60)), 2, "p")
+
+
+def test_words_of_odd_ratios_are_refused() -> None:
+    with pytest.raises(ValueError, match="wide must be a multiple of narrow 5, not 16"):
+        Widen(5, 16)
+    with pytest.raises(ValueError, match="wide must be a power of two of words of 2, not 6"):
+        Narrow(6, 2)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 8])
+def test_words_are_put_together_and_taken_apart(ratio: int) -> None:
+    m = Module()
+    m.submodules.narrow = narrow = Narrow(4 * ratio, 4)
+    m.submodules.widen = widen = Widen(4, 4 * ratio)
+    wiring.connect(m, narrow.o, widen.i)
+    words = [random.getrandbits(4 * ratio) for _ in range(100)]
+    taken: list[int] = []
+
+    async def bench(sim: SimulatorContext) -> None:
+        sent = 0
+        while len(taken) < len(words):
+            offers, takes = sent < len(words) and random.random() < 0.7, random.random() < 0.7
+            sim.set(narrow.i.valid, offers)
+            sim.set(narrow.i.payload, words[sent] if offers else random.getrandbits(4 * ratio))
+            sim.set(widen.o.ready, takes)
+            if takes and sim.get(widen.o.valid):
+                taken.append(sim.get(widen.o.payload))
+            sent += offers and sim.get(narrow.i.ready)
+            await sim.tick()
+
+    simulate(m, bench)
+    assert taken == words
 
 
 def test_countdown_knows_its_last_step() -> None:
