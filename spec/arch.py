@@ -372,8 +372,9 @@ class ArchConfig:
     def hash(self) -> int:
         """32-bit identity of the architecture, readable in hardware as ARCH_HASH.
 
-        Covers every field that changes the gateware or the file formats, not the labels, and
-        the version of the instruction set: equal hashes mean that a bundle runs.
+        Covers every field that changes what the gateware does or the file formats, not the labels
+        (nor with ``device`` how products are cut), and the version of the instruction set: equal
+        hashes mean that a bundle runs.
         """
         fields = {k: v for k, v in self.to_dict().items() if k not in ("name", "device")}
         text = json.dumps({"isa": isa.ISA_VERSION, **fields}, sort_keys=True)

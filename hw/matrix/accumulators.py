@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, Value, signed
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,6 +18,7 @@ from moesaic.spec.isa import UNIT_COUNT
 PLANE_BITS = 8
 """Left shift of the products of the high plane."""
 STEP_TO_SUMS_CYCLES = 2
+_LOWEST = Const(-(1 << ACCUMULATOR_BITS - 1), signed(ACCUMULATOR_BITS))
 
 
 class Accumulators(wiring.Component):
@@ -159,7 +160,10 @@ class Accumulators(wiring.Component):
         return results
 
     def _largest(self, m: Module, results: list[Signal], steps: list[data.View]) -> Value:
-        """Maximum over the first ``columns`` results, one registered level of pairs per cycle."""
+        """Maximum over the first ``columns`` results, one registered level of pairs per cycle.
+
+        There may be none: a tile without an existing row of weights has no column.
+        """
         in_use = Signal(len(results), reset_less=True)
         m.d.sync += in_use.eq(Cat(w < steps[0].columns for w in range(len(results))))
         terms: list[Value] = list(results)
@@ -177,7 +181,10 @@ class Accumulators(wiring.Component):
                     # sign of a difference comes out of the carry chain; tools put gates behind a
                     # comparison of signed values.
                     counts, less = in_use[(i + 1) << level], (left - right)[-1]
-                    m.d.sync += larger.eq(Mux(counts & less, right, left))
+                    largest = Mux(counts & less, right, left)
+                    if len(terms) == 2:  # and of none it is the lowest there is
+                        largest = Mux(in_use[0], largest, _LOWEST)
+                    m.d.sync += larger.eq(largest)
                     following.append(larger)
             in_use = delay(m, in_use, 1, f"in_use{level}")
             terms, level = following, level + 1

@@ -18,7 +18,7 @@ from moesaic.spec.arch import ArchConfig
 
 
 def array_latency(arch: ArchConfig) -> int:
-    """Cycles from a streamed word to its sums: word register, products, adders."""
+    """Cycles from a streamed word to its sums: its register, and what the columns take."""
     return 1 + column_latency(arch)
 
 

@@ -161,7 +161,7 @@ PROOFS = (
                 "rready while the skid is full",
                 "data come in order, none twice",
                 lambda: Engine(
-                    mutant(read, "axi.rready.eq(skid.i.ready | drain)", "axi.rready.eq(1)")
+                    mutant(read, "axi.rready.eq(beats.ready | drain)", "axi.rready.eq(1)")
                 ),
             ),
             Control(

@@ -127,6 +127,17 @@ async def loads_a_ring_word_per_cycle(dut) -> None:
 
 
 @cocotb.test()
+async def tiles_without_columns(dut) -> None:
+    """Of no column the maximum is the lowest number, and leaves that of the tiles before."""
+    width = ARCH.width
+    common = {"stationary": Stationary.COLUMNS, "rows": 16, "track_maximum": True}
+    sizes = [(2, 2, 1), (2, 2, 2 * width), (2, 2, width), (2, 3, width - 3), (1, 2, width)]
+    shapes = [Shape(k_tiles=k, n_tiles=n, existing=e, **common) for k, n, e in sizes]
+    shapes.append(Shape(k_tiles=2, n_tiles=1, groups=3, existing=width, **common))
+    await execute(dut, build(*shapes), 0.0)
+
+
+@cocotb.test()
 async def waits_for_a_bank(dut) -> None:
     """A slow drain stops the stream and loses nothing."""
     bench = Bench(dut, build(Shape(rows=8, groups=5), Shape(rows=4, groups=2)), 0.0)

@@ -42,7 +42,8 @@ class Matmul:
     fetched: bool | None = None
     ring: list[tuple[str, bytes]] = field(default_factory=list)
     stream_addresses: list[int] = field(default_factory=list)
-    operand_addresses: list[int] = field(default_factory=list)
+    operand_addresses: list[int | None] = field(default_factory=list)
+    """None: a tile without an existing word reads one, wherever, that nobody takes."""
     attention: bool = False
     ring_tiles: int = 0
 
@@ -94,7 +95,7 @@ def random_shape(arch: ArchConfig, expert: int) -> Shape:
         k_tiles=k_tiles,
         n_tiles=n_tiles,
         groups=groups,
-        existing=span[0] - random.choice([0, random.randrange(span[1])]),
+        existing=span[0] - random.choice([0, random.randrange(span[1]), random.randrange(span[0])]),
         predicated=predicated,
         gather=random.random() < (0.7 if predicated else 0.15),
         fetched=random.random() < 0.5,
@@ -220,9 +221,9 @@ class Builder:
                     word = byte[k * depth : (k + 1) * depth, column]
                     op.memory[base + column * stride + k] = word.tobytes()
             op.operand_addresses = [
-                base + c * stride + k
+                None if c is None else base + c * stride + k
                 for n, k in tiles
-                for c in range(n * width, min((n + 1) * width, s.existing))
+                for c in range(n * width, min((n + 1) * width, s.existing)) or (None,)
             ]
         else:
             stride = columns // depth + random.randrange(3)
@@ -232,10 +233,10 @@ class Builder:
                     word = byte[row, j * depth : (j + 1) * depth]
                     op.memory[base + row * stride + j] = word.tobytes()
             op.operand_addresses = [
-                base + row * stride + n * parts + part
+                None if row is None else base + row * stride + n * parts + part
                 for n, k in tiles
-                for row in range(k * depth, min((k + 1) * depth, s.existing))
-                for part in range(parts)
+                for row in range(k * depth, min((k + 1) * depth, s.existing)) or (None,)
+                for part in range(1 if row is None else parts)
             ]
         values |= {"stationary_base": base, "stationary_stride": stride}
 

@@ -34,4 +34,4 @@ def test_matrix_unit(name) -> None:
     parameters = {"ARCH": json.dumps(arch.to_dict()), "PROGRAMS": 2}
     verilog = to_verilog(MatrixUnit(arch), "matrix")
     count = run_cocotb(verilog, "matrix", "tests.hw.bench_matrix", parameters=parameters)
-    assert count == 11
+    assert count == 12
