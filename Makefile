@@ -8,6 +8,7 @@ TARGET ?= nano
 TARGET_NAME = $(basename $(notdir $(TARGET)))
 PYTEST_ARGS ?=
 TIMING_ARGS ?=
+VIVADO_ARGS ?=
 ROUTE ?=
 FUZZ_SECONDS ?= 3600
 FORMAL_ARGS ?=
@@ -43,7 +44,7 @@ verilog: setup  ## build/rtl/TARGET/top.v
 	$(BIN)/python -m moesaic.hw.generate --target '$(TARGET)' -o 'build/rtl/$(TARGET_NAME)'
 
 vivado: setup  ## a project for AMD Vivado: build/vivado/TARGET, TARGET=zcu102, kv260 or pynq-z2
-	$(BIN)/python -m moesaic.hw.vivado --target '$(TARGET)' -o 'build/vivado/$(TARGET_NAME)'
+	$(BIN)/python -m moesaic.hw.vivado --target '$(TARGET)' -o 'build/vivado/$(TARGET_NAME)' $(VIVADO_ARGS)
 
 sim: setup  ## the cycle-accurate simulator of TARGET
 	$(BIN)/python -m moesaic.sim.build --target '$(TARGET)'

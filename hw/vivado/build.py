@@ -33,6 +33,10 @@ foreach word $argv {{
     }}
 }}
 
+# What a build before has left is not what this one will.
+foreach kind {{bit bin hwh xsa}} {{
+    file delete -force $here/{name}.$kind
+}}
 create_project {name} $here/project -part {part} -force
 set boards [get_board_parts -quiet -latest_file_version {{{definition}:*}}]
 if {{[llength $boards] == 0}} {{

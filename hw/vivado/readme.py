@@ -29,8 +29,8 @@ From the block design to `moesaic.bit`, `moesaic.bin` (for Linux), `moesaic.hwh`
 | `module` | take `ip/top.v` by its attributes; where Vivado does not like the packaged IP |
 | `jobs=8` | processes |
 
-If timing is missed, the script says by how much, ends with an error, and leaves no bitstream: make
-the project again with a slower `--clock`.
+If timing is missed, the script says by how much, ends with an error, and leaves none of these four
+files: make the project again with a slower `--clock`.
 
 ## Files
 
@@ -89,6 +89,6 @@ def readme(arch: ArchConfig, board: Board, clock_mhz: int) -> str:
         prot=arch.axi_prot,
         part_name=name,
         resources="\n".join(
-            f"| {kind} | {number:,.10g}, {share[kind]:.0%} |" for kind, number in found.items()
+            f"| {kind} | {round(number * 2) / 2:,.10g}, {share[kind]:.0%} |" for kind, number in found.items()
         ),
     )

@@ -103,7 +103,7 @@ FAULTS = [
     ("block_design.tcl", f"{CELL}/m_axi_d", f"{CELL}/m_axi_w0", "is connected twice"),
     ("block_design.tcl", "    validate_bd_design", "    validate_bd_design now", "takes 0 to 0"),
     ("build.tcl", "-to_step", "-to_steps", "launch_runs has no option -to_steps"),
-    ("build.tcl", "}\n\ncreate_project", "\n\ncreate_project", "missing close-brace"),
+    ("build.tcl", "}\n\n# What a build", "\n\n# What a build", "missing close-brace"),
 ]  # fmt: skip
 
 
