@@ -59,7 +59,8 @@ class ReadEngine(wiring.Component):
         As of :class:`~moesaic.hw.axi.burst.BurstIssuer`.
     buffered
         Without it ``data`` is the R channel itself, for a consumer whose ``ready`` is a register
-        and who writes what it takes into a memory or a register.
+        and who writes what it takes into a memory or a register. A beat that is offered and not
+        taken is withdrawn when an abort or a fault begins.
 
     Attributes
     ----------
