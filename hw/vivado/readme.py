@@ -89,6 +89,7 @@ def readme(arch: ArchConfig, board: Board, clock_mhz: int) -> str:
         prot=arch.axi_prot,
         part_name=name,
         resources="\n".join(
-            f"| {kind} | {round(number * 2) / 2:,.10g}, {share[kind]:.0%} |" for kind, number in found.items()
+            f"| {kind} | {round(2 * number) / 2:,.10g}, {share[kind]:.0%} |"
+            for kind, number in found.items()
         ),
     )
