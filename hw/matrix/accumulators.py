@@ -162,7 +162,7 @@ class Accumulators(wiring.Component):
     def _largest(self, m: Module, results: list[Signal], steps: list[data.View]) -> Value:
         """Maximum over the first ``columns`` results, one registered level of pairs per cycle.
 
-        There may be none: a tile without an existing row of weights has no column.
+        There may be none: tiles behind the last existing column have no column.
         """
         in_use = Signal(len(results), reset_less=True)
         m.d.sync += in_use.eq(Cat(w < steps[0].columns for w in range(len(results))))
