@@ -1,6 +1,6 @@
 # What differs between the targets: CC, AR, SIZE, CFLAGS, LDFLAGS, SOURCES, TESTS.
-# CC_NATIVE, CC_I686, CC_AARCH64, CC_RISCV and CC_FUZZ, a clang, may name other compilers.
-TARGETS := native sanitize sanitize32 fuzz fuzz32 aarch64-linux aarch64-none rv32imac-none
+# CC_NATIVE, CC_I686, CC_AARCH64, CC_ARM, CC_RISCV and CC_FUZZ, a clang, may name other compilers.
+TARGETS := native sanitize sanitize32 fuzz fuzz32 aarch64-linux arm-linux aarch64-none rv32imac-none
 ifeq ($(filter $(DRIVER_FOR),$(TARGETS)),)
 $(error DRIVER_FOR must be one of $(TARGETS), not "$(DRIVER_FOR)")
 endif
@@ -10,6 +10,7 @@ CC_NATIVE ?= cc
 CC_I686 ?= $(CROSS)/i686-linux-gnu-gcc
 CC_FUZZ ?= $(CROSS)/clang
 CC_AARCH64 ?= $(CROSS)/aarch64-linux-gnu-gcc
+CC_ARM ?= $(CROSS)/arm-linux-gnueabihf-gcc
 CC_RISCV ?= $(CROSS)/riscv64-unknown-elf-gcc
 # of(COMPILER, TOOL): the tool that belongs to a compiler called [PREFIX-]gcc or [PREFIX-]cc.
 of = $(patsubst %gcc,%$(2),$(patsubst cc,$(2),$(firstword $(1))))
@@ -57,8 +58,9 @@ ifeq ($(DRIVER_FOR),fuzz32)
 	--gcc-toolchain=$(abspath $(gcc_folder)../../../..)
   LDFLAGS = -fsanitize=fuzzer -nostdlib++ -l:libstdc++.so.6 $(beside)
 endif
-ifeq ($(DRIVER_FOR),aarch64-linux)
-  CC := $(CC_AARCH64)
+# Boards: 64 bits on Zynq UltraScale+, 32 on Zynq-7000.
+ifneq ($(filter aarch64-linux arm-linux,$(DRIVER_FOR)),)
+  CC := $(if $(filter arm-linux,$(DRIVER_FOR)),$(CC_ARM),$(CC_AARCH64))
   # The simulator stays at home: it loads libraries, which would bind a board's to a new C library.
   SOURCES := $(filter-out platforms/linux_sim.c,$(HOSTED))
   TESTS := $(ALL_TESTS)

@@ -2,12 +2,12 @@
 # deploy.sh [--dry-run] HOST BUNDLE BITSTREAM.bin: copy all that a board needs to ~/moesaic of
 # HOST (as ssh knows it), from a checkout that `make firmware` has run in. NOT RUN ON A BOARD.
 #
-# --dry-run prints the commands instead, as a shell takes them. What is replaced on the board are the
-# files that come from here; answers and whatever else lies in ~/moesaic stay.
+# --dry-run prints the commands instead, as a shell takes them, for a board whose `uname -m` is
+# MACHINE: aarch64 (the default) or armv7l. What is replaced on the board are the files that come from
+# here; answers and whatever else lies in ~/moesaic stay.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-library=$root/build/firmware/aarch64-linux/libmoesaic.so
 stage=$root/build/board
 dry=''
 . "$here/dry.sh"
@@ -31,6 +31,17 @@ esac
 case $bitstream in
   *.bin) ;;
   *) fail "$bitstream must be a .bin: \`bootgen -arch zynqmp -process_bitstream bin -image X.bif\` (zynq for Zynq-7000)" ;;
+esac
+if [ -n "$dry" ]; then
+  run ssh "$host" uname -m
+  machine=${MACHINE:-aarch64}
+else
+  machine=$(ssh "$host" uname -m) || fail "ssh does not reach $host"
+fi
+case $machine in
+  aarch64) library=$root/build/firmware/aarch64-linux/libmoesaic.so ;;
+  armv7l) library=$root/build/firmware/arm-linux/libmoesaic.so ;;
+  *) fail "the driver is not built for \"$machine\", which \`uname -m\` on $host says: use a system for aarch64 or armv7l" ;;
 esac
 [ -n "$dry" ] || [ -f "$library" ] || fail "no $library: run \`make firmware\`"
 

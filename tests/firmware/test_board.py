@@ -46,11 +46,26 @@ def test_script_is_good_shell(script: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_deploy_says_what_it_would_copy(bundle: Path, bitstream: Path) -> None:
+@pytest.mark.parametrize(
+    ("machine", "target"), [(None, "aarch64-linux"), ("armv7l", "arm-linux"), ("riscv64", None)]
+)
+def test_deploy_says_what_it_would_copy(
+    bundle: Path,
+    bitstream: Path,
+    machine: str | None,
+    target: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if machine:
+        monkeypatch.setenv("MACHINE", machine)
     done = command(BOARD / "deploy.sh", "--dry-run", "root@pynq.local", bundle, bitstream)
+    if target is None:
+        assert done.returncode == 2 and f'not built for "{machine}"' in done.stderr
+        return
     assert done.returncode == 0, done.stderr
-    stage, library = ROOT / "build/board", ROOT / "build/firmware/aarch64-linux/libmoesaic.so"
-    assert done.stdout.splitlines()[:5] == [
+    stage, library = ROOT / "build/board", ROOT / "build/firmware" / target / "libmoesaic.so"
+    assert done.stdout.splitlines()[:6] == [
+        "ssh root@pynq.local uname -m",
         f"python3 {BOARD}/stage.py {stage} {library}",
         f"cp -r {bundle} {stage}/bundle",
         f"cp {bitstream} {stage}/moesaic.bin",
@@ -77,18 +92,24 @@ def test_printed_commands_are_what_a_shell_takes(script: str, tmp_path: Path) ->
     assert {str(bitstream), *map(str, words[1:])} <= found
 
 
-def test_deploying_again_leaves_answers_where_they_are(bitstream: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("machine", "target"), [("aarch64", "aarch64-linux"), ("armv7l", "arm-linux")]
+)
+def test_deploying_again_leaves_answers_where_they_are(
+    bitstream: Path, tmp_path: Path, machine: str, target: str
+) -> None:
     """For real, onto a board that is a folder: what comes from here is replaced, all else stays."""
     checkout, board = tmp_path / "checkout", tmp_path / "board"
     shutil.copytree(BOARD, checkout / "firmware" / "board")
     for name in ("host", "spec", "pyproject.toml"):
         (checkout / name).symlink_to(ROOT / name)
-    library = checkout / "build" / "firmware" / "aarch64-linux" / "libmoesaic.so"
+    library = checkout / "build" / "firmware" / target / "libmoesaic.so"
     library.parent.mkdir(parents=True)
     library.write_bytes(b"library")
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "ssh").write_text('#!/bin/sh\ncd "$BOARD" && sh -c "$2"\n')
+    (tools / "ssh").write_text('#!/bin/sh\nshift\ncd "$BOARD" && sh -c "$*"\n')
+    (tools / "uname").write_text(f"#!/bin/sh\necho {machine}\n")
     (tools / "scp").write_text('#!/bin/sh\ncp -r "$2" "$BOARD/${3#*:}"\n')
     for tool in tools.iterdir():
         tool.chmod(0o755)
@@ -114,6 +135,7 @@ def test_deploying_again_leaves_answers_where_they_are(bitstream: Path, tmp_path
         names = sorted(path.name for path in (board / "moesaic" / "bundle").iterdir())
         assert names == ["device.bin", "manifest.json"]
         assert (board / "moesaic" / "moesaic" / "host" / "session.py").exists()
+        assert (board / "moesaic" / "moesaic" / "host" / "libmoesaic.so").read_bytes() == b"library"
 
 
 def test_deploy_refuses_wrong_arguments(bundle: Path, bitstream: Path, tmp_path: Path) -> None:
