@@ -77,6 +77,11 @@ _SHAPES: dict[str, dict[int, int]] = {
 """Bits of a word to words of one block RAM, one port writing and one reading."""
 
 
+INFERRED: dict[str, dict[str, int]] = {"bram36": {}, "ebr": {"core.router": 2}}
+"""By block, what is in none of :func:`memories`, and yosys puts into block RAM all the same: on
+ECP5 the router's table of reciprocals, and the queue of choices that wait for one."""
+
+
 def ram_kind(family: str) -> str:
     """The kind of block RAM of a family."""
     return "ebr" if family == "ecp5" else "bram36"

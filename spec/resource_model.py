@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.memories import block_rams, memories, ram_kind
+from moesaic.spec.memories import INFERRED, block_rams, memories, ram_kind
 from moesaic.spec.parts import FAMILIES, Part
 
 FITTED = ("lut", "ff", "dsp")
@@ -101,6 +101,7 @@ def predict(
             total[kind] += sum(a * b for a, b in zip(factors, sizes, strict=True))
     kind = ram_kind(family)
     total[kind] = sum(ram.count * block_rams(ram, kind) for ram in memories(arch))
+    total[kind] += sum(INFERRED[kind].values())
     return {kind: float(round(number, 1)) for kind, number in total.items()}
 
 
