@@ -18,6 +18,7 @@ from rich.console import Console
 from moesaic.models.bench import tables
 from moesaic.models.bench.cases import (
     ATTENTION,
+    BOARD,
     FAMILIES,
     HEADLINES,
     MEMORIES,
@@ -56,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         return [row for case in cases if case.target in wanted for row in bench.run(case)]
 
     headlines, small = measure(HEADLINES), measure(SMALL)
-    routings, memories = measure(ROUTINGS), measure(MEMORIES)
+    routings, memories, board = measure(ROUTINGS), measure(MEMORIES), measure((BOARD,))
     paper = [row for row in headlines if row["model"].startswith("M3ViT-T")]
     narrow = bench.run(ATTENTION) if paper else []
     reports = {target: bench.resources(target, FAMILIES[target]) for target in wanted}
-    others = [*small, *routings, *memories, *narrow]
+    others = [*small, *routings, *memories, *board, *narrow]
     rows = [*headlines, *others]
     judged = judge(headlines, others, reports)
 
@@ -68,13 +69,14 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(tables.kinds([*headlines, *small, *routings]))
     console.print(tables.array_use(paper or headlines))
     if memories:
-        console.print(tables.memories(_sensitivity(headlines, MEMORIES[0], memories)))
+        other = [row for row in board if row["task"] == MEMORIES[0].task]
+        console.print(tables.memories(_sensitivity(headlines, MEMORIES[0], [*memories, *other])))
     if paper:
         depth = [row for row in paper if row["task"] == ATTENTION.task]
         console.print(tables.attention([*narrow, *depth]))
     console.print(tables.resources(reports))
     if paper:
-        console.print(tables.comparison(paper, reports))
+        console.print(tables.comparison([*paper, *board], reports))
     console.print(tables.goals(judged))
     _write(
         options.out / "bench.json",

@@ -13,8 +13,9 @@ from moesaic.models.bench.published import BACKBONE_MACS, CLOCK_MHZ, PUBLISHED
 from moesaic.models.config import preset
 
 _NOTE = (
-    "MHz of ours: by make timing, or assumed; no vendor tool has run on the design. Power is not"
-    " measured. Ours counts the task heads too."
+    "MHz of ours: by make timing, or assumed; no vendor tool has run on the design. GB/s: what the"
+    " DRAM of the simulation sustains; a ZCU102's has 19.2 at its peak. Power is not measured. Ours"
+    " counts the task heads too."
 )
 
 
@@ -174,6 +175,7 @@ def comparison(rows: list[Row], reports: dict[str, dict[str, Any]]) -> Table:
             "precision",
             "cycles",
             "MHz",
+            "DRAM GB/s",
             "ms",
             "MAC/cycle",
             "MAC/DSP/cycle",
@@ -191,6 +193,7 @@ def comparison(rows: list[Row], reports: dict[str, dict[str, Any]]) -> Table:
             other.precision,
             f"{cycles:,.0f}",
             f"{CLOCK_MHZ}",
+            "-",
             f"{other.milliseconds:.2f}",
             f"{rate:,.0f}",
             f"{rate / other.dsp:.3f}" if other.dsp else "-",
@@ -208,6 +211,7 @@ def comparison(rows: list[Row], reports: dict[str, dict[str, Any]]) -> Table:
             "W8A8, residual 16 bit",
             f"{row['cycles']:,}",
             f"{row['clock_mhz']:g} {row['clock_source']}",
+            f"{row['dram_given_gb_s']:.1f}",
             f"{row['cycles'] / row['clock_mhz'] / 1e3:.2f}",
             f"{rate:,.0f}",
             f"{rate / report['dsp']:.3f}" if report else "-",
