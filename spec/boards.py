@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.parts import family_of
 from moesaic.spec.registers import OFFSET_BITS
 
+AMD_FAMILIES = ("xcup", "xc7")
+"""Families of parts that boards here may have."""
 REGISTER_WINDOW_BYTES = 1 << OFFSET_BITS
 """Of the processor's address space, for the registers."""
 
@@ -274,9 +277,15 @@ def board_of(arch: ArchConfig, name: str | None = None) -> Board:
     Raises
     ------
     UserError
-        There is no such board, or the target's device is the part of none.
+        There is no such board, or the target's device is the part of none, or another maker's.
     """
     names = ", ".join(BOARDS)
+    if family_of(arch.device) not in AMD_FAMILIES:
+        raise UserError(
+            f"target {arch.name} is for {arch.device}, and Vivado is for AMD's parts: give the"
+            f" top.v of `make verilog TARGET={arch.name}` to its maker's tools, or name a part of"
+            " AMD's in the target's field device"
+        )
     if name is not None:
         if name not in BOARDS:
             raise UserError(f"unknown board {name!r}; use one of {names}")

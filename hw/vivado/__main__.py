@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moesaic.hw.vivado.project import project_files, write_project
 from moesaic.spec.boards import board_of
+from moesaic.spec.clocks import find_clock
 from moesaic.spec.errors import UserError
 from moesaic.spec.presets import load_arch
 
@@ -24,7 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
         arch = load_arch(options.target)
         board = board_of(arch, options.board)
         clock_mhz = board.clock_mhz if options.clock is None else options.clock
-        for path in write_project(project_files(arch, board, clock_mhz), options.output):
+        files = project_files(arch, board, clock_mhz)
+        supported = find_clock(arch)
+        if clock_mhz > supported.mhz:
+            print(
+                f"warning: {clock_mhz} MHz are more than the {supported} of {arch.name}: Vivado"
+                " will hardly meet them",
+                file=sys.stderr,
+            )
+        for path in write_project(files, options.output):
             print(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -192,6 +192,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["--target", "nano"], "target nano has no board: its device 'tests and small parts'"),
         (["--target", "zcu102", "--board", "nexys"], "unknown board 'nexys'; use one of zcu102"),
         (["--target", "zcu102", "--board", "kv260"], "takes 440% of the bram36 of xck26"),
+        (["--target", "ecp5-85"], "give the top.v of `make verilog TARGET=ecp5-85` to its maker's"),
+        (["--target", "ecp5-85", "--board", "zcu102"], "Vivado is for AMD's parts"),
         (["--target", "kv260", "--clock", "1000"], "--clock must be 10 to 500 MHz, not 1000"),
         (["--target", "pynq-z2", "--board", "zcu102"], "must have secure false on board zcu102"),
     ],
@@ -228,6 +230,15 @@ def test_command_writes_a_project(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "NOT RUN THROUGH VIVADO" in last
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refusal(capsys, "--target", "kv260", "-o", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(("words", "warned"), [(["--clock", "400"], True), ([], False)])
+def test_clock_above_the_models_is_warned_of(
+    words: list[str], warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--target", "kv260", "-o", str(tmp_path / "out"), *words]) == 0
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: 400 MHz are more than the ") if warned else not warning
 
 
 @pytest.mark.parametrize("page", ["board.md", "vivado.md"])
