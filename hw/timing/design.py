@@ -74,7 +74,9 @@ class _Linker:
         )
         for ends, into in ((netlist.launches, self.launches), (netlist.captures, self.captures)):
             where = np.full(len(ends.net), number, np.int32)
-            into.append((outer[ends.net], ends.delay, ends.routed, ends.cell, where))
+            # No net inside stays CONSTANT, but a register may have none.
+            register = np.where(ends.register >= 0, outer[ends.register], CONSTANT)
+            into.append((outer[ends.net], ends.delay, ends.routed, ends.cell, register, where))
         self._joints(netlist, outer, ports, number)
         for instance in netlist.instances:
             if instance.module not in self.netlists:
@@ -143,6 +145,7 @@ def link(netlists: Mapping[str, Netlist], top: str, *, ports: bool = True) -> De
                 np.full(len(nets), delay, np.float32),
                 np.ones(len(nets), np.bool_),
                 np.full(len(nets), Kind.PORT, np.int32),
+                nets,
                 np.zeros(len(nets), np.int32),
             )
         )

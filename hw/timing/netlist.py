@@ -54,12 +54,19 @@ class Arcs:
 
 @dataclass(frozen=True)
 class Ends:
-    """Where paths begin (clock to output) or end (setup), one element each; as :class:`Arcs`."""
+    """Where paths begin (clock to output) or end (setup), one element each; as :class:`Arcs`.
+
+    Attributes
+    ----------
+    register
+        An output of the cell, whose name is the register's; :data:`CONSTANT` where it has none.
+    """
 
     net: Ints
     delay: NDArray[np.float32]
     routed: NDArray[np.bool_]
     cell: Ints
+    register: Ints
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class TimingPath:
     ----------
     end
         What captures.
+    end_name
+        The gateware's name of it, or empty; with the block's path in front.
     end_block
         Where that is.
     steps
@@ -56,6 +58,7 @@ class TimingPath:
     """
 
     end: Kind
+    end_name: str
     end_block: str
     steps: list[Step]
     total: float
@@ -138,6 +141,7 @@ def trace(analysis: Analysis, capture: int, alike: int = 1) -> TimingPath:
         net = int(design.arcs.source[arc]) if arc != NONE else NONE
     return TimingPath(
         Kind(int(design.captures.cell[capture])),
+        design.names.get(int(design.captures.register[capture]), ""),
         design.blocks[int(design.capture_block[capture])],
         steps[::-1],
         float(analysis.total[capture]),
@@ -151,10 +155,7 @@ def register_name(name: str) -> str:
 
 
 def worst(analysis: Analysis, ends: PathEnds, captures: Ints, most: int) -> Iterator[TimingPath]:
-    """The longest of the paths to ``captures``, those between the same registers once.
-
-    What captures has no name in a netlist; the net in front of it stands for it.
-    """
+    """The longest of the paths to ``captures``, those from the same registers to a block once."""
     groups: dict[tuple[str, str], list[int]] = {}
     design = analysis.design
     order = captures[np.argsort(-analysis.total[captures], kind="stable")]

@@ -14,6 +14,9 @@ _FLIP_FLOPS = ("FDRE", "FDSE", "FDCE", "FDPE")
 _SHIFT_REGISTERS = ("SRL16E", "SRLC32E")
 _CLOCKS = ("C", "CLK", "WCLK", "CLKARDCLK", "CLKBWRCLK", "CLKA", "CLKB")
 
+_END = (np.int32, np.float32, np.bool_, np.int32, np.int32)
+"""Types of the columns of ``Ends``."""
+
 Pins = dict[str, list[int]]
 
 
@@ -27,8 +30,10 @@ class _Builder:
     def __init__(self, nets: int) -> None:
         self.nets = nets
         self.arcs: list[tuple[int, int, float, bool, int]] = []
-        self.launches: list[tuple[int, float, bool, int]] = []
-        self.captures: list[tuple[int, float, bool, int]] = []
+        self.launches: list[tuple[int, float, bool, int, int]] = []
+        self.captures: list[tuple[int, float, bool, int, int]] = []
+        self.register = CONSTANT
+        """Names the cell whose ends follow."""
 
     def inner(self) -> int:
         """A net inside a cell."""
@@ -43,11 +48,11 @@ class _Builder:
 
     def launch(self, net: int, delay: float, kind: Kind) -> None:
         if net != CONSTANT:
-            self.launches.append((net, delay, True, kind))
+            self.launches.append((net, delay, True, kind, net))
 
-    def capture(self, net: int, delay: float, kind: Kind) -> None:
+    def capture(self, net: int, delay: float, kind: Kind, *, routed: bool = True) -> None:
         if net != CONSTANT:
-            self.captures.append((net, delay, True, kind))
+            self.captures.append((net, delay, routed, kind, self.register))
 
 
 def _lut(build: _Builder, inputs: list[int], output: int) -> None:
@@ -105,7 +110,7 @@ def _lut_ram(build: _Builder, pins: Pins, outputs: Collection[str]) -> None:
             for target in reads:
                 build.arc(pin, target, delays.LUTRAM_READ, Kind.LUT_RAM, routed=False)
             if clocked:
-                build.captures.append((pin, delays.SETUP, False, Kind.LUT_RAM))
+                build.capture(pin, delays.SETUP, Kind.LUT_RAM, routed=False)
 
 
 def _shift_register(build: _Builder, pins: Pins) -> None:
@@ -148,6 +153,8 @@ def _block_ram(
 
 def _cell(build: _Builder, kind: str, pins: Pins, cell: dict[str, Any]) -> None:
     outputs = {name for name, way in cell["port_directions"].items() if way == "output"}
+    driven = (net for name in sorted(outputs) for net in pins.get(name, ()) if net != CONSTANT)
+    build.register = next(driven, CONSTANT)
     if kind == "$lut":
         _lut(build, pins["A"], pins["Y"][0])
     elif kind in ("INV", "$_NOT_") or kind.startswith("LUT"):
@@ -235,8 +242,8 @@ def read_module(module: dict[str, Any], boxes: Collection[str]) -> Netlist:
         ways["input"],
         ways["output"],
         Arcs(*_columns(build.arcs, (np.int32, np.int32, np.float32, np.bool_, np.int32))),
-        Ends(*_columns(build.launches, (np.int32, np.float32, np.bool_, np.int32))),
-        Ends(*_columns(build.captures, (np.int32, np.float32, np.bool_, np.int32))),
+        Ends(*_columns(build.launches, _END)),
+        Ends(*_columns(build.captures, _END)),
         instances,
     )
 

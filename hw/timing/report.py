@@ -33,7 +33,7 @@ def budget(clock_mhz: float) -> float:
 
 def _kind(path: str) -> str:
     """A block's path without numbers: equal blocks have one row."""
-    return re.sub(r"_?\d+$", "", path) or "top"
+    return re.sub(r"[_$]?\d+$", "", path) or "top"
 
 
 def report(
@@ -144,6 +144,7 @@ def _path(path: TimingPath) -> dict[str, Any]:
         "carries": path.carries,
         "alike": path.alike,
         "end": path.end.name.lower(),
+        "end_name": path.end_name,
         "end_block": path.end_block,
         "steps": [{**asdict(step), "kind": step.kind.name.lower()} for step in path.steps],
     }

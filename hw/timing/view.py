@@ -9,13 +9,16 @@ from rich.table import Table
 
 
 def outline(path: dict[str, Any]) -> str:
-    """A path by the gateware's names, in order; its end has the name of the block only."""
+    """A path by the gateware's names, in order; an end without one has the name of its block."""
     names: list[str] = []
     for step in path["steps"]:
         name = step["name"]
         if name and (not names or names[-1] != name):
             names.append(name)
-    return " -> ".join([*names, f"{path['end'].replace('_', ' ')} in {path['end_block'] or 'top'}"])
+    end = path["end_name"]
+    if not end:
+        end = f"{path['end'].replace('_', ' ')} in {path['end_block'] or 'top'}"
+    return " -> ".join([*names, *([end] if not names or names[-1] != end else [])])
 
 
 def tables(result: dict[str, Any], most: int = 12) -> list[Table]:

@@ -18,7 +18,8 @@ from moesaic.spec.presets import PRESETS
 
 RECORDED = recorded_clocks()
 PATH = {
-    "ns": 3.1234, "levels": 5, "carries": 1, "end": "flip_flop", "end_block": "core",
+    "ns": 3.1234, "levels": 5, "carries": 1, "end": "flip_flop",
+    "end_name": "", "end_block": "core",
     "steps": [{"name": "core.first"}, {"name": "core.second"}],
 }  # fmt: skip
 

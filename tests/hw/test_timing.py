@@ -42,6 +42,7 @@ def random_netlist(rng: np.random.Generator, nets: int, inputs: int) -> Netlist:
             np.full(number, delay, np.float32),
             np.ones(number, np.bool_),
             np.full(number, Kind.FLIP_FLOP, np.int32),
+            np.full(number, CONSTANT, np.int32),
         )
 
     return Netlist(
@@ -170,6 +171,7 @@ def test_path_made_long_is_found() -> None:
     path = trace(long, int(np.argmax(long.total)))
     assert path.levels >= 4 and path.carries == 4
     assert path.steps[0].name.startswith(("first", "second"))
+    assert path.end == Kind.FLIP_FLOP and path.end_name.startswith("y[")
     # Each sum more is a wire, a LUT and a chain.
     each = (long.total.max() - short.total.max()) / 3
     assert delays.WIRE + delays.LUT + delays.CARRY_IN < each < 1.0
@@ -184,6 +186,7 @@ def test_path_through_two_blocks_is_whole() -> None:
     into = ends.end_block == three.design.blocks.index("right")
     (path,) = worst(three, ends, np.flatnonzero(into & ~ends.within).astype(np.int32), 1)
     assert {step.block for step in path.steps} == {"left"} and path.end_block == "right"
+    assert path.end_name.startswith("right.value[")
 
 
 def test_tied_inputs_begin_no_path() -> None:
@@ -201,7 +204,7 @@ def test_tied_inputs_begin_no_path() -> None:
     tied = {name: np.full(len(nets), CONSTANT, np.int32) for name, nets in inputs.items()}
     none = np.zeros(0, np.int32)
     no_arcs = Arcs(none, none, none.astype(np.float32), none.astype(np.bool_), none)
-    no_ends = Ends(none, none.astype(np.float32), none.astype(np.bool_), none)
+    no_ends = Ends(none, none.astype(np.float32), none.astype(np.bool_), none, none)
     instances = [Instance("open", "x", given), Instance("tied", "x", tied)]
     top = Netlist([""] * width, dict(given), {}, no_arcs, no_ends, no_ends, instances)
     total = analyse(link({"top": top, "x": netlist}, "top")).total
@@ -227,4 +230,5 @@ def test_other_families_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     target = tmp_path / "zynq.json"
     target.write_text(json.dumps(PRESETS["nano"].to_dict() | {"device": "xc7z020clg400-1"}))
     assert main(["--target", str(target)]) == 2
-    assert "UltraScale+ only" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "UltraScale+ only" in message and "moesaic targets --show" in message
