@@ -18,6 +18,7 @@ import numpy as np
 from moesaic.spec import image, isa, registers, results
 from moesaic.spec.arch import ADDRESS_BITS, MAX_DEPTH, MIN_DEPTH, MIN_LANES
 from moesaic.spec.boards import BOARDS, REGISTER_WINDOW_BYTES
+from moesaic.spec.drains import DRAINS, Wide
 from moesaic.spec.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +74,24 @@ def isa_document() -> str:
         lines.append(
             f"- **{kind.__name__}** ({_first_sentence(kind.__doc__).rstrip('.')}): {members}"
         )
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *_drains()])
+
+
+def _drains() -> list[str]:
+    rows = [
+        (
+            kind.name,
+            each.operand.value,
+            str(each.bits),
+            each.function.value,
+            each.destination.name,
+            {Wide.NEVER: "", Wide.FIRST: "by the first", Wide.SECOND: "by the second"}[each.wide],
+            "row by row" if each.rows_outside else "tile by tile",
+        )
+        for kind, each in DRAINS.items()
+    ]
+    columns = ("kind", "first requantisation of", "to bits", "then", "to", "wide", "order")
+    return ["## Kinds of DRAIN", "", *_table(columns, rows)]
 
 
 def _fields(fields: tuple[isa.Field, ...], start: int) -> list[str]:

@@ -111,10 +111,6 @@ class Drain(enum.IntEnum):
     in two planes."""
 
 
-WIDE_DRAINS = (Drain.INT8, Drain.GELU, Drain.ATTENTION)
-"""Kinds that can write 16-bit results, in two planes."""
-
-
 class Space(enum.IntEnum):
     """Destination of LOAD."""
 

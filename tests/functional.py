@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from moesaic.spec import isa, layout, semantics
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.drains import DRAINS
 from moesaic.spec.isa import Drain, Instruction, Opcode, Stationary, Streamed, Unit
 
 IntArray = NDArray[np.int64]
@@ -261,8 +263,10 @@ class FunctionalModel:
             self._add_residual(values, value)
         elif kind is Drain.LOGITS:
             self.state.logits.append(value.numpy())
-        else:
+        elif kind is Drain.OUTPUT:
             self._output(value.numpy(), rows)
+        else:
+            assert_never(kind)
 
     def _requantise(
         self, accumulated: torch.Tensor, values: dict[str, int], kind: Drain
@@ -273,9 +277,7 @@ class FunctionalModel:
         block = np.frombuffer(raw, entry)
         bias, m, s = (torch.as_tensor(block[x].astype(np.int64)) for x in ("bias", "m", "s"))
         narrow = 16 if values["wide"] else 8
-        bits = {Drain.INT8: narrow, Drain.GELU: 18, Drain.RESIDUAL: 24, Drain.LOGITS: 24}.get(
-            kind, 16
-        )
+        bits = narrow if kind is Drain.INT8 else DRAINS[kind].bits
         return semantics.requantise(accumulated + bias, m, s, bits)
 
     def _softmax(self, values: dict[str, int], scores: torch.Tensor) -> None:

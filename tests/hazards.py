@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from moesaic.hw.stream.sequencer import FETCHED_ENTRIES
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.drains import DRAINS, Destination, Wide
 from moesaic.spec.isa import (
-    WIDE_DRAINS,
     Drain,
     Opcode,
     Space,
@@ -39,7 +39,6 @@ OUTCOMES = FETCHED_ENTRIES
 """Predicated fetches decided and not met by their MATMUL (``hw/stream/sequencer.py``)."""
 ROW_SCALES = 2
 """Blocks of rows between SOFTMAX and ATTENTION (``hw/vector/row_scale.py``)."""
-PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.OUTPUT)
 
 
 class Hazard(Exception):
@@ -198,9 +197,10 @@ class OrderModel:
     def _drain_words(self, work: Work) -> None:
         values, arch = work.values, self.arch
         kind = Drain(values["kind"])
-        if kind in (Drain.LOGITS, Drain.OUTPUT) or not work.rows:
+        destination = DRAINS[kind].destination
+        if destination in (Destination.LOGITS, Destination.OUTPUT) or not work.rows:
             return
-        residual = kind is Drain.RESIDUAL
+        residual = destination is Destination.NONE
         space, size = (Space.RESIDUAL, arch.lanes) if residual else (Space.ACTIVATION, arch.depth)
         rows = self.queue_of[id(work)] if values["scatter"] else np.arange(work.rows)
         columns = values["n_tiles"] * arch.width
@@ -208,7 +208,7 @@ class OrderModel:
             first, last = group * columns, min((group + 1) * columns, values["columns"])
             inner = np.arange(first // size, layout.words(max(last, first), size))
             words = values["base"] + rows[:, None] * values["stride"] + inner
-            if kind in WIDE_DRAINS and values["wide"]:
+            if DRAINS[kind].wide is not Wide.NEVER and values["wide"]:
                 words = np.concatenate([words, words + values["plane_stride"]])
             work.writes.append(self._inside(words.ravel(), space))
         if residual:
@@ -398,7 +398,7 @@ class OrderModel:
         if not work.rows:
             return
         for group in range(values["groups"]):
-            needed = values["n_tiles"] if kind in PARAMETER_KINDS else 0
+            needed = values["n_tiles"] if DRAINS[kind].parameters else 0
             while not self.full or self.blocks < needed or not self._place(kind):
                 yield False
             self._touch(number, work, group)

@@ -12,10 +12,19 @@ from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.vector.addressing import Addressing
 from moesaic.hw.vector.gelu import Gelu
 from moesaic.hw.vector.operands import OPERAND_BITS, Operands
-from moesaic.hw.vector.operation import LIMITS, NORM, SPLIT_KINDS, issue_layout
+from moesaic.hw.vector.operation import (
+    LIMITS,
+    NORM,
+    SPLIT_KINDS,
+    check_implemented,
+    is_any,
+    issue_layout,
+    kinds_of,
+)
 from moesaic.hw.vector.output import CHUNK_BITS
 from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.drains import DRAINS, Function
 from moesaic.spec.formats import (
     GATE_BITS,
     GATE_FRACTION_BITS,
@@ -27,9 +36,10 @@ from moesaic.spec.formats import (
     SHIFT_BITS,
     UINT8_BITS,
 )
-from moesaic.spec.isa import Drain
 from moesaic.spec.parts import factor_bits
 
+FUNCTIONS = (Function.NONE, Function.GELU, Function.UPDATE, Function.EXPONENTIAL)
+"""What the lanes can do behind the first requantisation."""
 RESIDUAL_SHIFT = GATE_FRACTION_BITS + RESIDUAL_GUARD_BITS
 """Q15 weight, and the guard bits of an addend."""
 
@@ -112,6 +122,7 @@ class Lanes(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        check_implemented("Lanes", [each.function for each in DRAINS.values()], FUNCTIONS)
         count = self.arch.lanes
         factors = factor_bits(self.arch.device)
         m.submodules.first = first = Requantise(count, OPERAND_BITS, LIMITS, factors)
@@ -122,15 +133,19 @@ class Lanes(wiring.Component):
         )
         operation = taps(m, self.issue.operation, self.RESULT, "operation")
         # What chooses in every lane is decoded a cycle before.
-        gelu_at = taps(m, self.issue.operation == Drain.GELU, self.RESULT, "is_gelu")
-        softmax_at = taps(m, self.issue.operation == Drain.SOFTMAX, self.PROBABILITY, "is_softmax")
+        is_gelu, is_exponential, is_update = (
+            is_any(self.issue.operation, kinds_of(function))
+            for function in (Function.GELU, Function.EXPONENTIAL, Function.UPDATE)
+        )
+        gelu_at = taps(m, is_gelu, self.RESULT, "is_gelu")
+        softmax_at = taps(m, is_exponential, self.PROBABILITY, "is_softmax")
         requantised = Operands.LATENCY + Requantise.LATENCY
         valid_lanes = delay(m, self.issue.lanes, requantised, "lanes")
 
         # The second factor of GELU and RESIDUAL, long before it is needed.
-        is_gelu = gelu_at[1]
-        factor = Mux(is_gelu, delay(m, self.multiplier, 1, "multiplier"), self.weight)
-        distance = Mux(is_gelu, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
+        by_field = gelu_at[1]
+        factor = Mux(by_field, delay(m, self.multiplier, 1, "multiplier"), self.weight)
+        distance = Mux(by_field, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
         offset = delay(m, self.offset, self.RESULT - 2, "offset")
         wide = taps(m, self.wide, self.RESULT - 1, "wide")
         may_be_wide = operation[requantised].matches(*SPLIT_KINDS)
@@ -153,9 +168,7 @@ class Lanes(wiring.Component):
         ]
         # That there is a chunk comes late in the cycle of its issue: the rest of it a cycle later.
         valid = delay(m, self.issue.valid, 1, "valid", control=True)
-        updates = delay(
-            m, ~self.issue.null & (self.issue.operation == Drain.RESIDUAL), 1, "updates"
-        )
+        updates = delay(m, ~self.issue.null & is_update, 1, "updates")
         update = [Const(0), *taps(m, valid & updates, self.WRITTEN - 1, "update", control=True)]
         address = taps(m, self.residual_address, self.WRITTEN - Addressing.LATENCY, "address")
         read_at = self.WRITTEN - 4

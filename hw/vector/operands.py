@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 from amaranth import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -12,15 +15,20 @@ from moesaic.hw.vector.operation import (
     LIMITS,
     NORM,
     SPLIT_KINDS,
+    check_implemented,
     issue_layout,
+    kinds_of,
     statistics_layout,
 )
 from moesaic.hw.vector.parameters import parameter_layout
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.drains import DRAINS, Operand
 from moesaic.spec.formats import ACCUMULATOR_BITS, MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_BITS
-from moesaic.spec.isa import Drain, Opcode
+from moesaic.spec.isa import Opcode
 
+OPERANDS = (Operand.BIASED, Operand.BELOW_MAXIMUM, Operand.SCALED_ROW)
+"""What can be chosen from."""
 OPERAND_BITS = ACCUMULATOR_BITS + 1
 """int32 accumulator plus int32 bias, or maximum minus score."""
 
@@ -70,6 +78,8 @@ class Operands(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        check_implemented("Operands", [each.operand for each in DRAINS.values()], OPERANDS)
+        below, scaled_row = kinds_of(Operand.BELOW_MAXIMUM), kinds_of(Operand.SCALED_ROW)
         lanes = self.arch.lanes
         operation = delay(m, self.issue.operation, 4, "operation")
         chunk = delay(m, self.issue.chunk, 2, "chunk")
@@ -87,16 +97,15 @@ class Operands(wiring.Component):
         field_shift = delay(m, self.shift, 4, "shift")
         multiplier, shift = Signal(MULTIPLIER_BITS), Signal(SHIFT_BITS)
         with m.Switch(operation):
-            with m.Case(Drain.ATTENTION):
+            with m.Case(*scaled_row):
                 m.d.comb += [multiplier.eq(self.scale), shift.eq(self.scale_shift)]
             with m.Case(NORM):
                 m.d.comb += [multiplier.eq(gain), shift.eq(gain_shift)]
-            with m.Default():  # SOFTMAX; the others have parameters
+            with m.Default():  # BELOW_MAXIMUM; the others have parameters
                 m.d.comb += [multiplier.eq(field_multiplier), shift.eq(field_shift)]
         own = Signal()
-        m.d.comb += own.eq(
-            (operation != Drain.SOFTMAX) & (operation != Drain.ATTENTION) & (operation != NORM)
-        )
+        others = [operation != each for each in (*below, *scaled_row, NORM)]
+        m.d.comb += own.eq(functools.reduce(operator.and_, others))
         wide = delay(m, self.wide, 4, "wide")
         with m.Switch(operation):
             for kind, bits in LIMIT_BITS.items():
@@ -124,9 +133,9 @@ class Operands(wiring.Component):
             with m.Switch(operation):
                 with m.Case(NORM):
                     m.d.sync += operand.eq(scaled - total)
-                with m.Case(Drain.SOFTMAX):
+                with m.Case(*below):
                     m.d.sync += operand.eq(maximum - score)
-                with m.Case(Drain.ATTENTION):
+                with m.Case(*scaled_row):
                     m.d.sync += operand.eq(score)
                 with m.Default():
                     m.d.sync += operand.eq(score + bias)

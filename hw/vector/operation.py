@@ -3,51 +3,79 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection, Iterable
+from typing import TypeVar
 
-from amaranth import signed
+from amaranth import Cat, Value, signed
 from amaranth.lib import data
 
 from moesaic.hw.interfaces import instruction_layout
-from moesaic.spec import isa, tables
+from moesaic.spec import isa
 from moesaic.spec.arch import MAX_TOKENS, ArchConfig
-from moesaic.spec.formats import (
-    ADDEND_BITS,
-    LOGIT_BITS,
-    MULTIPLIER_BITS,
-    RESIDUAL_BITS,
-    SHIFT_BITS,
-)
+from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide
+from moesaic.spec.formats import MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_BITS
 from moesaic.spec.isa import UNIT_COUNT, Drain, Opcode
 
-OPERATION_BITS = isa.width(Opcode.DRAIN, "kind")
-NORM = len(Drain)
+E = TypeVar("E", bound=enum.Enum)
+
+NORM = max(Drain) + 1
 """Operations below are the kinds of DRAIN; this is the normalise pass of NORM."""
+OPERATION_BITS = NORM.bit_length()
 
-EXPONENT_LIMIT = tables.EXPONENT_BITS + 1
-"""A distance is not negative, so this clamps exponents to ``EXPONENT_BITS``."""
-
-LIMITS = (8, EXPONENT_LIMIT, RESIDUAL_BITS, tables.GELU_INPUT_BITS, ADDEND_BITS)
+LIMIT_BITS: dict[int, int] = {kind: each.bits for kind, each in DRAINS.items()}
+LIMIT_BITS[NORM] = RESIDUAL_BITS
+LIMITS = tuple(sorted({*LIMIT_BITS.values()}))
 """Widths that the first requantiser saturates to."""
 
-LIMIT_BITS: dict[int, int] = {
-    Drain.INT8: 8,
-    Drain.GELU: tables.GELU_INPUT_BITS,
-    Drain.RESIDUAL: ADDEND_BITS,
-    Drain.LOGITS: LOGIT_BITS,
-    Drain.OUTPUT: RESIDUAL_BITS,
-    Drain.SOFTMAX: EXPONENT_LIMIT,
-    Drain.ATTENTION: 8,
-    NORM: RESIDUAL_BITS,
-}
+DESTINATION: dict[int, Destination] = {kind: each.destination for kind, each in DRAINS.items()}
+DESTINATION[NORM] = Destination.ACTIVATION
 
-PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.OUTPUT)
+
+def check_implemented(where: str, wanted: Collection[E], known: Collection[E]) -> None:
+    """Fail, when the gateware is elaborated, where a kind of DRAIN wants what nobody has written.
+
+    Raises
+    ------
+    NotImplementedError
+        Something that is wanted is not known.
+    """
+    for each in wanted:
+        if each not in known:
+            raise NotImplementedError(f"{where} must implement {each} of spec/drains.py")
+
+
+def _where(kinds: Iterable[tuple[Drain, bool]]) -> tuple[Drain, ...]:
+    return tuple(kind for kind, wanted in kinds if wanted)
+
+
+def kinds_of(what: Function | Operand) -> tuple[Drain, ...]:
+    """The kinds that have a function or an operand."""
+    return _where((kind, what in (each.function, each.operand)) for kind, each in DRAINS.items())
+
+
+def is_any(value: Value, kinds: tuple[Drain, ...]) -> Value:
+    """Whether an operation is one of several kinds."""
+    if len(kinds) == 1:
+        return value == kinds[0]
+    others = [kind for kind in Drain if kind not in kinds]
+    if len(others) == 1:
+        return value != others[0]
+    return Cat(value == kind for kind in kinds).any()
+
+
+PARAMETER_KINDS = _where((kind, each.parameters) for kind, each in DRAINS.items())
 """Kinds that consume parameter blocks."""
-
-SPLIT_KINDS = tuple(kind for kind in isa.WIDE_DRAINS if kind != Drain.GELU)
-"""Kinds whose 16-bit results the first requantiser gives; GELU's come from the second."""
-
-ROWS_OUTSIDE_KINDS = (Drain.SOFTMAX, Drain.LOGITS)
-"""Kinds that finish a row before they begin the next one."""
+WIDE_KINDS = _where((kind, each.wide is not Wide.NEVER) for kind, each in DRAINS.items())
+"""Kinds that can write 16-bit results, in two planes."""
+SPLIT_KINDS = _where((kind, each.wide is Wide.FIRST) for kind, each in DRAINS.items())
+"""Kinds whose 16-bit results the first requantiser gives."""
+SENT_KINDS = _where(
+    (kind, each.destination is not Destination.NONE) for kind, each in DRAINS.items()
+)
+"""Kinds whose chunks take a place in the output stage."""
+ROWS_OUTSIDE_KINDS = _where((kind, each.rows_outside) for kind, each in reversed(DRAINS.items()))
+"""Kinds that finish a row before they begin the next one. In the order that is in the Verilog whose
+clock has been recorded; it has no meaning."""
 
 _CHANNEL_BITS = isa.width(Opcode.NORM, "channels")
 TOTAL_BITS = _CHANNEL_BITS + RESIDUAL_BITS + 1
@@ -62,26 +90,6 @@ ROW_BITS = MAX_TOKENS.bit_length()
 COLUMN_BITS = isa.width(Opcode.DRAIN, "columns") + 1
 """Columns of a row, rounded up to a multiple of ``width``."""
 
-
-class Destination(enum.IntEnum):
-    """Where a finished chunk leaves the unit."""
-
-    NONE = 0
-    ACTIVATION = 1
-    LOGITS = 2
-    OUTPUT = 3
-
-
-DESTINATION: dict[int, Destination] = {
-    Drain.INT8: Destination.ACTIVATION,
-    Drain.GELU: Destination.ACTIVATION,
-    Drain.RESIDUAL: Destination.NONE,
-    Drain.LOGITS: Destination.LOGITS,
-    Drain.OUTPUT: Destination.OUTPUT,
-    Drain.SOFTMAX: Destination.ACTIVATION,
-    Drain.ATTENTION: Destination.ACTIVATION,
-    NORM: Destination.ACTIVATION,
-}
 
 INSTRUCTION_BITS = max(
     instruction_layout(opcode).as_shape().width for opcode in (Opcode.DRAIN, Opcode.NORM)

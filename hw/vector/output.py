@@ -9,8 +9,9 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.interfaces import ActivationWrite, logit_layout
 from moesaic.hw.memory.skid import SkidBuffer
-from moesaic.hw.vector.operation import Destination, output_layout
+from moesaic.hw.vector.operation import output_layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.drains import Destination
 from moesaic.spec.formats import ADDEND_BITS, LOGIT_BITS, RESIDUAL_BITS
 from moesaic.spec.isa import UNIT_COUNT
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -17,16 +17,15 @@ from moesaic.hw.vector.operation import (
     PARAMETER_KINDS,
     ROW_BITS,
     ROWS_OUTSIDE_KINDS,
+    is_any,
     issue_layout,
+    kinds_of,
 )
 from moesaic.hw.vector.output import OutputStage
 from moesaic.hw.vector.walker import Walker
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import UNIT_COUNT, Drain, Opcode
-
-
-def _is_any(value: Value, kinds: tuple[Drain, ...]) -> Value:
-    return Cat(value == kind for kind in kinds).any()
+from moesaic.spec.drains import Function, Operand
+from moesaic.spec.isa import UNIT_COUNT, Opcode
 
 
 def view(opcode: Opcode, raw: Value) -> data.View:
@@ -277,21 +276,20 @@ class Sequencer(wiring.Component):
             m.d.sync += idle.eq(1)
         with m.If(take):
             m.d.sync += idle.eq(0)
-            # Column of the last lane that counts: SOFTMAX goes on with zeros to a whole word.
-            whole_word = Mux(arriving.kind == Drain.SOFTMAX, self.arch.depth - 1, 0)
+            # Column of the last lane that counts: rows of exponentials end with zeros.
+            exponential = is_any(arriving.kind, kinds_of(Function.EXPONENTIAL))
+            whole_word = Mux(exponential, self.arch.depth - 1, 0)
             m.d.sync += end.eq((arriving.columns - 1) | whole_word)
             m.d.sync += [
                 self.held.eq(following.o.payload),
                 kind.norm.eq(~is_drain),
-                kind.parameters.eq(is_drain & _is_any(arriving.kind, PARAMETER_KINDS)),
-                kind.rows_outside.eq(_is_any(arriving.kind, ROWS_OUTSIDE_KINDS)),
-                self.amount.eq(
-                    Mux(_is_any(arriving.kind, ROWS_OUTSIDE_KINDS), arriving.n_tiles, 1)
-                ),
-                kind.residual.eq(arriving.kind == Drain.RESIDUAL),
-                kind.softmax.eq(arriving.kind == Drain.SOFTMAX),
-                kind.attention.eq(arriving.kind == Drain.ATTENTION),
-                kind.gelu.eq(arriving.kind == Drain.GELU),
+                kind.parameters.eq(is_drain & is_any(arriving.kind, PARAMETER_KINDS)),
+                kind.rows_outside.eq(is_any(arriving.kind, ROWS_OUTSIDE_KINDS)),
+                self.amount.eq(Mux(is_any(arriving.kind, ROWS_OUTSIDE_KINDS), arriving.n_tiles, 1)),
+                kind.residual.eq(is_any(arriving.kind, kinds_of(Function.UPDATE))),
+                kind.softmax.eq(exponential),
+                kind.attention.eq(is_any(arriving.kind, kinds_of(Operand.SCALED_ROW))),
+                kind.gelu.eq(is_any(arriving.kind, kinds_of(Function.GELU))),
             ]
         return set_up, take, is_drain
 

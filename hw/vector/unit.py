@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Array, Cat, Module, Mux, Signal
+from amaranth import Array, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -23,7 +23,9 @@ from moesaic.hw.vector.operands import Operands
 from moesaic.hw.vector.operation import (
     DESTINATION,
     NORM,
-    Destination,
+    WIDE_KINDS,
+    is_any,
+    kinds_of,
     output_layout,
 )
 from moesaic.hw.vector.output import OutputStage
@@ -32,8 +34,9 @@ from moesaic.hw.vector.row_scale import RowScale
 from moesaic.hw.vector.sequencer import Sequencer, view
 from moesaic.hw.vector.statistics import Statistics
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.drains import Destination, Function
 from moesaic.spec.formats import RESIDUAL_BITS
-from moesaic.spec.isa import WIDE_DRAINS, Drain, Opcode
+from moesaic.spec.isa import Opcode
 
 
 class VectorUnit(wiring.Component):
@@ -115,7 +118,7 @@ class VectorUnit(wiring.Component):
         issue = sequencer.issue
         drain, norm = view(Opcode.DRAIN, sequencer.held), view(Opcode.NORM, sequencer.held)
         is_norm, drains_planes = Signal(), Signal()
-        may_be_wide = Cat(issue.operation == kind for kind in WIDE_DRAINS).any()
+        may_be_wide = is_any(issue.operation, WIDE_KINDS)
         m.d.comb += is_norm.eq(issue.operation == NORM)
         m.d.comb += drains_planes.eq(may_be_wide & drain.wide)
 
@@ -204,7 +207,8 @@ class VectorUnit(wiring.Component):
             output.chunk_put.eq(lanes.chunk_put),
         ]
 
-        summed = issue.valid & ~issue.null & (issue.operation == Drain.SOFTMAX)
+        exponential = is_any(issue.operation, kinds_of(Function.EXPONENTIAL))
+        summed = issue.valid & ~issue.null & exponential
         cycles = Lanes.PROBABILITY
         m.d.comb += [
             row_scale.read_row.eq(issue.row),

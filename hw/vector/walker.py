@@ -9,10 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.countdown import Countdown
 from moesaic.hw.memory.credit import CreditBuffer
-from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS
+from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS, SENT_KINDS, is_any
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Drain, Opcode
+from moesaic.spec.isa import Opcode
 
 
 def step_layout(arch: ArchConfig) -> data.StructLayout:
@@ -200,7 +200,7 @@ class Walker(wiring.Component):
             together_now = self.rows_outside | (self.rows == 0)
             m.d.sync += [
                 outside.eq(self.rows_outside),
-                places.eq((self.kind != Drain.RESIDUAL) & (self.rows != 0)),
+                places.eq(is_any(self.kind, SENT_KINDS) & (self.rows != 0)),
                 together.eq(together_now),
                 ends_group.eq(together_now | (self.n_tiles == 1)),
                 turns.eq(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 
 import pytest
+from amaranth import Elaboratable
 
 from moesaic.hw.interfaces import EXPERT_BITS, QueueRead, instruction_layout
 from moesaic.hw.transfer.load import LoadUnit
 from moesaic.hw.transfer.store import StoreUnit
 from moesaic.hw.vector import operation
+from moesaic.hw.vector.lanes import Lanes
+from moesaic.hw.vector.operands import Operands
 from moesaic.hw.vector.output import CHUNK_BITS
 from moesaic.spec import isa, registers, tables
 from moesaic.spec.arch import MAX_TOKENS, ArchConfig
@@ -54,7 +58,26 @@ def test_operations_fit_beside_the_kinds_of_drains() -> None:
     assert set(operation.LIMIT_BITS) == set(operation.DESTINATION) == {*Drain, operation.NORM}
     assert set(operation.LIMIT_BITS.values()) <= set(operation.LIMITS)
     assert max(operation.LIMITS) <= CHUNK_BITS
-    assert operation.EXPONENT_LIMIT == tables.EXPONENT_BITS + 1
+    assert operation.LIMIT_BITS[Drain.SOFTMAX] == tables.EXPONENT_BITS + 1
+    bits = isa.width(Opcode.DRAIN, "kind")
+    assert len(Drain) < 1 << bits, "no value is left that control could refuse"
+
+
+@pytest.mark.parametrize(
+    ("unit", "known"), [(Lanes, "lanes.FUNCTIONS"), (Operands, "operands.OPERANDS")]
+)
+@pytest.mark.parametrize("lacking", [0, 1, 2])
+def test_a_drain_that_nobody_implements_is_no_hardware(
+    unit: type[Elaboratable], known: str, lacking: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even with the behaviour of another one."""
+    unit(NANO).elaborate(None)
+    path = f"moesaic.hw.vector.{known}"
+    module, _, name = path.rpartition(".")
+    all_of_it = getattr(importlib.import_module(module), name)
+    monkeypatch.setattr(path, all_of_it[:lacking] + all_of_it[lacking + 1 :])
+    with pytest.raises(NotImplementedError, match=f"must implement {all_of_it[lacking]}"):
+        unit(NANO).elaborate(None)
 
 
 def test_statistics_hold_the_extreme_row() -> None:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from moesaic.spec import semantics
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import WIDE_DRAINS, Drain, Opcode, decode, encode
+from moesaic.spec.drains import DRAINS, Wide
+from moesaic.spec.isa import Drain, Opcode, decode, encode
 
-ROWS_OUTSIDE = (Drain.SOFTMAX, Drain.LOGITS)
-WITHOUT_PARAMETERS = (Drain.SOFTMAX, Drain.ATTENTION)
-BITS = {Drain.INT8: 8, Drain.GELU: 18, Drain.RESIDUAL: 24, Drain.LOGITS: 24, Drain.OUTPUT: 16}
+ROWS_OUTSIDE = tuple(kind for kind, each in DRAINS.items() if each.rows_outside)
+WITHOUT_PARAMETERS = tuple(kind for kind, each in DRAINS.items() if not each.parameters)
+WIDE_DRAINS = tuple(kind for kind, each in DRAINS.items() if each.wide is not Wide.NEVER)
 
 
 @dataclass
@@ -147,7 +148,7 @@ class Program:
             return accumulators, None
         bias = torch.randint(-high, high, (width,)) >> random.choice([0, 3, 31])
         multiplier = torch.randint(0, 1 << 16, (width,))
-        near = magnitude + 16 - BITS[kind] + torch.randint(-3, 6, (width,))
+        near = magnitude + 16 - DRAINS[kind].bits + torch.randint(-3, 6, (width,))
         block = torch.stack([bias, multiplier, near.clamp(0, 62)], dim=1)
         self.blocks.append(block)
         return accumulators, block
@@ -187,7 +188,7 @@ class Program:
         else:
             blocks = torch.cat([block for _, block in tiles if block is not None])
             bias, m, s = blocks.unbind(1)
-            bits = 16 if kind == Drain.INT8 and plane_stride is not None else BITS[kind]
+            bits = 16 if kind == Drain.INT8 and plane_stride is not None else DRAINS[kind].bits
             result = semantics.requantise(scores + bias, m, s, bits)
         planes = [result]
         if kind in WIDE_DRAINS and plane_stride is not None:

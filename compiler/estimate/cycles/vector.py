@@ -7,10 +7,8 @@ from collections.abc import Generator
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec import layout
-from moesaic.spec.isa import WIDE_DRAINS, Drain, Opcode, Unit
-
-PARAMETER_KINDS = (Drain.INT8, Drain.GELU, Drain.RESIDUAL, Drain.LOGITS, Drain.OUTPUT)
-ROWS_OUTSIDE = (Drain.SOFTMAX, Drain.LOGITS)
+from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide
+from moesaic.spec.isa import Drain, Opcode, Unit
 
 
 class Vector:
@@ -76,13 +74,13 @@ class Vector:
         """All groups; sets ``free`` to the cycle after the last chunk and returns the chunks."""
         frame, arch, timing = self.frame, self.arch, self.timing
         step = frame.steps[position]
-        kind = Drain(field(step, "kind"))
+        kind = DRAINS[Drain(field(step, "kind"))]
         n_tiles, left = field(step, "n_tiles"), field(step, "columns")
-        if kind is Drain.SOFTMAX:
+        if kind.function is Function.EXPONENTIAL:
             left = layout.words(left, arch.depth) * arch.depth
-        if kind is Drain.RESIDUAL:
+        if kind.function is Function.UPDATE:
             start = max(start, self.updated + timing.update_again)
-        if kind is Drain.ATTENTION:
+        if kind.operand is Operand.SCALED_ROW:
             start = max(start, self.softmax[self.attentions] + timing.row_scale)
             self.attentions += 1
         at, issued = start, 0
@@ -92,35 +90,35 @@ class Vector:
             for _ in range(n_tiles):
                 chunks.append(layout.words(max(0, min(left, arch.width)), arch.lanes))
                 left -= arch.width
-            if kind in PARAMETER_KINDS:
+            if kind.parameters:
                 there = yield from frame.parameters.at(self.blocks + n_tiles - 1)
                 at = max(at, there)
             if not issued:
                 frame.began[position] = at
             steps = [rows * count or 1 for count in chunks]  # a tile without columns: one step
-            if kind in ROWS_OUTSIDE:
+            if kind.rows_outside:
                 steps = [rows * sum(chunks)]
             issued += sum(steps)
             at = yield from self._issue(step, rows, sum(steps), at)
-            if kind in PARAMETER_KINDS:
+            if kind.parameters:
                 self.blocks += n_tiles
                 frame.consumed.extend([at] * n_tiles)
             frame.released.append(at)
             self.groups += 1
         self.free = at
-        if kind is Drain.RESIDUAL:
+        if kind.function is Function.UPDATE:
             self.updated = at - 1
-        if kind is Drain.SOFTMAX:
+        if kind.function is Function.EXPONENTIAL:
             self.softmax.append(at - 1)
         return issued
 
     def _issue(self, step: Step, rows: int, chunks: int, at: float) -> Time:
         """Issue ``chunks`` from ``at`` on; returns the cycle after the last one."""
         frame, arch, timing = self.frame, self.arch, self.timing
-        kind = Drain(field(step, "kind"))
+        kind = DRAINS[Drain(field(step, "kind"))]
         end = at + chunks
         cycles: float  # that the destination needs for them
-        if kind is Drain.LOGITS:
+        if kind.destination is Destination.LOGITS:
             position = frame.of_unit[Unit.ROUTER][self.routes]
             route = frame.steps[position]
             begin = max(at + timing.chunk, (yield from frame.collecting.at(self.routes)))
@@ -129,7 +127,7 @@ class Vector:
             cycles = rows * max(chunks // rows + 1, field(route, "top_k"), arch.rank_cycles)
             self.offered = max(self.offered, begin) + cycles
             frame.logits.put(rows, self.offered)
-        elif kind is Drain.OUTPUT:
+        elif kind.destination is Destination.OUTPUT:
             beats = chunks * 2 * arch.lanes // arch.output_line_bytes
             begin = at + timing.chunk
             number = self._store_of(self.stored + chunks)
@@ -143,7 +141,7 @@ class Vector:
             self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
             frame.stored.put(chunks, max(self.offered, sent))
             cycles = self.offered - begin
-        elif kind in WIDE_DRAINS and field(step, "wide"):
+        elif kind.wide is not Wide.NEVER and field(step, "wide"):
             cycles = 2 * chunks
             self.offered = max(self.offered, at + timing.chunk) + cycles
         else:
