@@ -62,6 +62,8 @@ def embed_patches(
 
 
 def _normalise(norm: ir.Norm, x: Tensor) -> Tensor:
+    if norm.plain:
+        return x
     centred = x - x.mean(-1, keepdim=True)
     return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + norm.epsilon)
 

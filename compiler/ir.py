@@ -54,12 +54,16 @@ class Linear:
 
 @dataclass(eq=False)
 class Norm:
-    """LayerNorm over the channels; gamma, beta [channels]."""
+    """LayerNorm over the channels; gamma, beta [channels].
+
+    ``plain`` stands for none: the rows as they are, with gamma 1 and beta 0.
+    """
 
     gamma: FloatArray
     beta: FloatArray
     epsilon: float
     name: str
+    plain: bool = False
 
 
 @dataclass
@@ -159,7 +163,8 @@ class Embed:
 
 @dataclass
 class Head:
-    """``linear(norm(residual[first_row : first_row + rows]))``, then the output layout.
+    """``linear(norm(residual[first_row : first_row + rows]))``, then the output layout; of no
+    layer's norm but this one may it be that there is none (``plain``).
 
     ``output.flatten() = result.flatten()[permutation]``; result is [rows, linear.outputs].
     """

@@ -18,6 +18,8 @@ from moesaic.spec.formats import INT16_LARGEST, UINT8_LARGEST
 from moesaic.spec.schema import Items, Range
 
 Count = Annotated[int, Range(1, (1 << 31) - 1)]
+Total = Annotated[int, Range(1, (1 << 53) - 1)]
+"""Of a whole frame: a ViT-B has 17 billion products."""
 Step = Annotated[float, Range(5e-324, 1e300)]
 """Real value of one step of a code."""
 Shape = Annotated[tuple[Count, ...], Items(1, 8)]
@@ -88,11 +90,13 @@ class IntLinear:
 
 @dataclass(frozen=True)
 class IntNorm:
-    """LayerNorm of int16 residual rows: see ``semantics.layer_norm``."""
+    """LayerNorm of int16 residual rows: see ``semantics.layer_norm``. ``plain`` rows are the
+    residual rows themselves, in another step: ``semantics.plain_rows``."""
 
     channels: Count
     epsilon: Annotated[int, Range(0, (1 << EPSILON_BITS) - 1)]
     scale: Scale
+    plain: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from operator import xor
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS, UINT8_BITS
 
-ISA_VERSION = 4
+ISA_VERSION = 5
 INSTRUCTION_BYTES = 32
 CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""
@@ -220,6 +220,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field(
             "plane_stride", 20, "words from the int8 result to the high, and on to the low plane"
         ),
+        Field("plain", 1, "rows as they are: no mean subtracted, no division by the deviation"),
     ),
     Opcode.ROUTE: (
         Field("rows", 12, "tokens", nonzero=True),

@@ -48,8 +48,12 @@ def rescale_(
 def layer_norm(x: Tensor, norm: IntNorm) -> tuple[Tensor, Tensor]:
     """``semantics.layer_norm`` of int16 rows [..., channels]: (int8 as float32, int16).
 
-    Exact up to 2**15 channels: sums of squares stay below 2**46, the variance below 2**62.
+    Exact up to 2**15 channels: sums of squares stay below 2**46, the variance below 2**62. Of
+    ``plain`` rows it is ``semantics.plain_rows``.
     """
+    if norm.plain:
+        wide = x * (norm.channels * norm.scale.multiplier * 2.0**-norm.scale.shift) + 0.5
+        return _narrowed(wide)
     total = x.sum(-1, keepdim=True)
     square, whole = (x * x).sum(-1, keepdim=True).long(), total.long()
     variance = (norm.channels * square - whole * whole + norm.epsilon).clamp_(min=1)
@@ -58,6 +62,11 @@ def layer_norm(x: Tensor, norm: IntNorm) -> tuple[Tensor, Tensor]:
     factor = g * power_of_half(e + norm.scale.shift)
     # (channels * x - total) * factor + 0.5
     wide = torch.addcmul(0.5 - total * factor, x, norm.channels * factor)
+    return _narrowed(wide)
+
+
+def _narrowed(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """Round down and saturate to int16, in place; the int8 rows with it."""
     wide.floor_().clamp_(-INT16_LARGEST, INT16_LARGEST - 1)
     narrow = wide.float().mul_(2.0**-8).add_(0.5).floor_()  # 24 bits suffice
     return narrow.clamp_(max=INT8_LARGEST - 1), wide

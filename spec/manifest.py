@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.image import MAX_TASKS, NAME_BYTES
-from moesaic.spec.intgraph import Count, IntGraph, IntMoe, Shape
+from moesaic.spec.intgraph import Count, IntGraph, IntMoe, Shape, Total
 from moesaic.spec.schema import Items, Range, Reader, SchemaError, Unbounded, load_json
 
 FORMAT = 8
@@ -92,8 +92,8 @@ class TaskReport:
     """What is used of a task's report; it has more for people to read."""
 
     sqnr_db: Annotated[float, Unbounded()]
-    macs: Count
-    cycles: Count
+    macs: Total
+    cycles: Total
     """Of a frame, estimated with ``routing``."""
     layers: int
     tokens: Count

@@ -146,6 +146,15 @@ def layer_norm(
     return saturate(round_shift(wide, 8), 8), wide
 
 
+def plain_rows(x: Tensor, channels: int, multiplier: int, shift: int) -> tuple[Tensor, Tensor]:
+    """Rows as :func:`layer_norm` gives them, (int8, int16), of int16 rows ``x`` as they are.
+
+    The int16 result has the step 2**shift / (multiplier * channels) residual steps.
+    """
+    wide = requantise(channels * x, multiplier, shift, 16)
+    return saturate(round_shift(wide, 8), 8), wide
+
+
 def softmax_fine(distance: Tensor, multiplier: int, shift: int) -> Tensor:
     """Softmax numerators with 8 fraction bits, 0 to 255 * 256, of distances from the largest."""
     mantissa, octaves = exp2_negative(round_shift(distance * multiplier, shift))

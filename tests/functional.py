@@ -331,9 +331,11 @@ class FunctionalModel:
         for row in range(values["rows"]):
             start = (values["source_base"] + row * values["source_stride"]) * arch.lanes
             x = torch.as_tensor(self.state.residual[start : start + channels].astype(np.int64))
-            narrow, wide = semantics.layer_norm(
-                x[None], channels, values["epsilon"], values["multiplier"], values["shift"]
-            )
+            scale = (values["multiplier"], values["shift"])
+            if values["plain"]:
+                narrow, wide = semantics.plain_rows(x[None], channels, *scale)
+            else:
+                narrow, wide = semantics.layer_norm(x[None], channels, values["epsilon"], *scale)
             planes = [narrow, wide >> 8, wide & 255] if values["wide"] else [narrow]
             for plane, value in enumerate(planes):
                 base = values["base"] + row * values["stride"] + plane * values["plane_stride"]

@@ -167,11 +167,13 @@ class _Reader:
     def norm(self, point: str, norm: IntNorm, wide: bool) -> tuple[ir.Norm, float]:
         """A norm, and the step of the rows that the layers behind it read."""
         fine = 1.0 / norm.scale.value
+        if norm.plain:
+            fine *= self.residual / norm.channels
         codes = Codes.signed(fine, 16) if wide else Codes.signed(fine * WIDE_STEPS, 8)
         self.roundings[point] = codes
         ones = np.ones(norm.channels, np.float32)
         epsilon = norm.epsilon * self.residual**2 / norm.channels**2
-        return ir.Norm(ones, np.zeros_like(ones), epsilon, point), codes.step
+        return ir.Norm(ones, np.zeros_like(ones), epsilon, point, norm.plain), codes.step
 
     def layer(self, number: int, layer: IntLayer) -> ir.Layer:
         norm, step = self.norm(f"{number}.norm", layer.norm, layer.wide)

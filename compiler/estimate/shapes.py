@@ -6,6 +6,7 @@ without samples to calibrate on.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
@@ -85,7 +86,13 @@ def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
     initial: NDArray[np.int16] = np.zeros((graph.tokens, graph.channels), np.int16)
     embed = IntEmbed(_linear(graph.embed.linear), initial, graph.embed.first_row)
     layers = tuple(_layer(number, layer, norm) for number, layer in enumerate(graph.layers))
-    head = IntHead(norm, _linear(graph.head.linear), graph.head.first_row, graph.head.rows)
+    head = IntHead(
+        replace(norm, plain=graph.head.norm.plain),
+        _linear(graph.head.linear),
+        graph.head.first_row,
+        graph.head.rows,
+        wide=graph.head.norm.plain,
+    )
     return IntGraph(
         task=task,
         input_name=graph.input_name,

@@ -1,7 +1,9 @@
 """Where a graph is divided: the accelerator computes one tensor, the host all that follows.
 
 Every path from the input to the output must pass through that tensor, and the accelerator must be
-able to deliver it: tokens behind a LayerNorm, or behind a LayerNorm and one linear layer.
+able to deliver it: tokens of the residual stream, perhaps behind a LayerNorm, one linear layer, or
+both. The stream itself is given only behind the last layer: a layer that the accelerator does not
+take is refused, not left to the host together with all that follow.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
+
+import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.head import read_head
@@ -94,7 +98,8 @@ def find_cut(traced: Trace) -> Backbone:
         There is none; the message names the node that is in the way.
     """
     arena = traced.arena
-    first: Exception | None = None
+    # Of a stream that is taken for a head, what is wrong is told last: more often it is none.
+    first: dict[bool, Exception] = {}
     for name in common_tensors(traced):
         view = traced.values.get(name)
         if not isinstance(view, View):
@@ -106,16 +111,42 @@ def find_cut(traced: Trace) -> Backbone:
         notes: list[Note] = []
         try:
             layers, states = read_layers(arena, state, notes)
+            if head.norm.plain and _goes_on(traced, name):
+                continue
             if not layers:
                 raise NotRecognised(f"no transformer layer lies in front of {head.norm.name!r}")
             embed = read_embedding(arena, states[0], traced.source)
         except UNREADABLE as error:
-            first = first or error
+            first.setdefault(head.norm.plain, error)
             continue
         return Backbone(name, embed, layers, head, states, notes)
-    if first is not None:
-        raise NotRecognised(str(first)) from first
+    if False not in first and (joins := _joins(traced)):
+        raise NotRecognised(joins)
+    for reason in (first.get(False), first.get(True)):
+        if reason is not None:
+            raise NotRecognised(str(reason)) from reason
     raise NotRecognised(_obstacle(traced))
+
+
+_SUMS = ("Add", "Sum", "SkipLayerNormalization")
+
+
+def _goes_on(traced: Trace, tensor: str) -> bool:
+    """Say whether something is added to the residual stream behind ``tensor``."""
+    stream = traced.values[tensor]
+    assert isinstance(stream, View)
+    same = {
+        name
+        for name, value in traced.values.items()
+        if isinstance(value, View)
+        and value.ids.size == stream.ids.size
+        and np.array_equal(value.ids.reshape(-1), stream.ids.reshape(-1))
+    }
+    for node in traced.graph.nodes:
+        read = [name for name in reads(node) if is_data(traced, name)]
+        if node.op_type in _SUMS and len(read) > 1 and not same.isdisjoint(read):
+            return True
+    return False
 
 
 def _obstacle(traced: Trace) -> str:
@@ -126,6 +157,11 @@ def _obstacle(traced: Trace) -> str:
             f"no transformer layer lies in front of {refused.node}, which the accelerator does "
             f"not take ({refused.reason}): only what follows the last layer can run on the host"
         )
+    return f"no LayerNorm of tokens lies in front of output {traced.graph.output_name!r}"
+
+
+def _joins(traced: Trace) -> str | None:
+    """Name the node that joins several results of the backbone, if one does."""
     makers = {name: node for node in traced.graph.nodes for name in node.output}
 
     def label(name: str) -> str:
@@ -141,15 +177,11 @@ def _obstacle(traced: Trace) -> str:
             names = " and ".join(label(name) for name in list(joined)[:2])
             return (
                 f"{label(behind)} joins the results of {names}, but the accelerator delivers one "
-                "tensor: let the head read one LayerNorm behind the last layer"
+                "tensor: let the head read the stream, or one LayerNorm, behind the last layer"
             )
-        if isinstance(view, View) and stream:
-            last = next((s.node for s in traced.arena.sources_of(view)), label(before))
-            return (
-                f"{label(behind)} reads the residual stream as {last} leaves it, but the "
-                "accelerator delivers tokens behind a LayerNorm only: end the backbone with one"
-            )
-    return f"no LayerNorm of tokens lies in front of output {traced.graph.output_name!r}"
+        if stream:
+            return None
+    return None
 
 
 def _is_stream(traced: Trace, view: View) -> bool:

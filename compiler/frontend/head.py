@@ -1,4 +1,5 @@
-"""Recognising what the accelerator does behind the last layer: LayerNorm and one linear layer."""
+"""Recognising what the accelerator does behind the last layer: LayerNorm and one linear layer,
+either of which may be missing."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from moesaic.compiler.frontend.read import (
     per_column,
     read_linear,
     read_normalised,
+    read_plain,
     share_norm,
 )
 from moesaic.compiler.frontend.views import (
@@ -34,12 +36,15 @@ def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
     """Read the head; returns it and the residual stream behind the last layer.
 
     Normalised tokens are a head, too: the linear layer is then diagonal. Its rows have one weight
-    each, gamma, which int8 with a scale per row holds exactly.
+    each, gamma, which int8 with a scale per row holds exactly. So are the tokens of the stream
+    itself, or a linear layer of them.
     """
     flat = output.reshape(-1)
     source = arena.source_of(flat)
     if isinstance(source, Norm):
         width = source.rows.shape[1]
+    elif isinstance(source, Sum):
+        width = _channels(arena, source)
     elif isinstance(source, Product):
         width = source.weight.shape[0]
     else:
@@ -50,29 +55,36 @@ def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
     rows, columns, scale, offset = _affine_columns(flat, source, width)
     used = np.unique(rows)
     everything = arena.view(source, (source.size // width, width))[used].affine(scale, offset)
-    if isinstance(source, Norm):
-        identity = np.eye(width)
-        linear = LinearReading(
-            everything.plain, identity * scale[:, None], offset, source.name, source.node
-        )
-        norm = source
-    else:
+    if isinstance(source, Product):
         linear = read_linear(arena, everything)
-        norm = _head_norm(arena, source, linear.inputs)
+        before = _before(arena, source, linear.inputs)
+    else:
+        identity = np.eye(width)
+        name = source.name if isinstance(source, Norm) else source.node
+        linear = LinearReading(
+            everything.plain, identity * scale[:, None], offset, name, source.node
+        )
+        before = source
     linear.given = replace(linear.given, target=find_output_step(arena, flat))
-    state = _last_state(arena, norm)
-    reading = read_normalised(arena, state, linear)
+    if isinstance(before, Norm):
+        state = _last_state(arena, before)
+        reading = read_normalised(arena, state, linear)
+    else:
+        channels = _channels(arena, before)
+        state = State(arena.view(before, (before.size // channels, channels)))
+        reading = read_plain(state, before, linear)
     tokens = np.zeros(used.max() + 1, np.int64)
     tokens[used] = reading.tokens
     first, last = int(reading.tokens.min()), int(reading.tokens.max())
     head_norm, (head_linear,) = share_norm([reading])
+    head_norm = replace(head_norm, plain=isinstance(before, Sum))
     head = ir.Head(
         norm=head_norm,
         linear=head_linear,
         first_row=first,
         rows=last - first + 1,
         permutation=(tokens[rows] - first) * width + columns,
-        name=source.name,
+        name=linear.name,
     )
     return head, state
 
@@ -92,9 +104,19 @@ def _affine_columns(
     return rows, columns, scale, offset
 
 
-def _head_norm(arena: Arena, head: Product, inputs: View) -> Norm:
+def _channels(arena: Arena, stream: Sum) -> int:
+    """Channels of a residual stream: those of the LayerNorms of the graph."""
+    widths = {source.rows.shape[1] for source in arena.sources if isinstance(source, Norm)}
+    found = [width for width in widths if stream.size % width == 0]
+    if len(found) != 1:
+        raise NotRecognised(f"{stream.node} adds, but no LayerNorm says how wide its rows are")
+    return found[0]
+
+
+def _before(arena: Arena, head: Product, inputs: View) -> Norm | Sum:
+    """What the head's linear layer reads."""
     sources = arena.sources_of(inputs)
-    if len(sources) == 1 and isinstance(sources[0], Norm):
+    if len(sources) == 1 and isinstance(sources[0], (Norm, Sum)):
         return sources[0]
     names = " and ".join(source.node for source in sources[:2]) or "constants"
     what = "pooled tokens" if any(isinstance(s, RowSum) for s in sources) else names

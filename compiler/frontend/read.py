@@ -16,6 +16,7 @@ from moesaic.compiler.frontend.views import (
     Product,
     RealArray,
     Source,
+    Sum,
     View,
 )
 from moesaic.compiler.ir import IndexArray
@@ -162,6 +163,24 @@ def read_normalised(arena: Arena, state: State, linear: LinearReading) -> Normal
     return NormalisedLinear(
         norm,
         tokens,
+        np.ones(channels),
+        np.zeros(channels),
+        weight,
+        linear.bias + linear.weight @ matrix.offset,
+        linear.name,
+        replace(linear.given, codes=None),
+    )
+
+
+def read_plain(state: State, source: Sum, linear: LinearReading) -> NormalisedLinear:
+    """Read the inputs of a linear layer as rows of the residual stream ``source`` itself."""
+    channels = state.view.shape[1]
+    matrix = as_matrix(linear.inputs, source, channels)
+    weight = np.zeros((linear.weight.shape[0], channels))
+    np.add.at(weight.T, matrix.columns, (linear.weight * matrix.scale).T)
+    return NormalisedLinear(
+        Norm(source.node, source.name, source.size, state.view, 0.0),
+        matrix.rows,
         np.ones(channels),
         np.zeros(channels),
         weight,

@@ -183,9 +183,8 @@ def read_layers(
 def _not_a_stream(source: Source, last: bool) -> str:
     if last and isinstance(source, RowSum):
         return (
-            f"{source.node} pools the tokens before the last LayerNorm, which must normalise them"
-            " one by one: train the model with the LayerNorm in front of the pooling, and pool on"
-            " the host"
+            f"{source.node} pools the tokens before the last LayerNorm, which the accelerator"
+            " applies to tokens one by one: pool on the host"
         )
     kind = "a LayerNorm's result" if isinstance(source, Norm) else "a computed value"
     return (

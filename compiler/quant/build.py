@@ -94,6 +94,8 @@ class Builder:
                     "wide must name normalised rows, queries, attended or hidden rows, not"
                     f" {wide_name(point, count)!r}"
                 )
+        if graph.head.norm.plain:  # the stream itself: its outliers leave 8 bits little
+            self.wide["head.norm"] = ALL_FEATURES
         self.sites = {site.role: site for site in sites(graph)}
         self.residual = scales.residual(task)
         self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)
@@ -233,14 +235,16 @@ class Builder:
         return IntHead(norm, linear, head.first_row, head.rows, wide)
 
     def _norm(self, point: str, norm: ir.Norm) -> IntNorm:
-        channels = self.graph.channels
+        channels, step = self.graph.channels, self._norm_step(point)
+        if norm.plain:
+            factor = self.residual / (step * channels)
+            return IntNorm(channels, 0, _scale(factor, f"rows of {norm.name}"), plain=True)
         epsilon = round(channels**2 * norm.epsilon / self.residual**2)
         if epsilon >= 1 << EPSILON_BITS:
             raise UserError(
                 f"norm {norm.name} must have an epsilon far below the residual's squares,"
                 f" not {norm.epsilon!r}: its input is next to zero on all samples"
             )
-        step = self._norm_step(point)
         return IntNorm(channels, epsilon, _scale(1.0 / step, f"norm {norm.name}"))
 
     def _norm_step(self, point: str) -> float:

@@ -141,6 +141,7 @@ class StepWriter:
             base=Address(buffer),
             stride=words,
             plane_stride=rows * words if wide else 0,
+            plain=int(norm.plain),
         )
         return buffer
 

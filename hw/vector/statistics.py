@@ -36,11 +36,12 @@ class Statistics(wiring.Component):
     ----------
     valid, words, row_first, row_last
         One residual word per cycle, and its place in the row.
-    channels, epsilon, multiplier, shift
+    channels, epsilon, multiplier, shift, plain
         Fields of the instruction, held until the last row is taken.
     rows
         Results in row order: ``total``; ``gain``, ``shift``:
-        ``(channels * x - total) * gain / 2**shift`` is the normalised value.
+        ``(channels * x - total) * gain / 2**shift`` is the normalised value. Of ``plain`` rows they
+        are 0 and the fields ``multiplier`` and ``shift``.
     """
 
     DEPTH = 32
@@ -58,6 +59,7 @@ class Statistics(wiring.Component):
                 "epsilon": In(isa.width(Opcode.NORM, "epsilon")),
                 "multiplier": In(MULTIPLIER_BITS),
                 "shift": In(SHIFT_BITS),
+                "plain": In(1),
                 "rows": Out(stream.Signature(statistics_layout())),
             }
         )
@@ -114,9 +116,15 @@ class Statistics(wiring.Component):
 
         row = Signal(statistics_layout())
         m.d.comb += [
-            row.total.eq(delay(m, total, after_sums, "total").as_signed()),
-            row.gain.eq(gain),
-            row.shift.eq(Mux(shift[SHIFT_BITS], (1 << SHIFT_BITS) - 1, shift)),
+            row.total.eq(Mux(self.plain, 0, delay(m, total, after_sums, "total").as_signed())),
+            row.gain.eq(Mux(self.plain, self.multiplier, gain)),
+            row.shift.eq(
+                Mux(
+                    self.plain,
+                    self.shift,
+                    Mux(shift[SHIFT_BITS], (1 << SHIFT_BITS) - 1, shift),
+                )
+            ),
         ]
         m.submodules.memory = memory = Memory(shape=statistics_layout(), depth=self.DEPTH, init=[])
         write, read = memory.write_port(), memory.read_port(domain="comb")

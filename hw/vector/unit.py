@@ -177,6 +177,7 @@ class VectorUnit(wiring.Component):
             statistics.epsilon.eq(norm.epsilon),
             statistics.multiplier.eq(norm.multiplier),
             statistics.shift.eq(norm.shift),
+            statistics.plain.eq(norm.plain),
         ]
 
         m.d.comb += [

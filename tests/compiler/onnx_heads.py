@@ -40,6 +40,9 @@ class HeadedVit(Vit):
             late = self.layer_norm(x)
             parts = [self.convolution(self.grid(part), CHANNELS, 4, 3) for part in (early, late)]
             return self.op("Concat", *parts, axis=1)
+        if kind == "pooled stream":
+            pooled = self.op("ReduceMean", x, self.ints(1))
+            return self.dense(self.layer_norm(pooled), CHANNELS, 5)
         if kind == "tokens and residual":
             return self.op("Add", self.op("Sigmoid", self.layer_norm(x)), x)
         if kind == "two norms":

@@ -152,8 +152,10 @@ def random_intgraph(
         shape.tokens - shape.patches,
     )
     wide = is_wide()
-    last = normalised(shape.outputs, 9000, wide)
-    head = IntHead(norm(), last, shape.head_first, shape.head_rows, wide)
+    last, before = normalised(shape.outputs, 9000, wide), norm()
+    if forms.random() < 0.3:
+        before = IntNorm(c, 0, Scale.of(forms.uniform(0.5, 2) / c), plain=True)
+    head = IntHead(before, last, shape.head_first, shape.head_rows, wide)
     inputs = shape.patches * shape.patch_inputs
     outputs = shape.head_rows * shape.outputs
     return IntGraph(

@@ -136,6 +136,13 @@ def test_structure_is_read_off(tmp_path: Path) -> None:
     assert sorted(graph.head.permutation) == list(range(PATCHES * 32))
 
 
+def test_head_without_a_norm(tmp_path: Path) -> None:
+    """The linear layer reads the stream as the last layer leaves it."""
+    graph, error = compare(Vit(head="no norm").save(tmp_path))
+    assert error < 2e-6 and graph.head.norm.plain
+    assert (graph.head.norm.gamma == 1).all() and not graph.head.norm.beta.any()
+
+
 def test_class_head_keeps_one_row(tmp_path: Path) -> None:
     graph = load_graph(Vit(head="class").save(tmp_path))
     assert (graph.head.first_row, graph.head.rows, graph.output_shape) == (0, 1, (1, 5))

@@ -246,6 +246,7 @@ class Program:
         multiplier: int,
         shift: int,
         wide: bool = False,
+        plain: bool = False,
         plane_stride: int = 0,
         wait: int | None = None,
         signal: int | None = None,
@@ -254,7 +255,10 @@ class Program:
         lanes, depth = self.arch.lanes, self.arch.depth
         first = [source_base + r * source_stride for r in range(rows)]
         x = torch.stack([self.residual[f : f + words].flatten() for f in first])
-        int8, int16 = semantics.layer_norm(x, channels, epsilon, multiplier, shift)
+        if plain:
+            int8, int16 = semantics.plain_rows(x, channels, multiplier, shift)
+        else:
+            int8, int16 = semantics.layer_norm(x, channels, epsilon, multiplier, shift)
         planes = [int8, int16 >> 8, int16 & 255] if wide else [int8]
         for r in range(rows):
             for word in range(words):
@@ -268,7 +272,7 @@ class Program:
             Opcode.NORM, wait, signal, rows=rows, words=words, channels=channels,
             source_base=source_base, source_stride=source_stride, base=base, stride=stride,
             epsilon=epsilon, multiplier=multiplier, shift=shift, wide=int(wide),
-            plane_stride=plane_stride,
+            plane_stride=plane_stride, plain=int(plain),
         )  # fmt: skip
 
 
@@ -343,12 +347,14 @@ def add_random_norm(program: Program) -> None:
     plane_stride = rows * stride
     base = random.randrange(arch.activation_words - 3 * plane_stride)
     channels = words * arch.lanes - random.randrange(arch.lanes)
+    plain = random.random() < 0.3
+    least = channels.bit_length() + 15 if plain else 0  # so that not all of it saturates
     program.norm(
         rows=rows, words=words, channels=channels, source_base=source_base,
         source_stride=source_stride, base=base, stride=stride,
         epsilon=random.choice([0, 1, random.getrandbits(20), random.getrandbits(48)]),
-        multiplier=random.randint(1 << 15, (1 << 16) - 1), shift=random.randint(0, 14),
-        wide=random.random() < 0.5, plane_stride=plane_stride,
+        multiplier=random.randint(1 << 15, (1 << 16) - 1), shift=least + random.randint(0, 14),
+        wide=random.random() < 0.5, plane_stride=plane_stride, plain=plain,
     )  # fmt: skip
 
 

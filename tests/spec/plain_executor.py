@@ -80,6 +80,9 @@ def power(exponent: int) -> tuple[int, int]:
 
 
 def norm(row: Row, layer: IntNorm) -> tuple[Row, Row]:
+    if layer.plain:
+        wide = [scaled(layer.channels * x, layer.scale, 16) for x in row]
+        return [clamp(shift_round(x, 8), 8) for x in wide], wide
     total, square = sum(row), sum(x * x for x in row)
     variance = max(1, layer.channels * square - total * total + layer.epsilon)
     r, e = invert_root(variance)

@@ -15,7 +15,9 @@ from moesaic.host import Session
 from moesaic.spec import graphcheck
 from moesaic.spec.bundle import load_bundle
 from moesaic.spec.hostside import quantise_input
+from moesaic.spec.manifest import TaskReport
 from moesaic.spec.presets import PRESETS
+from moesaic.spec.schema import Reader
 from tests.e2e.bundles import expected_codes
 from tests.spec.bundle_pieces import Pieces, first, pieces, refusal
 
@@ -42,6 +44,13 @@ def test_good_bundle_is_read_as_it_was_written(number: int, tmp_path: Path) -> N
             codes = expected_codes(graph, quantise_input(graph, x))
             assert np.array_equal(session.run({"x": x}, task).result.codes, codes)
     assert bundle.image == bytes(made.image)
+
+
+def test_frames_of_billions_of_products_are_read() -> None:
+    """A ViT-B at 224 pixels has 17 billion."""
+    report = pieces(0).manifest["report"]["tasks"]["seg"] | {"macs": 17 * 10**9, "cycles": 1 << 33}
+    read = Reader(extra=True).read(TaskReport, report, "report")
+    assert (read.macs, read.cycles) == (17 * 10**9, 1 << 33)
 
 
 def fill(p: Pieces, owner: dict[str, Any], field: str, value: int) -> None:

@@ -141,6 +141,27 @@ def test_layer_norm_equals_semantics(
     assert equal(got[0], want[0]) and equal(got[1], want[1])
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 2, 24, 192, 1536, 8191]),
+    st.sampled_from([1, 40, 9000, 32768]),
+    scales,
+)
+def test_plain_rows_equal_semantics(seed: int, channels: int, spread: int, scale: Scale) -> None:
+    x = torch.tensor(np.random.default_rng(seed).integers(-spread, spread, (2, 3, channels)))
+    got = kernels.layer_norm(x.double(), IntNorm(channels, 0, scale, plain=True))
+    want = semantics.plain_rows(x, channels, scale.multiplier, scale.shift)
+    assert equal(got[0], want[0]) and equal(got[1], want[1])
+
+
+def test_plain_rows_in_their_own_step_are_the_rows() -> None:
+    x = torch.arange(-(1 << 15), 1 << 15).reshape(-1, 64)
+    scale = Scale.of(1 / 64)
+    narrow, wide = semantics.plain_rows(x, 64, scale.multiplier, scale.shift)
+    assert torch.equal(wide, x) and torch.equal(narrow, ((x + 128) >> 8).clamp(max=127))
+
+
 @pytest.mark.parametrize("spread", [3, 1000, 32768])
 def test_layer_norm_of_usual_scales_equals_semantics(spread: int) -> None:
     generator = torch.Generator().manual_seed(spread)
