@@ -1,7 +1,7 @@
 # Needs git, make, g++ and Python 3.11; everything else comes into .venv by `make setup`.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test fuzz formal verilog vivado sim firmware bench resources timing docs lint format
+.PHONY: help setup demo test fuzz formal verilog vivado sim firmware bench zoo resources timing docs lint format
 
 PYTHON ?= python3
 TARGET ?= nano
@@ -12,6 +12,7 @@ VIVADO_ARGS ?=
 ROUTE ?=
 FUZZ_SECONDS ?= 3600
 FORMAL_ARGS ?=
+ZOO_ARGS ?=
 BIN := .venv/bin
 PACKAGES := cli compiler host hw models sim spec
 FUZZERS := tests/compiler/test_fuzz_graphs.py tests/spec/test_bundle_fuzz.py tests/host/test_serving_fuzz.py
@@ -56,6 +57,10 @@ bench: setup  ## measure all targets: cycles, estimates, resources, goals, real 
 	$(BIN)/python -m moesaic.models.bench --out build/bench
 	$(BIN)/python -m pip install --quiet -e '.[real]'
 	MOESAIC_REAL=1 $(BIN)/python -m pytest -s tests/pretrained
+
+zoo: setup  ## try architectures of timm, transformers and others: which compile, and why not; hours
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[zoo]'
+	$(BIN)/python -m moesaic.models.zoo $(ZOO_ARGS)
 
 resources: setup  ## LUT, FF, DSP and block RAM of TARGET by yosys, block by block
 	$(BIN)/python -m moesaic.hw.resources --target '$(TARGET)'

@@ -1,0 +1,49 @@
+"""What an architecture of the zoo is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One architecture.
+
+    Attributes
+    ----------
+    name
+        Unique; letters, digits, dots, dashes and underscores.
+    family
+        What its rows are counted under.
+    source
+        Where the code is from: ``timm``, ``transformers``, or ``here``.
+    build
+        Makes the module, with random weights and two layers where the library can.
+    shape
+        Of its input, the batch axis first.
+    """
+
+    name: str
+    family: str
+    source: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...] = (1, 3, 224, 224)
+
+
+class FirstTensor(nn.Module):
+    """A module of a library as one with one output: its logits, else its last hidden state."""
+
+    def __init__(self, inner: nn.Module, name: str = "") -> None:
+        super().__init__()
+        self.inner, self.name = inner, name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run it."""
+        found = self.inner(x)
+        if self.name:
+            return getattr(found, self.name)  # type: ignore[no-any-return]
+        return found[0] if isinstance(found, (tuple, list)) else found  # type: ignore[no-any-return]

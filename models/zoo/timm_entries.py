@@ -1,0 +1,108 @@
+"""Vision transformers of timm, by family. Models of two layers where timm lets one say so."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+from torch import nn
+
+from moesaic.models.zoo.entry import Entry, FirstTensor
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "ViT": (
+        "vit_tiny_patch16_224", "vit_small_patch16_224", "vit_small_patch32_224",
+        "vit_base_patch16_224", "vit_base_patch32_224", "vit_base_patch8_224",
+        "vit_base_patch16_reg4_gap_256",
+        "vit_little_patch16_reg4_gap_256", "vit_medium_patch16_gap_256",
+        "vit_mediumd_patch16_reg4_gap_256", "vit_betwixt_patch16_reg4_gap_256",
+        "vit_wee_patch16_reg1_gap_256", "vit_pwee_patch16_reg1_gap_256",
+        "vit_small_patch16_36x1_224", "vit_small_patch16_18x2_224", "vit_base_patch16_18x2_224",
+        "vit_base_patch16_224_miil", "vit_base_patch16_plus_240",
+        "vit_base_patch16_rope_reg1_gap_256",
+        "vit_so150m_patch16_reg4_gap_256", "vit_so150m_patch16_reg4_map_256",
+        "vit_base_patch16_xp_224", "vit_large_patch16_224", "vit_large_patch14_224",
+        "test_vit", "test_vit2", "test_vit3", "test_vit4",
+    ),
+    "DeiT": (
+        "deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224",
+        "deit_tiny_distilled_patch16_224", "deit_base_distilled_patch16_224",
+        "deit3_small_patch16_224", "deit3_medium_patch16_224", "deit3_base_patch16_224",
+    ),
+    "self-supervised": (
+        "vit_small_patch14_dinov2", "vit_base_patch14_dinov2", "vit_small_patch14_reg4_dinov2",
+        "vit_giant_patch14_dinov2", "vit_small_patch16_dinov3", "vit_base_patch16_dinov3",
+        "vit_small_plus_patch16_dinov3", "vit_base_patch16_rpn_224",
+    ),
+    "image and text": (
+        "vit_base_patch16_clip_224", "vit_base_patch32_clip_224",
+        "vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_siglip_224",
+        "vit_base_patch16_siglip_gap_224", "vit_base_patch16_siglip_256", "vitamin_small_224",
+        "aimv2_large_patch14_224", "naflexvit_base_patch16_gap",
+    ),
+    "EVA": (
+        "eva02_tiny_patch14_224", "eva02_small_patch14_224", "eva02_base_patch14_224",
+        "eva02_base_patch16_clip_224", "eva_giant_patch14_224",
+        "vit_base_patch16_rope_224", "vit_base_patch16_rope_mixed_224",
+        "vit_small_patch16_rope_ape_224",
+        "vit_medium_patch16_rope_reg1_gap_256",
+    ),
+    "relative positions": (
+        "beit_base_patch16_224", "beitv2_base_patch16_224", "vit_relpos_small_patch16_224",
+        "vit_relpos_medium_patch16_cls_224", "vit_relpos_base_patch16_clsgap_224",
+        "vit_srelpos_small_patch16_224",
+    ),
+    "hybrids": (
+        "vit_tiny_r_s16_p8_224", "vit_small_r26_s32_224", "vit_base_r50_s16_224",
+        "vit_small_resnet26d_224",
+    ),
+    "windows and stages": (
+        "swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224", "swinv2_tiny_window8_256",
+        "swinv2_cr_tiny_224", "twins_svt_small", "twins_pcpvt_small", "pvt_v2_b0", "pit_ti_224",
+        "nest_tiny", "gcvit_xxtiny", "mvitv2_tiny", "hiera_tiny_224", "davit_tiny",
+        "maxvit_tiny_rw_224", "coatnet_0_rw_224",
+    ),
+    "other attention": (
+        "cait_xxs24_224", "xcit_nano_12_p16_224", "crossvit_tiny_240", "convit_tiny",
+        "volo_d1_224", "tnt_s_legacy_patch16_224", "visformer_tiny", "levit_128s",
+        "efficientformer_l1", "edgenext_xx_small", "mobilevit_xxs", "mobilevitv2_050",
+        "coat_tiny", "sequencer2d_s", "poolformer_s12", "mixer_s16_224", "gmlp_ti16_224",
+        "resmlp_12_224",
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def _timm() -> Any:
+    # PyPI's torchvision is built for CUDA's torch, and its operators do not load with the CPU's.
+    # timm takes nothing of it but transforms in Python.
+    with mock.patch("torch.library.register_fake", lambda *_, **__: lambda function: function):
+        importlib.import_module("torchvision")
+    return importlib.import_module("timm")
+
+
+def _build(name: str) -> nn.Module:
+    timm = _timm()
+    for options in ({"depth": 2}, {}):
+        try:
+            return FirstTensor(timm.create_model(name, pretrained=False, **options))
+        except (TypeError, AssertionError, IndexError, RuntimeError):
+            if not options:
+                raise
+    raise AssertionError(name)
+
+
+def input_shape(name: str) -> tuple[int, ...]:
+    """Of a model, the batch axis first."""
+    config = _timm().get_pretrained_cfg(name.partition(".")[0])
+    return (1, *config.input_size)
+
+
+def entries() -> Iterator[Entry]:
+    """All of them; timm itself is imported when one is built."""
+    for family, names in FAMILIES.items():
+        for name in names:
+            yield Entry(name, family, "timm", functools.partial(_build, name), ())
