@@ -8,11 +8,13 @@ take is refused, not left to the host together with all that follow.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 
 import numpy as np
+import onnx
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.head import read_head
@@ -173,6 +175,8 @@ def _joins(traced: Trace) -> str | None:
         if not stream and before != traced.graph.input_name:
             continue
         joined = dict.fromkeys(n for n in reads(makers[behind]) if is_data(traced, n))
+        if stream and makers[behind].op_type in _SUMS and (why := _refused(traced, makers, joined)):
+            return f"the layer that {label(behind)} adds to the residual stream holds {why}"
         if len(joined) > 1:
             names = " and ".join(label(name) for name in list(joined)[:2])
             return (
@@ -181,6 +185,23 @@ def _joins(traced: Trace) -> str | None:
             )
         if stream:
             return None
+    return None
+
+
+def _refused(
+    traced: Trace, makers: Mapping[str, onnx.NodeProto], names: Iterable[str]
+) -> str | None:
+    """Name the first node that is not taken among those that tensors without a view come from."""
+    seen: set[str] = set()
+    waiting = [name for name in names if name not in traced.values]
+    while waiting:
+        name = waiting.pop()
+        if name in makers and name not in seen:
+            seen.add(name)
+            waiting += [n for n in reads(makers[name]) if n not in traced.values]
+    for name, refusal in traced.refused.items():
+        if name in seen:
+            return f"{refusal.node}, which the accelerator does not take ({refusal.reason})"
     return None
 
 

@@ -216,6 +216,19 @@ def test_layers_that_are_not_supported(tmp_path: Path) -> None:
     assert "must be GELU" in text and "(Relu)" in text
 
 
+def test_layer_with_an_operator_that_is_not_taken(tmp_path: Path) -> None:
+    """It is the operator that is named, not the sum that its result is in."""
+
+    class Odd(HeadedVit):
+        def activation(self, x: str) -> str:
+            return self.op("HardSwish", x)
+
+    vit = Odd(head="convolutions")
+    text = refusal(vit.save(tmp_path))
+    odd = next(node.output[0] for node in vit.nodes if node.op_type == "HardSwish")
+    assert f"holds node '{odd}' (HardSwish)" in text and "(there is no unit for HardSwish)" in text
+
+
 def test_random_numbers(tmp_path: Path) -> None:
     assert "(RandomNormal) draws random numbers" in refusal(HeadedVit(head="random").save(tmp_path))
 
