@@ -52,6 +52,15 @@ def wide_features(names: Iterable[str]) -> dict[str, int]:
     return result
 
 
+def wide_points(graph: ir.Graph, names: Iterable[str]) -> dict[str, int]:
+    """:func:`wide_features`, and what has 16 bits whoever asks: the rows of a head that reads the
+    stream itself, whose outliers would leave 8 bits little."""
+    found = wide_features(names)
+    if graph.head.norm.plain:
+        found["head.norm"] = ALL_FEATURES
+    return found
+
+
 def wide_name(point: str, features: int) -> str:
     """What :func:`wide_features` reads."""
     return point if features == ALL_FEATURES else f"{point}:{features}"

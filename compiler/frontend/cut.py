@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 
-import numpy as np
 import onnx
 
 from moesaic.compiler import ir
@@ -21,7 +20,12 @@ from moesaic.compiler.frontend.head import read_head
 from moesaic.compiler.frontend.nodes import describe, reads
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import State
-from moesaic.compiler.frontend.recognise import is_embedding, read_embedding, read_layers
+from moesaic.compiler.frontend.recognise import (
+    LAYER,
+    is_embedding,
+    read_embedding,
+    read_layers,
+)
 from moesaic.compiler.frontend.trace import Trace
 from moesaic.compiler.frontend.views import Norm, NotRecognised, Sum, View
 
@@ -100,8 +104,8 @@ def find_cut(traced: Trace) -> Backbone:
         There is none; the message names the node that is in the way.
     """
     arena = traced.arena
-    # Of a stream that is taken for a head, what is wrong is told last: more often it is none.
     first: dict[bool, Exception] = {}
+    """What is wrong in front of the nearest head, by whether it reads the stream itself."""
     for name in common_tensors(traced):
         view = traced.values.get(name)
         if not isinstance(view, View):
@@ -122,31 +126,32 @@ def find_cut(traced: Trace) -> Backbone:
             first.setdefault(head.norm.plain, error)
             continue
         return Backbone(name, embed, layers, head, states, notes)
-    if False not in first and (joins := _joins(traced)):
+    reasons = [str(first[plain]) for plain in (False, True) if plain in first]
+    # What is wrong with a layer tells more than what a head is not.
+    reasons.sort(key=lambda reason: not reason.startswith(LAYER))
+    joins = _joins(traced)
+    if joins and not (reasons and (False in first or reasons[0].startswith(LAYER))):
         raise NotRecognised(joins)
-    for reason in (first.get(False), first.get(True)):
-        if reason is not None:
-            raise NotRecognised(str(reason)) from reason
-    raise NotRecognised(_obstacle(traced))
+    raise NotRecognised(reasons[0] if reasons else _obstacle(traced))
 
 
-_SUMS = ("Add", "Sum", "SkipLayerNormalization")
+_SUMS = ("Add", "Sub", "Sum", "Gemm", "SkipLayerNormalization")
 
 
 def _goes_on(traced: Trace, tensor: str) -> bool:
-    """Say whether something is added to the residual stream behind ``tensor``."""
+    """Say whether something is added to values of the residual stream behind ``tensor``, in
+    whatever order or shape: a layer that is not taken, or a head that looks like one."""
     stream = traced.values[tensor]
     assert isinstance(stream, View)
-    same = {
-        name
-        for name, value in traced.values.items()
-        if isinstance(value, View)
-        and value.ids.size == stream.ids.size
-        and np.array_equal(value.ids.reshape(-1), stream.ids.reshape(-1))
-    }
+    source = traced.arena.source_of(stream.reshape(-1))
+
+    def of_stream(name: str) -> bool:
+        value = traced.values.get(name)
+        return isinstance(value, View) and source in traced.arena.sources_of(value)
+
     for node in traced.graph.nodes:
         read = [name for name in reads(node) if is_data(traced, name)]
-        if node.op_type in _SUMS and len(read) > 1 and not same.isdisjoint(read):
+        if node.op_type in _SUMS and len(read) > 1 and any(map(of_stream, read)):
             return True
     return False
 

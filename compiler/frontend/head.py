@@ -60,9 +60,8 @@ def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
         before = _before(arena, source, linear.inputs)
     else:
         identity = np.eye(width)
-        name = source.name if isinstance(source, Norm) else source.node
         linear = LinearReading(
-            everything.plain, identity * scale[:, None], offset, name, source.node
+            everything.plain, identity * scale[:, None], offset, source.name, source.node
         )
         before = source
     linear.given = replace(linear.given, target=find_output_step(arena, flat))
@@ -84,7 +83,7 @@ def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
         first_row=first,
         rows=last - first + 1,
         permutation=(tokens[rows] - first) * width + columns,
-        name=linear.name,
+        name=source.name,
     )
     return head, state
 
@@ -105,12 +104,11 @@ def _affine_columns(
 
 
 def _channels(arena: Arena, stream: Sum) -> int:
-    """Channels of a residual stream: those of the LayerNorms of the graph."""
-    widths = {source.rows.shape[1] for source in arena.sources if isinstance(source, Norm)}
-    found = [width for width in widths if stream.size % width == 0]
-    if len(found) != 1:
-        raise NotRecognised(f"{stream.node} adds, but no LayerNorm says how wide its rows are")
-    return found[0]
+    """Channels of a residual stream: those of the last LayerNorm in front of it."""
+    before = [s for s in arena.sources if isinstance(s, Norm) and s.start < stream.start]
+    if not before or stream.size % before[-1].rows.shape[1]:
+        raise NotRecognised(f"{stream.node} adds no layer behind a LayerNorm to a residual stream")
+    return before[-1].rows.shape[1]
 
 
 def _before(arena: Arena, head: Product, inputs: View) -> Norm | Sum:
@@ -121,8 +119,8 @@ def _before(arena: Arena, head: Product, inputs: View) -> Norm | Sum:
     names = " and ".join(source.node for source in sources[:2]) or "constants"
     what = "pooled tokens" if any(isinstance(s, RowSum) for s in sources) else names
     raise NotRecognised(
-        f"the head's linear layer {head.node} must read a LayerNorm of the tokens, but it reads "
-        f"{what}: put a LayerNorm right before it, and pool on the host"
+        f"the head's linear layer {head.node} must read tokens of the residual stream, or a"
+        f" LayerNorm of them, but it reads {what}: pool on the host"
     )
 
 

@@ -23,7 +23,7 @@ from moesaic.compiler.frontend.trace import RANDOM, Trace
 from moesaic.compiler.frontend.views import NotRecognised, View
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
-LATE = "only a LayerNorm and one linear layer can follow the last transformer layer"
+LATE = "at most a LayerNorm and one linear layer can follow the last transformer layer"
 
 
 def extract_host_part(traced: Trace, tensor: str) -> ir.HostPart:

@@ -176,8 +176,12 @@ def read_plain(state: State, source: Sum, linear: LinearReading) -> NormalisedLi
     """Read the inputs of a linear layer as rows of the residual stream ``source`` itself."""
     channels = state.view.shape[1]
     matrix = as_matrix(linear.inputs, source, channels)
-    weight = np.zeros((linear.weight.shape[0], channels))
-    np.add.at(weight.T, matrix.columns, (linear.weight * matrix.scale).T)
+    given = linear.given
+    if np.array_equal(matrix.columns, np.arange(channels)) and (matrix.scale == 1).all():
+        weight = linear.weight
+    else:
+        weight, given = np.zeros((linear.weight.shape[0], channels)), replace(given, codes=None)
+        np.add.at(weight.T, matrix.columns, (linear.weight * matrix.scale).T)
     return NormalisedLinear(
         Norm(source.node, source.name, source.size, state.view, 0.0),
         matrix.rows,
@@ -186,7 +190,7 @@ def read_plain(state: State, source: Sum, linear: LinearReading) -> NormalisedLi
         weight,
         linear.bias + linear.weight @ matrix.offset,
         linear.name,
-        replace(linear.given, codes=None),
+        given,
     )
 
 

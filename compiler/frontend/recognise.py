@@ -45,6 +45,8 @@ def is_embedding(arena: Arena, view: View) -> bool:
     )
 
 
+LAYER = "the layer added by"
+"""How a refusal begins that is about one layer."""
 MOST_TERMS = 1 << 12
 """Terms of one residual sum: 64 experts of 64 tokens each are a quarter of it."""
 
@@ -176,7 +178,7 @@ def read_layers(
         try:
             layers.append(_read_layer(arena, update, state, notes))
         except NotRecognised as error:
-            raise NotRecognised(f"the layer added by {source.node}: {error}") from error
+            raise NotRecognised(f"{LAYER} {source.node}: {error}") from error
     return layers[::-1], states[::-1]
 
 

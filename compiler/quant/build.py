@@ -16,7 +16,7 @@ from moesaic.compiler.points import (
     Site,
     mlp_hidden,
     sites,
-    wide_features,
+    wide_points,
     wide_name,
 )
 from moesaic.compiler.quant.feedback import round_half_up
@@ -86,7 +86,7 @@ class Builder:
         wide: Collection[str] = (),
     ) -> None:
         self.task, self.graph, self.scales, self.done = task, graph, scales, done
-        self.options, self.wide = options, wide_features(wide)
+        self.options, self.wide = options, wide_points(graph, wide)
         may = set(may_be_wide(graph))
         for point, count in self.wide.items():
             if point not in may or (count != ALL_FEATURES and not point.endswith("hidden")):
@@ -94,8 +94,6 @@ class Builder:
                     "wide must name normalised rows, queries, attended or hidden rows, not"
                     f" {wide_name(point, count)!r}"
                 )
-        if graph.head.norm.plain:  # the stream itself: its outliers leave 8 bits little
-            self.wide["head.norm"] = ALL_FEATURES
         self.sites = {site.role: site for site in sites(graph)}
         self.residual = scales.residual(task)
         self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import choose_experts, run_float
-from moesaic.compiler.points import ALL_FEATURES, mlp_hidden, sites, wide_features
+from moesaic.compiler.points import ALL_FEATURES, mlp_hidden, sites, wide_points
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
 from moesaic.compiler.quant.given import given_notes
 from moesaic.compiler.quant.options import QuantOptions
@@ -123,7 +123,7 @@ def _points(
     task: str, graph: ir.Graph, scales: Scales, wide: Collection[str]
 ) -> dict[str, PointReport]:
     names = dict.fromkeys(point for site in sites(graph) for point in (site.source, site.target))
-    points, features = {}, wide_features(wide)
+    points, features = {}, wide_points(graph, wide)
     for name in names:
         seen = scales.statistics.ranges[scales.shared.find(task, name)]
         some = features.get(name, 0)

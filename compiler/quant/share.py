@@ -43,7 +43,9 @@ class SharedPoints:
         equal: dict[str, list[tuple[str, Site]]] = defaultdict(list)
         for task, graph in graphs.items():
             for site in sites(graph):
-                equal[digest(site)].append((task, site))
+                # Ranges of the stream itself and of normalised rows have nothing in common.
+                stream = site.role == "head" and graph.head.norm.plain
+                equal[f"{digest(site)}{' stream' if stream else ''}"].append((task, site))
         for (owner, first), *others in equal.values():
             for task, site in others:
                 self._join((task, site.source), (owner, first.source))

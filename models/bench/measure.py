@@ -126,7 +126,6 @@ def _row(
         "roofline_cycles": first["roofline_cycles"],
         "utilisation": first["utilisation"],
         "estimated_cycles": estimate["cycles"],
-        "dram_given_gb_s": estimate["dram_given_gb_s"],
         "bit_exact": verdict["bit_exact"],
         "macs": stats["macs"],
         "kinds": first["kinds"],

@@ -186,11 +186,56 @@ def test_features_of_several_layers(tmp_path: Path) -> None:
     assert text.count("(Conv)") == 2 and "or one LayerNorm, behind the last layer" in text
 
 
-@pytest.mark.parametrize("head", ["tokens and image", "tokens and residual"])
-def test_tokens_and_something_else(tmp_path: Path, head: str) -> None:
-    vit = HeadedVit(head=head)
+def test_tokens_and_something_else(tmp_path: Path) -> None:
+    vit = HeadedVit(head="tokens and image")
     text = refusal(vit.save(tmp_path))
     assert f"node '{vit.nodes[-1].output[0]}' (Add) joins the results of" in text
+
+
+def test_what_is_added_to_the_stream_is_a_layer(tmp_path: Path) -> None:
+    vit = HeadedVit(head="tokens and residual")
+    text = refusal(vit.save(tmp_path))
+    assert f"the layer added by node '{vit.nodes[-1].output[0]}' (Add)" in text
+    assert "(Sigmoid) must not be added to the residual stream" in text
+
+
+@pytest.mark.parametrize("kind", ["Sub", "Add", "transposed"])
+def test_layer_that_is_not_taken_is_not_left_to_the_host(tmp_path: Path, kind: str) -> None:
+    """Whatever the order of the values that it is added to."""
+
+    class Going(HeadedVit):
+        def finish(self, x: str, count: int) -> str:
+            if kind == "transposed":
+                x = self.transpose(x, 0, 2, 1)
+            odd = self.op("HardSwish", x)
+            x = self.op("Add" if kind == "transposed" else kind, x, odd)
+            return self.op("ReduceMean", x)
+
+    text = refusal(Going(head="odd").save(tmp_path))
+    assert "HardSwish" in text
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 5, 6])
+def test_norms_of_the_head_may_have_any_width(tmp_path: Path, width: int) -> None:
+    class Narrow(HeadedVit):
+        def finish(self, x: str, count: int) -> str:
+            pooled = self.dense(self.op("ReduceMean", x, self.ints(1)), CHANNELS, width)
+            gamma = self.const(np.ones(width))
+            return self.dense(self.op("LayerNormalization", pooled, gamma), width, 3)
+
+    graph, error = compare(Narrow(head="odd").save(tmp_path))
+    assert error < 1e-5 and graph.head.norm.plain and len(graph.layers) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"gelu": "relu"}, "must be GELU"), ({"scale": "mask"}, "mask or position bias")],
+)
+@pytest.mark.parametrize("head", ["no norm", "pooled first"])
+def test_reason_is_the_layers_and_not_the_heads(
+    tmp_path: Path, options: dict[str, str], why: str, head: str
+) -> None:
+    assert why in refusal(Vit(head=head, **options).save(tmp_path))
 
 
 def test_convolutional_stem(tmp_path: Path) -> None:

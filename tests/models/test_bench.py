@@ -25,7 +25,6 @@ from moesaic.models.bench.goals import judge
 from moesaic.models.bench.measure import Row
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import find_clock
-from moesaic.spec.memory import sustained_bytes
 from moesaic.spec.parts import family_of
 from moesaic.spec.presets import PRESETS
 
@@ -49,7 +48,7 @@ def row(**changes: Any) -> Row:
         "layers": [{**layer, "matrix": {"busy": 180_000, "stall tile": 120_000}}],
         "experts_skipped": 3, "imbalance": [1.5, 2.5], "attention_words_per_head": 1032,
         "array_width": 64, "simulation_seconds": 20.0, "switch_cycles": 150,
-        "clock_mhz": 250, "clock_source": "by make timing", "dram_given_gb_s": 14.44,
+        "clock_mhz": 250, "clock_source": "by make timing", "weight_read_bytes": 17_280_000,
     }  # fmt: skip
     return {**figures, **changes}
 
@@ -123,8 +122,8 @@ def test_cases_cover_what_is_promised() -> None:
     assert {case.model.routing for case in ROUTINGS} == {None, "one", "two"}
     assert {case.latency for case in MEMORIES} == {30, 60, 120, 240}
     assert any(case.bandwidth == 0.45 for case in MEMORIES)
-    clock = find_clock(PRESETS[BOARD.target])
-    given = clock.gigabytes_per_second(sustained_bytes(PRESETS[BOARD.target], BOARD.bandwidth))
+    arch = PRESETS[BOARD.target]
+    given = find_clock(arch).gigabytes_per_second(arch.line_bytes * BOARD.bandwidth)
     assert given == pytest.approx(0.75 * 19.2, rel=0.01)
     assert ArchConfig.from_dict(dict(NARROW)).width == 16 and ATTENTION.target == NARROW["name"]
     assert dataclasses.replace(TINY, routing=None).gates == "as drawn"
