@@ -16,8 +16,8 @@ from moesaic.compiler.points import (
     Site,
     mlp_hidden,
     sites,
-    wide_points,
     wide_name,
+    wide_points,
 )
 from moesaic.compiler.quant.feedback import round_half_up
 from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, Inputs, quantise_linear

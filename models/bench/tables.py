@@ -14,8 +14,8 @@ from moesaic.models.config import preset
 
 _NOTE = (
     "MHz of ours: by make timing, or assumed; no vendor tool has run on the design. GB/s: weights"
-    " read in the mean; a ZCU102's DRAM has 19.2 at its peak. Power is not measured. Ours counts the"
-    " task heads too."
+    " read in the mean; a ZCU102's DRAM has 19.2 at its peak. Power is not measured. Ours counts"
+    " the task heads too."
 )
 
 

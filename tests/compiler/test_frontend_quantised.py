@@ -49,6 +49,12 @@ def by_role(graph: ir.Graph) -> dict[str, Site]:
     return {site.role: site for site in sites(graph)}
 
 
+def test_head_on_the_stream_keeps_its_integers(tmp_path: Path) -> None:
+    graph, _ = read_validated(quantised(tmp_path, {"head": "no norm"}))
+    assert graph.head.norm.plain and graph.head.linear.given.codes is not None
+    assert not any("quantised anew" in note for note in graph.notes)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: ", ".join(map(str, kind.items())))
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: ", ".join(map(str, form.values())))
 def test_quantised_graph_is_read(

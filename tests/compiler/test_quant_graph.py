@@ -56,6 +56,14 @@ def test_random_models_keep_25_db(name: str) -> None:
     assert sqnr_db(run_float(graph, fresh), got) >= 22
 
 
+def test_rows_of_the_stream_have_16_bits_and_the_report_says_so() -> None:
+    graph = random_graph()
+    graph = replace(graph, head=replace(graph.head, norm=replace(graph.head.norm, plain=True)))
+    integer, report = quantise(graph, random_samples(), "seg")
+    assert integer.head.wide and integer.head.norm.plain
+    assert report.points["head.norm"].bits == 16 and report.sqnr_db > 30
+
+
 def test_trained_model_keeps_its_accuracy() -> None:
     model = trained_model()
     size = model.config.height, model.config.width

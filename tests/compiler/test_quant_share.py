@@ -95,6 +95,17 @@ def test_one_changed_weight_unshares_only_its_layer(graphs: dict[str, ir.Graph])
     assert moved == {f".layers.{dense}.mlp.down"}
 
 
+def test_the_stream_shares_no_range_with_normalised_rows(graphs: dict[str, ir.Graph]) -> None:
+    """Not even in front of equal heads."""
+    normalised = fold_norms(graphs["seg"])
+    norm = replace(normalised.head.norm, plain=True)
+    stream = replace(normalised, head=replace(normalised.head, norm=norm))
+    for other, together in ((normalised, True), (stream, False)):
+        shared = SharedPoints({"a": normalised, "b": other})
+        assert (shared.find("a", "head.norm") == shared.find("b", "head.norm")) == together
+        assert shared.find("a", "0.norm") == shared.find("b", "0.norm")
+
+
 def test_strangers_share_nothing_but_the_residual_scale() -> None:
     one = fold_norms(float_graph(random_model(SMALL, 1), "seg"))
     other = fold_norms(float_graph(random_model(SMALL, 2), "seg"))
