@@ -13,7 +13,7 @@ import pytest
 from moesaic.hw import generate
 from moesaic.sim.bench_runner import run_cocotb
 from moesaic.sim.build import accelerator_verilog, simulator_library
-from moesaic.sim.device import Fault, SimDevice
+from moesaic.sim.device import Fault, SimDevice, SimulationError
 from moesaic.sim.dram import DramConfig
 from moesaic.sim.id_wrapper import add_id_wires
 from moesaic.sim.verilator import lint
@@ -261,6 +261,18 @@ def _random_instruction() -> bytes:
         return raw
 
 
+def _senseless_end(host: Host, limit_cycles: int) -> tuple[ErrorCode, int]:
+    """How it ends. Two STOREs of the same words may be under way at once, which the memory reports:
+    no compiler writes such a program, and one that makes no sense may."""
+    while True:
+        try:
+            return host.end(limit_cycles)
+        except SimulationError as error:
+            told = str(error).removeprefix("AXI4 violation: ").split("; ")
+            if not all("overlaps a write on port d" in each for each in told):
+                raise
+
+
 def test_senseless_programs_end_and_touch_nothing_else(host: Host) -> None:
     """Any well-formed program ends within the watchdog's time; memory outside OUTPUT is safe."""
     codes = set()
@@ -275,7 +287,7 @@ def test_senseless_programs_end_and_touch_nothing_else(host: Host) -> None:
         assert len(program) <= room
         frame.memory[base], frame.windows["PROGRAM"] = program, (base, len(program))
         host.start(frame, watchdog_cycles=20_000)
-        error, _ = host.end(20_000 + ABORT_LIMIT_CYCLES + 100)
+        error, _ = _senseless_end(host, 20_000 + ABORT_LIMIT_CYCLES + 100)
         codes.add(error)
         assert host.read("STATUS") & registers.bit("STATUS", "BUSY") == 0
         output, output_bytes = frame.windows["OUTPUT"]
