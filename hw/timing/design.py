@@ -74,7 +74,7 @@ class _Linker:
         )
         for ends, into in ((netlist.launches, self.launches), (netlist.captures, self.captures)):
             where = np.full(len(ends.net), number, np.int32)
-            # No net inside stays CONSTANT, but a register may have none.
+            # An end has a net; what captures there may have no output that names it.
             register = np.where(ends.register >= 0, outer[ends.register], CONSTANT)
             into.append((outer[ends.net], ends.delay, ends.routed, ends.cell, register, where))
         self._joints(netlist, outer, ports, number)

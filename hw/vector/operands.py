@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-
 from amaranth import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -16,6 +13,7 @@ from moesaic.hw.vector.operation import (
     NORM,
     SPLIT_KINDS,
     check_implemented,
+    is_none,
     issue_layout,
     kinds_of,
     statistics_layout,
@@ -104,8 +102,7 @@ class Operands(wiring.Component):
             with m.Default():  # BELOW_MAXIMUM; the others have parameters
                 m.d.comb += [multiplier.eq(field_multiplier), shift.eq(field_shift)]
         own = Signal()
-        others = [operation != each for each in (*below, *scaled_row, NORM)]
-        m.d.comb += own.eq(functools.reduce(operator.and_, others))
+        m.d.comb += own.eq(is_none(operation, (*below, *scaled_row, NORM)))
         wide = delay(m, self.wide, 4, "wide")
         with m.Switch(operation):
             for kind, bits in LIMIT_BITS.items():

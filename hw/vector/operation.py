@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import functools
+import operator
 from collections.abc import Collection, Iterable
 from typing import TypeVar
 
@@ -53,13 +55,15 @@ def kinds_of(what: Function | Operand) -> tuple[Drain, ...]:
     return _where((kind, what in (each.function, each.operand)) for kind, each in DRAINS.items())
 
 
+def is_none(value: Value, kinds: tuple[int, ...]) -> Value:
+    """Whether an operation is another one than all of these."""
+    return functools.reduce(operator.and_, [value != kind for kind in kinds])
+
+
 def is_any(value: Value, kinds: tuple[Drain, ...]) -> Value:
     """Whether an operation is one of several kinds."""
     if len(kinds) == 1:
         return value == kinds[0]
-    others = [kind for kind in Drain if kind not in kinds]
-    if len(others) == 1:
-        return value != others[0]
     return Cat(value == kind for kind in kinds).any()
 
 
@@ -69,10 +73,8 @@ WIDE_KINDS = _where((kind, each.wide is not Wide.NEVER) for kind, each in DRAINS
 """Kinds that can write 16-bit results, in two planes."""
 SPLIT_KINDS = _where((kind, each.wide is Wide.FIRST) for kind, each in DRAINS.items())
 """Kinds whose 16-bit results the first requantiser gives."""
-SENT_KINDS = _where(
-    (kind, each.destination is not Destination.NONE) for kind, each in DRAINS.items()
-)
-"""Kinds whose chunks take a place in the output stage."""
+UNSENT_KINDS = _where((kind, each.destination is Destination.NONE) for kind, each in DRAINS.items())
+"""Kinds whose chunks take no place in the output stage."""
 ROWS_OUTSIDE_KINDS = _where((kind, each.rows_outside) for kind, each in reversed(DRAINS.items()))
 """Kinds that finish a row before they begin the next one. In the order that is in the Verilog whose
 clock has been recorded; it has no meaning."""

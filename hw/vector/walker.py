@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.countdown import Countdown
 from moesaic.hw.memory.credit import CreditBuffer
-from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS, SENT_KINDS, is_any
+from moesaic.hw.vector.operation import COLUMN_BITS, ROW_BITS, UNSENT_KINDS, is_none
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Opcode
@@ -200,7 +200,7 @@ class Walker(wiring.Component):
             together_now = self.rows_outside | (self.rows == 0)
             m.d.sync += [
                 outside.eq(self.rows_outside),
-                places.eq(is_any(self.kind, SENT_KINDS) & (self.rows != 0)),
+                places.eq(is_none(self.kind, UNSENT_KINDS) & (self.rows != 0)),
                 together.eq(together_now),
                 ends_group.eq(together_now | (self.n_tiles == 1)),
                 turns.eq(
