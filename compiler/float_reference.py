@@ -13,6 +13,17 @@ from torch.nn import functional as F
 
 from moesaic.compiler import ir
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "silu": F.silu,
+    "relu": F.relu,
+    "squared_relu": lambda x: F.relu(x) ** 2,
+    "hard_swish": F.hardswish,
+}
+"""Those of ``spec.activations`` in torch, which has them for every element type."""
+
 Observe = Callable[[str, Tensor], Tensor | None]
 """Sees a point; a tensor that it returns takes the point's place."""
 Change = Callable[[Tensor], Tensor]
@@ -77,9 +88,12 @@ def choose_experts(moe: ir.Moe, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return gate weights and expert numbers [..., top_k], largest first, ties to the lower."""
     ordered, index = torch.sort(logits, dim=-1, descending=True, stable=True)
     ordered, index = ordered[..., : moe.top_k], index[..., : moe.top_k]
-    if moe.renormalise and not moe.sum_epsilon:
+    if moe.renormalise and not moe.sum_epsilon and not moe.sigmoid:
         return ordered.softmax(-1), index
-    weights = torch.exp(ordered - torch.logsumexp(logits, -1, keepdim=True))
+    if moe.sigmoid:
+        weights = ordered.sigmoid()
+    else:
+        weights = torch.exp(ordered - torch.logsumexp(logits, -1, keepdim=True))
     if moe.renormalise:
         weights = weights / (weights.sum(-1, keepdim=True) + moe.sum_epsilon)
     return weights, index
@@ -102,8 +116,11 @@ def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe, fol
 
 
 def _mlp(layer: ir.Mlp, y: Tensor, point: str, observe: Observe, fold: Fold) -> Tensor:
-    approximate = "tanh" if layer.tanh else "none"
-    hidden = F.gelu(_apply(fold, layer.norm, layer.up, y), approximate=approximate)
+    hidden = ACTIVATIONS[layer.activation](_apply(fold, layer.norm, layer.up, y))
+    if layer.factor is not None:
+        active = _seen(observe, f"{point}.active", hidden)
+        factor = _seen(observe, f"{point}.factor", _apply(fold, layer.norm, layer.factor, y))
+        hidden = active * factor
     return _apply(fold, None, layer.down, _seen(observe, f"{point}.hidden", hidden))
 
 

@@ -91,23 +91,31 @@ class Attention:
 
 @dataclass
 class Mlp:
-    """``residual += down(gelu(up(norm(residual))))``."""
+    """``residual += down(activation(up(norm(residual))))``; with a ``factor``, a linear layer of
+    the same rows, ``down(activation(up(...)) * factor(...))``."""
 
     norm: Norm
     up: Linear
     down: Linear
     name: str
-    tanh: bool = False
-    """Whether the file has GELU in its tanh approximation; integers have the erf form."""
+    activation: str = "gelu"
+    """Of ``spec.activations``."""
+    factor: Linear | None = None
     module: str = ""
     """As :attr:`Attention.module`."""
+
+    @property
+    def linears(self) -> list[Linear]:
+        """All linear layers, those of normalised rows first."""
+        return [self.up, *([self.factor] if self.factor is not None else []), self.down]
 
 
 @dataclass
 class Moe:
     """``residual += sum_e g_e * expert_e(norm(residual))`` over the ``top_k`` chosen experts.
 
-    ``g`` is the softmax over all experts, or over the chosen ones with ``renormalise``.
+    ``g`` is the softmax over all experts, or with ``sigmoid`` the sigmoid; with ``renormalise``
+    over the sum of the chosen ones.
     """
 
     norm: Norm
@@ -117,6 +125,7 @@ class Moe:
     experts: list[Mlp]
     """Their ``norm`` is this node's own."""
     name: str
+    sigmoid: bool = False
     sum_epsilon: float = 0.0
     """With ``renormalise``: what the file adds to the sum of the chosen; integers do not."""
     module: str = ""

@@ -35,8 +35,23 @@ class Site:
 
 
 def mlp_hidden(layer: int, expert: int | None = None) -> str:
-    """Point behind the GELU of a dense MLP or of an expert."""
+    """Point in front of the second product of a dense MLP or of an expert."""
     return f"{layer}.hidden" if expert is None else f"{layer}.expert{expert}.hidden"
+
+
+def mlps(graph: ir.Graph) -> Iterator[tuple[str, ir.Mlp]]:
+    """Hidden points and what they are inside of."""
+    for number, layer in enumerate(graph.layers):
+        match layer:
+            case ir.Mlp():
+                yield mlp_hidden(number), layer
+            case ir.Moe():
+                for index, expert in enumerate(layer.experts):
+                    yield mlp_hidden(number, index), expert
+            case ir.Attention():
+                pass
+            case _:
+                assert_never(layer)
 
 
 def wide_features(names: Iterable[str]) -> dict[str, int]:
@@ -74,8 +89,12 @@ def layer_point(point: str) -> str:
 
 def _mlp_sites(mlp: ir.Mlp, layer: int, expert: int | None) -> Iterator[Site]:
     prefix = f"{layer}" if expert is None else f"{layer}.expert{expert}"
-    hidden = mlp_hidden(layer, expert)
-    yield Site(f"{prefix}.up", mlp.up, f"{layer}.norm", hidden, INT8_LARGEST)
+    hidden, norm = mlp_hidden(layer, expert), f"{layer}.norm"
+    if mlp.factor is None:
+        yield Site(f"{prefix}.up", mlp.up, norm, hidden, INT8_LARGEST)
+    else:
+        yield Site(f"{prefix}.up", mlp.up, norm, f"{prefix}.active", INT8_LARGEST)
+        yield Site(f"{prefix}.factor", mlp.factor, norm, f"{prefix}.factor", INT8_LARGEST)
     yield Site(f"{prefix}.down", mlp.down, hidden, "residual", UINT8_LARGEST)
 
 
@@ -107,7 +126,8 @@ def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Grap
     changed = {site.role: change(site) for site in sites(graph)}
 
     def mlp(node: ir.Mlp, prefix: str) -> ir.Mlp:
-        return replace(node, up=changed[f"{prefix}.up"], down=changed[f"{prefix}.down"])
+        up, down = changed[f"{prefix}.up"], changed[f"{prefix}.down"]
+        return replace(node, up=up, down=down, factor=changed.get(f"{prefix}.factor"))
 
     layers: list[ir.Layer] = []
     for number, layer in enumerate(graph.layers):

@@ -115,6 +115,7 @@ class Core(wiring.Component):
         connect(m, vector.activation_write, scratchpad.write0)
         connect(m, load.activation_write, scratchpad.write1)
         connect(m, load.residual_write, vector.residual_write)
+        connect(m, load.table_write, vector.table_write)
         # Results.
         connect(m, vector.accumulators, matrix.accumulators)
         connect(m, matrix.parameters, vector.parameters)

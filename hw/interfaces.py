@@ -6,7 +6,7 @@ from amaranth import unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.spec import isa, registers
+from moesaic.spec import isa, registers, tables
 from moesaic.spec.arch import ADDRESS_BITS, ArchConfig
 from moesaic.spec.formats import ACCUMULATOR_BITS, GATE_BITS, LOGIT_BITS, RESIDUAL_BITS
 
@@ -99,6 +99,24 @@ class ResidualWrite(wiring.Signature):
             {
                 "address": Out(range(arch.residual_words)),
                 "data": Out(RESIDUAL_BITS * arch.lanes),
+                "valid": Out(1),
+                "ready": In(1),
+            }
+        )
+
+
+TABLE_ENTRY_BITS = 8 * 4
+"""What LOAD takes from a beat for an entry of an activation table."""
+
+
+class TableWrite(wiring.Signature):
+    """Write port of the activation tables: visible to chunks that are issued in the next cycle."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "address": Out(range(tables.ACTIVATION_TABLES * tables.ACTIVATION_ENTRIES)),
+                "data": Out(TABLE_ENTRY_BITS),
                 "valid": Out(1),
                 "ready": In(1),
             }

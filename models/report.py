@@ -75,7 +75,7 @@ def summarise(results: Results) -> dict[str, Any]:
 def _innovation_rows(shown: dict[str, Any]) -> list[tuple[str, str]]:
     attention, softmax = shown["attention_reordering"], shown["single_pass_softmax"]
     unit, experts = shown["unified_unit"], shown["expert_reordering"]
-    gelu = shown["gelu_table"]
+    active = shown["activation_tables"]
     return [
         (
             "attention reordering",
@@ -87,8 +87,9 @@ def _innovation_rows(shown: dict[str, Any]) -> list[tuple[str, str]]:
             f"{softmax['score_reads_for_reduction']} score reads for reduction"
             f" ({softmax['scores']} scores)",
         ),
-        ("GELU table", f"{gelu['lookups']} lookups, {gelu['table_bits']} bits, error"
-         f" {gelu['maximum_error']:.1e}, {gelu['multipliers_per_lane']} multipliers a lane"),
+        ("activation tables", f"{active['lookups']} lookups, {active['table_bits']} bits, GELU's"
+            f" error {active['maximum_error']:.1e}, {active['multipliers_per_lane']}"
+            " multipliers a lane"),
         (
             "unified unit",
             f"busy {unit['busy_share']:.0%}; {unit['linear_words']} linear and"

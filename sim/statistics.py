@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from moesaic.hw.vector.gelu import GELU_TABLE_BITS
 from moesaic.sim.dram import PortStatistics
 from moesaic.sim.profile import Profile, read_program
 from moesaic.spec import layout, semantics, tables
+from moesaic.spec.activations import ACTIVATIONS, FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.intgraph import IntAttention, IntGraph, layer_macs
@@ -177,17 +177,21 @@ def operand_words(graph: IntGraph, arch: ArchConfig, block: int) -> int:
     return total
 
 
-def gelu_table() -> dict[str, Any]:
-    """Cost and error of the GELU table: bits, multipliers of a lane, largest error measured over
-    every input code between -8 and 8 against the exact function."""
-    z = torch.arange(-8 << tables.GELU_INPUT_FRACTION_BITS, 8 << tables.GELU_INPUT_FRACTION_BITS)
-    x = z.to(torch.float64) * 2.0**-tables.GELU_INPUT_FRACTION_BITS
-    exact = x * 0.5 * torch.erfc(-x / math.sqrt(2))
-    fine = semantics.gelu_fine(z).to(torch.float64) * 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
+def activation_tables() -> dict[str, Any]:
+    """Cost of a lane's tables of activations, and the error of GELU's: bits, multipliers, largest
+    error over every input code between -8 and 8 against the exact function."""
+    table = tabulate("gelu", FINEST_STEP)
+    z = torch.arange(round(-8 / table.step), round(8 / table.step))
+    above, below = (
+        torch.tensor(part, dtype=torch.int64) for part in (table.positive, table.negative)
+    )
+    fine = semantics.activation_fine(z, above, below, table.linear)
+    exact = ACTIVATIONS[table.name].function(z.numpy() * table.step)
+    entry = tables.ACTIVATION_VALUE_BITS + tables.ACTIVATION_SLOPE_BITS
     return {
-        "table_bits": GELU_TABLE_BITS,
+        "table_bits": tables.ACTIVATION_TABLES * tables.ACTIVATION_ENTRIES * entry,
         "multipliers_per_lane": 2,  # interpolation and requantisation
-        "maximum_error": float((fine - exact).abs().max()),
+        "maximum_error": float(np.abs(fine.numpy() * table.fine - exact).max()),
     }
 
 
@@ -209,7 +213,7 @@ def innovations(bundle: Bundle, task: str, counters: list[dict[str, int]]) -> di
             "scores": last["SCORE_WORDS"] * arch.lanes,
             "score_reads_for_reduction": (last["SCORE_READS"] - last["SCORE_WORDS"]) * arch.lanes,
         },
-        "gelu_table": {"lookups": last["GELU_LOOKUPS"], **gelu_table()},
+        "activation_tables": {"lookups": last["ACTIVATION_LOOKUPS"], **activation_tables()},
         "unified_unit": {
             "busy_share": last["MATRIX_BUSY"] / last["CYCLES"],
             "attention_words": last["ATTENTION_STREAM_WORDS"],

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.arrays import Archive, memory_bytes
+from moesaic.spec.constants import may_have_bytes, pack_constants
 from moesaic.spec.graphcheck import check_shapes, check_values
 from moesaic.spec.image import ImageTask
 from moesaic.spec.intgraph import IntGraph
@@ -82,7 +82,7 @@ def read_graphs(
             check_values(graph)
         except SchemaError as error:
             raise SchemaError(f"{GRAPHS}.{name}.{error}") from error
-        if layout.pack_residual(arch, graph.embed.initial) != parts[name].constants:
+        if pack_constants(graph, arch) != parts[name].constants:
             raise SchemaError(f"{IMAGE} has other constants for task {name} than {GRAPHS}")
     return graphs
 
@@ -96,8 +96,7 @@ def _check_part(
     part = parts[name]
     if ImageTask.of(graph, part.program, part.constants) != part:
         raise SchemaError(f"{IMAGE} has other shapes for task {name} than {GRAPHS}")
-    words = graph.tokens * layout.words(graph.channels, arch.lanes)
-    if len(part.constants) != words * 2 * arch.lanes:
+    if not may_have_bytes(graph, arch, len(part.constants)):
         raise SchemaError(f"{IMAGE} has constants of another size for task {name} than {GRAPHS}")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from moesaic.spec.formats import ADDEND_BITS, LOGIT_BITS, RESIDUAL_BITS
 from moesaic.spec.isa import Drain
-from moesaic.spec.tables import EXPONENT_BITS, GELU_INPUT_BITS
+from moesaic.spec.tables import ACTIVATION_INPUT_BITS, EXPONENT_BITS
 
 
 class Operand(enum.Enum):
@@ -26,7 +26,7 @@ class Function(enum.Enum):
     """What follows the first requantisation."""
 
     NONE = "nothing"
-    GELU = "GELU, and the second requantisation by the instruction"
+    ACTIVATION = "the loaded function, and the second requantisation by the instruction"
     UPDATE = "the second requantisation by the gate weight, and the sum with the residual stream"
     EXPONENTIAL = "2 to its negative, and the row's sum; rows end with zeros to a whole word"
 
@@ -80,8 +80,12 @@ EXPONENT_LIMIT = EXPONENT_BITS + 1
 
 DRAINS: dict[Drain, DrainKind] = {
     Drain.INT8: DrainKind(Operand.BIASED, 8, Destination.ACTIVATION, wide=Wide.FIRST),
-    Drain.GELU: DrainKind(
-        Operand.BIASED, GELU_INPUT_BITS, Destination.ACTIVATION, Function.GELU, Wide.SECOND
+    Drain.ACTIVATION: DrainKind(
+        Operand.BIASED,
+        ACTIVATION_INPUT_BITS,
+        Destination.ACTIVATION,
+        Function.ACTIVATION,
+        Wide.SECOND,
     ),
     Drain.RESIDUAL: DrainKind(Operand.BIASED, ADDEND_BITS, Destination.NONE, Function.UPDATE),
     Drain.LOGITS: DrainKind(Operand.BIASED, LOGIT_BITS, Destination.LOGITS, rows_outside=True),

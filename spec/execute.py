@@ -183,6 +183,7 @@ class Executor:
             layer.renormalise,
             layer.softmax.multiplier,
             layer.softmax.shift,
+            layer.sigmoid,
         )
         watch("chosen", chosen.unflatten(0, (frames, tokens)))
         watch("weights", weights.unflatten(0, (frames, tokens)))

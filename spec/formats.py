@@ -24,8 +24,10 @@ ONE_Q15 = 1 << GATE_FRACTION_BITS
 """Gate weight 1.0."""
 GATE_BITS = ONE_Q15.bit_length()
 """A gate weight, unsigned: 0.0 to 1.0."""
+SIGMOID_FRACTION_BITS = 16
+"""A sigmoid on its way to a gate weight: 0 to 1 without both ends."""
 UINT8_BITS = 8
-"""Hidden rows behind the GELU, unsigned, and the code of zero in them."""
+"""Hidden rows behind the activation, unsigned, and the code of zero in them."""
 HIDDEN_BITS = 16
 """Hidden rows in two planes, signed."""
 PROBABILITY_BITS = 8

@@ -11,6 +11,8 @@ from math import prod
 
 import numpy as np
 
+from moesaic.spec import tables
+from moesaic.spec.constants import mlps
 from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 from moesaic.spec.intgraph import (
@@ -125,6 +127,9 @@ def check_values(graph: IntGraph) -> None:
     """
     _indices("gather", graph.gather, prod(graph.input_shape[1:]))
     _indices("permutation", graph.permutation, graph.head.rows * graph.head.linear.outputs)
+    for where, mlp in mlps(graph):
+        _entries(f"{where}.activation.positive", mlp.activation.positive)
+        _entries(f"{where}.activation.negative", mlp.activation.negative)
     for where, linear, wide, largest in linears(graph):
         if linear.shift.max(initial=0) > 63:
             raise SchemaError(f"{where}.shift must be 0 to 63, not {linear.shift.max()}")
@@ -147,11 +152,27 @@ def _attention(where: str, layer: IntAttention, channels: int) -> None:
 
 
 def _mlp(where: str, layer: IntMlp, channels: int) -> None:
-    _linear(f"{where}.up", layer.up, layer.up.outputs, channels)
-    _linear(f"{where}.down", layer.down, channels, layer.up.outputs)
-    _most(f"{where}.wide", layer.wide, layer.up.outputs)
-    if layer.wide == layer.up.outputs:
+    _linear(f"{where}.up", layer.up, layer.hidden * (2 if layer.paired else 1), channels)
+    _linear(f"{where}.down", layer.down, channels, layer.hidden)
+    _most(f"{where}.wide", layer.wide, layer.hidden)
+    if layer.wide == layer.hidden:
         _same(f"{where}.offset of 16-bit rows", layer.offset, 0)
+    if layer.paired:
+        _same(f"{where}.scale.multiplier of pairs", layer.scale.multiplier, 1)
+    for name in ("positive", "negative"):
+        entries = len(getattr(layer.activation, name))
+        _same(f"{where}.activation.{name}", entries, tables.ACTIVATION_ENTRIES)
+
+
+def _entries(where: str, table: np.ndarray) -> None:
+    """An activation's table fits the words that a program loads."""
+    values, slopes = table.astype(np.int64), np.diff(table.astype(np.int64))
+    for what, numbers, bits in (
+        ("entries", values, tables.ACTIVATION_VALUE_BITS),
+        ("differences", slopes, tables.ACTIVATION_SLOPE_BITS),
+    ):
+        if numbers.min() < -(1 << bits - 1) or numbers.max() >= 1 << bits - 1:
+            raise SchemaError(f"{where} must have {what} of {bits} bits")
 
 
 def _moe(where: str, layer: IntMoe, channels: int) -> None:

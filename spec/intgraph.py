@@ -13,6 +13,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.spec.activations import Table
 from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.formats import INT16_LARGEST, UINT8_LARGEST
 from moesaic.spec.schema import Items, Range
@@ -134,22 +135,55 @@ class IntAttention:
 
 
 @dataclass(frozen=True)
+class IntActivation:
+    """``semantics.activation_fine``: tables int32 [256] of the correction.
+
+    ``step`` and ``fine`` are the real values of one step of what goes in and of what comes out.
+    """
+
+    name: str
+    step: Step
+    fine: Step
+    positive: Annotated[NDArray[np.int32], Vector]
+    negative: Annotated[NDArray[np.int32], Vector]
+    linear: bool
+
+    @staticmethod
+    def of(table: Table) -> IntActivation:
+        """What a graph holds of it."""
+        return IntActivation(
+            table.name, table.step, table.fine, table.positive, table.negative, table.linear
+        )
+
+
+@dataclass(frozen=True)
 class IntMlp:
-    """``up`` requantises to 18 bits with 12 fraction bits; ``gelu`` is from Q.14 to hidden codes.
+    """``up`` requantises to 18 bits, ``activation`` makes of them its result in finer steps, and
+    ``scale`` of those the hidden codes.
+
+    ``paired``: the second half of ``up``'s outputs, int16 instead, are what the activations of the
+    first half are multiplied by; ``scale`` is then a shift alone.
 
     The first ``wide`` hidden channels are int16, the others uint8 with ``offset`` as the code of
     zero: ``down``'s bias holds -offset times the sum of their weights.
     """
 
     up: IntLinear
-    gelu: Scale
+    activation: IntActivation
+    scale: Scale
     down: IntLinear
     offset: Annotated[int, Range(0, 255)] = 0
     wide: Annotated[int, Range(0, (1 << 31) - 1)] = 0
+    paired: bool = False
+
+    @property
+    def hidden(self) -> int:
+        """Hidden channels."""
+        return self.down.inputs
 
     def hidden_limits(self) -> NDArray[np.int64]:
         """Largest magnitude of every hidden code [hidden]."""
-        limits = np.full(self.up.outputs, UINT8_LARGEST, np.int64)
+        limits = np.full(self.hidden, UINT8_LARGEST, np.int64)
         limits[: self.wide] = INT16_LARGEST
         return limits
 
@@ -168,7 +202,7 @@ class IntDense:
 class IntMoe:
     """A mixture-of-experts layer. ``gate`` takes the 16-bit normalised rows and gives 24-bit
     logits; experts take the int8 rows, or the 16-bit ones (``wide``), and add to the residual in
-    ascending order."""
+    ascending order. ``sigmoid``: gate weights are those of the logits, not a softmax."""
 
     norm: IntNorm
     gate: IntLinear
@@ -179,6 +213,7 @@ class IntMoe:
     experts: Annotated[tuple[IntMlp, ...], Items(1, MAX_EXPERTS)]
     name: str
     wide: bool = False
+    sigmoid: bool = False
 
 
 IntLayer = IntAttention | IntDense | IntMoe

@@ -20,7 +20,7 @@ from operator import xor
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS, UINT8_BITS
 
-ISA_VERSION = 5
+ISA_VERSION = 6
 INSTRUCTION_BYTES = 32
 CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""
@@ -95,9 +95,10 @@ class Drain(enum.IntEnum):
 
     INT8 = 0
     """requantise to int8, write activations; with `wide` to int16, in two planes."""
-    GELU = 1
-    """requantise to Q5.12, GELU, requantise with (multiplier, shift), write activations: add
-    `offset` and clamp to uint8, or with `wide` saturate to int16 and write two planes."""
+    ACTIVATION = 1
+    """requantise to 18 bits, apply the function of the loaded tables, requantise with (multiplier,
+    shift), write activations: add `offset` and clamp to uint8, or with `wide` saturate to int16 and
+    write two planes."""
     RESIDUAL = 2
     """requantise to 24 bits, weight (gate or 1.0), add to the int16 residual stream."""
     LOGITS = 3
@@ -116,6 +117,9 @@ class Space(enum.IntEnum):
 
     ACTIVATION = 0
     RESIDUAL = 1
+    TABLE = 2
+    """The vector unit's tables: entry ``i`` of table ``t`` is word ``t * 256 + i``, a beat each; in
+    its lowest 32 bits the value, and from bit 18 on the slope."""
 
 
 class Window(enum.IntEnum):
@@ -196,14 +200,25 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field(
             "multiplier",
             MULTIPLIER_BITS,
-            "second requantisation (GELU), exponent scale (SOFTMAX), scale",
+            "second requantisation (ACTIVATION), exponent scale (SOFTMAX), scale",
         ),
         Field("shift", SHIFT_BITS, "right shift that belongs to `multiplier`"),
-        Field("offset", UINT8_BITS, "code of zero (GELU, not `wide`)"),
+        Field("offset", UINT8_BITS, "code of zero (ACTIVATION, not `wide`)"),
         Field(
-            "wide", 1, "write the high and the low plane of 16-bit results (INT8, GELU, ATTENTION)"
+            "wide",
+            1,
+            "write the high and the low plane of 16-bit results (INT8, ACTIVATION, ATTENTION)",
         ),
         Field("plane_stride", 20, "words from the high to the low plane (`wide`)"),
+        Field("table", 1, "table for values from 0 on (ACTIVATION)"),
+        Field("negative_table", 1, "table for values below 0 (ACTIVATION)"),
+        Field("linear", 1, "values from 0 on count themselves (ACTIVATION)"),
+        Field(
+            "paired",
+            1,
+            "chunks come in pairs: the second one's activation times the first one, as int16, and"
+            " (`shift`); a row of all column tiles before the next one, one group (ACTIVATION)",
+        ),
     ),
     Opcode.NORM: (
         Field("wide", 1, "also write the high and the low plane of the 16-bit result"),
@@ -228,13 +243,14 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("experts", 7, "experts", nonzero=True),
         Field("top_k", 4, "experts chosen per token", nonzero=True),
         Field("renormalise", 1, "gate weights sum to one over the chosen experts"),
+        Field("sigmoid", 1, "gate weights are sigmoids instead of a softmax"),
         Field("multiplier", MULTIPLIER_BITS, "logit to 2^-7 octaves, mantissa"),
         Field("shift", SHIFT_BITS, "logit to 2^-7 octaves, right shift"),
         Field("sequence", 8, "number of this routing, not 0", nonzero=True),
     ),
     Opcode.LOAD: (
         Field("window", 2, "CONSTANT or INPUT"),
-        Field("space", 1, "ACTIVATION or RESIDUAL"),
+        Field("space", 2, "ACTIVATION, RESIDUAL or TABLE"),
         Field("offset", 32, "first byte in the window, a multiple of the data port's beat"),
         Field("words", 20, "scratchpad words to load", nonzero=True),
         Field("base", 20, "first scratchpad word"),

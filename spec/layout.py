@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.exhaustive import unreachable
+from moesaic.spec.isa import Space
 
 PARAMETER_ENTRY = np.dtype(
     [("bias", "<i4"), ("multiplier", "<u2"), ("shift", "u1"), ("reserved", "u1")]
@@ -18,6 +21,30 @@ PARAMETER_ENTRY = np.dtype(
 def words(values: int, per_word: int) -> int:
     """Words of ``per_word`` values that hold ``values`` values."""
     return -(-values // per_word)
+
+
+def load_bytes(arch: ArchConfig, space: Space) -> int:
+    """Bytes of a word that LOAD writes to ``space``; an entry of a table has a beat of its own."""
+    match space:
+        case Space.ACTIVATION:
+            return arch.depth
+        case Space.RESIDUAL:
+            return 2 * arch.lanes
+        case Space.TABLE:
+            return arch.data_port_bytes
+        case _:
+            unreachable(space)
+
+
+def pack_table(arch: ArchConfig, table: NDArray[np.int32]) -> bytes:
+    """int32 entries [entries] of an activation's table as LOAD takes them: value and slope."""
+    value = table.astype(np.int64)
+    slope = np.append(np.diff(value), 0)
+    entries = np.zeros((len(table), arch.data_port_bytes // 4), "<u4")
+    low = value & (1 << tables.ACTIVATION_VALUE_BITS) - 1
+    high = slope & (1 << tables.ACTIVATION_SLOPE_BITS) - 1
+    entries[:, 0] = low | high << tables.ACTIVATION_VALUE_BITS
+    return entries.tobytes()
 
 
 def pack_input(arch: ArchConfig, patches: NDArray[np.int8]) -> bytes:

@@ -20,9 +20,10 @@ from moesaic.spec.formats import (
     HIDDEN_BITS,
     INT8_LARGEST,
     INT16_LARGEST,
+    UINT8_BITS,
     UINT8_LARGEST,
 )
-from moesaic.spec.intgraph import IntAttention, IntLinear, IntMlp, Scale
+from moesaic.spec.intgraph import IntActivation, IntAttention, IntLinear, IntMlp, Scale
 
 
 class Linear:
@@ -76,29 +77,40 @@ class Linear:
 
 @cache
 def _all_z() -> Tensor:
-    half = 1 << tables.GELU_INPUT_BITS - 1
+    half = 1 << tables.ACTIVATION_INPUT_BITS - 1
     return torch.arange(-half, half)
 
 
-@cache
-def _gelu_fine(device: torch.device) -> Tensor:
-    """``semantics.gelu_fine`` of every pre-activation, the lowest first, float32."""
-    return semantics.gelu_fine(_all_z()).to(device, torch.float32)
+_fine: dict[tuple[bytes, bytes, bool, torch.device], Tensor] = {}
 
 
-def gelu_table(scale: Scale, offset: int) -> tuple[int, Tensor]:
-    """(first z, uint8 results from there on); beyond both ends results do not change.
+def fine_table(activation: IntActivation, device: torch.device) -> Tensor:
+    """``semantics.activation_fine`` of every pre-activation, the lowest first, float32; equal
+    functions share one."""
+    parts = (activation.positive, activation.negative)
+    positive, negative = (part.tobytes() for part in parts)
+    key = (positive, negative, activation.linear, device)
+    if key not in _fine:
+        above, below = (torch.from_numpy(part.astype(np.int64)) for part in parts)
+        fine = semantics.activation_fine(_all_z(), above, below, activation.linear)
+        _fine[key] = fine.to(device, torch.float32)
+    return _fine[key]
+
+
+def code_table(activation: IntActivation, scale: Scale, offset: int) -> tuple[int, Tensor]:
+    """(first z, uint8 codes from there on); beyond both ends they do not change.
 
     Computed over all pre-activations; the constant ends are cut off.
     """
-    result = semantics.gelu(_all_z(), scale.multiplier, scale.shift, offset).to(torch.uint8)
+    fine = fine_table(activation, torch.device("cpu")).long()
+    result = semantics.hidden_code(fine, scale.multiplier, scale.shift, offset).to(torch.uint8)
     changes = (result[1:] != result[:-1]).nonzero().flatten()
     first, last = (int(changes[0]), int(changes[-1]) + 1) if len(changes) else (0, 0)
     return first - len(result) // 2, result[first : last + 1]
 
 
 class Mlp:
-    """Up, GELU and down for any rows: codes [..., channels], any float, to 24-bit addends.
+    """Up, activation and down for any rows: codes [..., channels], any float, to 24-bit addends.
 
     Parameters
     ----------
@@ -111,14 +123,20 @@ class Mlp:
     """
 
     def __init__(self, mlp: IntMlp, device: torch.device, largest: int) -> None:
-        self._up = Linear([mlp.up], tables.GELU_INPUT_BITS, device, largest)
+        self._up = Linear([mlp.up], tables.ACTIVATION_INPUT_BITS, device, largest)
         self._down = Linear([mlp.down], ADDEND_BITS, device, mlp.hidden_limits())
-        self._wide = mlp.wide
-        if self._wide:  # every z has another result: one table for all layers, then their scale
-            self._fine = _gelu_fine(device)
-            factor = mlp.gelu.multiplier * 2.0**-mlp.gelu.shift
+        self._wide, self._paired, self._offset = mlp.wide, mlp.paired, mlp.offset
+        if self._wide or self._paired:  # every z has another result: one table for all layers
+            self._fine = fine_table(mlp.activation, device)
+            factor = mlp.scale.multiplier * 2.0**-mlp.scale.shift
             self._rescale = torch.tensor([factor, 0.5], dtype=torch.float64, device=device)
-        self._first, table = gelu_table(mlp.gelu, mlp.offset)
+        if self._paired:
+            is_factor = torch.arange(mlp.up.outputs, device=device) >= mlp.hidden
+            bits = torch.where(is_factor, HIDDEN_BITS, tables.ACTIVATION_INPUT_BITS)
+            largest_code = 2.0 ** (bits - 1).double()
+            self._up.low, self._up.high = -largest_code, largest_code - 1
+            return
+        self._first, table = code_table(mlp.activation, mlp.scale, mlp.offset)
         self._last = self._first + len(table) - 1
         self._table = table.to(device, torch.float32)
         if not self._wide:
@@ -127,19 +145,31 @@ class Mlp:
     def hidden(self, x: Tensor) -> Tensor:
         """Hidden codes [..., hidden]."""
         z = self._up(x)
+        if self._paired:
+            return self._products(*z.chunk(2, -1))
         if not self._wide:
             return self._narrow(z)
         wide, narrow = z[..., : self._wide], z[..., self._wide :]
-        codes = self._in_16_bits(wide)
+        codes = self._in_16_bits(self._activate(wide))
         if not narrow.shape[-1]:
             return codes
         return torch.cat([codes, self._narrow(narrow.clamp(self._first, self._last))], -1)
 
+    def _products(self, z: Tensor, factor: Tensor) -> Tensor:
+        fine = self._activate(z) * factor
+        wide, narrow = fine[..., : self._wide], fine[..., self._wide :]
+        scale, half = self._rescale
+        highest = (1 << UINT8_BITS) - 1
+        narrow = kernels.rescale_(narrow, scale, half + self._offset, 0, highest)
+        return torch.cat([self._in_16_bits(wide), narrow], -1) if self._wide else narrow
+
     def _narrow(self, z: Tensor) -> Tensor:
         return look_up(self._table, z - self._first)
 
-    def _in_16_bits(self, z: Tensor) -> Tensor:
-        fine = look_up(self._fine, z + len(self._fine) // 2).double()
+    def _activate(self, z: Tensor) -> Tensor:
+        return look_up(self._fine, z + len(self._fine) // 2).double()
+
+    def _in_16_bits(self, fine: Tensor) -> Tensor:
         low, high = -(1 << HIDDEN_BITS - 1), (1 << HIDDEN_BITS - 1) - 1
         factor, half = self._rescale
         return kernels.rescale_(fine, factor, half, low, high)

@@ -128,7 +128,7 @@ COUNTERS: tuple[tuple[str, str], ...] = (
     ("VECTOR_CHUNKS", "accumulator chunks drained"),
     ("SCORE_WORDS", "score chunks produced for softmax"),
     ("SCORE_READS", "score chunks read from the accumulators by softmax"),
-    ("GELU_LOOKUPS", "values that went through the GELU table"),
+    ("ACTIVATION_LOOKUPS", "values that went through a table of activations"),
     ("NORM_ROWS", "rows normalised"),
     ("EXPERTS_FETCHED", "predicated weight segments fetched"),
     ("EXPERTS_SKIPPED", "predicated weight segments never fetched"),

@@ -21,6 +21,7 @@ from moesaic.spec.formats import (
     HIDDEN_BITS,
     ONE_Q15,
     RESIDUAL_GUARD_BITS,
+    SIGMOID_FRACTION_BITS,
     UINT8_BITS,
 )
 
@@ -101,33 +102,35 @@ def reciprocal_sqrt(value: Tensor) -> tuple[Tensor, Tensor]:
     return ((r0 * ((3 << 16) - p)) >> 17).clamp(max=65535), e
 
 
-def gelu_fine(z: Tensor) -> Tensor:
-    """GELU of ``z`` (signed 18 bits, 12 fraction bits) with 14 fraction bits, before int8."""
-    magnitude = z.abs()
-    step = tables.GELU_INPUT_FRACTION_BITS - tables.GELU_STEP_LOG2
-    index = magnitude >> step
-    fraction = magnitude & (1 << step) - 1
-    entries = _table((*tables.GELU_TABLE, 0), z.device)
-    low = entries[index.clamp(max=tables.GELU_ENTRIES - 1)]
-    high = entries[(index + 1).clamp(max=tables.GELU_ENTRIES)]
-    delta = round_shift((low << step) + (high - low) * fraction, step)
-    delta = torch.where(index < tables.GELU_ENTRIES - 1, delta, 0)
-    fine = tables.GELU_OUTPUT_FRACTION_BITS - tables.GELU_INPUT_FRACTION_BITS
-    return (z.clamp(min=0) << fine) - delta
+def activation_fine(z: Tensor, positive: Tensor, negative: Tensor, linear: bool) -> Tensor:
+    """The activation of ``z`` (signed 18 bits) in quarters of z's step, before its output scale.
 
-
-def gelu(z: Tensor, multiplier: int, shift: int, offset: int) -> Tensor:
-    """uint8 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14.
-
-    ``offset``, 0 to 255, is the code of zero: GELU is never below -0.17, so few codes lie below it.
+    The correction is interpolated in ``positive`` for z from 0 on and in ``negative`` below
+    (int64 [``ACTIVATION_ENTRIES``]). Without ``linear`` the result is minus the correction alone.
     """
-    value = round_shift(gelu_fine(z) * multiplier, shift) + offset
+    step, last = tables.ACTIVATION_STEP_BITS, tables.ACTIVATION_ENTRIES - 1
+    magnitude = z.abs()
+    index = (magnitude >> step).clamp(max=last)
+    fraction = torch.where(index < last, magnitude & (1 << step) - 1, 0)
+    low, high = (
+        torch.where(z < 0, negative[where], positive[where])
+        for where in (index, (index + 1).clamp(max=last))
+    )
+    correction = round_shift((low << step) + (high - low) * fraction, step)
+    relu = z.clamp(min=0) if linear else torch.zeros_like(z)
+    return (relu << tables.ACTIVATION_FINE_BITS) - correction
+
+
+def hidden_code(fine: Tensor, multiplier: int | Tensor, shift: int, offset: int) -> Tensor:
+    """uint8 code of an activation, ``offset`` being the code of zero, 0 to 255."""
+    value = round_shift(fine * multiplier, shift) + offset
     return value.clamp(0, (1 << UINT8_BITS) - 1)
 
 
-def gelu_wide(z: Tensor, multiplier: int, shift: int) -> Tensor:
-    """int16 GELU of ``z`` (signed 18 bits, 12 fraction bits), requantised from Q.14."""
-    return requantise(gelu_fine(z), multiplier, shift, HIDDEN_BITS)
+def hidden_wide(fine: Tensor, multiplier: int | Tensor, shift: int) -> Tensor:
+    """int16 code of an activation. ``multiplier`` may be a signed int16 tensor: the other column
+    of a pair."""
+    return saturate(round_shift(fine * multiplier, shift), HIDDEN_BITS)
 
 
 def layer_norm(
@@ -193,19 +196,40 @@ def residual_add(residual: Tensor, addend: Tensor, weight: int | Tensor = ONE_Q1
     )
 
 
+def sigmoid_fine(logits: Tensor, multiplier: int, shift: int) -> Tensor:
+    """Sigmoid with ``SIGMOID_FRACTION_BITS`` fraction bits, 1 to 65535, of 24-bit ``logits``."""
+    mantissa, exponent = exp2_negative(round_shift(logits.abs() * multiplier, shift))
+    power, one = round_shift(mantissa, exponent), tables.EXP2_TABLE[0]
+    r, t = reciprocal(one + power)
+    numerator = torch.where(logits < 0, power, one)
+    most = (1 << SIGMOID_FRACTION_BITS) - 1
+    return round_shift(numerator * r, t + 16 - SIGMOID_FRACTION_BITS).clamp(1, most)
+
+
 def route(
-    logits: Tensor, top_k: int, renormalise: bool, multiplier: int, shift: int
+    logits: Tensor,
+    top_k: int,
+    renormalise: bool,
+    multiplier: int,
+    shift: int,
+    sigmoid: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Choose experts: 24-bit ``logits`` [tokens, experts] -> (indices, Q15 weights) [tokens, k].
 
-    Softmax over all experts, the ``top_k`` largest logits (ties to the lower index) in
-    descending order, weights relative to all experts or, with ``renormalise``, to the chosen.
+    The ``top_k`` largest logits (ties to the lower index) in descending order. Weights are their
+    softmax over all experts or, with ``sigmoid``, their sigmoids; with ``renormalise`` over the sum
+    of the chosen.
     """
     order = torch.argsort(logits, dim=-1, descending=True, stable=True)[:, :top_k]
-    distance = logits.amax(-1, keepdim=True) - logits
-    mantissa, exponent = exp2_negative(round_shift(distance * multiplier, shift))
-    weight = round_shift(mantissa, exponent)
+    if sigmoid:
+        weight = sigmoid_fine(logits, multiplier, shift)
+    else:
+        distance = logits.amax(-1, keepdim=True) - logits
+        mantissa, exponent = exp2_negative(round_shift(distance * multiplier, shift))
+        weight = round_shift(mantissa, exponent)
     chosen = torch.gather(weight, 1, order)
     total = (chosen if renormalise else weight).sum(-1, keepdim=True)
+    if sigmoid and not renormalise:
+        total = torch.full_like(total, 1 << SIGMOID_FRACTION_BITS)
     r, t = reciprocal(total)
     return order, round_shift(chosen * r, t + 1).clamp(max=ONE_Q15)

@@ -25,20 +25,23 @@ together they round a row without bias, where a half would drop a tail of small 
 EXPONENT_BITS = 12
 """Exponents are clamped to ``2**EXPONENT_BITS - 1`` steps of 2**-7 octave (below 2**-31)."""
 
-# GELU = ReLU(z) - delta(|z|).
-GELU_INPUT_FRACTION_BITS = 12
-"""z is a signed 18-bit number with 12 fraction bits: +-32 in steps of 2**-12."""
-GELU_INPUT_BITS = 18
-GELU_STEP_LOG2 = 5
-"""The table has one entry per 1/32."""
-GELU_OUTPUT_FRACTION_BITS = 14
-GELU_ENTRIES = 177
-"""Entries 0 .. 176: |z| from 0 to 5.5. Beyond, delta is below 1.1e-7 and taken as 0."""
-GELU_TABLE: tuple[int, ...] = tuple(
-    round((1 << GELU_OUTPUT_FRACTION_BITS) * (i / 32) * 0.5 * math.erfc(i / 32 / math.sqrt(2)))
-    for i in range(GELU_ENTRIES)
-)
-"""delta(x) = x * (1 - Phi(x)) in Q0.14, 12 bits; linear interpolation between entries."""
+# An activation is z, if it is positive, less a correction: a table of |z| that a program loads.
+ACTIVATION_INPUT_BITS = 18
+"""z is signed; what one step is worth is the table's affair."""
+ACTIVATION_STEP_BITS = 7
+"""The table has an entry for every 128 steps of |z|; in between it is interpolated."""
+ACTIVATION_ENTRIES = 256
+"""The last one holds for all |z| from 255 * 128 on."""
+ACTIVATION_FINE_BITS = 2
+"""Results and entries have so many fraction bits more than z."""
+ACTIVATION_VALUE_BITS = 18
+"""An entry, signed."""
+ACTIVATION_SLOPE_BITS = 12
+"""The difference of neighbouring entries, signed."""
+ACTIVATION_RESULT_BITS = ACTIVATION_INPUT_BITS + ACTIVATION_FINE_BITS + 1
+"""A result, signed: z with its fraction bits, and a correction of either sign."""
+ACTIVATION_TABLES = 2
+"""Tables that are resident at a time."""
 
 # 1/s for softmax and router sums.
 RECIPROCAL_INDEX_BITS = 8

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moesaic.spec import isa, layout, semantics
+from moesaic.spec import isa, layout, semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS
 from moesaic.spec.isa import Drain, Instruction, Opcode, Stationary, Streamed, Unit
@@ -34,6 +34,7 @@ class State:
 
     activation: NDArray[np.int8]
     residual: NDArray[np.int16]
+    tables: IntArray
     ring: deque[bytes] = field(default_factory=deque)
     fetched: deque[bool] = field(default_factory=deque)
     blocks: deque[bytes] = field(default_factory=deque)
@@ -70,6 +71,7 @@ class FunctionalModel:
         self.state = State(
             rng.integers(-128, 128, arch.activation_bytes).astype(np.int8),
             rng.integers(-32768, 32768, arch.residual_bytes // 2).astype(np.int16),
+            rng.integers(-1000, 1000, (tables.ACTIVATION_TABLES, tables.ACTIVATION_ENTRIES)),
         )
         self.order = random.Random(seed)
         self.weight_bytes = 0
@@ -255,10 +257,8 @@ class FunctionalModel:
         value = self._requantise(accumulated, values, kind)[:, :columns]
         if kind is Drain.INT8:
             self._write_rows(values, value)
-        elif kind is Drain.GELU and values["wide"]:
-            self._write_rows(values, semantics.gelu_wide(value, *scale))
-        elif kind is Drain.GELU:
-            self._write_rows(values, semantics.gelu(value, *scale, values["offset"]))
+        elif kind is Drain.ACTIVATION:
+            self._write_rows(values, self._activate(value, values))
         elif kind is Drain.RESIDUAL:
             self._add_residual(values, value)
         elif kind is Drain.LOGITS:
@@ -267,6 +267,20 @@ class FunctionalModel:
             self._output(value.numpy(), rows)
         else:
             assert_never(kind)
+
+    def _activate(self, value: torch.Tensor, values: dict[str, int]) -> torch.Tensor:
+        positive, negative = (
+            torch.as_tensor(self.state.tables[values[name]]) for name in ("table", "negative_table")
+        )
+        multiplier: int | torch.Tensor = values["multiplier"]
+        if values["paired"]:
+            pairs = value.reshape(len(value), -1, 2, self.arch.lanes)
+            multiplier = semantics.saturate(pairs[:, :, 0], 16).flatten(1)
+            value = pairs[:, :, 1].flatten(1)
+        fine = semantics.activation_fine(value, positive, negative, bool(values["linear"]))
+        if values["wide"]:
+            return semantics.hidden_wide(fine, multiplier, values["shift"])
+        return semantics.hidden_code(fine, multiplier, values["shift"], values["offset"])
 
     def _requantise(
         self, accumulated: torch.Tensor, values: dict[str, int], kind: Drain
@@ -350,6 +364,7 @@ class FunctionalModel:
             bool(values["renormalise"]),
             values["multiplier"],
             values["shift"],
+            bool(values["sigmoid"]),
         )
         self.state.queues = [[] for _ in range(values["experts"])]
         for token, (experts, parts) in enumerate(zip(chosen, weights, strict=True)):
@@ -363,6 +378,13 @@ class FunctionalModel:
             start, count = values["base"] * self.arch.lanes, values["words"] * self.arch.lanes
             part = np.frombuffer(data, "<i2", count, offset)
             self.state.residual[start : start + count] = part
+        elif values["space"] == isa.Space.TABLE:
+            words = np.frombuffer(
+                data, "<u4", values["words"] * self.arch.data_port_bytes // 4, offset
+            )
+            value = words[:: self.arch.data_port_bytes // 4].astype(np.int64) << 46 >> 46
+            start = values["base"]
+            self.state.tables.reshape(-1)[start : start + values["words"]] = value
         else:
             start, count = values["base"] * self.arch.depth, values["words"] * self.arch.depth
             part8 = np.frombuffer(data, np.int8, count, offset)

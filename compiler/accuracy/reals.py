@@ -17,7 +17,7 @@ from torch import Tensor
 from moesaic.compiler import ir
 from moesaic.compiler.points import mlp_hidden
 from moesaic.compiler.quant.build import WIDE_STEPS
-from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES, Scales
+from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.spec import tables
 from moesaic.spec.formats import HIDDEN_BITS, RESIDUAL_BITS, RESIDUAL_GUARD_BITS, UINT8_LARGEST
 from moesaic.spec.intgraph import (
@@ -156,6 +156,14 @@ def _linear(
     )
 
 
+def _halves(linear: IntLinear) -> tuple[IntLinear, IntLinear]:
+    """The first and the second half of a layer's outputs."""
+    parts = ("weight", "bias", "multiplier", "shift")
+    halves = zip(*(np.split(getattr(linear, part), 2) for part in parts), strict=True)
+    first, second = (IntLinear(*half) for half in halves)
+    return first, second
+
+
 class _Reader:
     """Layers of one graph; notes roundings as it goes."""
 
@@ -190,6 +198,7 @@ class _Reader:
                     gate=_linear(f"{number}.gate", layer.gate, fine, logit),
                     top_k=layer.top_k,
                     renormalise=layer.renormalise,
+                    sigmoid=layer.sigmoid,
                     experts=[
                         self._mlp(number, expert, mlp, norm, step)
                         for expert, mlp in enumerate(layer.experts)
@@ -227,12 +236,19 @@ class _Reader:
         self, number: int, expert: int | None, mlp: IntMlp, norm: ir.Norm, step: float
     ) -> ir.Mlp:
         point = mlp_hidden(number, expert)
-        hidden = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS / mlp.gelu.value
-        self.roundings[point] = codes_of_hidden(hidden, mlp.offset, mlp.wide, mlp.up.outputs)
+        # Factors of pairs are in units of their codes.
+        hidden = mlp.activation.fine / mlp.scale.value
+        self.roundings[point] = codes_of_hidden(hidden, mlp.offset, mlp.wide, mlp.hidden)
         name = point.removesuffix("hidden")
+        up, factor = mlp.up, None
+        if mlp.paired:
+            up, second = _halves(mlp.up)
+            factor = _linear(f"{name}factor", second, step, 1.0)
         return ir.Mlp(
             norm=norm,
-            up=_linear(f"{name}up", mlp.up, step, HIDDEN_STEP),
+            up=_linear(f"{name}up", up, step, mlp.activation.step),
+            activation=mlp.activation.name,
+            factor=factor,
             down=_linear(f"{name}down", mlp.down, hidden, self.addend, mlp.offset, mlp.wide),
             name=name,
         )

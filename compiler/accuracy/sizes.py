@@ -36,9 +36,9 @@ def hidden_channels(graph: IntGraph, point: str) -> int:
     number, *expert, _ = point.split(".")
     layer = graph.layers[int(number)]
     if isinstance(layer, IntDense):
-        return layer.mlp.up.outputs
+        return layer.mlp.hidden
     assert isinstance(layer, IntMoe), point
-    return layer.experts[int(expert[0].removeprefix("expert"))].up.outputs
+    return layer.experts[int(expert[0].removeprefix("expert"))].hidden
 
 
 def cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
@@ -57,10 +57,8 @@ def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
     wide = wide_features(layer_point(point) for point in points)
 
     def mlp(number: int, part: IntMlp) -> IntMlp:
-        channels = min(wide.get(f"{number}.hidden", part.wide), part.up.outputs)
-        return replace(
-            part, wide=channels, offset=0 if channels == part.up.outputs else part.offset
-        )
+        channels = min(wide.get(f"{number}.hidden", part.wide), part.hidden)
+        return replace(part, wide=channels, offset=0 if channels == part.hidden else part.offset)
 
     def layers() -> Iterator[IntLayer]:
         for number, layer in enumerate(graph.layers):

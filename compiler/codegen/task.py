@@ -11,8 +11,8 @@ from moesaic.compiler.schedule.memory import plan_memory
 from moesaic.compiler.schedule.options import Schedule, first_schedule
 from moesaic.compiler.schedule.steps import Step
 from moesaic.compiler.schedule.tokens import insert_tokens
-from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.constants import pack_constants
 from moesaic.spec.intgraph import IntGraph
 
 
@@ -22,7 +22,7 @@ class TaskCode:
 
     program: bytes
     constants: bytes
-    """Contents of the CONSTANT window: the first residual."""
+    """Contents of the CONSTANT window."""
     steps: list[Step]
     activation_words: int
     """High-water mark of the activation scratchpad."""
@@ -50,7 +50,7 @@ def compile_task(
     steps = place_fetches(steps, fetches, schedule.fetches_ahead)
     return TaskCode(
         program=encode_program(steps, arch),
-        constants=layout.pack_residual(arch, graph.embed.initial),
+        constants=pack_constants(graph, arch),
         steps=steps,
         activation_words=activation_words,
         weight_words=sum(fetch.words for fetch in fetches),

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from moesaic.compiler import ir
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.schedule.steps import Weights
+from moesaic.spec.activations import FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import (
+    IntActivation,
     IntAttention,
     IntDense,
     IntEmbed,
@@ -40,9 +42,12 @@ def _zeros(dtype: type, *shape: int) -> NDArray[np.generic]:
 
 
 def _linear(linear: ir.Linear) -> IntLinear:
-    outputs = linear.outputs
+    return _zero_linear(linear.outputs, linear.inputs)
+
+
+def _zero_linear(outputs: int, inputs: int) -> IntLinear:
     return IntLinear(
-        weight=_zeros(np.int8, outputs, linear.inputs),  # type: ignore[arg-type]
+        weight=_zeros(np.int8, outputs, inputs),  # type: ignore[arg-type]
         bias=_zeros(np.int32, outputs),  # type: ignore[arg-type]
         multiplier=_zeros(np.uint16, outputs),  # type: ignore[arg-type]
         shift=_zeros(np.uint8, outputs),  # type: ignore[arg-type]
@@ -50,7 +55,11 @@ def _linear(linear: ir.Linear) -> IntLinear:
 
 
 def _mlp(mlp: ir.Mlp) -> IntMlp:
-    return IntMlp(_linear(mlp.up), _SCALE, _linear(mlp.down))
+    activation = IntActivation.of(tabulate(mlp.activation, FINEST_STEP))
+    outputs = mlp.up.outputs * (1 if mlp.factor is None else 2)
+    up = _zero_linear(outputs, mlp.up.inputs)
+    paired = mlp.factor is not None
+    return IntMlp(up, activation, _SCALE, _linear(mlp.down), paired=paired)
 
 
 def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
@@ -75,7 +84,16 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
         case ir.Moe():
             experts = tuple(_mlp(expert) for expert in layer.experts)
             gate = _linear(layer.gate)
-            return IntMoe(norm, gate, layer.top_k, layer.renormalise, _SCALE, experts, label)
+            return IntMoe(
+                norm,
+                gate,
+                layer.top_k,
+                layer.renormalise,
+                _SCALE,
+                experts,
+                label,
+                sigmoid=layer.sigmoid,
+            )
         case _:
             assert_never(layer)
 

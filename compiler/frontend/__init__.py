@@ -66,13 +66,13 @@ def load_graph(path: str | Path, task: str = "default", partition: bool = False)
 
 def _read_whole(traced: Trace, task: str) -> Backbone:
     """Read a graph that the accelerator computes up to the output."""
-    arena, notes = traced.arena, list[Note]()
+    arena = traced.arena
     output = traced.output()
     where = f"{task}: head"
     try:
         head, state = read_head(arena, output)
         where = task
-        layers, states = read_layers(arena, state, notes)
+        layers, states = read_layers(arena, state)
         where = f"{task}: patch embedding"
         embed = read_embedding(arena, states[0], traced.source)
     except NotRecognised as error:
@@ -83,7 +83,7 @@ def _read_whole(traced: Trace, task: str) -> Backbone:
             f"{where}: the graph is no vision transformer that is supported ({error!r}): "
             "compare it with the reference model's export"
         ) from error
-    return Backbone(traced.graph.output_name, embed, layers, head, states, notes)
+    return Backbone(traced.graph.output_name, embed, layers, head, states)
 
 
 def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Graph:
@@ -91,7 +91,7 @@ def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Gr
     assert isinstance(output, View)
     elsewhere = {node.name for node in host.nodes} if host else set()
     hosted = {describe(node) for node in traced.graph.nodes if node_name(node) in elsewhere}
-    notes = [note for note in traced.notes + backbone.notes if note[1] not in hosted]
+    notes = [note for note in traced.notes if note[1] not in hosted]
     notes += _quantised_anew(traced, backbone)
     name_layers(backbone.layers, traced.graph.nodes)
     shape = output.shape
@@ -122,9 +122,9 @@ def _quantised_anew(traced: Trace, backbone: Backbone) -> list[Note]:
             case ir.Attention():
                 linears += [layer.query, layer.key, layer.value, layer.output]
             case ir.Mlp():
-                linears += [layer.up, layer.down]
+                linears += layer.linears
             case ir.Moe():
-                linears += [layer.gate, *(part for e in layer.experts for part in (e.up, e.down))]
+                linears += [layer.gate, *(part for e in layer.experts for part in e.linears)]
             case _:
                 assert_never(layer)
     if backbone.head.linear.name != backbone.head.norm.name:  # else it is the LayerNorm itself

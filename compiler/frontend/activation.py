@@ -1,96 +1,153 @@
-"""Recognising GELU by its formula, however it is written."""
+"""Recognising activations by their formulas, however they are written."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from moesaic.compiler.frontend.formula import CLOSE, Formula, Monomial, Reader, gelu, gelu_tanh
-from moesaic.compiler.frontend.operators import Note
-from moesaic.compiler.frontend.operators.composite import TANH_NOTE
+from moesaic.compiler.frontend.formula import CLOSE, Formula, Monomial, Reader
 from moesaic.compiler.frontend.read import LinearReading, read_linear
-from moesaic.compiler.frontend.views import Arena, NotRecognised, RealArray, View
+from moesaic.compiler.frontend.views import Arena, NotRecognised, Product, RealArray, Times, View
+from moesaic.spec.activations import ACTIVATIONS
 
 SAMPLES = np.linspace(-32.0, 32.0, 513)
-"""For messages only: every pre-activation that the integers hold (18 bits, 12 of them fraction)."""
-ROOT_HALF = 0.5**0.5
+"""For messages only."""
 TANH_SLOPE, TANH_CUBIC = (2 / np.pi) ** 0.5, 0.044715
-"""tanh form: ``x / 2 * (1 + tanh(TANH_SLOPE * (x + TANH_CUBIC * x**3)))``."""
+"""GELU's tanh form: ``x / 2 * (1 + tanh(TANH_SLOPE * (x + TANH_CUBIC * x**3)))``."""
 
 _T: Monomial = ((0, 1),)
 _CUBE: Monomial = ((0, 3),)
+_Terms = dict[tuple[int, int], float]
 
 
-def read_activation(arena: Arena, view: View) -> tuple[LinearReading, Note | None]:
-    """Read [R, C] values as GELU of a linear layer.
+@dataclass(frozen=True)
+class _Form:
+    """An activation of x as ``sum of coefficient * x**i * f(slope * x + cubic * x**3 + offset)**j``
+    over ``terms[i, j]``."""
 
-    Returns the linear layer and a note if GELU is written in its tanh approximation. The formula
-    is compared, not samples: it equals GELU for every x. Its coefficients may differ by `CLOSE`,
-    because files round them to float32. In the result that makes at most 2 * CLOSE * abs(x): below
-    7e-5 for the largest pre-activation that the integers hold, 32, whose step is 2.4e-4.
+    activation: str
+    function: str
+    terms: _Terms
+    slope: float = 1.0
+    cubic: float = 0.0
+    offset: float = 0.0
+
+
+_HALVES: _Terms = {(1, 0): 0.5, (1, 1): 0.5}
+_FORMS = (
+    _Form("gelu", "gelu", {(0, 1): 1.0}),
+    _Form("gelu", "erf", _HALVES, 0.5**0.5),
+    _Form("gelu_tanh", "gelu_tanh", {(0, 1): 1.0}),
+    _Form("gelu_tanh", "tanh", _HALVES, TANH_SLOPE, TANH_SLOPE * TANH_CUBIC),
+    _Form("silu", "tanh", _HALVES, 0.5),
+    _Form("quick_gelu", "tanh", _HALVES, 0.851),
+    _Form("relu", "relu", {(0, 1): 1.0}),
+    _Form("squared_relu", "relu", {(0, 2): 1.0}),
+    _Form("squared_relu", "relu", {(1, 1): 1.0}),
+    _Form("hard_swish", "unit", {(1, 1): 1.0}, 1 / 6, offset=0.5),
+)
+"""A sigmoid is written with tanh, as :class:`Reader` does; ``unit`` clips to 0 .. 1."""
+
+
+@dataclass
+class ActivationReading:
+    """``activation(linear) * factor``; no ``factor`` is 1."""
+
+    activation: str
+    linear: LinearReading
+    factor: LinearReading | None = None
+
+
+def read_activation(arena: Arena, view: View) -> ActivationReading:
+    """Read [R, C] values as an activation of a linear layer, perhaps times another linear layer.
+
+    The formula is compared, not samples: it equals the activation for every x. Its coefficients may
+    differ by `CLOSE`, because files round them to float32. In the result of GELU that makes at most
+    2 * CLOSE * abs(x).
 
     Raises
     ------
     NotRecognised
-        It is not elementwise arithmetic on one linear layer, or not GELU.
+        It is not elementwise arithmetic on one linear layer, or no activation that is known.
     """
-    node = arena.source_of(view).node
+    source = arena.source_of(view)
+    if isinstance(source, Times):
+        parts = [arena.inside(view.plain, part) for part in (source.left, source.right)]
+        for active, factor in (parts, parts[::-1]):
+            if _is_other(arena, active, factor):
+                if view.offset.any():
+                    raise NotRecognised(f"a constant is added to {source.node}")
+                reading = read_activation(arena, active)
+                if reading.factor is not None:
+                    raise NotRecognised(f"{source.node} multiplies three linear layers")
+                reading.factor = read_linear(arena, factor.affine(view.scale, 0.0))
+                return reading
     reader = Reader(arena)
     formula = reader.read(view)
     if set(formula.terms) <= {(), _T}:
         raise NotRecognised(
-            f"{node} follows a linear layer without an activation between them; merge the two"
+            f"{source.node} follows a linear layer without an activation between them; merge the "
+            "two"
         )
-    for number in {atom for monomial in formula.terms for atom, _ in monomial} - {0}:
+    for number in sorted({atom for monomial in formula.terms for atom, _ in monomial} - {0}):
         function, argument = reader.atoms[number]
-        slope = _slope(function, argument)
-        if slope is not None and _is_gelu(function, number, formula, argument, slope):
-            note = (TANH_NOTE, node) if function in ("tanh", "gelu_tanh") else None
-            return read_linear(arena, _argument(reader, slope)), note
+        for form in _FORMS:
+            if form.function == function:
+                slope = _slope(form, argument)
+                if slope is not None and _matches(form, number, formula, argument, slope):
+                    linear = read_linear(arena, _argument(reader, slope))
+                    return ActivationReading(form.activation, linear)
+    nearest, deviation = _nearest(reader, formula)
     raise NotRecognised(
-        f"the activation at {node} must be GELU, but differs from it by up to "
-        f"{_deviation(reader, formula):.2g}: train the model with GELU"
+        f"the activation at {source.node} is none of {', '.join(ACTIVATIONS)}: it differs from "
+        f"{nearest} by up to {deviation:.2g}; train the model with one of them"
     )
 
 
-def _slope(function: str, argument: Formula) -> RealArray | None:
-    """Return a [C] such that x = a * t, if `function` of `argument` is what GELU has of x."""
+def _is_other(arena: Arena, active: View, factor: View) -> bool:
+    """Say whether `factor` is a linear layer, and `active` a function of another one."""
+    linear = arena.source_of(factor)
+    if not isinstance(linear, Product) or isinstance(arena.source_of(active), Product):
+        return False
+    reader = Reader(arena)
+    reader.read(active)
+    return bool(reader.leaves) and not np.array_equal(reader.leaves[0].ids, factor.ids)
+
+
+def _slope(form: _Form, argument: Formula) -> RealArray | None:
+    """Return a [C] such that x = a * t, if `argument` is what the form has of x."""
     slope = argument.coefficient(_T)
     if not np.all(slope) or not set(argument.terms) <= {(), _T, _CUBE}:
         return None
+    slope = np.asarray(slope / form.slope)
     cube = argument.coefficient(_CUBE)
-    if function == "tanh":
-        slope = slope / TANH_SLOPE
-        if not np.allclose(cube, TANH_SLOPE * TANH_CUBIC * slope**3, rtol=CLOSE * 3, atol=0.0):
-            return None
-    elif cube.any():
+    if not np.allclose(cube, form.cubic * slope**3, rtol=CLOSE * 3, atol=0.0):
         return None
-    elif function == "erf":
-        slope = slope / ROOT_HALF
-    elif function not in ("gelu", "gelu_tanh"):
-        return None
-    return np.asarray(slope)
+    return slope
 
 
-def _is_gelu(
-    function: str, number: int, formula: Formula, argument: Formula, slope: RealArray
+def _matches(
+    form: _Form, number: int, formula: Formula, argument: Formula, slope: RealArray
 ) -> bool:
-    """Say whether a formula is GELU of ``slope * t``, `function` being its only atom."""
-    atom: Monomial = ((number, 1),)
-    if function in ("gelu", "gelu_tanh"):
-        wanted: dict[Monomial, RealArray] = {atom: np.ones(())}
-    else:
-        wanted = {_T: slope / 2, ((0, 1), (number, 1)): slope / 2}
-    # Rounded biases leave constants where there should be none: in the argument and beside.
-    spare = [formula.coefficient(()), argument.coefficient(())]
-    if function not in ("gelu", "gelu_tanh"):
-        spare.append(formula.coefficient(atom))
+    """Say whether a formula is the form of ``slope * t``, `number` being its only atom."""
+
+    def monomial(power: int, atom_power: int) -> Monomial:
+        parts = ((0, power), (number, atom_power))
+        return tuple(part for part in parts if part[1])
+
+    wanted = {monomial(i, j): value * slope**i for (i, j), value in form.terms.items()}
+    # Rounded biases leave constants where there should be none: in the argument and beside, and
+    # from x beside its products with the atom.
+    spare = {(), *(monomial(0, j) for _, j in form.terms)} - set(wanted)
     return (
-        set(formula.terms) <= {*wanted, (), atom}
+        set(formula.terms) <= set(wanted) | spare
         and all(
-            np.allclose(formula.coefficient(monomial), value, rtol=CLOSE, atol=0.0)
-            for monomial, value in wanted.items()
+            np.allclose(formula.coefficient(one), value, rtol=CLOSE, atol=0.0)
+            for one, value in wanted.items()
         )
-        and all((np.abs(value) <= CLOSE).all() for value in spare)
+        and all((np.abs(formula.coefficient(one)) <= CLOSE).all() for one in spare)
+        and bool((np.abs(argument.coefficient(()) - form.offset) <= CLOSE).all())
     )
 
 
@@ -103,15 +160,16 @@ def _argument(reader: Reader, slope: RealArray) -> View:
     return reader.leaves[0].plain.affine(slope, slope * reader.centre)
 
 
-def _deviation(reader: Reader, formula: Formula) -> float:
-    """Return the least of the largest differences from GELU, x being any of the leaves."""
-    found = [np.inf]
+def _nearest(reader: Reader, formula: Formula) -> tuple[str, float]:
+    """Return the activation with the least of the largest differences, x being any of the
+    leaves."""
+    found = {name: np.inf for name in ACTIVATIONS}
     for leaf in reader.leaves:
         for factor in (1.0, 1.0 / leaf.scale[:1], 2.0):
             t = SAMPLES[:, None] / (leaf.scale[:1] * factor)
             computed = reader.evaluate(formula, t)
-            for form in (gelu, gelu_tanh):
-                difference = np.abs(computed - form(SAMPLES)[:, None])
+            for name, activation in ACTIVATIONS.items():
+                difference = np.abs(computed - activation.function(SAMPLES)[:, None])
                 if np.isfinite(difference).all():
-                    found.append(float(difference.max()))
-    return min(found)
+                    found[name] = min(found[name], float(difference.max()))
+    return min(found.items(), key=lambda item: item[1])

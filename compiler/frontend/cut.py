@@ -18,7 +18,6 @@ import onnx
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.head import read_head
 from moesaic.compiler.frontend.nodes import describe, reads
-from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import State
 from moesaic.compiler.frontend.recognise import (
     LAYER,
@@ -51,7 +50,6 @@ class Backbone:
     head: ir.Head
     states: list[State]
     """The residual stream before the first layer and behind each."""
-    notes: list[Note]
 
 
 def is_data(traced: Trace, name: str) -> bool:
@@ -114,9 +112,8 @@ def find_cut(traced: Trace) -> Backbone:
             head, state = read_head(arena, view)
         except UNREADABLE:
             continue
-        notes: list[Note] = []
         try:
-            layers, states = read_layers(arena, state, notes)
+            layers, states = read_layers(arena, state)
             if head.norm.plain and _goes_on(traced, name):
                 continue
             if not layers:
@@ -125,7 +122,7 @@ def find_cut(traced: Trace) -> Backbone:
         except UNREADABLE as error:
             first.setdefault(head.norm.plain, error)
             continue
-        return Backbone(name, embed, layers, head, states, notes)
+        return Backbone(name, embed, layers, head, states)
     reasons = [str(first[plain]) for plain in (False, True) if plain in first]
     # What is wrong with a layer tells more than what a head is not.
     reasons.sort(key=lambda reason: not reason.startswith(LAYER))
@@ -224,7 +221,7 @@ def _is_stream(traced: Trace, view: View) -> bool:
         return False
     try:
         stream = arena.view(sources[0], (sources[0].size // channels, channels))
-        layers, _ = read_layers(arena, State(stream), [])
+        layers, _ = read_layers(arena, State(stream))
     except UNREADABLE:
         return False
     return bool(layers)

@@ -10,7 +10,6 @@ from moesaic.compiler import ir
 from moesaic.compiler.frontend.activation import read_activation
 from moesaic.compiler.frontend.algebra import is_uniform
 from moesaic.compiler.frontend.given import find_step
-from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import (
     NormalisedLinear,
     State,
@@ -278,33 +277,44 @@ def _in_order(reading: NormalisedLinear, state: State) -> NormalisedLinear:
 
 @dataclass
 class ExpertReading:
-    """Two linear layers around GELU; all arrays as in `ir`."""
+    """Two linear layers around an activation, and perhaps a third one that it is multiplied by; all
+    arrays as in `ir`."""
 
     up: NormalisedLinear
     down: ir.Linear
-    tanh: bool
-    """Whether the file has GELU in its tanh approximation."""
+    activation: str
+    factor: NormalisedLinear | None = None
+
+    @property
+    def inner(self) -> list[NormalisedLinear]:
+        """The linear layers of normalised rows."""
+        return [self.up] if self.factor is None else [self.up, self.factor]
+
+    def mlp(self, norm: ir.Norm, inner: list[ir.Linear], name: str) -> ir.Mlp:
+        """The layer, `inner` being what :attr:`inner` has become."""
+        factor = inner[1] if len(inner) > 1 else None
+        return ir.Mlp(norm, inner[0], self.down, name, self.activation, factor)
 
 
-def read_expert(
-    arena: Arena, state: State, view: View, factor: float, notes: list[Note]
-) -> ExpertReading:
+def read_expert(arena: Arena, state: State, view: View, factor: float) -> ExpertReading:
     """Read [tokens, channels] values as ``factor`` times an MLP of the normalised residual."""
     down = read_linear(arena, view)
-    up, note = read_activation(arena, down.inputs)
-    if note:
-        notes.append(note)
+    reading = read_activation(arena, down.inputs)
+    inner = [
+        _in_order(read_normalised(arena, state, linear), state)
+        for linear in (reading.linear, reading.factor)
+        if linear is not None
+    ]
     given = replace(down.given, source=find_step(arena, down.inputs, "activations"))
     return ExpertReading(
-        _in_order(read_normalised(arena, state, up), state),
+        inner[0],
         make_linear(down.weight * factor, down.bias * factor, down.name, given),
-        tanh=note is not None,
+        reading.activation,
+        inner[1] if len(inner) > 1 else None,
     )
 
 
-def read_loop(
-    arena: Arena, state: State, pairs: list[tuple[View, View]], notes: list[Note]
-) -> ir.Moe:
+def read_loop(arena: Arena, state: State, pairs: list[tuple[View, View]]) -> ir.Moe:
     """Read a sum of products, each of a gate weight and an expert, in either order."""
     experts: dict[int, ExpertReading] = {}
     first: Gate | None = None
@@ -323,7 +333,7 @@ def read_loop(
             raise NotRecognised(f"expert {gate.expert} of {gate.choice.node} stands there twice")
         # A scale of the weight may differ by channel: it scales the expert's result.
         scaled = value.affine(weight.scale, 0.0)
-        experts[gate.expert] = read_expert(arena, state, scaled, gate.factor, notes)
+        experts[gate.expert] = read_expert(arena, state, scaled, gate.factor)
     assert first is not None
     router = read_router(arena, state, first)
     count = router.weight.shape[0]
@@ -374,7 +384,9 @@ def read_node(arena: Arena, state: State, view: View) -> ir.Moe:
         if matrix.offset.any():
             raise NotRecognised(f"a constant is added to the result of {source.node}")
         experts[e] = ExpertReading(
-            _in_order(reading, state), make_linear(weight, bias, f"{name}.fc2"), tanh=True
+            _in_order(reading, state),
+            make_linear(weight, bias, f"{name}.fc2"),
+            source.activation,
         )
     return _moe(router, experts, source.top_k, source.renormalise, source.name)
 
@@ -387,9 +399,10 @@ def _moe(
     name: str,
 ) -> ir.Moe:
     """``experts`` by their numbers in the file, in the order of the router's scores."""
-    norm, linears = share_norm([router, *(expert.up for expert in experts.values())])
-    mlps = [
-        ir.Mlp(norm, up, expert.down, f"{name}.expert{e}", expert.tanh)
-        for up, (e, expert) in zip(linears[1:], experts.items(), strict=True)
-    ]
-    return ir.Moe(norm, linears[0], top_k, renormalise, mlps, name)
+    inner = [reading for expert in experts.values() for reading in expert.inner]
+    norm, (gate, *linears) = share_norm([router, *inner])
+    mlps = []
+    for e, expert in experts.items():
+        taken, linears = linears[: len(expert.inner)], linears[len(expert.inner) :]
+        mlps.append(expert.mlp(norm, taken, f"{name}.expert{e}"))
+    return ir.Moe(norm, gate, top_k, renormalise, mlps, name)

@@ -6,11 +6,11 @@ once for each distinct value, so that time grows with the nodes of a graph and n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from moesaic.compiler.frontend.read import per_column
 from moesaic.compiler.frontend.views import (
@@ -23,11 +23,12 @@ from moesaic.compiler.frontend.views import (
     Unary,
     View,
 )
+from moesaic.spec.activations import ACTIVATIONS
 
 MOST_TERMS = 64
 MOST_POWER = 12
 MOST_DEPTH = 100
-"""What GELU needs in any form stays far below; chains of squares do not."""
+"""What activations need in any form stays far below; chains of squares do not."""
 CLOSE = 1e-6
 """Relative difference of equal coefficients: constants of files are rounded to float32."""
 
@@ -35,24 +36,16 @@ Monomial = tuple[tuple[int, int], ...]
 """Pairs of an atom and its power, by atom. Atom 0 is t; () is a constant."""
 
 
-def _torch(function: Callable[..., torch.Tensor]) -> Callable[[RealArray], RealArray]:
-    return lambda x: function(torch.from_numpy(np.array(x, np.float64))).numpy()
-
-
-gelu = _torch(torch.nn.functional.gelu)
-gelu_tanh = _torch(lambda x: torch.nn.functional.gelu(x, approximate="tanh"))
-
 FUNCTIONS: dict[str, Callable[[RealArray], RealArray]] = {
-    "erf": _torch(torch.erf),
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
     "exp": np.exp,
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
+    **{name: ACTIVATIONS[name].function for name in ("gelu", "gelu_tanh", "relu")},
     "reciprocal": lambda x: 1.0 / x,
-    "relu": lambda x: np.maximum(x, 0.0),
     "sqrt": np.sqrt,
     "tanh": np.tanh,
+    "unit": lambda x: np.clip(x, 0.0, 1.0),
 }
-"""What atoms are; the sigmoid is written with tanh."""
+"""What atoms are; the sigmoid is written with tanh, ``unit`` clips to 0 .. 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +146,7 @@ class Reader:
             self.centre = offset / scale
         elif not np.array_equal(view.ids, self.leaves[0].ids):
             node = self.arena.source_of(view).node
-            raise NotRecognised(f"{node} combines several values, which GELU does not")
+            raise NotRecognised(f"{node} combines several values, which activations do not")
         self.leaves.append(view)
         return Formula({((0, 1),): scale}).affine(1.0, offset - scale * self.centre)
 

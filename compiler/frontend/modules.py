@@ -62,10 +62,10 @@ def _nodes(layer: ir.Layer) -> list[str]:
         case ir.Attention():
             return [layer.query.name, layer.key.name, layer.value.name, layer.output.name]
         case ir.Mlp():
-            return [layer.up.name, layer.down.name]
+            return [linear.name for linear in layer.linears]
         case ir.Moe():
             # Experts of one node have no nodes of their own: com.microsoft.MoE is the layer's.
-            names = [linear.name for expert in layer.experts for linear in (expert.up, expert.down)]
+            names = [linear.name for expert in layer.experts for linear in expert.linears]
             inside = [name for name in names if not name.startswith(f"{layer.name}.")]
             return [layer.name, layer.gate.name, *inside]
         case _:

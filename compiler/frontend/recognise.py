@@ -8,7 +8,6 @@ from moesaic.compiler import ir
 from moesaic.compiler.frontend.attention import read_attention
 from moesaic.compiler.frontend.experts import read_expert, read_loop, read_node
 from moesaic.compiler.frontend.given import find_step
-from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.read import (
     State,
     make_linear,
@@ -107,7 +106,7 @@ def _pair(arena: Arena, view: View) -> list[tuple[View, View]] | None:
     return None
 
 
-def _read_layer(arena: Arena, update: _Update, state: State, notes: list[Note]) -> ir.Layer:
+def _read_layer(arena: Arena, update: _Update, state: State) -> ir.Layer:
     """Read what one residual update adds."""
     sources = [arena.source_of(term) for term in update.terms]
     pairs: list[tuple[View, View]] = []
@@ -121,7 +120,7 @@ def _read_layer(arena: Arena, update: _Update, state: State, notes: list[Note]) 
     else:
         if update.constant.any():
             raise NotRecognised(f"a constant is added to the experts at {sources[0].node}")
-        return read_loop(arena, state, pairs, notes)
+        return read_loop(arena, state, pairs)
     if len(update.terms) != 1:
         names = " and ".join(source.node for source in sources[:2])
         raise NotRecognised(f"{names} must be added to the residual stream one after the other")
@@ -138,14 +137,12 @@ def _read_layer(arena: Arena, update: _Update, state: State, notes: list[Note]) 
     inner = arena.sources_of(linear.inputs)
     if inner and all(isinstance(part, BatchProduct) for part in inner):
         return read_attention(arena, state, linear)
-    expert = read_expert(arena, state, term, 1.0, notes)
-    norm, (up,) = share_norm([expert.up])
-    return ir.Mlp(norm, up, expert.down, linear.name, expert.tanh)
+    expert = read_expert(arena, state, term, 1.0)
+    norm, inner_linears = share_norm(expert.inner)
+    return expert.mlp(norm, inner_linears, linear.name)
 
 
-def read_layers(
-    arena: Arena, state: State, notes: list[Note]
-) -> tuple[list[ir.Layer], list[State]]:
+def read_layers(arena: Arena, state: State) -> tuple[list[ir.Layer], list[State]]:
     """Walk back to the embedding.
 
     Returns the layers in order, and the residual stream before the first and behind each.
@@ -176,7 +173,7 @@ def read_layers(
         state = State(before)
         states.append(state)
         try:
-            layers.append(_read_layer(arena, update, state, notes))
+            layers.append(_read_layer(arena, update, state))
         except NotRecognised as error:
             raise NotRecognised(f"{LAYER} {source.node}: {error}") from error
     return layers[::-1], states[::-1]

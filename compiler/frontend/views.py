@@ -283,6 +283,7 @@ class Experts(Source):
     """Weight [C, hidden] and bias [C] of each expert."""
     top_k: int
     renormalise: bool
+    activation: str
 
 
 @dataclass(eq=False)

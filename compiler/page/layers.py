@@ -91,10 +91,10 @@ def _shape(layer: IntAttention | IntDense | IntMoe) -> str:
                 ("attended rows", layer.wide_attended),
             ]
         case IntDense():
-            shape = f"hidden {layer.mlp.up.outputs}"
+            shape = f"hidden {layer.mlp.hidden}"
             wide = [("rows", layer.wide), _wide_hidden([layer.mlp])]
         case IntMoe():
-            widths = sorted({expert.up.outputs for expert in layer.experts})
+            widths = sorted({expert.hidden for expert in layer.experts})
             hidden = f"{widths[0]} to {widths[-1]}" if len(widths) > 1 else f"{widths[0]}"
             shape = f"{len(layer.experts)} experts, top-{layer.top_k}, hidden {hidden}"
             wide = [("rows", layer.wide), _wide_hidden(layer.experts)]
@@ -107,5 +107,5 @@ def _shape(layer: IntAttention | IntDense | IntMoe) -> str:
 def _wide_hidden(mlps: Sequence[IntMlp]) -> tuple[str, bool]:
     """What of the hidden rows has 16 bits in any of them, and whether anything has."""
     most = max(mlps, key=lambda mlp: mlp.wide)
-    whole = most.wide == most.up.outputs
+    whole = most.wide == most.hidden
     return "hidden rows" if whole else f"{most.wide} hidden channels", most.wide > 0

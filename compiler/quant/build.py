@@ -22,13 +22,14 @@ from moesaic.compiler.points import (
 from moesaic.compiler.quant.feedback import round_half_up
 from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, Inputs, quantise_linear
 from moesaic.compiler.quant.options import QuantOptions
-from moesaic.compiler.quant.scales import HIDDEN_STEP, SCORE_OCTAVES, Scales
+from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.compiler.quant.share import digest
-from moesaic.spec import semantics, tables
+from moesaic.spec import semantics
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 from moesaic.spec.intgraph import (
     EPSILON_BITS,
+    IntActivation,
     IntAttention,
     IntDense,
     IntEmbed,
@@ -196,6 +197,7 @@ class Builder:
             gate=self._linear(f"{number}.gate", self._norm_step(f"{number}.norm"), logit),
             top_k=layer.top_k,
             renormalise=layer.renormalise,
+            sigmoid=layer.sigmoid,
             softmax=_scale(logit * SCORE_OCTAVES, f"logits of {layer.name}"),
             experts=tuple(self._mlp(number, layer, e) for e in range(len(layer.experts))),
             name=ir.layer_label(number, layer),
@@ -216,10 +218,21 @@ class Builder:
             order = self.scales.largest_first(self.task, point, wide)
         else:
             hidden, offset = self.scales.hidden(self.task, point)
-        fine = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
+        table, norm = self.scales.table(self.task, point), f"{number}.norm"
+        inner = _picked(self._from_norm(norm, up, table.step), order)
+        factor = f"{number}.{prefix}factor"
+        paired = factor in self.sites
+        if paired:
+            step, shift = self.scales.factor(self.task, point, hidden)
+            inner = _joined(inner, _picked(self._from_norm(norm, factor, step), order))
+            scale = Scale(1, shift)
+        else:
+            scale = _scale(table.fine / hidden, f"activations of {node.name}")
         return IntMlp(
-            up=_picked(self._from_norm(f"{number}.norm", up, HIDDEN_STEP), order),
-            gelu=_scale(fine / hidden, f"activations of {node.name}"),
+            up=inner,
+            activation=IntActivation.of(table),
+            scale=scale,
+            paired=paired,
             down=self._linear(down, hidden, self.addend, offset, wide=wide, order=order),
             offset=offset,
             wide=wide,
@@ -294,6 +307,14 @@ def _picked(linear: IntLinear, order: NDArray[np.int64] | None) -> IntLinear:
         return linear
     return IntLinear(
         linear.weight[order], linear.bias[order], linear.multiplier[order], linear.shift[order]
+    )
+
+
+def _joined(first: IntLinear, second: IntLinear) -> IntLinear:
+    """One layer with the outputs of both."""
+    parts = ("weight", "bias", "multiplier", "shift")
+    return IntLinear(
+        *(np.concatenate([getattr(first, part), getattr(second, part)]) for part in parts)
     )
 
 

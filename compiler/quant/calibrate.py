@@ -23,7 +23,7 @@ CHUNK_FRAMES = 8
 """Frames per float run: bounds memory."""
 REWRITTEN = ("query", "key", "value", "attention")
 """Points whose features are centred and equalised."""
-WIDER = ("residual", "output", "logits")
+WIDER = ("residual", "output", "logits", "active", "factor")
 """Ends of the names of points that have more than eight bits."""
 
 

@@ -123,7 +123,7 @@ class Calibrated:
 
     def scales(self, residual_headroom: float = RESIDUAL_HEADROOM) -> Scales:
         """Steps of all points."""
-        return Scales(self.statistics, self.shared, self.clips, residual_headroom, self.graphs)
+        return Scales(self.statistics, self.shared, self.clips, self.graphs, residual_headroom)
 
     def build(self, wide: Wide | None = None) -> tuple[dict[str, IntGraph], dict[str, QuantReport]]:
         """Integer graph and what was measured, by task; ``wide`` points in 16 bits.

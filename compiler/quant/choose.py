@@ -18,10 +18,10 @@ from torch import Tensor
 
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import Change
-from moesaic.compiler.points import layer_point, sites
+from moesaic.compiler.points import layer_point, mlps, sites
 from moesaic.compiler.quant.calibrate import WIDER, Statistics
+from moesaic.compiler.quant.hidden_codes import INT8_MAX, UINT8_MAX, hidden_codes
 from moesaic.compiler.quant.samples import spread
-from moesaic.compiler.quant.scales import INT8_MAX, UINT8_MAX, hidden_codes
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.compiler.replay import Replay
 from moesaic.spec.heartbeat import Progress, say_nothing
@@ -76,10 +76,10 @@ def _mixed(statistics: Statistics, key: Key, mixture: float) -> float:
     return float(seen.maximum ** (1 - mixture) * seen.best_clip(INT8_MAX) ** mixture)
 
 
-def rounded(value: Tensor, point: str, clip: float) -> Tensor:
-    """``value`` as 8-bit codes of a point that saturate at ``clip`` hold it."""
-    if point.endswith("hidden"):
-        step, zero = hidden_codes(clip)
+def rounded(value: Tensor, clip: float, mlp: ir.Mlp | None = None) -> Tensor:
+    """``value`` as 8-bit codes of a point, the hidden one of ``mlp``, that saturate at ``clip``."""
+    if mlp is not None:
+        step, zero = hidden_codes(mlp, clip)
         lowest, highest = -zero, UINT8_MAX - zero
     else:
         step = clip / INT8_MAX
@@ -100,6 +100,7 @@ class _Trials:
     ) -> None:
         self.task, self.graph, self.shared, self.statistics = task, graph, shared, statistics
         self.replay = Replay(graph, rows)
+        self._mlps = dict(mlps(graph))
         self.share = 0.0
         """Of the trials' time: each runs the layers behind its point."""
 
@@ -127,10 +128,11 @@ class _Trials:
     def _rounding(self, point: str) -> Change:
         """Rounds the copies of the frames to one mixture each."""
         key = self.shared.find(self.task, point)
+        mlp = self._mlps.get(point)
         clips = [_mixed(self.statistics, key, mixture) for mixture in MIXTURES]
 
         def change(value: Tensor) -> Tensor:
             parts = zip(value.chunk(len(clips)), clips, strict=True)
-            return torch.cat([rounded(part, point, clip) for part, clip in parts])
+            return torch.cat([rounded(part, clip, mlp) for part, clip in parts])
 
         return change

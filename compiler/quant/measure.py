@@ -18,7 +18,7 @@ from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
 from moesaic.compiler.quant.given import given_notes
 from moesaic.compiler.quant.options import QuantOptions
 from moesaic.compiler.quant.report import PointReport, QuantReport
-from moesaic.compiler.quant.scales import HIDDEN_LIMIT, INT16_MAX, Scales
+from moesaic.compiler.quant.scales import INT16_MAX, Scales
 from moesaic.spec.execute import Executor
 from moesaic.spec.formats import UINT8_LARGEST
 from moesaic.spec.hostside import dequantise_output, quantise_input
@@ -157,10 +157,8 @@ def _notes(task: str, graph: ir.Graph, scales: Scales) -> Iterator[str]:
             point = mlp_hidden(number, expert)
             largest = scales.statistics.ranges[scales.shared.find(task, point)].maximum
             where = layer.name if expert is None else f"expert {expert} of {layer.name}"
-            if largest >= HIDDEN_LIMIT:
-                yield (
-                    f"{where}: activations reach {largest:.1f} but saturate at"
-                    f" {HIDDEN_LIMIT:g} in front of the GELU"
-                )
+            limit = scales.limit(task, point)
+            if largest >= limit:
+                yield f"{where}: activations reach {largest:.1f} but saturate at {limit:g}"
             elif largest == 0.0 and expert is not None:
                 yield f"{where}: no sample was routed to it, so its range is a guess"

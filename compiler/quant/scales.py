@@ -9,37 +9,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler import ir
+from moesaic.compiler.points import mlps
 from moesaic.compiler.quant.calibrate import Statistics
 from moesaic.compiler.quant.given import OUTPUT_STEPS, given_steps
 from moesaic.compiler.quant.hidden import HiddenPeaks
+from moesaic.compiler.quant.hidden_codes import (
+    INT8_MAX,
+    UINT8_MAX,
+    clip_of_step,
+    hidden_codes,
+    is_paired,
+)
 from moesaic.compiler.quant.moments import Moments
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.spec import tables
+from moesaic.spec.activations import (
+    ACTIVATIONS,
+    RANGE,
+    REACH,
+    Table,
+    choose_step,
+    tabulate,
+)
 
-INT8_MAX, INT16_MAX, INT24_MAX = 127, (1 << 15) - 1, (1 << 23) - 1
+INT16_MAX, INT24_MAX = (1 << 15) - 1, (1 << 23) - 1
 RESIDUAL_HEADROOM = 1.5
 OUTPUT_HEADROOM = 1.25
 WIDE_HEADROOM = 2.0
 """Points in 16 bits have codes to spare, and an outlier of other inputs costs more."""
 LOGIT_LIMIT = 1 << 21
 """The largest |logit| of the samples; logits have 24 bits, so four times that fits."""
-HIDDEN_STEP = 2.0**-tables.GELU_INPUT_FRACTION_BITS
-HIDDEN_LIMIT = 2.0 ** (tables.GELU_INPUT_BITS - 1 - tables.GELU_INPUT_FRACTION_BITS)
-"""Pre-activations saturate at +-32."""
-GELU_LOWEST = 0.17
-"""GELU is never below -0.16998."""
-HIDDEN_FINEST = 2.0**-tables.GELU_OUTPUT_FRACTION_BITS
-"""GELU comes in these steps: a finer one says nothing more, and may have no integer scale."""
-UINT8_MAX = 255
 SCORE_OCTAVES = math.log2(math.e) * (1 << tables.EXP2_FRACTION_BITS)
 """Steps of 2**-7 octave in a factor of e."""
-
-
-def hidden_codes(clip: float) -> tuple[float, int]:
-    """Step and code of zero of uint8 codes up to ``clip``; GELU is not below -0.17."""
-    lowest = min(GELU_LOWEST, clip)
-    step = max((clip + lowest) / UINT8_MAX, HIDDEN_FINEST)
-    return step, min(math.ceil(lowest / step), UINT8_MAX)
 
 
 class Scales:
@@ -54,7 +55,7 @@ class Scales:
     residual_headroom
         The residual reaches full scale at this multiple of its largest magnitude.
     graphs
-        Tasks to float graphs: what a quantised file gives comes before what was seen.
+        Task to float graph. What a quantised file gives comes before what was seen.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class Scales:
         statistics: Statistics,
         shared: SharedPoints,
         clips: Mapping[Key, float],
+        graphs: Mapping[str, ir.Graph],
         residual_headroom: float = RESIDUAL_HEADROOM,
-        graphs: Mapping[str, ir.Graph] | None = None,
     ) -> None:
         self.statistics = statistics
         self.shared = shared
@@ -72,8 +73,11 @@ class Scales:
         self._clips: dict[Key, float] = {}
         self._given = {
             (task, point): step
-            for task, graph in (graphs or {}).items()
+            for task, graph in graphs.items()
             for point, step in given_steps(graph).items()
+        }
+        self._mlps = {
+            (task, point): mlp for task, graph in graphs.items() for point, mlp in mlps(graph)
         }
         # Of tasks that share a point, one that has no step takes another's.
         self._shared_given = {shared.find(*key): step for key, step in self._given.items()}
@@ -90,19 +94,41 @@ class Scales:
             seen = self.statistics.ranges[key]
             layer, _, rest = point.partition(".expert")
             if seen.maximum == 0.0 and rest:
-                self._clips[key] = self._clip_of_experts(layer)
+                self._clips[key] = min(self._clip_of_experts(layer), self.limit(task, point))
             else:
                 clip = self._best(key) * self.statistics.growth(key)
-                self._clips[key] = min(clip, self._limit(point))
+                self._clips[key] = min(clip, self.limit(task, point))
         return self._clips[key]
 
     def _best(self, key: Key) -> float:
         chosen = self._chosen.get(key)
         return self.statistics.ranges[key].best_clip(INT8_MAX) if chosen is None else chosen
 
-    def _limit(self, point: str) -> float:
+    def limit(self, task: str, point: str) -> float:
         """What a point cannot exceed: pre-activations saturate, so activations do."""
-        return HIDDEN_LIMIT if point.endswith("hidden") else math.inf
+        mlp = self._mlps.get((task, point))
+        if mlp is None or is_paired(mlp):
+            return math.inf
+        activation, step = ACTIVATIONS[mlp.activation], self.table(task, point).step
+        reach = step * (RANGE if activation.linear else REACH)
+        return float(activation.function(np.array(reach)))
+
+    def table(self, task: str, point: str) -> Table:
+        """The activation of a hidden point: its range is that of what the samples reached."""
+        mlp = self._mlps[task, point]
+        if is_paired(mlp):
+            point = point.replace("hidden", "active")
+        peak = self.statistics.ranges[self.shared.find(task, point)].maximum
+        return tabulate(mlp.activation, choose_step(mlp.activation, peak))
+
+    def factor(self, task: str, point: str, hidden: float) -> tuple[float, int]:
+        """Of a hidden point of pairs whose codes have the step ``hidden``: the step of the int16
+        factors, and the right shift that makes codes of their products."""
+        peak = self.maximum(task, point.replace("hidden", "factor"))
+        fine = self.table(task, point).fine
+        least = peak * WIDE_HEADROOM / INT16_MAX
+        shift = min(max(math.floor(math.log2(hidden / (least * fine))), 0), 63)
+        return hidden * 2.0**-shift / fine, shift
 
     def _clip_of_experts(self, layer: str) -> float:
         clips = [
@@ -110,7 +136,7 @@ class Scales:
             for key, seen in self.statistics.ranges.items()
             if key[1].startswith(f"{layer}.expert") and seen.maximum > 0.0
         ]
-        return min(max(clips, default=1.0), HIDDEN_LIMIT)
+        return max(clips, default=1.0)
 
     def int8(self, task: str, point: str) -> float:
         """Step of an int8 point."""
@@ -140,7 +166,7 @@ class Scales:
         """Step and code of zero of uint8 hidden rows."""
         if (step := self.given(task, point)) is not None:
             return step, 128  # a quantised file's codes are signed
-        return hidden_codes(self.clip(task, point))
+        return self._hidden_codes(task, point, self.clip(task, point))
 
     def largest_first(self, task: str, point: str, count: int) -> NDArray[np.intp] | None:
         """Order of the channels of hidden rows: the ``count`` with the largest peaks come first;
@@ -161,8 +187,17 @@ class Scales:
         if seen is None or not count or self.given(task, point) is not None:
             return self.hidden(task, point)
         clip = min(self.clip(task, point), seen.reach_of_others(count))
-        codes = self.wide(task, point) * UINT8_MAX  # what `hidden_codes` gives their step for
-        return hidden_codes(max(clip, codes / 2, codes - GELU_LOWEST))
+        coarsest = clip_of_step(self._mlps[task, point], self.wide(task, point))
+        return self._hidden_codes(task, point, max(clip, coarsest))
+
+    def _hidden_codes(self, task: str, point: str, clip: float) -> tuple[float, int]:
+        return hidden_codes(self._mlps[task, point], clip, self._finest(task, point))
+
+    def _finest(self, task: str, point: str) -> float:
+        """Activations come in these steps: a finer one says nothing more, and may have no integer
+        scale."""
+        mlp = self._mlps.get((task, point))
+        return 0.0 if mlp is None or is_paired(mlp) else self.table(task, point).fine
 
     def _hidden_peaks(self, task: str, point: str) -> HiddenPeaks | None:
         seen = self.statistics.hidden.get(self.shared.find(task, point))
@@ -171,8 +206,8 @@ class Scales:
     def wide(self, task: str, point: str) -> float:
         """Step of a point in 16 bits: what the samples reached fits, and more."""
         reached = max(self.clip(task, point), self.maximum(task, point))
-        step = min(reached * WIDE_HEADROOM, self._limit(point)) / INT16_MAX
-        return max(step, HIDDEN_FINEST) if point.endswith("hidden") else step
+        step = min(reached * WIDE_HEADROOM, self.limit(task, point)) / INT16_MAX
+        return max(step, self._finest(task, point))
 
     def maximum(self, task: str, point: str) -> float:
         """Largest magnitude seen; 1.0 at a point that was always 0."""

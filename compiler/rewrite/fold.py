@@ -23,6 +23,11 @@ def _plain(norm: ir.Norm) -> ir.Norm:
     return replace(norm, gamma=np.ones_like(norm.gamma), beta=np.zeros_like(norm.beta))
 
 
+def _folded_mlp(mlp: ir.Mlp, norm: ir.Norm) -> ir.Mlp:
+    factor = None if mlp.factor is None else _folded(mlp.factor, norm)
+    return replace(mlp, norm=_plain(norm), up=_folded(mlp.up, norm), factor=factor)
+
+
 def fold_norms(graph: ir.Graph) -> ir.Graph:
     """The same function with every gamma 1 and every beta 0; ``graph`` is left as it is.
 
@@ -41,12 +46,9 @@ def fold_norms(graph: ir.Graph) -> ir.Graph:
                 query, key, value = (_folded(part, norm) for part in parts)
                 layers.append(replace(layer, norm=_plain(norm), query=query, key=key, value=value))
             case ir.Mlp():
-                layers.append(replace(layer, norm=_plain(norm), up=_folded(layer.up, norm)))
+                layers.append(_folded_mlp(layer, norm))
             case ir.Moe():
-                experts = [
-                    replace(expert, norm=_plain(norm), up=_folded(expert.up, norm))
-                    for expert in layer.experts
-                ]
+                experts = [_folded_mlp(expert, norm) for expert in layer.experts]
                 gate = _folded(layer.gate, norm)
                 layers.append(replace(layer, norm=_plain(norm), gate=gate, experts=experts))
             case _:
@@ -78,9 +80,9 @@ def _require_finite(graph: ir.Graph) -> None:
             case ir.Attention():
                 parts = [layer.query, layer.key, layer.value, layer.output]
             case ir.Mlp():
-                parts = [layer.up, layer.down]
+                parts = layer.linears
             case ir.Moe():
-                experts = (part for mlp in layer.experts for part in (mlp.up, mlp.down))
+                experts = (part for mlp in layer.experts for part in mlp.linears)
                 parts = [layer.gate, *experts]
             case _:
                 assert_never(layer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from moesaic.compiler.schedule.steps import (
@@ -16,6 +16,7 @@ from moesaic.compiler.schedule.steps import (
 )
 from moesaic.compiler.schedule.writer import Rows, Source, StepWriter, natural, pad_to
 from moesaic.spec import isa, layout
+from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntDense, IntMlp, IntMoe
 
 
@@ -52,6 +53,7 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int) -> None:
         experts=len(layer.experts),
         top_k=layer.top_k,
         renormalise=int(layer.renormalise),
+        sigmoid=int(layer.sigmoid),
         multiplier=layer.softmax.multiplier,
         shift=layer.softmax.shift,
         sequence=sequence,
@@ -95,7 +97,7 @@ class _Columns:
 
     @staticmethod
     def of(writer: StepWriter, mlp: IntMlp) -> _Columns:
-        wide, narrow = range(mlp.wide), range(mlp.wide, mlp.up.outputs)
+        wide, narrow = range(mlp.wide), range(mlp.wide, mlp.hidden)
         planes = writer.words(len(wide))
         return _Columns(tuple(wide), tuple(narrow), planes, 2 * planes + writer.words(len(narrow)))
 
@@ -122,22 +124,63 @@ def _lower_up(
     ):
         if not part:
             continue
-        writer.linear(
-            source,
-            Weights(mlp.up, inputs, pad_to(part, arch.width)),
-            rows,
-            {
-                "kind": isa.Drain.GELU,
-                "base": Address(hidden, first),
-                "stride": columns.words,
-                "multiplier": mlp.gelu.multiplier,
-                "shift": mlp.gelu.shift,
-                **form,
-            },
-            writes(hidden),
-            columns=layout.words(len(part), arch.lanes) * arch.lanes,
-            gather=gather,
+        function, tables = writer.activation(mlp.activation)
+        for start, columns_in in _pieces(writer, mlp, part):
+            writer.linear(
+                source,
+                Weights(mlp.up, inputs, pad_to(columns_in, arch.width)),
+                rows,
+                {
+                    "kind": isa.Drain.ACTIVATION,
+                    "base": Address(hidden, first + writer.words(start)),
+                    "stride": columns.words,
+                    "multiplier": mlp.scale.multiplier,
+                    "shift": mlp.scale.shift,
+                    "paired": int(mlp.paired),
+                    **function,
+                    **form,
+                },
+                (*writes(hidden), *tables),
+                columns=layout.words(len(columns_in), arch.lanes) * arch.lanes,
+                gather=gather,
+                one_group=mlp.paired,
+            )
+
+
+def _pieces(
+    writer: StepWriter, mlp: IntMlp, part: tuple[int, ...]
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The products that hidden channels ``part`` come from: (first channel of the part, outputs of
+    ``up``, -1 for padding).
+
+    One product, unless they are pairs: those need a group of their own, which an accumulator bank
+    must hold. A chunk of factors comes before the chunk of what they multiply.
+    """
+    if not mlp.paired:
+        yield 0, part
+        return
+    arch = writer.arch
+    # A piece begins with a word of hidden channels; its tiles hold half as many.
+    tiles = max(1, 2 * arch.depth // arch.width)
+    most = min(writer.bank_limit, writer.schedule.bank_tiles) // tiles * tiles
+    if not most and tiles <= writer.bank_limit:
+        most = tiles
+    if not most:
+        raise UserError(
+            f"the model does not fit target {arch.name}: layer {writer.label} multiplies pairs of"
+            f" hidden channels, which needs room for {tiles} column tiles of all"
+            f" {writer.graph.tokens} tokens in an accumulator bank: use a target with"
+            f" {tiles * writer.graph.tokens} accumulator_rows and more, not"
+            f" {arch.accumulator_rows}"
         )
+    channels = most * arch.width // 2
+    for start in range(0, len(part), channels):
+        outputs: list[int] = []
+        for chunk in range(start, min(start + channels, len(part)), arch.lanes):
+            active = pad_to(part[chunk : min(chunk + arch.lanes, start + channels)], arch.lanes)
+            outputs += [c if c < 0 else c + mlp.hidden for c in active]
+            outputs += active
+        yield start, tuple(outputs)
 
 
 def _lower_down(writer: StepWriter, hidden: Buffer, mlp: IntMlp, rows: Rows) -> None:

@@ -15,6 +15,8 @@ class Resource(enum.Enum):
     ACTIVATION = "activation scratchpad"
     RESIDUAL = "residual scratchpad"
     QUEUES = "expert queues"
+    TABLE_0 = "first activation table"
+    TABLE_1 = "second activation table"
 
 
 @dataclass(eq=False)
@@ -105,5 +107,6 @@ def writes(*buffers: Buffer) -> tuple[Access, ...]:
 
 RESIDUAL_READ = Access(Resource.RESIDUAL, False)
 RESIDUAL_WRITE = Access(Resource.RESIDUAL, True)
+TABLES = (Resource.TABLE_0, Resource.TABLE_1)
 QUEUES_READ = Access(Resource.QUEUES, False)
 QUEUES_WRITE = Access(Resource.QUEUES, True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moesaic.compiler.schedule.activations import TableSlots, table_accesses
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.steps import (
     QUEUES_READ,
     RESIDUAL_READ,
+    TABLES,
     Access,
     Address,
     Buffer,
@@ -16,9 +18,9 @@ from moesaic.compiler.schedule.steps import (
     reads,
     writes,
 )
-from moesaic.spec import isa, layout
+from moesaic.spec import isa, layout, tables
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntGraph, IntLinear, IntNorm
+from moesaic.spec.intgraph import IntActivation, IntGraph, IntLinear, IntNorm
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class StepWriter:
         self.steps: list[Step] = []
         self.layer = 0
         self.label = "embed"
+        self._tables = TableSlots(graph, arch)
 
     def emit(
         self,
@@ -144,6 +147,21 @@ class StepWriter:
             plain=int(norm.plain),
         )
         return buffer
+
+    def activation(self, activation: IntActivation) -> tuple[dict[str, int], tuple[Access, ...]]:
+        """DRAIN's fields for an activation, and its accesses; LOADs what is not resident."""
+        fields, loads = self._tables.need(activation)
+        for offset, slot in loads:
+            self.emit(
+                isa.Opcode.LOAD,
+                (Access(TABLES[slot], True),),
+                window=isa.Window.CONSTANT,
+                space=isa.Space.TABLE,
+                offset=offset,
+                words=tables.ACTIVATION_ENTRIES,
+                base=slot * tables.ACTIVATION_ENTRIES,
+            )
+        return fields, table_accesses(fields)
 
     def linear(
         self,
@@ -194,9 +212,14 @@ class StepWriter:
 
     def _bank_tiles(self, tiles: int) -> int:
         """Column tiles for one bank: they must share it evenly, and fit whoever's rows come."""
-        fit = self.arch.accumulator_rows // max(self.graph.tokens, self.graph.head.rows)
-        most = max(1, min(self.schedule.bank_tiles, fit, self.arch.parameter_blocks))
+        most = max(1, min(self.schedule.bank_tiles, self.bank_limit))
         return next(count for count in range(most, 0, -1) if tiles % count == 0)
+
+    @property
+    def bank_limit(self) -> int:
+        """Most column tiles of all tokens that an accumulator bank holds."""
+        fit = self.arch.accumulator_rows // max(self.graph.tokens, self.graph.head.rows)
+        return min(fit, self.arch.parameter_blocks)
 
     def weights(self, linear: IntLinear) -> Weights:
         """Ring weights of a linear layer in its natural order."""

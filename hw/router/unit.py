@@ -24,7 +24,7 @@ class RouterUnit(wiring.Component):
     """Chooses experts and gate weights as ``semantics.route`` does, and fills the queues.
 
     Tokens stream: each takes ``max(chunks + 1, top_k, rank_cycles)`` cycles, and those
-    of the instruction are given about ``34 + rank_cycles + 2 * top_k`` cycles after the
+    of the instruction are given about ``46 + rank_cycles + 2 * top_k`` cycles after the
     last chunk. Logits that arrive
     before their ROUTE has started wait.
 
@@ -111,6 +111,7 @@ class RouterUnit(wiring.Component):
             weights.group.eq(selector.group),
             weights.group_valid.eq(selector.group_valid),
             weights.renormalise.eq(current.renormalise),
+            weights.sigmoid.eq(current.sigmoid),
             weights.multiplier.eq(current.multiplier),
             weights.shift.eq(current.shift),
             queues.entry.eq(weights.entry),

@@ -1,4 +1,4 @@
-"""Gate weights: softmax over the logits, in fixed latency behind the choice of experts."""
+"""Gate weights: softmax or sigmoids of logits, in fixed latency behind the choice of experts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from moesaic.hw.arithmetic.pipeline import add_tree, delay, look_up, round_half,
 from moesaic.hw.arithmetic.reciprocal import Reciprocal
 from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.router.selector import choice_layout, group_layout
+from moesaic.hw.router.sigmoid import Sigmoid
 from moesaic.spec import tables
 from moesaic.spec.arch import ROUTER_LANES, ArchConfig
-from moesaic.spec.formats import GATE_BITS, LOGIT_BITS, MULTIPLIER_BITS, ONE_Q15, SHIFT_BITS
+from moesaic.spec.formats import (
+    GATE_BITS,
+    LOGIT_BITS,
+    MULTIPLIER_BITS,
+    ONE_Q15,
+    SHIFT_BITS,
+    SIGMOID_FRACTION_BITS,
+)
 from moesaic.spec.parts import factor_bits
 
 _WAITING_CHOICES = 64
@@ -32,10 +40,14 @@ def entry_layout(arch: ArchConfig) -> data.StructLayout:
     )
 
 
-class GateWeights(wiring.Component):
-    """``semantics.route``'s weights: 2**-x of the distance to the maximum, over the sum.
+SIGMOID_ONE = 1 << SIGMOID_FRACTION_BITS
 
-    One choice and one group per cycle, no back-pressure; an entry comes out about 23 cycles after
+
+class GateWeights(wiring.Component):
+    """``semantics.route``'s weights: 2**-x of the distance to the maximum, or the sigmoid of each
+    choice, over the sum.
+
+    One choice and one group per cycle, no back-pressure; an entry comes out about 35 cycles after
     its token's last group. Entries keep the order of the choices.
 
     Attributes
@@ -43,7 +55,9 @@ class GateWeights(wiring.Component):
     choice, choice_valid, group, group_valid
         From the selector.
     renormalise
-        Divide by the sum over the chosen experts instead of all.
+        Divide by the sum over the chosen experts, instead of that over all or, of sigmoids, 1.
+    sigmoid
+        Weights are sigmoids.
     multiplier, shift
         Logit to 2**-7 octaves.
     entry, entry_valid
@@ -59,6 +73,7 @@ class GateWeights(wiring.Component):
                 "group": In(group_layout()),
                 "group_valid": In(1),
                 "renormalise": In(1),
+                "sigmoid": In(1),
                 "multiplier": In(MULTIPLIER_BITS),
                 "shift": In(SHIFT_BITS),
                 "entry": Out(entry_layout(arch)),
@@ -80,30 +95,44 @@ class GateWeights(wiring.Component):
         present = Cat(group.mask & self.group_valid.replicate(ROUTER_LANES), choice.exists)
         powers = self._powers(m, maximum, keys, present)
 
-        # Line up what belongs to the powers. Latency: distance, requantise, table, shift, round.
-        latency = 1 + Requantise.LATENCY + 3
+        # Line up what belongs to the powers. Latency: both ends, distance, requantise, table,
+        # shift, round.
+        latency = 2 + Requantise.LATENCY + 3
+        m.submodules.sigmoid_of = sigmoid = Sigmoid()
+        m.d.comb += [
+            sigmoid.power.eq(powers[ROUTER_LANES]),
+            sigmoid.negative.eq(delay(m, ~choice.key[-1], latency, "negative")),
+        ]
+        power = delay(m, powers[ROUTER_LANES], Sigmoid.LATENCY, "softmax_power")
+        latency += Sigmoid.LATENCY
         chosen = data.View(choice.shape(), delay(m, choice, latency, "choice"))
         chosen_valid = delay(m, self.choice_valid, latency, "choice_valid", control=True)
-        chosen_power = powers[ROUTER_LANES]
+        chosen_power = Signal(16)
+        m.d.comb += chosen_power.eq(Mux(self.sigmoid & chosen.exists, sigmoid.value, power))
 
         # Sum, over all experts or over the chosen ones.
         tree = tree_latency(ROUTER_LANES)
         sum_latency = latency + tree
         group_sum = add_tree(m, powers[:ROUTER_LANES], "sum")
+        group_sum = delay(m, group_sum, Sigmoid.LATENCY, "late_sum")
         choice_flags = Cat(self.choice_valid, choice.first, choice.last)
         group_flags = Cat(self.group_valid, group.first, group.last)
+        of_choice = Signal()
+        m.d.comb += of_choice.eq(self.renormalise | self.sigmoid)
         flags = delay(
-            m, Mux(self.renormalise, choice_flags, group_flags), sum_latency, "flags", control=True
+            m, Mux(of_choice, choice_flags, group_flags), sum_latency, "flags", control=True
         )
         addend = Signal(len(group_sum))
         total_bits = 16 + (self.arch.max_experts - 1).bit_length()
         total = Signal(max(17, total_bits), reset_less=True)
         total_valid = Signal()
         m.d.comb += addend.eq(
-            Mux(self.renormalise, delay(m, chosen_power, tree, "chosen_power"), group_sum)
+            Mux(of_choice, delay(m, chosen_power, tree, "chosen_power"), group_sum)
         )
         with m.If(flags[0]):
             m.d.sync += total.eq(Mux(flags[1], 0, total) + addend)
+        with m.If(self.sigmoid & ~self.renormalise):
+            m.d.sync += total.eq(SIGMOID_ONE)
         m.d.sync += total_valid.eq(flags[0] & flags[2])
         m.submodules.reciprocal = reciprocal = Reciprocal(len(total))
         m.d.comb += reciprocal.value.eq(total)
@@ -172,8 +201,15 @@ class GateWeights(wiring.Component):
         distances = [
             Signal(LOGIT_BITS, name=f"distance_{i}", reset_less=True) for i in range(lanes)
         ]
+        zero = Const(1 << LOGIT_BITS - 1, LOGIT_BITS)  # keys have the sign bit turned over
         for i, (distance, key) in enumerate(zip(distances, keys, strict=True)):
-            m.d.sync += distance.eq(maximum - key)
+            upper, lower = maximum, key
+            if i == ROUTER_LANES:  # of a choice, a sigmoid takes the magnitude
+                above = self.sigmoid & key[-1]
+                upper = Mux(self.sigmoid, Mux(above, key, zero), maximum)
+                lower = Mux(above, zero, key)
+            upper, lower = delay(m, upper, 1, f"upper_{i}"), delay(m, lower, 1, f"lower_{i}")
+            m.d.sync += distance.eq(upper - lower)
             m.d.comb += [
                 scale.operand[i].eq(Cat(distance, Const(0, 1)).as_signed()),
                 scale.multiplier[i].eq(self.multiplier),
@@ -182,7 +218,7 @@ class GateWeights(wiring.Component):
         fraction = tables.EXP2_FRACTION_BITS
         exponents = [scale.value[i][: tables.EXPONENT_BITS] for i in range(lanes)]
         mantissas = look_up(m, tables.EXP2_TABLE, [e[:fraction] for e in exponents], 16, "exp2")
-        counts = delay(m, present, 1 + Requantise.LATENCY + 2, "present", control=True)
+        counts = delay(m, present, 2 + Requantise.LATENCY + 2, "present", control=True)
         powers = []
         for i, (mantissa, exponent) in enumerate(zip(mantissas, exponents, strict=True)):
             octaves = delay(m, exponent[fraction:], 1, f"octaves_{i}")

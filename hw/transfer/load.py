@@ -1,4 +1,4 @@
-"""The load unit: external memory to activation or residual scratchpad."""
+"""The load unit: external memory to the scratchpads and the tables of activations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from moesaic.hw.interfaces import (
     FaultPort,
     InstructionPort,
     ResidualWrite,
+    TableWrite,
     WindowSettings,
 )
 from moesaic.hw.memory.half import HalfBuffer
 from moesaic.hw.memory.resize import Widen
 from moesaic.hw.memory.skid import SkidBuffer
 from moesaic.hw.transfer.frontend import TransferFrontend
-from moesaic.spec import isa
+from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 
 JOBS = 4
@@ -31,7 +32,8 @@ JOBS = 4
 class LoadUnit(wiring.Component):
     """Executes LOAD: ``words`` scratchpad words from byte ``offset`` of a window.
 
-    An activation word has ``depth`` bytes, a residual word ``2 * lanes``. A load is requested as
+    An activation word has ``depth`` bytes, a residual word ``2 * lanes``, an entry of a table a
+    beat. A load is requested as
     soon as it has its tokens, up to four ahead of the one whose data arrive; a load from another
     window waits until the earlier ones are read. It gives its tokens the cycle after its last
     word is written. One beat per cycle.
@@ -49,8 +51,8 @@ class LoadUnit(wiring.Component):
         Read channels of the data port.
     windows
         ``window0`` to ``window3``, by number of ``isa.Window``.
-    activation_write, residual_write
-        The scratchpads' write ports.
+    activation_write, residual_write, table_write
+        Write ports of the scratchpads and the tables.
     beat, abort, idle, fault
         As of :class:`~moesaic.hw.axi.read.ReadEngine`.
     """
@@ -64,6 +66,7 @@ class LoadUnit(wiring.Component):
                 **{f"window{w.value}": In(WindowSettings()) for w in isa.Window},
                 "activation_write": Out(ActivationWrite(arch)),
                 "residual_write": Out(ResidualWrite(arch)),
+                "table_write": Out(TableWrite()),
                 "beat": Out(1),
                 "abort": In(1),
                 "idle": Out(1),
@@ -77,7 +80,7 @@ class LoadUnit(wiring.Component):
         beat_bytes = arch.data_port_bytes
         positions = isa.positions(isa.Opcode.LOAD)
         word_bits = positions["words"][1]
-        word_bytes = {isa.Space.ACTIVATION: arch.depth, isa.Space.RESIDUAL: 2 * arch.lanes}
+        word_bytes = {space: layout.load_bytes(arch, space) for space in isa.Space}
 
         m.submodules.front = front = TransferFrontend(isa.Opcode.LOAD)
         widest_beats = max(word_bytes.values()) // beat_bytes
@@ -176,6 +179,7 @@ class LoadUnit(wiring.Component):
         ports = {
             isa.Space.ACTIVATION: self.activation_write,
             isa.Space.RESIDUAL: self.residual_write,
+            isa.Space.TABLE: self.table_write,
         }
         m.d.comb += self.activation_write.mask.eq(-1)
         for space, port in ports.items():
@@ -183,9 +187,9 @@ class LoadUnit(wiring.Component):
             m.submodules[f"widen_{space.name.lower()}"] = widen
             # Where the memory is busy is not known to the bus within the cycle. Where several
             # beats make a word, words do not follow each other.
-            layout = data.StructLayout({"data": 8 * word_bytes[space], "last": 1})
+            word_layout = data.StructLayout({"data": 8 * word_bytes[space], "last": 1})
             several = word_bytes[space] > beat_bytes
-            word: HalfBuffer | SkidBuffer = (HalfBuffer if several else SkidBuffer)(layout)
+            word: HalfBuffer | SkidBuffer = (HalfBuffer if several else SkidBuffer)(word_layout)
             m.submodules[f"word_{space.name.lower()}"] = word
             # An address for each memory: what it says to a write comes late in its cycle.
             address = Signal.like(port.address, name=f"{space.name.lower()}_address")

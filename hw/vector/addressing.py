@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,6 +24,8 @@ class Addressing(wiring.Component):
     ----------
     row, column, scatter, base, stride
         Of the chunk and its instruction.
+    halved
+        Two chunks have made one: its column is half of the second one's.
     token, queue_weight
         Queue entry ``row``, one cycle after the issue.
     weight
@@ -43,6 +45,7 @@ class Addressing(wiring.Component):
                 "row": In(ROW_BITS),
                 "column": In(COLUMN_BITS),
                 "scatter": In(1),
+                "halved": In(1),
                 "base": In(isa.width(Opcode.DRAIN, "base")),
                 "stride": In(isa.width(Opcode.DRAIN, "stride")),
                 "token": In(range(arch.max_tokens)),
@@ -62,7 +65,9 @@ class Addressing(wiring.Component):
         row = Signal(ROW_BITS, reset_less=True)
         offset = Signal(ROW_BITS + len(self.stride), reset_less=True)
         base = delay(m, self.base, 3, "base")
-        column = delay(m, self.column, 3, "column")
+        column = delay(m, self.column, 2, "column")
+        half = Cat(Const(0, lanes_log2), column[lanes_log2 + 1 :])
+        column = delay(m, Mux(delay(m, self.halved, 2, "halved"), half, column), 1, "placed")
         m.d.comb += self.weight.eq(Mux(scatter, self.queue_weight, ONE_Q15))
         m.d.sync += [
             row.eq(Mux(scatter, self.token, delay(m, self.row, 1, "row"))),

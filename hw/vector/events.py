@@ -24,7 +24,7 @@ class VectorEvents(wiring.Signature):
                 "vector_chunks": Out(1),
                 "score_words": Out(_COLUMNS + 1 - (arch.lanes.bit_length() - 1)),
                 "score_reads": Out(1),
-                "gelu_lookups": Out(range(arch.lanes + 1)),
+                "activation_lookups": Out(range(arch.lanes + 1)),
                 "norm_rows": Out(1),
             }
         )
@@ -49,7 +49,7 @@ class EventCounter(wiring.Component):
     ----------
     softmax_start, rows, columns
         A SOFTMAX of so many rows and valid columns begins; held while it runs.
-    drained, softmax, gelu, valid_columns
+    drained, softmax, active, valid_columns
         A chunk was issued; of which kind; how many valid columns there are from its first on.
     some_lanes, all_lanes
         Its first and its last lane are valid.
@@ -66,7 +66,7 @@ class EventCounter(wiring.Component):
                 "columns": In(_COLUMNS),
                 "drained": In(1),
                 "softmax": In(1),
-                "gelu": In(1),
+                "active": In(1),
                 "valid_columns": In(signed(COLUMN_BITS + 1)),
                 "some_lanes": In(1),
                 "all_lanes": In(1),
@@ -86,12 +86,12 @@ class EventCounter(wiring.Component):
         with m.Elif(rows_left != 0):
             m.d.sync += rows_left.eq(rows_left - 1)
 
-        drained, softmax, gelu, normalised, all_lanes = (
+        drained, softmax, active, normalised, all_lanes = (
             delay(m, signal, 1, name, control=True)
             for signal, name in (
                 (self.drained & self.some_lanes, "drained"),
                 (self.softmax, "softmax"),
-                (self.gelu, "gelu"),
+                (self.active, "active"),
                 (self.normalised, "normalised"),
                 (self.all_lanes, "all_lanes"),
             )
@@ -102,7 +102,7 @@ class EventCounter(wiring.Component):
             self.events.vector_chunks.eq(drained),
             self.events.score_reads.eq(drained & softmax),
             self.events.score_words.eq(Mux(rows_left != 0, row_chunks, 0)),
-            self.events.gelu_lookups.eq(Mux(drained & gelu, values, 0)),
+            self.events.activation_lookups.eq(Mux(drained & active, values, 0)),
             self.events.norm_rows.eq(normalised),
         ]
         return m

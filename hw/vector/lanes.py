@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.arithmetic.exp2 import Exp2
 from moesaic.hw.arithmetic.pipeline import clamp, delay, round_half, taps
 from moesaic.hw.arithmetic.requantise import Requantise
+from moesaic.hw.interfaces import TableWrite
+from moesaic.hw.vector.activation import Activation, choice_layout
 from moesaic.hw.vector.addressing import Addressing
-from moesaic.hw.vector.gelu import Gelu
 from moesaic.hw.vector.operands import OPERAND_BITS, Operands
 from moesaic.hw.vector.operation import (
     LIMITS,
@@ -38,7 +39,7 @@ from moesaic.spec.formats import (
 )
 from moesaic.spec.parts import factor_bits
 
-FUNCTIONS = (Function.NONE, Function.GELU, Function.UPDATE, Function.EXPONENTIAL)
+FUNCTIONS = (Function.NONE, Function.ACTIVATION, Function.UPDATE, Function.EXPONENTIAL)
 """What the lanes can do behind the first requantisation."""
 RESIDUAL_SHIFT = GATE_FRACTION_BITS + RESIDUAL_GUARD_BITS
 """Q15 weight, and the guard bits of an addend."""
@@ -58,16 +59,21 @@ class Lanes(wiring.Component):
     """Everything from the first multiplication on. Never stops; all operations take equally long.
 
     Cycles are counted from the issue: operands at 5, requantised at 11 (softmax exponents; 16-bit
-    results split into their planes at 12; probabilities at 14), second multiplication 16 to 22
-    (GELU by its output scale, residual addends by their gate weight), results at ``RESULT``.
-    RESIDUAL reads the old value at 20 and writes at ``WRITTEN``.
+    results split into their planes at 12; probabilities at 14), second multiplication 17 to 23
+    (activations by their output scale or by the other chunk of their pair, residual addends by
+    their gate weight), results at ``RESULT``. RESIDUAL reads the old value at 21 and writes at
+    ``WRITTEN``.
 
     Attributes
     ----------
     issue
         The chunk, in the cycle of its issue.
     multiplier, shift, offset, wide
-        Second requantisation of GELU, and whether a drain gives 16 bits, with the issue.
+        Second requantisation of activations, and whether a drain gives 16 bits, with the issue.
+    choice
+        Function of an activation, with the issue.
+    table_write
+        New entries of activation tables.
     weight
         Gate weight, 1 cycle after the issue.
     residual_address
@@ -85,7 +91,7 @@ class Lanes(wiring.Component):
     """
 
     PROBABILITY = Operands.LATENCY + Requantise.LATENCY + Exp2.LATENCY
-    SECOND = Operands.LATENCY + Requantise.LATENCY + Gelu.LATENCY + 1
+    SECOND = Operands.LATENCY + Requantise.LATENCY + Activation.LATENCY + 1
     RESULT = SECOND + Requantise.LATENCY + 2
     WRITTEN = RESULT
     HAZARD = 5
@@ -102,6 +108,8 @@ class Lanes(wiring.Component):
                 "shift": In(SHIFT_BITS),
                 "offset": In(UINT8_BITS),
                 "wide": In(1),
+                "choice": In(choice_layout()),
+                "table_write": In(TableWrite()),
                 "weight": In(GATE_BITS),
                 "residual_address": In(address),
                 "operand": In(data.ArrayLayout(signed(OPERAND_BITS), lanes)),
@@ -126,32 +134,35 @@ class Lanes(wiring.Component):
         count = self.arch.lanes
         factors = factor_bits(self.arch.device)
         m.submodules.first = first = Requantise(count, OPERAND_BITS, LIMITS, factors)
-        m.submodules.gelu = gelu = Gelu(count)
+        m.submodules.activation = activation = Activation(count)
+        connect(m, flipped(self.table_write), activation.write)
         m.submodules.exp2 = exp2 = Exp2(count)
         m.submodules.second = second = Requantise(
             count, CHUNK_BITS, (HIDDEN_BITS, CHUNK_BITS), factors
         )
         operation = taps(m, self.issue.operation, self.RESULT, "operation")
         # What chooses in every lane is decoded a cycle before.
-        is_gelu, is_exponential, is_update = (
+        is_activation, is_exponential, is_update = (
             is_any(self.issue.operation, kinds_of(function))
-            for function in (Function.GELU, Function.EXPONENTIAL, Function.UPDATE)
+            for function in (Function.ACTIVATION, Function.EXPONENTIAL, Function.UPDATE)
         )
-        gelu_at = taps(m, is_gelu, self.RESULT, "is_gelu")
+        active_at = taps(m, is_activation, self.RESULT, "is_activation")
         softmax_at = taps(m, is_exponential, self.PROBABILITY, "is_softmax")
         requantised = Operands.LATENCY + Requantise.LATENCY
         valid_lanes = delay(m, self.issue.lanes, requantised, "lanes")
 
-        # The second factor of GELU and RESIDUAL, long before it is needed.
-        by_field = gelu_at[1]
+        # The second factor of ACTIVATION and RESIDUAL, long before it is needed.
+        by_field = active_at[1]
         factor = Mux(by_field, delay(m, self.multiplier, 1, "multiplier"), self.weight)
         distance = Mux(by_field, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
         offset = delay(m, self.offset, self.RESULT - 2, "offset")
         wide = taps(m, self.wide, self.RESULT - 1, "wide")
         may_be_wide = operation[requantised].matches(*SPLIT_KINDS)
         in_planes = (operation[requantised] == NORM) | (may_be_wide & wide[requantised])
-        factor = delay(m, factor, self.SECOND - 1, "factor")
+        factor = delay(m, factor, self.SECOND - 2, "factor")
         distance = delay(m, distance, self.SECOND - 1, "distance")
+        holds = delay(m, self.issue.holds, self.SECOND - 1, "holds")
+        paired = delay(m, self.issue.paired, self.SECOND - 1, "paired")
         m.d.comb += [
             first.operand.eq(self.operand),
             first.multiplier.eq(self.lane_multiplier),
@@ -161,9 +172,9 @@ class Lanes(wiring.Component):
                 delay(m, self.issue.column[: tables.DITHER_BITS], requantised, "column")
             ),
             exp2.valid.eq(valid_lanes),
-            second.multiplier.eq(factor.replicate(count)),
+            activation.choice.eq(delay(m, self.choice, requantised, "choice")),
             second.shift.eq(distance.replicate(count)),
-            second.limit.eq(~gelu_at[self.SECOND]),
+            second.limit.eq(~active_at[self.SECOND]),
             self.probability.eq(exp2.value),
         ]
         # That there is a chunk comes late in the cycle of its issue: the rest of it a cycle later.
@@ -190,7 +201,7 @@ class Lanes(wiring.Component):
         for i in range(count):
             value = first.value[i]
             m.d.comb += [
-                gelu.z[i].eq(value[: tables.GELU_INPUT_BITS]),
+                activation.z[i].eq(value[: tables.ACTIVATION_INPUT_BITS]),
                 exp2.exponent[i].eq(value[: tables.EXPONENT_BITS]),
             ]
             # One line carries all other results past the units that they do not need.
@@ -206,16 +217,29 @@ class Lanes(wiring.Component):
                 Mux(softmax_at[self.PROBABILITY], exp2.value[i], line),
                 f"line_{i}",
             )
-            operand = Mux(gelu_at[self.SECOND - 1], gelu.value[i], line.as_signed())
-            m.d.comb += second.operand[i].eq(self._register(m, operand, f"second_{i}"))
+            line = delay(m, line, self.SECOND - 2 - self.PROBABILITY, f"aligned_{i}")
+            # The first chunk of a pair waits for the second one, as sign and magnitude.
+            sign, magnitude = Signal(name=f"sign_{i}"), Signal(HIDDEN_BITS, name=f"magnitude_{i}")
+            held = line[:HIDDEN_BITS].as_signed()
+            with m.If(holds):
+                m.d.sync += [sign.eq(held[-1]), magnitude.eq(Mux(held[-1], -held, held))]
+            active = activation.value[i]
+            active = Mux(paired & sign, -active, active)
+            operand = Mux(active_at[self.SECOND - 1], active, line.as_signed())
+            multiplier = Signal(MULTIPLIER_BITS, name=f"multiplier_{i}", reset_less=True)
+            m.d.sync += multiplier.eq(Mux(paired, magnitude, factor))
+            m.d.comb += [
+                second.operand[i].eq(self._register(m, operand, f"second_{i}")),
+                second.multiplier[i].eq(multiplier),
+            ]
             line = delay(m, line, 2 + Requantise.LATENCY, f"result_{i}")
             hidden = second.value[i][:HIDDEN_BITS].as_signed()
             planes = Cat(Const(0, 8), hidden)  # where NORM has its low and its high plane
             shifted = Signal(signed(HIDDEN_BITS + 1), name=f"shifted_{i}", reset_less=True)
             m.d.sync += shifted.eq(hidden + offset)
             code = clamp_code(shifted)
-            gelu_chunk = Mux(wide[-1], delay(m, planes, 1, f"planes_{i}"), code)
-            m.d.sync += self.chunk[i].eq(Mux(gelu_at[self.RESULT - 1], gelu_chunk, line))
+            result = Mux(wide[-1], delay(m, planes, 1, f"planes_{i}"), code)
+            m.d.sync += self.chunk[i].eq(Mux(active_at[self.RESULT - 1], result, line))
             sum_ = Signal(signed(CHUNK_BITS + 1), name=f"sum_{i}", reset_less=True)
             old = delay(m, self.read_data[i], 1, f"old_{i}").as_signed()
             m.d.sync += [

@@ -21,8 +21,14 @@ from moesaic.hw.vector.operation import (
 from moesaic.hw.vector.parameters import parameter_layout
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.drains import DRAINS, Operand
-from moesaic.spec.formats import ACCUMULATOR_BITS, MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_BITS
+from moesaic.spec.drains import DRAINS, Function, Operand
+from moesaic.spec.formats import (
+    ACCUMULATOR_BITS,
+    HIDDEN_BITS,
+    MULTIPLIER_BITS,
+    RESIDUAL_BITS,
+    SHIFT_BITS,
+)
 from moesaic.spec.isa import Opcode
 
 OPERANDS = (Operand.BIASED, Operand.BELOW_MAXIMUM, Operand.SCALED_ROW)
@@ -104,11 +110,14 @@ class Operands(wiring.Component):
         own = Signal()
         m.d.comb += own.eq(is_none(operation, (*below, *scaled_row, NORM)))
         wide = delay(m, self.wide, 4, "wide")
+        holds = delay(m, self.issue.holds, 4, "holds")
         with m.Switch(operation):
             for kind, bits in LIMIT_BITS.items():
                 limit: Value = Const(LIMITS.index(bits))
                 if kind in SPLIT_KINDS:
                     limit = Mux(wide, LIMITS.index(RESIDUAL_BITS), limit)
+                if kind in kinds_of(Function.ACTIVATION):  # what holds is a factor
+                    limit = Mux(holds, LIMITS.index(HIDDEN_BITS), limit)
                 with m.Case(kind):
                     m.d.sync += self.limit.eq(limit)
 

@@ -113,6 +113,8 @@ def issue_layout(arch: ArchConfig) -> data.StructLayout:
             "column": COLUMN_BITS,  # of the chunk's first lane
             "chunk": max(1, (arch.chunks - 1).bit_length()),  # within the accumulator row
             "lanes": arch.lanes,  # valid columns
+            "holds": 1,  # first chunk of a pair, which has no result of its own
+            "paired": 1,  # second chunk of a pair
             "row_first": 1,  # first and last chunk of the row (rows outside only)
             "row_last": 1,
             "last": 1,  # of the instruction

@@ -118,7 +118,8 @@ class Sequencer(wiring.Component):
                     "residual": 1,
                     "softmax": 1,
                     "attention": 1,
-                    "gelu": 1,
+                    "active": 1,
+                    "paired": 1,
                 }
             )
         )
@@ -141,6 +142,7 @@ class Sequencer(wiring.Component):
             walker.columns.eq(drain.columns),
             walker.end.eq(end),
             walker.rows_outside.eq(kind.rows_outside),
+            walker.paired.eq(kind.paired),
             normaliser.start.eq(normalises),
             normaliser.rows.eq(norm.rows),
             normaliser.words.eq(norm.words),
@@ -187,6 +189,7 @@ class Sequencer(wiring.Component):
             ),
         ]
 
+        second = step.column[arch.lanes.bit_length() - 1]  # chunk of a pair
         with m.If(kind.norm):
             m.d.comb += [
                 self.issue.valid.eq(normaliser.normalise),
@@ -206,6 +209,8 @@ class Sequencer(wiring.Component):
                 self.issue.column.eq(step.column),
                 self.issue.chunk.eq(step.chunk),
                 self.issue.lanes.eq(step.lanes),
+                self.issue.holds.eq(kind.paired & ~second),
+                self.issue.paired.eq(kind.paired & second),
                 self.issue.row_first.eq(step.row_first),
                 self.issue.row_last.eq(step.row_last),
                 self.issue.last.eq(step.last),
@@ -231,7 +236,7 @@ class Sequencer(wiring.Component):
             events.columns.eq(drain.columns),
             events.drained.eq(walker.advance & ~step.null),
             events.softmax.eq(kind.softmax),
-            events.gelu.eq(kind.gelu),
+            events.active.eq(kind.active & (~kind.paired | second)),
             events.valid_columns.eq(step.valid_columns),
             events.some_lanes.eq(step.lanes[0]),
             events.all_lanes.eq(step.lanes[-1]),
@@ -272,6 +277,10 @@ class Sequencer(wiring.Component):
         ]
         m.d.sync += [set_up.eq(take), unfinished.eq(unfinished + set_up - self.given)]
         is_drain = arriving.opcode == Opcode.DRAIN
+        active = is_any(arriving.kind, kinds_of(Function.ACTIVATION))
+        paired = active & arriving.paired
+        # The chunks of a pair follow each other, also where a column tile is one chunk.
+        rows_outside = is_any(arriving.kind, ROWS_OUTSIDE_KINDS) | paired
         with m.If(ended):
             m.d.sync += idle.eq(1)
         with m.If(take):
@@ -284,12 +293,13 @@ class Sequencer(wiring.Component):
                 self.held.eq(following.o.payload),
                 kind.norm.eq(~is_drain),
                 kind.parameters.eq(is_drain & is_any(arriving.kind, PARAMETER_KINDS)),
-                kind.rows_outside.eq(is_any(arriving.kind, ROWS_OUTSIDE_KINDS)),
-                self.amount.eq(Mux(is_any(arriving.kind, ROWS_OUTSIDE_KINDS), arriving.n_tiles, 1)),
+                kind.rows_outside.eq(rows_outside),
+                self.amount.eq(Mux(rows_outside, arriving.n_tiles, 1)),
                 kind.residual.eq(is_any(arriving.kind, kinds_of(Function.UPDATE))),
                 kind.softmax.eq(exponential),
                 kind.attention.eq(is_any(arriving.kind, kinds_of(Operand.SCALED_ROW))),
-                kind.gelu.eq(is_any(arriving.kind, kinds_of(Function.GELU))),
+                kind.active.eq(active),
+                kind.paired.eq(is_drain & paired),
             ]
         return set_up, take, is_drain
 

@@ -13,6 +13,7 @@ from moesaic.hw.interfaces import (
     InstructionPort,
     QueueRead,
     ResidualWrite,
+    TableWrite,
     logit_layout,
 )
 from moesaic.hw.memory.ram import Ram
@@ -53,8 +54,8 @@ class VectorUnit(wiring.Component):
     NORM until every residual value is written, ATTENTION until its SOFTMAX has its sums.
 
     NORM takes a cycle per residual word (three with planes), plus about
-    ``Statistics.LATENCY_LIMIT`` per instruction. INT8 and GELU with planes take two cycles per
-    chunk.
+    ``Statistics.LATENCY_LIMIT`` per instruction. INT8 and ACTIVATION with planes take two cycles
+    per chunk.
 
     Attributes
     ----------
@@ -68,6 +69,8 @@ class VectorUnit(wiring.Component):
         Results.
     residual_write
         From the load unit; accepted in cycles without a residual update.
+    table_write
+        From the load unit: entries of activation tables.
     queue
         Expert queues.
     events, vector_wait_...
@@ -85,6 +88,7 @@ class VectorUnit(wiring.Component):
                 "parameters": In(stream.Signature(8 * arch.ring_read_bytes)),
                 "activation_write": Out(ActivationWrite(arch)),
                 "residual_write": In(ResidualWrite(arch)),
+                "table_write": In(TableWrite()),
                 "queue": Out(QueueRead(arch)),
                 "logits": Out(stream.Signature(logit_layout(arch))),
                 "output": Out(stream.Signature(RESIDUAL_BITS * arch.lanes)),
@@ -112,6 +116,7 @@ class VectorUnit(wiring.Component):
         connect(m, flipped(self.events), sequencer.events)
         connect(m, flipped(self.parameters), parameters.words)
         connect(m, flipped(self.activation_write), output.activation_write)
+        connect(m, flipped(self.table_write), lanes.table_write)
         connect(m, flipped(self.logits), output.logits)
         connect(m, flipped(self.output), output.output)
 
@@ -198,6 +203,9 @@ class VectorUnit(wiring.Component):
             lanes.shift.eq(drain.shift),
             lanes.offset.eq(drain.offset),
             lanes.wide.eq(drain.wide),
+            lanes.choice.table.eq(drain.table),
+            lanes.choice.negative_table.eq(drain.negative_table),
+            lanes.choice.linear.eq(drain.linear),
             lanes.weight.eq(addressing.weight),
             lanes.residual_address.eq(addressing.residual),
             lanes.operand.eq(operands.operand),
@@ -231,6 +239,7 @@ class VectorUnit(wiring.Component):
             addressing.row.eq(issue.row),
             addressing.column.eq(issue.column),
             addressing.scatter.eq(~is_norm & drain.scatter),
+            addressing.halved.eq(issue.paired),
             addressing.base.eq(Mux(is_norm, norm.base, drain.base)),
             addressing.stride.eq(Mux(is_norm, norm.stride, drain.stride)),
             addressing.token.eq(self.queue.token),

@@ -64,6 +64,8 @@ class Walker(wiring.Component):
         Column of the last lane that counts.
     rows_outside
         Finish a row before the next one (then there is one group).
+    paired
+        Chunks come in pairs, of which the second one alone takes a place in the output stage.
     step, valid
         The current step. ``null``, ``empty``: it reads nothing; because there is no row at all.
         ``place``: it takes one in the output stage. ``row``; ``chunk`` within the accumulator row;
@@ -90,6 +92,7 @@ class Walker(wiring.Component):
                 "columns": In(isa.width(Opcode.DRAIN, "columns")),
                 "end": In(COLUMN_BITS),
                 "rows_outside": In(1),
+                "paired": In(1),
                 "advance": In(1),
                 "step": Out(step_layout(arch)),
                 "valid": Out(1),
@@ -163,7 +166,9 @@ class Walker(wiring.Component):
             following.tile_last.eq(tile_last),
             following.group_last.eq(group_last),
             following.last.eq(group_last & groups.last),
-            following.place.eq((group_last & ~more) | places),
+            following.place.eq(
+                (group_last & ~more) | (places & (~self.paired | column[lanes_log2]))
+            ),
         ]
         # What decides is apart from the rest, so that little hangs on which step is shown.
         layout = step_layout(arch)

@@ -21,6 +21,32 @@ PATCHES = (HEIGHT // PATCH) * (WIDTH // PATCH)
 SCALE = (CHANNELS // HEADS) ** -0.5
 
 
+ACTIVATION_FORMS: dict[str, Callable[[Any, str], str]] = {
+    "relu": lambda vit, x: vit.op("Relu", x),
+    "clipped": lambda vit, x: vit.op("Clip", x, vit.const(0.0)),
+    "silu": lambda vit, x: vit.op("Mul", vit.op("Sigmoid", x), x),
+    "silu divided": lambda vit, x: vit.op(
+        "Div", x, vit.op("Add", vit.const(1.0), vit.op("Exp", vit.op("Neg", x)))
+    ),
+    "relu times x": lambda vit, x: vit.op("Mul", x, vit.op("Relu", x)),
+    "relu squared": lambda vit, x: vit.op("Pow", vit.op("Relu", x), vit.const(2.0)),
+    "hard swish": lambda vit, x: vit.op("HardSwish", x),
+    "hard sigmoid": lambda vit, x: vit.op(
+        "Mul", x, vit.op("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+    ),
+    "six": lambda vit, x: vit.op(
+        "Div",
+        vit.op(
+            "Mul",
+            x,
+            vit.op("Clip", vit.op("Add", x, vit.const(3.0)), vit.const(0.0), vit.const(6.0)),
+        ),
+        vit.const(6.0),
+    ),
+}
+"""Activations beside GELU, written in several ways."""
+
+
 @dataclass
 class Vit:
     """One attention block and one MLP or mixture of experts; every field names a form."""
@@ -32,6 +58,7 @@ class Vit:
     attention: str = "joint"
     scale: str = "query"
     gelu: str = "node"
+    pairs: str = ""
     mlp: str = "dense"
     head: str = "drop"
     residual: str = "stream first"
@@ -166,14 +193,31 @@ class Vit:
             return self.op("Mul", half, self.op("Mul", x, gate))
         if self.gelu == "sigmoid":
             return self.op("Mul", x, self.op("Sigmoid", self.op("Mul", x, self.const(1.702))))
-        if self.gelu == "relu":
-            return self.op("Relu", x)
+        if self.gelu == "other sigmoid":
+            return self.op("Mul", x, self.op("Sigmoid", self.op("Mul", x, self.const(1.6))))
+        if self.gelu == "elu":
+            return self.op("Elu", x)
+        if self.gelu in ACTIVATION_FORMS:
+            return ACTIVATION_FORMS[self.gelu](self, x)
         assert self.gelu == "none", self.gelu
         return x
 
     def perceptron(self, x: str) -> str:
-        up = self.dense(x, CHANNELS, HIDDEN)
-        return self.dense(self.activation(up), HIDDEN, CHANNELS)
+        if self.pairs == "one product":
+            both = self.dense(x, CHANNELS, 2 * HIDDEN)
+            up, factor = (self.cut(both, HIDDEN * i, HIDDEN * (i + 1)) for i in range(2))
+        else:
+            up = self.dense(x, CHANNELS, HIDDEN)
+            factor = self.dense(x, CHANNELS, HIDDEN) if self.pairs else ""
+        hidden = self.activation(up)
+        if self.pairs:
+            pair = (factor, hidden) if self.pairs == "factor first" else (hidden, factor)
+            hidden = self.op("Mul", *pair)
+        return self.dense(hidden, HIDDEN, CHANNELS)
+
+    def cut(self, x: str, start: int, end: int) -> str:
+        """Columns ``start`` to ``end`` of the last axis."""
+        return self.op("Slice", x, self.ints(start), self.ints(end), self.ints(-1))
 
     def add(self, stream: str, branch: str) -> str:
         operands = (stream, branch) if self.residual == "stream first" else (branch, stream)
@@ -433,7 +477,7 @@ class Vit:
             *(self.const(weight) for weight in weights),
             domain="com.microsoft",
             k=TOP_K,
-            activation_type="relu" if self.gelu == "relu" else "gelu",
+            activation_type=self.gelu if self.gelu in ("relu", "silu", "identity") else "gelu",
             normalize_routing_weights=1,
         )
         return self.reshape(mixed, 1, count, CHANNELS)

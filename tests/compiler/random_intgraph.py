@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moesaic.spec.activations import ACTIVATIONS, choose_step, tabulate
 from moesaic.spec.intgraph import (
+    IntActivation,
     IntAttention,
     IntDense,
     IntEmbed,
@@ -43,6 +45,8 @@ class Shape:
     head_first: int = 1
     wide: float = 0.3
     """Share of normalised rows, and of hidden rows in part or whole, in 16 bits."""
+    pairs: float = 0.3
+    """Share of MLPs, all experts of a layer alike, that multiply pairs of hidden channels."""
 
 
 def random_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
@@ -79,6 +83,7 @@ def random_intgraph(
     Without ``values``, linear layers have sizes only: enough to schedule, and quick.
     """
     rng, forms = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    kinds = np.random.default_rng([seed, 2])
     linear = random_linear if values else valueless_linear
     c = shape.channels
 
@@ -91,18 +96,27 @@ def random_intgraph(
     def normalised(outputs: int, gain: float, wide: bool) -> IntLinear:
         return linear(rng, outputs, c, gain / 256 if wide else gain)
 
-    def mlp(hidden: int, wide_rows: bool) -> IntMlp:
+    def activation() -> IntActivation:
+        name = str(kinds.choice(sorted(ACTIVATIONS)))
+        return IntActivation.of(tabulate(name, choose_step(name, float(kinds.uniform(1, 60)))))
+
+    def mlp(hidden: int, wide_rows: bool, paired: bool) -> IntMlp:
         wide, offset = is_wide(), int(forms.choice([0, forms.integers(1, 30), 128, 255]))
         count = int(forms.choice([hidden, forms.integers(1, max(1, hidden) + 1)])) if wide else 0
-        up = normalised(hidden, 8000, wide_rows)
+        up = normalised(2 * hidden if paired else hidden, 8000, wide_rows)
+        function = activation()
         if count == hidden:
             down = linear(rng, c, hidden, 2e5 / 256)
-            return IntMlp(up, Scale.of(1.024), down, wide=count)
+            scale = Scale(1, 14) if paired else Scale.of(1.024)
+            return IntMlp(up, function, scale, down, wide=count, paired=paired)
         # Of the others some saturate where some are in 16 bits.
         down = linear(rng, c, hidden, 2e5 / 8 if count else 2e5)
         taken_out = down.bias - offset * down.weight[:, count:].sum(1, dtype=np.int32)
         scale = Scale.of(0.032 if count else 0.004)
-        return IntMlp(up, scale, replace(down, bias=taken_out), offset, count)
+        if paired:
+            scale = Scale(1, 18 if count else 21)
+        down = replace(down, bias=taken_out)
+        return IntMlp(up, function, scale, down, offset, count, paired)
 
     layers: list[IntAttention | IntDense | IntMoe] = []
     for index, mixture in enumerate(shape.moe):
@@ -129,7 +143,7 @@ def random_intgraph(
                 wide_attended,
             )
         )
-        wide = is_wide()
+        wide, paired = is_wide(), bool(kinds.random() < shape.pairs)
         if mixture:
             gate = linear(rng, shape.experts, c, 10000)
             layers.append(
@@ -139,13 +153,14 @@ def random_intgraph(
                     shape.top_k,
                     shape.renormalise,
                     Scale.of(rng.uniform(0.005, 0.05)),
-                    tuple(mlp(shape.expert_hidden, wide) for _ in range(shape.experts)),
+                    tuple(mlp(shape.expert_hidden, wide, paired) for _ in range(shape.experts)),
                     f"moe{index}",
                     wide,
+                    bool(kinds.random() < 0.4),
                 )
             )
         else:
-            layers.append(IntDense(norm(), mlp(shape.hidden, wide), f"mlp{index}", wide))
+            layers.append(IntDense(norm(), mlp(shape.hidden, wide, paired), f"mlp{index}", wide))
     embed = IntEmbed(
         linear(rng, c, shape.patch_inputs, 5e5),
         rng.integers(-3000, 3000, (shape.tokens, c)).astype(np.int16),

@@ -107,7 +107,8 @@ def test_experts_of_different_widths() -> None:
         experts = tuple(
             IntMlp(
                 random_linear(rng, 9 + 40 * n, graph.channels, 8000),
-                expert.gelu,
+                expert.activation,
+                expert.scale,
                 random_linear(rng, graph.channels, 9 + 40 * n, 2e5),
                 expert.offset,
                 (9 + 40 * n) * (expert.wide > 0),

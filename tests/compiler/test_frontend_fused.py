@@ -12,6 +12,7 @@ from onnxruntime.transformers import optimizer
 
 from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.points import mlps
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.export import export_onnx
 from moesaic.models.m3vit import random_model
@@ -77,9 +78,11 @@ def test_fused_graph_in_two_parts(tmp_path: Path) -> None:
     assert graph.host is not None and compare(graph, fused).worst < 0.25
 
 
-def test_quick_gelu_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"\(QuickGelu\) must be GELU, .* train the model with"):
-        load_graph(Vit(gelu="quick").save(tmp_path))
+def test_quick_gelu_is_an_activation_of_its_own(tmp_path: Path) -> None:
+    path = Vit(gelu="quick").save(tmp_path)
+    graph = load_graph(path)
+    assert {mlp.activation for _, mlp in mlps(graph)} == {"quick_gelu"}
+    assert compare(graph, path).worst < 0.25
 
 
 EXTRA = [

@@ -237,7 +237,7 @@ def built(wide: set[str], graph: ir.Graph | None = None) -> tuple[ir.Graph, np.n
     """A model, the small one by default, with the named points in 16 bits."""
     graph, samples = fold_norms(graph or random_graph()), random_samples()
     shared = SharedPoints({"seg": graph})
-    scales = Scales(calibrate({"seg": graph}, {"seg": samples}, shared), shared, {})
+    scales = Scales(calibrate({"seg": graph}, {"seg": samples}, shared), shared, {}, {"seg": graph})
     options = QuantOptions().without(["correct"])  # biases are those of the float layers
     return graph, samples, Builder("seg", graph, scales, options, {}, wide).build()
 

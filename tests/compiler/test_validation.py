@@ -123,7 +123,7 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "experts exchanged": (_swap_experts, "layer 1"),
     "up": (_scaled(lambda g: _moe(g).experts[1].up.weight, 1.01), "layer 1"),
     "down bias": (_scaled(lambda g: _moe(g).experts[2].down.bias), "layer 1"),
-    "tanh form": (_set(lambda g: _moe(g).experts[0], tanh=True), "layer 1"),
+    "tanh form": (_set(lambda g: _moe(g).experts[0], activation="gelu_tanh"), "layer 1"),
     "head": (_scaled(lambda g: g.head.linear.weight), "the head"),
     "outputs exchanged": (_swap_outputs, "the head"),
     "head's row": (_set(lambda g: g.head, first_row=0), "the head"),

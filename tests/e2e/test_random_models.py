@@ -108,7 +108,6 @@ def test_microsoft_moe_is_bit_exact(tmp_path: Path) -> None:
     model = f"depth={tmp_path}/depth.onnx"
     done = moesaic("compile", model, "--target", "nano", *calibration, "-o", bundle)
     assert done.code == 0, done.err
-    assert "tanh" in done.err
     done = moesaic("verify", bundle, "--json")
     assert done.code == 0, done.out + done.err
     assert json.loads(done.out)["tasks"]["depth"]["sqnr_db"] > 20

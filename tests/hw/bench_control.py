@@ -163,15 +163,15 @@ async def counters_count_and_clear(dut) -> None:
     await bench.start()
     bench.work = lambda unit: 100
     for _ in range(2):
-        dut.gelu_lookups.value = 7
+        dut.activation_lookups.value = 7
         await bench.launch(smallest(Unit.VECTOR), smallest(Unit.LOAD, words=10), END)
         begin = bench.cycle
         await bench.interrupt()
         cycles = bench.cycle - begin
-        dut.gelu_lookups.value = 0
+        dut.activation_lookups.value = 0
         counted = await bench.counter("CYCLES")
         assert abs(counted - cycles) <= 12
-        assert abs(await bench.counter("GELU_LOOKUPS") - 7 * counted) <= 7 * 8
+        assert abs(await bench.counter("ACTIVATION_LOOKUPS") - 7 * counted) <= 7 * 8
         assert await bench.counter("VECTOR_BUSY") == 101
         assert await bench.counter("INSTRUCTIONS") == 3
         read = await bench.counter("DATA_READ_BYTES")

@@ -21,6 +21,9 @@ MEMORY_BYTES = 1 << 18
 WINDOWS = {0: (0x1000, 0x3000), 1: (0x8000, 0x8000), 2: (0x10000, 0xF000), 3: (0x20000, 0x18000)}
 
 
+MEMORIES = ("activation", "residual", "table")
+
+
 def pauses(probability: float):
     while True:
         yield random.random() < probability
@@ -47,6 +50,7 @@ class Bench:
         self.grants = {unit: Grants() for unit in self.tokens}
         self.activation: dict[int, int] = {}
         self.residual: dict[int, int] = {}
+        self.table: dict[int, int] = {}
         self.writes: list[tuple[str, int]] = []
         self.output: deque[int] = deque()
         self.other: deque[tuple[int, int]] = deque()
@@ -61,7 +65,13 @@ class Bench:
         for unit in self.queues:
             getattr(dut, f"{unit}__queue__valid").value = 0
             getattr(dut, f"{unit}__granted").value = 0
-        for name in ("activation__ready", "residual__ready", "output__valid", "other__valid"):
+        for name in (
+            "activation__ready",
+            "residual__ready",
+            "table__ready",
+            "output__valid",
+            "other__valid",
+        ):
             getattr(dut, name).value = 0
         dut.other_data__ready.value = 1
         for number, (base, size) in WINDOWS.items():
@@ -90,6 +100,7 @@ class Bench:
                 getattr(dut, f"{unit}__granted").value = self.grants[unit].granted
             dut.activation__ready.value = self.flip()
             dut.residual__ready.value = self.flip()
+            dut.table__ready.value = self.flip()
             dut.other_data__ready.value = 1
             if offered is None and self.output and self.flip():
                 offered = self.output.popleft()
@@ -116,7 +127,8 @@ class Bench:
                     self.tokens[unit] -= 1
                 if getattr(dut, f"{unit}__give").value:
                     self.given[unit].append(getattr(dut, f"{unit}__signal").value.to_unsigned())
-            for name, memory in (("activation", self.activation), ("residual", self.residual)):
+            for name in MEMORIES:
+                memory = getattr(self, name)
                 port = {n: getattr(dut, f"{name}__{n}") for n in ("valid", "ready", "address")}
                 if port["valid"].value and port["ready"].value:
                     address = port["address"].value.to_unsigned()
@@ -141,7 +153,9 @@ class Bench:
 
 
 def word_bytes(space: isa.Space) -> int:
-    return DEPTH if space == isa.Space.ACTIVATION else 2 * LANES
+    return {isa.Space.ACTIVATION: DEPTH, isa.Space.RESIDUAL: 2 * LANES, isa.Space.TABLE: BEAT}[
+        space
+    ]
 
 
 def random_load(words: int | None = None) -> dict[str, int]:
@@ -165,6 +179,8 @@ def expect_load(bench: Bench, memory: bytes, load: dict[str, int]) -> list[tuple
     order = []
     for i in range(load["words"]):
         data = int.from_bytes(memory[start + i * size : start + (i + 1) * size], "little")
+        if load["space"] == isa.Space.TABLE:
+            data &= (1 << 32) - 1
         bench.expected[name][load["base"] + i] = data
         order.append((name, load["base"] + i))
     return order
@@ -177,7 +193,7 @@ async def loads_are_exact_and_in_order(dut, pause) -> None:
     memory = random.randbytes(MEMORY_BYTES)
     bench.ram.write(0, memory)
     await bench.start()
-    bench.expected = {"activation": {}, "residual": {}}
+    bench.expected = {name: {} for name in MEMORIES}
     loads = [random_load() for _ in range(25)]
     order = []
     for load in loads:
@@ -190,7 +206,7 @@ async def loads_are_exact_and_in_order(dut, pause) -> None:
     await bench.until(lambda: len(bench.given["load"]) == len(loads))
     assert bench.given["load"] == [load["signal"] for load in loads]
     assert bench.writes == order
-    assert {"activation": bench.activation, "residual": bench.residual} == bench.expected
+    assert {name: getattr(bench, name) for name in MEMORIES} == bench.expected
     expected = [
         int.from_bytes(memory[0x1000 + offset + i * BEAT :][:BEAT], "little")
         for offset, beats in others

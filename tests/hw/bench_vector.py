@@ -24,7 +24,7 @@ CORRUPT = os.environ.get("CORRUPT")
 
 EXPECTATIONS = (
     *("writes", "logits", "outputs", "residual", "signal"),
-    *("vector_chunks", "score_words", "score_reads", "gelu_lookups", "norm_rows"),
+    *("vector_chunks", "score_words", "score_reads", "activation_lookups", "norm_rows"),
 )
 SET_UP = 3
 """Most cycles from an instruction's last chunk to the first of the next one."""
@@ -38,6 +38,7 @@ async def prepared(dut, program: Program) -> VectorBench:
     bench = VectorBench(dut, ARCH)
     await bench.reset()
     await bench.load_residual(program.initial_residual)
+    await bench.load_tables(program.tables)
     return bench
 
 
@@ -93,9 +94,16 @@ async def one_chunk_per_cycle(dut) -> None:
     rows = ARCH.accumulator_rows // 2
     columns = 2 * ARCH.width
     word_rows = min(rows, ARCH.residual_words * ARCH.lanes // columns)
-    order = [Drain.INT8, Drain.RESIDUAL, Drain.GELU, Drain.SOFTMAX, Drain.OUTPUT, Drain.ATTENTION]
+    order = [
+        Drain.INT8,
+        Drain.RESIDUAL,
+        Drain.ACTIVATION,
+        Drain.SOFTMAX,
+        Drain.OUTPUT,
+        Drain.ATTENTION,
+    ]
     order += [Drain.LOGITS, Drain.SOFTMAX, Drain.SOFTMAX, Drain.RESIDUAL, Drain.RESIDUAL]
-    order += [Drain.ATTENTION, Drain.ATTENTION, Drain.GELU]
+    order += [Drain.ATTENTION, Drain.ATTENTION, Drain.ACTIVATION]
     for kind in order:
         is_residual = kind == Drain.RESIDUAL
         together = kind in (Drain.SOFTMAX, Drain.LOGITS)
@@ -124,7 +132,7 @@ async def two_cycles_per_chunk_in_planes(dut) -> None:
     program = fresh_program()
     rows = ARCH.accumulator_rows // 2
     stride = -(-ARCH.width // ARCH.depth)
-    for kind in (Drain.GELU, Drain.INT8):
+    for kind in (Drain.ACTIVATION, Drain.INT8):
         program.drain(
             kind,
             rows=rows,
@@ -132,7 +140,7 @@ async def two_cycles_per_chunk_in_planes(dut) -> None:
             stride=stride,
             multiplier=40000,
             shift=16,
-            wide=kind == Drain.GELU,
+            wide=kind == Drain.ACTIVATION,
             plane_stride=rows * stride,
         )
     bench = await prepared(dut, program)
@@ -227,7 +235,7 @@ async def empty_experts_do_nothing(dut) -> None:
     program = fresh_program()
     for expert in (0, 0, 1, 0, 2, 0, 0):  # 0 is empty, 1 has many tokens, 2 has one
         program.drain(
-            Drain.RESIDUAL if expert != 2 else Drain.GELU,
+            Drain.RESIDUAL if expert != 2 else Drain.ACTIVATION,
             rows=0,
             columns=ARCH.width,
             stride=ARCH.width // ARCH.lanes,

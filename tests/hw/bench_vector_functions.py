@@ -13,6 +13,9 @@ from cocotb.triggers import FallingEdge
 from torch import Tensor
 
 from moesaic.spec import semantics, tables
+from moesaic.spec.activations import FINEST_STEP, tabulate
+from tests.hw.vector_bench import table_words
+from tests.hw.vector_program import random_tables
 
 LANES = int(os.environ["LANES"])
 LIMITS = [int(bits) for bits in os.environ["LIMITS"].split(",")]
@@ -48,6 +51,16 @@ async def stream(dut: object, drive: dict[str, list[int]], read: Sequence[str], 
             for handle, values in inputs:
                 handle.value = values[cycle]
     return outputs
+
+
+async def load_tables(dut: object, contents: Tensor) -> None:
+    words = table_words(contents)
+    drive = {
+        "table_write__valid": [1] * len(words) + [0],
+        "table_write__address": [*range(len(words)), 0],
+        "table_write__data": [*words, 0],
+    }
+    await stream(dut, drive, [], 2)
 
 
 def check(what: str, found: list[int], expected: list[int]) -> None:
@@ -91,35 +104,45 @@ async def requantise(dut) -> None:
 
 
 @cocotb.test()
-async def gelu(dut) -> None:
+async def activation(dut) -> None:
     """Every input, at usual output scales and offsets; then random ones, far beyond 16 bits too."""
-    half = 1 << tables.GELU_INPUT_BITS - 1
+    contents = random_tables()
+    contents[0] = torch.from_numpy(tabulate("gelu", FINEST_STEP).positive)
+    await load_tables(dut, contents)
+    half = 1 << tables.ACTIVATION_INPUT_BITS - 1
     z = torch.arange(-half, half)
-    names = ("gelu_z", "gelu_multiplier", "gelu_shift", "gelu_offset")
+    names = ("active_z", "active_choice", "active_multiplier", "active_shift", "active_offset")
     drive: dict[str, list[int]] = {name: [] for name in names}
     expected: list[int] = []
     expected_wide: list[int] = []
-    settings = [(z, 40960, 25, 7), (z[5::32], 65535, 22, 255), (z[5::32], 65535, 10, 0)]
+    settings = [
+        (z, 0b100, 40960, 25, 7),
+        (z, 0b001, 65535, 22, 255),
+        (z[5::32], 0b110, 65535, 10, 0),
+    ]
     for _ in range(20):
         sample = torch.randint(-half, half, (64 * LANES,))
         sample[::2] >>= 4
         factor = random.getrandbits(16), random.randrange(10, 45)
-        settings.append((sample, *factor, random.getrandbits(8)))
-    for sample, multiplier, shift, offset in settings:
-        words = pack_rows(sample, tables.GELU_INPUT_BITS)
-        drive["gelu_z"] += words
-        drive["gelu_multiplier"] += [multiplier] * len(words)
-        drive["gelu_shift"] += [shift] * len(words)
-        drive["gelu_offset"] += [offset] * len(words)
-        expected += pack_rows(semantics.gelu(sample, multiplier, shift, offset), 8)
-        expected_wide += pack_rows(semantics.gelu_wide(sample, multiplier, shift), 16)
-    # The second multiplier takes its factors when GELU's result arrives there, 4 cycles later; the
+        settings.append((sample, random.getrandbits(3), *factor, random.getrandbits(8)))
+    for sample, choice, multiplier, shift, offset in settings:
+        words = pack_rows(sample, tables.ACTIVATION_INPUT_BITS)
+        drive["active_z"] += words
+        drive["active_choice"] += [choice] * len(words)
+        drive["active_multiplier"] += [multiplier] * len(words)
+        drive["active_shift"] += [shift] * len(words)
+        drive["active_offset"] += [offset] * len(words)
+        positive, negative = contents[choice & 1], contents[choice >> 1 & 1]
+        fine = semantics.activation_fine(sample, positive, negative, bool(choice >> 2))
+        expected += pack_rows(semantics.hidden_code(fine, multiplier, shift, offset), 8)
+        expected_wide += pack_rows(semantics.hidden_wide(fine, multiplier, shift), 16)
+    # The second multiplier takes its factors when the result arrives there, 5 cycles later; the
     # offset is added behind its last register.
-    for name, early in zip(names, (0, 4, 4, 9), strict=True):
-        drive[name] = [0] * early + drive[name] + [0] * (9 - early)
-    found = await stream(dut, drive, ["gelu_value", "gelu_wide"], 10)
-    check("gelu", found["gelu_value"][: len(expected)], expected)
-    check("wide gelu", found["gelu_wide"][: len(expected)], expected_wide)
+    for name, early in zip(names, (0, 0, 5, 5, 10), strict=True):
+        drive[name] = [0] * early + drive[name] + [0] * (10 - early)
+    found = await stream(dut, drive, ["active_value", "active_wide"], 11)
+    check("activation", found["active_value"][: len(expected)], expected)
+    check("wide activation", found["active_wide"][: len(expected)], expected_wide)
 
 
 @cocotb.test()

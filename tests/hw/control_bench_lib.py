@@ -95,7 +95,7 @@ class Bench:
             for name in ("stalled", "wait", "want", "signal"):
                 self.port(unit, name).value = 0
         dut.activation__ready.value = dut.residual__ready.value = 1
-        dut.output__valid.value = dut.gelu_lookups.value = 0
+        dut.output__valid.value = dut.activation_lookups.value = 0
         dut.fault_stream__window.value = dut.fault_stream__bus.value = 0
         dut.idle.value = 1
         await ClockCycles(dut.clk, 4)

@@ -16,6 +16,7 @@ from moesaic.hw.interfaces import (
     FaultPort,
     InstructionPort,
     ResidualWrite,
+    TableWrite,
 )
 from moesaic.hw.ports import flat_members, join_flat
 from moesaic.hw.transfer.load import LoadUnit
@@ -43,12 +44,13 @@ class ControlHarness(wiring.Component):
                 **{name: Out(InstructionPort()) for name in PLAYED},
                 "activation": Out(ActivationWrite(arch)),
                 "residual": Out(ResidualWrite(arch)),
+                "table": Out(TableWrite()),
                 "output": In(stream.Signature(16 * arch.lanes)),
                 "fault_stream": In(FaultPort()),
                 "idle": In(1),
                 "halt": Out(1),
                 "core_reset": Out(1),
-                "gelu_lookups": In(12),
+                "activation_lookups": In(12),
             }
         )
 
@@ -70,6 +72,7 @@ class ControlHarness(wiring.Component):
         connect(m, control.store, store.control)
         connect(m, load.activation_write, flipped(self.activation))
         connect(m, load.residual_write, flipped(self.residual))
+        connect(m, load.table_write, flipped(self.table))
         connect(m, flipped(self.output), store.output)
         for name in PLAYED:
             connect(m, getattr(control, name), flipped(getattr(self, name)))
@@ -84,7 +87,7 @@ class ControlHarness(wiring.Component):
             self.irq.eq(control.irq),
             self.core_reset.eq(control.core_reset),
             control.idle.eq(self.idle & load.idle & store.idle),
-            control.event_gelu_lookups.eq(self.gelu_lookups),
+            control.event_activation_lookups.eq(self.activation_lookups),
             control.event_data_read_bytes.eq(
                 (self.m_axi_d_rvalid & self.m_axi_d_rready) * self.arch.data_port_bytes
             ),

@@ -15,6 +15,7 @@ from moesaic.hw.interfaces import (
     AxiWrite,
     InstructionPort,
     ResidualWrite,
+    TableWrite,
     WindowSettings,
 )
 from moesaic.hw.transfer.load import LoadUnit
@@ -36,6 +37,7 @@ class TransferHarness(wiring.Component):
                 "store": In(InstructionPort()),
                 "activation": Out(ActivationWrite(arch)),
                 "residual": Out(ResidualWrite(arch)),
+                "table": Out(TableWrite()),
                 "output": In(stream.Signature(16 * arch.lanes)),
                 "other": In(stream.Signature(command_layout(32, 32))),
                 "other_data": Out(stream.Signature(beat_layout(size))),
@@ -59,6 +61,7 @@ class TransferHarness(wiring.Component):
         connect(m, flipped(self.store), store.control)
         connect(m, load.activation_write, flipped(self.activation))
         connect(m, load.residual_write, flipped(self.residual))
+        connect(m, load.table_write, flipped(self.table))
         connect(m, flipped(self.output), store.output)
         connect(m, flipped(self.other), other.command)
         connect(m, other.data, flipped(self.other_data))

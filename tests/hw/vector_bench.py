@@ -26,6 +26,16 @@ def unpack(word: int, bits: int, count: int) -> list[int]:
     return [word >> bits * i & (1 << bits) - 1 for i in range(count)]
 
 
+def table_words(tables: Tensor) -> list[int]:
+    """Entries [tables, entries] as LOAD writes them: 18 bits, and 12 of the difference."""
+    words = []
+    for table in tables.tolist():
+        following = [*table[1:], table[-1]]
+        for value, after in zip(table, following, strict=True):
+            words.append(pack([value], 18) | pack([after - value], 12) << 18)
+    return words
+
+
 def never() -> bool:
     return False
 
@@ -68,6 +78,15 @@ class VectorBench:
             assert self.dut.residual_write__ready.value == 1
             await RisingEdge(self.dut.clk)
         self.dut.residual_write__valid.value = 0
+
+    async def load_tables(self, tables: Tensor) -> None:
+        """Fill the tables of activations; what lies above an entry is noise."""
+        for address, word in enumerate(table_words(tables)):
+            self.dut.table_write__valid.value = 1
+            self.dut.table_write__address.value = address
+            self.dut.table_write__data.value = word | random.getrandbits(2) << 30
+            await RisingEdge(self.dut.clk)
+        self.dut.table_write__valid.value = 0
 
     def stored_residual(self) -> list[list[int]]:
         memory = self.dut.residual_memory.ram.memory

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.arithmetic.exp2 import Exp2
 from moesaic.hw.arithmetic.reciprocal import Reciprocal
 from moesaic.hw.arithmetic.reciprocal_sqrt import ReciprocalSqrt
 from moesaic.hw.arithmetic.requantise import Requantise
-from moesaic.hw.vector.gelu import GELU_OUTPUT_BITS, Gelu
+from moesaic.hw.interfaces import TableWrite
+from moesaic.hw.vector.activation import Activation, choice_layout
 from moesaic.hw.vector.lanes import clamp_code
 from moesaic.spec import tables
 
@@ -24,8 +25,8 @@ VARIANCE_BITS = 58
 class VectorFunctions(wiring.Component):
     """Function units side by side; ports are packed, lane 0 in the lowest bits.
 
-    ``gelu_*`` is the GELU unit with the second requantiser and the offset behind it, as in the
-    vector unit; ``gelu_wide`` is its 16-bit result.
+    ``active_*`` is the unit of activations with the second requantiser and the offset behind it, as
+    in the vector unit; ``active_wide`` is its 16-bit result.
     """
 
     def __init__(self) -> None:
@@ -36,12 +37,14 @@ class VectorFunctions(wiring.Component):
                 "shift": In(LANES * 6),
                 "limit": In(3),
                 "value": Out(LANES * max(LIMITS)),
-                "gelu_z": In(LANES * tables.GELU_INPUT_BITS),
-                "gelu_multiplier": In(16),
-                "gelu_shift": In(6),
-                "gelu_offset": In(8),
-                "gelu_value": Out(LANES * 8),
-                "gelu_wide": Out(LANES * 16),
+                "table_write": In(TableWrite()),
+                "active_choice": In(choice_layout().size),
+                "active_z": In(LANES * tables.ACTIVATION_INPUT_BITS),
+                "active_multiplier": In(16),
+                "active_shift": In(6),
+                "active_offset": In(8),
+                "active_value": Out(LANES * 8),
+                "active_wide": Out(LANES * 16),
                 "exponent": In(LANES * tables.EXPONENT_BITS),
                 "exponent_column": In(tables.DITHER_BITS),
                 "exponent_valid": In(LANES),
@@ -58,25 +61,29 @@ class VectorFunctions(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.requantise = requantise = Requantise(LANES, OPERAND_BITS, LIMITS)
-        m.submodules.gelu = gelu = Gelu(LANES)
-        m.submodules.scale = scale = Requantise(LANES, GELU_OUTPUT_BITS, (16,))
+        m.submodules.activation = activation = Activation(LANES)
+        connect(m, flipped(self.table_write), activation.write)
+        m.submodules.scale = scale = Requantise(LANES, tables.ACTIVATION_RESULT_BITS, (16,))
         m.submodules.exp2 = exp2 = Exp2(LANES)
         m.submodules.reciprocal = reciprocal = Reciprocal(SUM_BITS)
         m.submodules.root = root = ReciprocalSqrt(VARIANCE_BITS)
-        z = Signal(data.ArrayLayout(signed(tables.GELU_INPUT_BITS), LANES))
+        z = Signal(data.ArrayLayout(signed(tables.ACTIVATION_INPUT_BITS), LANES))
         m.d.comb += [
             requantise.operand.eq(self.operand),
             requantise.multiplier.eq(self.multiplier),
             requantise.shift.eq(self.shift),
             requantise.limit.eq(self.limit),
             self.value.eq(requantise.value),
-            z.eq(self.gelu_z),
-            gelu.z.eq(z),
-            scale.operand.eq(gelu.value),
-            scale.multiplier.eq(self.gelu_multiplier.replicate(LANES)),
-            scale.shift.eq(self.gelu_shift.replicate(LANES)),
-            self.gelu_value.eq(Cat(clamp_code(value + self.gelu_offset) for value in scale.value)),
-            self.gelu_wide.eq(scale.value),
+            z.eq(self.active_z),
+            activation.z.eq(z),
+            activation.choice.eq(self.active_choice),
+            scale.operand.eq(activation.value),
+            scale.multiplier.eq(self.active_multiplier.replicate(LANES)),
+            scale.shift.eq(self.active_shift.replicate(LANES)),
+            self.active_value.eq(
+                Cat(clamp_code(value + self.active_offset) for value in scale.value)
+            ),
+            self.active_wide.eq(scale.value),
             exp2.exponent.eq(self.exponent),
             exp2.column.eq(self.exponent_column),
             exp2.valid.eq(self.exponent_valid),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from moesaic.spec import semantics
+from moesaic.spec import semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS, Wide
 from moesaic.spec.isa import Drain, Opcode, decode, encode
@@ -47,6 +47,7 @@ class Program:
     arch: ArchConfig
     queues: list[list[tuple[int, int]]]
     residual: Tensor  # [words, lanes], changes as instructions are added
+    tables: Tensor  # [tables, entries], of activations
     instructions: list[tuple[bytes, int]] = field(default_factory=list)  # with wait mask
     groups: list[Group] = field(default_factory=list)
     blocks: list[Tensor] = field(default_factory=list)  # [width, 3]: bias, multiplier, shift
@@ -60,7 +61,7 @@ class Program:
 
     def __post_init__(self) -> None:
         self.initial_residual = self.residual.clone()
-        names = ("vector_chunks", "score_words", "score_reads", "gelu_lookups", "norm_rows")
+        names = ("vector_chunks", "score_words", "score_reads", "activation_lookups", "norm_rows")
         self.events = dict.fromkeys(names, 0)
 
     def _end(self, opcode: Opcode, wait: int | None, signal: int | None, **fields: int) -> None:
@@ -111,6 +112,10 @@ class Program:
         offset: int = 0,
         wide: bool = False,
         plane_stride: int = 0,
+        table: int = 0,
+        negative_table: int = 0,
+        linear: bool = True,
+        paired: bool = False,
         expert: int | None = None,
         scatter: bool = False,
         magnitude: int = 24,
@@ -119,6 +124,7 @@ class Program:
     ) -> None:
         """Append a DRAIN of random accumulators below ``2**magnitude``."""
         arch = self.arch
+        function = (table, negative_table, linear, paired)
         actual = rows if expert is None else len(self.queues[expert])
         if actual:
             for group in range(groups):
@@ -126,7 +132,7 @@ class Program:
                 self._drain_group(
                     kind, tiles, group, columns, base, stride, multiplier, shift, offset,
                     plane_stride if wide else None,
-                    self.queues[expert] if expert is not None and scatter else None,
+                    self.queues[expert] if expert is not None and scatter else None, function,
                 )  # fmt: skip
             if kind == Drain.ATTENTION:
                 self.sums.pop(0)
@@ -135,7 +141,8 @@ class Program:
         self._end(
             Opcode.DRAIN, wait, signal, kind=kind, rows=rows, n_tiles=n_tiles, groups=groups,
             columns=columns, base=base, stride=stride, multiplier=multiplier, shift=shift,
-            offset=offset, wide=int(wide), plane_stride=plane_stride,
+            offset=offset, wide=int(wide), plane_stride=plane_stride, table=table,
+            negative_table=negative_table, linear=int(linear), paired=int(paired),
             expert=expert or 0, predicated=int(expert is not None), scatter=int(scatter),
         )  # fmt: skip
 
@@ -166,6 +173,7 @@ class Program:
         offset: int,
         plane_stride: int | None,
         queue: list[tuple[int, int]] | None,
+        function: tuple[int, int, bool, bool],
     ) -> None:
         arch = self.arch
         first_column = group * len(tiles) * arch.width
@@ -190,32 +198,35 @@ class Program:
             bias, m, s = blocks.unbind(1)
             bits = 16 if kind == Drain.INT8 and plane_stride is not None else DRAINS[kind].bits
             result = semantics.requantise(scores + bias, m, s, bits)
+        paired = kind == Drain.ACTIVATION and function[3]
+        if kind == Drain.ACTIVATION:
+            settings = multiplier, shift, None if plane_stride is not None else offset
+            result = self._activate(result, *settings, *function)
         planes = [result]
         if kind in WIDE_DRAINS and plane_stride is not None:
-            if kind == Drain.GELU:
-                result = semantics.gelu_wide(result, multiplier, shift)
             planes = [result >> 8, result & 255]
-        elif kind == Drain.GELU:
-            planes = [semantics.gelu(result, multiplier, shift, offset)]
 
         local_end = min(end - first_column, len(tiles) * arch.width)
         starts = range(0, max(local_end, 0), arch.lanes)
         tiled = [[s for s in starts if s // arch.width == n] for n in range(len(tiles))]
         order = (
             [(r, s) for r in range(rows) for s in starts]
-            if kind in ROWS_OUTSIDE
+            if kind in ROWS_OUTSIDE or paired
             else [(r, s) for chunk_starts in tiled for r in range(rows) for s in chunk_starts]
         )
         for r, start in order:
             target, weight = queue[r] if queue is not None else (r, semantics.ONE_Q15)
             column = first_column + start
-            values = result[r, start : start + arch.lanes]
             self.chunks += 1
+            if paired and start // arch.lanes % 2 == 0:  # its result comes with the next one
+                self.events["vector_chunks"] += column < columns
+                continue
+            values = result[r, start : start + arch.lanes]
             if column < columns:
                 self.events["vector_chunks"] += 1
                 self.events["score_reads"] += kind == Drain.SOFTMAX
-                if kind == Drain.GELU:
-                    self.events["gelu_lookups"] += min(arch.lanes, columns - column)
+                if kind == Drain.ACTIVATION:
+                    self.events["activation_lookups"] += min(arch.lanes, columns - column)
             if kind == Drain.LOGITS:
                 last = start + arch.lanes >= local_end
                 self.logits.append(([v & 0xFFFFFF for v in values.tolist()], int(last)))
@@ -226,11 +237,35 @@ class Program:
                 old = self.residual[word]
                 self.residual[word] = semantics.residual_add(old, values, weight)
             else:
+                if paired:
+                    column = start = start // 2 // arch.lanes * arch.lanes
                 word = base + target * stride + column // arch.depth
                 for index, plane in enumerate(planes):
                     values = plane[r, start : start + arch.lanes]
                     at = word + index * (plane_stride or 0)
                     self._write(at, column % arch.depth, values)
+
+    def _activate(
+        self,
+        z: Tensor,
+        multiplier: int,
+        shift: int,
+        offset: int | None,
+        table: int,
+        negative_table: int,
+        linear: bool,
+        paired: bool,
+    ) -> Tensor:
+        """Hidden codes of 18-bit values; int16 without an ``offset``."""
+        factor: int | Tensor = multiplier
+        if paired:
+            first, second = z.reshape(len(z), -1, 2, self.arch.lanes).unbind(2)
+            factor, z = semantics.saturate(first, 16).flatten(1), second.flatten(1)
+        contents = self.tables[table], self.tables[negative_table]
+        fine = semantics.activation_fine(z, *contents, linear)
+        if offset is None:
+            return semantics.hidden_wide(fine, factor, shift)
+        return semantics.hidden_code(fine, factor, shift, offset)
 
     def norm(
         self,
@@ -288,7 +323,19 @@ def empty_program(arch: ArchConfig) -> Program:
         count = [0, tokens, 1][expert] if expert < 3 else count
         chosen = sorted(random.sample(range(tokens), count))
         queues.append([(t, random.choice([1 << 15, 0, random.getrandbits(15)])) for t in chosen])
-    return Program(arch, queues, residual)
+    return Program(arch, queues, residual, random_tables())
+
+
+def random_tables() -> Tensor:
+    """Entries of all activation tables, in their whole range: differences are within bounds."""
+    most, slope = 1 << tables.ACTIVATION_VALUE_BITS - 1, 1 << tables.ACTIVATION_SLOPE_BITS - 1
+    steps = torch.randint(-slope, slope, (tables.ACTIVATION_TABLES, tables.ACTIVATION_ENTRIES))
+    steps >>= torch.randint(0, slope.bit_length(), (tables.ACTIVATION_TABLES, 1))
+    values = [torch.randint(-most, most, (tables.ACTIVATION_TABLES,))]
+    for column in steps.T[1:]:
+        turned = (values[-1] + column).abs() >= most  # there is no room: back
+        values.append(values[-1] + torch.where(turned, -column.clamp(min=1 - slope), column))
+    return torch.stack(values, 1).clamp(-most, most - 1)
 
 
 def add_random_drain(program: Program, kind: Drain) -> None:
@@ -321,8 +368,14 @@ def add_random_drain(program: Program, kind: Drain) -> None:
     magnitude = random.choice([31, 24, 16, 9])
     # GELU's result has 14 fraction bits; exponents are best around some hundreds.
     multiplier = random.randint(1 << 15, (1 << 16) - 1)
+    paired = kind == Drain.ACTIVATION and random.random() < 0.4
+    if paired:
+        groups, n_tiles = 1, n_tiles + (arch.width == arch.lanes and n_tiles % 2)
+        rows = min(rows, arch.accumulator_rows // n_tiles)
+        pairs = random.randint(1, n_tiles * arch.width // (2 * arch.lanes))
+        columns = 2 * arch.lanes * pairs - random.randrange(arch.lanes)
     shift = {
-        Drain.GELU: random.randint(13, 19) if wide else random.randint(20, 27),
+        Drain.ACTIVATION: random.randint(13, 19) if wide else random.randint(20, 27),
         Drain.SOFTMAX: magnitude + 16 - random.randint(8, 13),
         Drain.ATTENTION: max(0, magnitude - random.randint(14, 24) - 8 * wide),
     }.get(kind, random.getrandbits(6))
@@ -331,6 +384,8 @@ def add_random_drain(program: Program, kind: Drain) -> None:
         stride=stride, multiplier=multiplier, shift=shift, offset=random.getrandbits(8),
         wide=wide or (kind not in WIDE_DRAINS and random.random() < 0.5),
         plane_stride=plane_stride,
+        table=random.getrandbits(1), negative_table=random.getrandbits(1),
+        linear=bool(random.getrandbits(1)), paired=paired,
         expert=expert,
         scatter=expert is not None and random.random() < 0.7, magnitude=magnitude,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moesaic.spec import tables
 from moesaic.spec.intgraph import (
+    IntActivation,
     IntAttention,
     IntDense,
     IntGraph,
@@ -94,21 +95,36 @@ def norm(row: Row, layer: IntNorm) -> tuple[Row, Row]:
     return [clamp(shift_round(x, 8), 8) for x in wide], wide
 
 
-def gelu(z: int, layer: IntMlp, wide: bool) -> int:
+def activation(z: int, layer: IntActivation) -> int:
+    table = layer.negative.tolist() if z < 0 else layer.positive.tolist()
     index, fraction = divmod(abs(z), 128)
-    delta = 0
-    if index < 176:
-        low, high = tables.GELU_TABLE[index], tables.GELU_TABLE[index + 1]
-        delta = shift_round(low * 128 + (high - low) * fraction, 7)
-    fine = max(z, 0) * 4 - delta
+    correction = table[255]
+    if index < 255:
+        low, high = table[index], table[index + 1]
+        correction = shift_round(low * 128 + (high - low) * fraction, 7)
+    return (max(z, 0) * 4 if layer.linear else 0) - correction
+
+
+def hidden_code(value: int, layer: IntMlp, wide: bool) -> int:
     if wide:
-        return scaled(fine, layer.gelu, 16)
-    code = shift_round(fine * layer.gelu.multiplier, layer.gelu.shift) + layer.offset
-    return max(0, min(255, code))
+        return clamp(value, 16)
+    return max(0, min(255, value + layer.offset))
 
 
 def mlp(row: Row, layer: IntMlp) -> Row:
-    hidden = [gelu(z, layer, n < layer.wide) for n, z in enumerate(linear(row, layer.up, 18))]
+    count = layer.down.inputs
+    values = linear(row, layer.up, 18)
+    factors = [layer.scale.multiplier] * count
+    if layer.paired:
+        factors = linear(row, layer.up, 16)[count:]
+    hidden = [
+        hidden_code(
+            shift_round(activation(z, layer.activation) * factor, layer.scale.shift),
+            layer,
+            n < layer.wide,
+        )
+        for n, (z, factor) in enumerate(zip(values[:count], factors, strict=True))
+    ]
     return linear(hidden, layer.down, 24)
 
 
@@ -151,6 +167,8 @@ def attention(rows: list[Row], layer: IntAttention) -> list[Row]:
 def route(logits: Row, layer: IntMoe) -> list[tuple[int, int]]:
     """(expert, Q15 weight) of the chosen experts."""
     order = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[: layer.top_k]
+    if layer.sigmoid:
+        return route_sigmoids(logits, order, layer)
     weights = []
     for logit in logits:
         distance = (max(logits) - logit) * layer.softmax.multiplier
@@ -158,6 +176,18 @@ def route(logits: Row, layer: IntMoe) -> list[tuple[int, int]]:
     total = sum(weights[e] for e in order) if layer.renormalise else sum(weights)
     inverse, t = invert(total)
     return [(e, min(32768, shift_round(weights[e] * inverse, t + 1))) for e in order]
+
+
+def route_sigmoids(logits: Row, order: list[int], layer: IntMoe) -> list[tuple[int, int]]:
+    weights = {}
+    for e in order:
+        steps = shift_round(abs(logits[e]) * layer.softmax.multiplier, layer.softmax.shift)
+        small = shift_round(*power(steps))
+        inverse, t = invert(65280 + small)
+        value = shift_round((small if logits[e] < 0 else 65280) * inverse, t)
+        weights[e] = max(1, min(65535, value))
+    inverse, t = invert(sum(weights.values()) if layer.renormalise else 65536)
+    return [(e, min(32768, shift_round(w * inverse, t + 1))) for e, w in weights.items()]
 
 
 def moe(row: Row, layer: IntMoe) -> Row:

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moesaic.spec import kernels, prepared, semantics, tables
+from moesaic.spec.activations import ACTIVATIONS, choose_step, tabulate
 from moesaic.spec.formats import INT16_LARGEST
-from moesaic.spec.intgraph import IntAttention, IntLinear, IntMlp, IntNorm, Scale
+from moesaic.spec.intgraph import IntActivation, IntAttention, IntLinear, IntMlp, IntNorm, Scale
 from moesaic.spec.precision import exact_float32
 from tests.compiler.random_intgraph import Shape, random_intgraph
 
 CPU = torch.device("cpu")
-ALL_Z = torch.arange(-(1 << tables.GELU_INPUT_BITS - 1), 1 << tables.GELU_INPUT_BITS - 1)
+ALL_Z = torch.arange(
+    -(1 << tables.ACTIVATION_INPUT_BITS - 1), 1 << tables.ACTIVATION_INPUT_BITS - 1
+)
 scales = st.builds(Scale, st.integers(0, 65535), st.integers(0, 63))
 
 
@@ -77,34 +80,72 @@ def test_sums_beyond_24_bits_are_added_in_float64(inputs: int, dtype: torch.dtyp
         assert single.item() != 127 * 127 * inputs, "float32 would have been exact here"
 
 
+def activation(name: str) -> IntActivation:
+    """For the finest step that holds its function."""
+    return IntActivation.of(tabulate(name, choose_step(name, 4.0)))
+
+
+def fine(function: IntActivation) -> Tensor:
+    above, below = (
+        torch.tensor(p, dtype=torch.int64) for p in (function.positive, function.negative)
+    )
+    return semantics.activation_fine(ALL_Z, above, below, function.linear)
+
+
 @settings(max_examples=15, deadline=None)
-@given(scales, st.integers(0, 255))
-def test_gelu_table_equals_semantics_everywhere(scale: Scale, offset: int) -> None:
-    first, table = prepared.gelu_table(scale, offset)
+@given(scales, st.integers(0, 255), st.sampled_from(sorted(ACTIVATIONS)))
+def test_code_table_equals_semantics_everywhere(scale: Scale, offset: int, name: str) -> None:
+    first, table = prepared.code_table(activation(name), scale, offset)
     got = table[(ALL_Z - first).clamp(0, len(table) - 1)]
-    assert equal(got, semantics.gelu(ALL_Z, scale.multiplier, scale.shift, offset))
+    want = semantics.hidden_code(fine(activation(name)), scale.multiplier, scale.shift, offset)
+    assert equal(got, want)
 
 
 @pytest.mark.parametrize("factor", [0.0, 2.0**-14, 0.004, 0.9, 5.0, 40000.0])
 @pytest.mark.parametrize("wide", [False, True])
-def test_hidden_rows_equal_semantics_everywhere(factor: float, wide: bool) -> None:
+@pytest.mark.parametrize("name", ["gelu", "silu", "squared_relu"])
+def test_hidden_rows_equal_semantics_everywhere(factor: float, wide: bool, name: str) -> None:
     """Every pre-activation, through a layer up that passes it on."""
     scale, one = Scale.of(factor), np.ones(1, np.uint16)
     up = IntLinear(np.ones((1, 1), np.int8), np.zeros(1, np.int32), one, np.zeros(1, np.uint8))
-    mlp = prepared.Mlp(IntMlp(up, scale, up, 0 if wide else 9, wide), CPU, INT16_LARGEST)
-    scaled = scale.multiplier, scale.shift
-    want = semantics.gelu_wide(ALL_Z, *scaled) if wide else semantics.gelu(ALL_Z, *scaled, 9)
+    function = activation(name)
+    mlp = prepared.Mlp(IntMlp(up, function, scale, up, 0 if wide else 9, wide), CPU, INT16_LARGEST)
+    scaled = fine(function), scale.multiplier, scale.shift
+    want = semantics.hidden_wide(*scaled) if wide else semantics.hidden_code(*scaled, 9)
     with exact_float32(CPU):
         assert equal(mlp.hidden(ALL_Z[:, None].float())[:, 0], want)
 
 
 @pytest.mark.parametrize("factor", [0.0, 2.0**-14, 255 / 2.0 / 16384, 255 / 32 / 16384, 300.0])
 @pytest.mark.parametrize("offset", [0, 15, 255])
-def test_gelu_table_of_usual_and_extreme_scales(factor: float, offset: int) -> None:
-    scale = Scale.of(factor)
-    first, table = prepared.gelu_table(scale, offset)
+def test_code_table_of_usual_and_extreme_scales(factor: float, offset: int) -> None:
+    scale, function = Scale.of(factor), activation("gelu")
+    first, table = prepared.code_table(function, scale, offset)
     got = table[(ALL_Z - first).clamp(0, len(table) - 1)]
-    assert equal(got, semantics.gelu(ALL_Z, scale.multiplier, scale.shift, offset))
+    want = semantics.hidden_code(fine(function), scale.multiplier, scale.shift, offset)
+    assert equal(got, want)
+
+
+@pytest.mark.parametrize("wide", [0, 1, 2])
+@pytest.mark.parametrize("shift", [0, 3, 20, 63])
+def test_pairs_equal_semantics(wide: int, shift: int) -> None:
+    """Of random pre-activations and factors, beyond both saturations too."""
+    generator = torch.Generator().manual_seed(wide + shift)
+    rows = torch.randint(-32768, 32768, (4096, 4), generator=generator)
+    one, zero = np.ones(4, np.uint16), np.zeros(4, np.uint8)
+    weight = np.diag(np.array([4, -5, 1, 2], np.int8))
+    up = IntLinear(weight, np.zeros(4, np.int32), one, zero)
+    down = IntLinear(np.ones((1, 2), np.int8), np.zeros(1, np.int32), one[:1], zero[:1])
+    offset, function = 0 if wide == 2 else 128, activation("silu")
+    layer = IntMlp(up, function, Scale(1, shift), down, offset, wide, paired=True)
+    sums = rows * torch.tensor([4, -5, 1, 2])
+    z, factor = semantics.saturate(sums[:, :2], 18), semantics.saturate(sums[:, 2:], 16)
+    active = fine(function)[z + (1 << 17)]
+    want = semantics.hidden_code(active, factor, shift, offset)
+    want[:, :wide] = semantics.hidden_wide(active, factor, shift)[:, :wide]
+    with exact_float32(CPU):
+        got = prepared.Mlp(layer, CPU, INT16_LARGEST).hidden(rows.float())
+    assert equal(got, want)
 
 
 @settings(max_examples=40, deadline=None)

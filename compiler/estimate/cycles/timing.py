@@ -61,13 +61,13 @@ class Timing:
     """Beats that may wait between vector unit and bus (``hw/axi/write.py``: two bursts)."""
     burst_beats: int
     """Beats per burst; one of writes is sent when the last one is in the buffer."""
-    chunk: int = 26
+    chunk: int = 27
     """Chunk issued until offered to its destination (``VectorUnit.LATENCY``)."""
-    chunk_token: int = 28
+    chunk_token: int = 29
     """Last chunk issued until its tokens count: the chunk's way, give, visible."""
     chunk_slots: int = 32
     """Chunks between issue and destination (``OutputStage.DEPTH``)."""
-    update: int = 25
+    update: int = 26
     """Last residual update issued until NORM may read (``Lanes.WRITTEN``, and one)."""
     update_again: int = 5
     """Last residual update issued until the next RESIDUAL may issue (``Lanes.HAZARD``)."""
@@ -101,7 +101,7 @@ class Timing:
     """Beats that a port holds in front of the ring (``SKEW_BEATS`` and one)."""
     segments: int = 16
     """STREAM instructions with data under way (``SEGMENTS``)."""
-    route: int = 34
+    route: int = 46
     """Last logits in the router until the routing is published and its tokens count, besides two
     cycles per choice and ``arch.rank_cycles`` (``RouterUnit``)."""
     fetch: int = 16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, field
-from moesaic.spec import isa
+from moesaic.spec import isa, layout
 from moesaic.spec.isa import Space, Unit
 
 
@@ -56,7 +56,6 @@ def router(frame: Frame) -> Process:
 def load(frame: Frame) -> Process:
     """Loads one after the other; the requests of one overtake the data of the last one."""
     arch, timing = frame.arch, frame.timing
-    word_bytes = {Space.ACTIVATION: arch.depth, Space.RESIDUAL: 2 * arch.lanes}
     requested, window, done = 0.0, -1, 0.0
     for number, position in enumerate(frame.of_unit[Unit.LOAD]):
         step = frame.steps[position]
@@ -67,7 +66,7 @@ def load(frame: Frame) -> Process:
         if field(step, "window") != window:
             requested = max(requested, done)
             window = field(step, "window")
-        size = word_bytes[Space(field(step, "space"))]
+        size = layout.load_bytes(arch, Space(field(step, "space")))
         beats = field(step, "words") * size // arch.data_port_bytes
         frame.began[position] = max(done, requested + timing.load_request + frame.memory.latency)
         done = frame.data.serve(beats, requested + timing.load_request + frame.memory.latency)

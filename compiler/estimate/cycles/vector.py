@@ -96,7 +96,7 @@ class Vector:
             if not issued:
                 frame.began[position] = at
             steps = [rows * count or 1 for count in chunks]  # a tile without columns: one step
-            if kind.rows_outside:
+            if kind.rows_outside or field(step, "paired"):
                 steps = [rows * sum(chunks)]
             issued += sum(steps)
             at = yield from self._issue(step, rows, sum(steps), at)
@@ -142,7 +142,7 @@ class Vector:
             frame.stored.put(chunks, max(self.offered, sent))
             cycles = self.offered - begin
         elif kind.wide is not Wide.NEVER and field(step, "wide"):
-            cycles = 2 * chunks
+            cycles = 2 * (chunks // 2 if field(step, "paired") else chunks)
             self.offered = max(self.offered, at + timing.chunk) + cycles
         else:
             return end

@@ -11,7 +11,8 @@ from moesaic.compiler.frontend.operators.reductions import softmax
 from moesaic.compiler.frontend.views import Experts, NotRecognised, View
 from moesaic.compiler.ir import FloatArray
 
-TANH_NOTE = "the tanh approximation of GELU is computed in the erf form"
+NODE_ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu"}
+"""Of com.microsoft.MoE: ONNX Runtime's own kernels take the tanh form for "gelu"."""
 
 
 def _transpose(value: Value, order: list[int]) -> Value:
@@ -85,8 +86,9 @@ def _microsoft_moe(call: Call) -> list[Value]:
     logits = call.view(1).reshape(-1, call.view(1).shape[-1])
     attributes = call.attributes
     activation = attributes.get("activation_type", "relu")
-    if activation != "gelu":
-        raise NotRecognised(f"activation_type must be 'gelu', not {activation!r}")
+    if activation not in NODE_ACTIVATIONS:
+        known = ", ".join(map(repr, NODE_ACTIVATIONS))
+        raise NotRecognised(f"activation_type must be one of {known}, not {activation!r}")
     if any(value is not None for value in call.inputs[6:]):
         raise NotRecognised("fc3 is not supported")
     up = _matrices(call, 2, channels, None)
@@ -107,9 +109,8 @@ def _microsoft_moe(call: Call) -> list[Value]:
         down=down,
         top_k=int(attributes.get("k", 1)),
         renormalise=bool(attributes.get("normalize_routing_weights", 0)),
+        activation=NODE_ACTIVATIONS[activation],
     )
-    # ONNX Runtime's own kernels take the tanh form for "gelu".
-    call.notes.append((TANH_NOTE, call.algebra.node))
     call.algebra.arena.add(source)
     return [call.algebra.arena.view(source, rows.shape)]
 

@@ -102,6 +102,43 @@ def _gelu(call: Call) -> list[Value]:
     return [call.algebra.unary("gelu_tanh" if form == "tanh" else "gelu", call.view(0))]
 
 
+def _hard_sigmoid(call: Call) -> list[Value]:
+    alpha, beta = call.attributes.get("alpha", 0.2), call.attributes.get("beta", 0.5)
+    return [call.algebra.unary("unit", call.view(0).affine(alpha, beta))]
+
+
+def _hard_swish(call: Call) -> list[Value]:
+    x = call.view(0)
+    return [call.algebra.times(x, call.algebra.unary("unit", x.affine(1 / 6, 0.5)))]
+
+
+def _clip(call: Call) -> list[Value]:
+    """``relu`` or ``unit``, where the bounds are 0 and something."""
+    bounds: list[float | None] = []
+    for index, name in ((1, "the lower bound"), (2, "the upper bound")):
+        given = call.optional(index)
+        if given is None:
+            bounds.append(None)
+            continue
+        values = np.unique(np.asarray(call.constant(index, name), np.float64))
+        if values.size != 1:
+            raise NotRecognised(f"{name} must be one number")
+        bounds.append(float(values[0]))
+    low, high = bounds
+    if low == 0 and (high is None or high >= float(np.finfo(np.float32).max)):
+        return [call.algebra.unary("relu", call.view(0))]
+    if low == 0 and high is not None and high > 0:
+        clipped = call.algebra.unary("unit", call.view(0).affine(1 / high, 0.0))
+        return [call.algebra.scale(clipped, high)]
+    raise NotRecognised(f"it clips to {low} .. {high}: only lower bounds of 0 are supported")
+
+
+def _swish(call: Call) -> list[Value]:
+    x = call.view(0)
+    gate = call.algebra.unary("sigmoid", x.affine(call.attributes.get("alpha", 1.0), 0.0))
+    return [call.algebra.times(x, gate)]
+
+
 def _power(call: Call) -> list[Value]:
     exponents = np.unique(call.constant(1, "exponent"))
     if exponents.size != 1:
@@ -156,11 +193,14 @@ ELEMENTWISE = {
     # Saturation is of casts to 8 bit floats, which are refused.
     "Cast": Operator(_cast, 1, ("to",), {"saturate": ANY}),
     "CastLike": Operator(_cast_like, 2, (), {"saturate": ANY}),
+    "Clip": Operator(_clip, 3),
     "Div": Operator(_divide, 2),
     "Dropout": Operator(_dropout, 3, (), {"seed": ANY}),  # the ratio is for training
     "Erf": Operator(_unary("erf"), 1),
     "Exp": Operator(_unary("exp"), 1),
     "Gelu": Operator(_gelu, 1, ("approximate",)),
+    "HardSigmoid": Operator(_hard_sigmoid, 1, ("alpha", "beta")),
+    "HardSwish": Operator(_hard_swish, 1),
     "IsInf": Operator(_is_nan, 1, (), {"detect_negative": ANY, "detect_positive": ANY}),
     "IsNaN": Operator(_is_nan, 1),
     "Mul": Operator(_multiply, 2),
@@ -174,5 +214,6 @@ ELEMENTWISE = {
     "Sqrt": Operator(_unary("sqrt"), 1),
     "Sub": Operator(_subtract, 2),
     "Sum": Operator(_add, None),
+    "Swish": Operator(_swish, 1, ("alpha",)),
     "Tanh": Operator(_unary("tanh"), 1),
 }
