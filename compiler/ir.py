@@ -87,6 +87,9 @@ class Attention:
     name: str
     module: str = ""
     """The user's module that it is, "" where the file does not say."""
+    parallel: bool = False
+    """Whether it reads the rows that the layer in front reads, not that layer's result: both are
+    branches of one residual update. Their norms may differ in gamma and beta, in nothing else."""
 
 
 @dataclass
@@ -101,6 +104,8 @@ class Mlp:
     """Whether the file has GELU in its tanh approximation; integers have the erf form."""
     module: str = ""
     """As :attr:`Attention.module`."""
+    parallel: bool = False
+    """As :attr:`Attention.parallel`; of no expert."""
 
 
 @dataclass
@@ -121,6 +126,8 @@ class Moe:
     """With ``renormalise``: what the file adds to the sum of the chosen; integers do not."""
     module: str = ""
     """As :attr:`Attention.module`."""
+    parallel: bool = False
+    """As :attr:`Attention.parallel`."""
 
 
 Layer = Attention | Mlp | Moe
@@ -225,7 +232,8 @@ class Graph:
     layers: list[Layer]
     head: Head
     streams: list[Stream | None] = field(default_factory=list)
-    """Where the file has the stream before the first layer and behind each, if it does."""
+    """Where the file has the stream before the first layer and behind each, if it does; between
+    layers that are parallel it has none."""
     notes: list[str] = field(default_factory=list)
     """What the reader of a report should know (an approximation taken, for example)."""
     host: HostPart | None = None

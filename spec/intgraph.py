@@ -131,6 +131,9 @@ class IntAttention:
     wide: bool = False
     wide_query: bool = False
     wide_attended: bool = False
+    parallel: bool = False
+    """Whether it reads the rows that the layer in front reads, in the same form, and adds its
+    result behind that layer's. ``norm`` is then the same, and is not computed again."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ class IntDense:
     mlp: IntMlp
     name: str
     wide: bool = False
+    parallel: bool = False
+    """As :attr:`IntAttention.parallel`."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,8 @@ class IntMoe:
     experts: Annotated[tuple[IntMlp, ...], Items(1, MAX_EXPERTS)]
     name: str
     wide: bool = False
+    parallel: bool = False
+    """As :attr:`IntAttention.parallel`."""
 
 
 IntLayer = IntAttention | IntDense | IntMoe

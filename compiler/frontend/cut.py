@@ -50,7 +50,7 @@ class Backbone:
     layers: list[ir.Layer]
     head: ir.Head
     states: list[State]
-    """The residual stream before the first layer and behind each."""
+    """The residual stream before the first layer and behind each, as ``read_layers`` has it."""
     notes: list[Note]
 
 
