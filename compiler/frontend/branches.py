@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.attention import read_attention
 from moesaic.compiler.frontend.experts import read_expert, read_loop, read_node
@@ -14,10 +16,15 @@ from moesaic.compiler.frontend.views import (
     NotRecognised,
     Product,
     RealArray,
+    Softmax,
     Times,
+    Unary,
     View,
 )
 
+ORDER = (ir.Attention, ir.Mlp, ir.Moe)
+"""Of branches, whatever the file has: experts bring the most weights, which are fetched while the
+others run. A paper-size frame with its mixtures first takes 8 % longer by the cost model."""
 Weighed = list[tuple[View, View]]
 """Products of two, whose sum is a mixture of experts written out."""
 
@@ -39,18 +46,20 @@ def read_branches(
     Returns
     -------
     list
-        Layers in the order of their first terms; all but the first are parallel.
+        Layers as :data:`ORDER` has them, those of a kind in the order of their terms; all but the
+        first are parallel.
     """
     branches = _group(arena, terms)
     if constant.any():
         _give_constant(arena, branches, constant)
-    first, *others = (_read(arena, branch, state, notes) for branch in branches)
+    layers = [_read(arena, branch, state, notes) for branch in branches]
+    first, *others = sorted(layers, key=lambda layer: ORDER.index(type(layer)))
     for layer in others:
         if layer.norm.epsilon != first.norm.epsilon:
             raise NotRecognised(
                 f"node {first.norm.name!r} and node {layer.norm.name!r} normalise the same stream,"
                 f" so their epsilon must be the same, not {first.norm.epsilon:g} and"
-                f" {layer.norm.epsilon:g}"
+                f" {layer.norm.epsilon:g}: give both norms one"
             )
         layer.parallel = True
     return [first, *others]
@@ -63,7 +72,7 @@ def _group(arena: Arena, terms: list[View]) -> list[View | Weighed]:
     for term in terms:
         found = _pair(arena, term)
         if found is None:
-            branches.append(term)
+            branches += _split(arena, term)
             continue
         if term.offset.any():
             raise NotRecognised(f"a constant is added to {arena.source_of(term).node}")
@@ -71,6 +80,30 @@ def _group(arena: Arena, terms: list[View]) -> list[View | Weighed]:
             branches.append(experts)
         experts += found
     return branches
+
+
+def _split(arena: Arena, view: View) -> list[View]:
+    """Divide a linear layer that reads attended rows and others, as one output projection for
+    attention and an MLP does, into one for each."""
+    source = arena.source_of(view)
+    if not isinstance(source, Product):
+        return [view]
+    inner = arena.sources_of(source.rows)
+    contexts = [part for part in inner if isinstance(part, BatchProduct)]
+    if len(contexts) in (0, len(inner)):
+        return [view]
+    ids = source.rows.ids[0]
+    ranges = [(ids >= part.start) & (ids < part.start + part.size) for part in contexts]
+    attended = np.logical_or.reduce(ranges)
+    parts, rest = [], view
+    for mine in (attended, ~attended):
+        codes = None if source.codes is None else source.codes[:, mine]
+        rows, weight = source.rows[:, mine], source.weight[:, mine]
+        part = Product(source.node, source.name, source.size, rows, weight, codes)
+        start = arena.add(part, ("part of", source.start, mine.tobytes())).start
+        parts.append(View(rest.ids - source.start + start, rest.scale, rest.offset))
+        rest = view.unshifted  # the bias is the first one's
+    return parts
 
 
 def _pair(arena: Arena, view: View) -> Weighed | None:
@@ -106,7 +139,10 @@ def _give_constant(arena: Arena, branches: list[View | Weighed], constant: RealA
 def _read(arena: Arena, branch: View | Weighed, state: State, notes: list[Note]) -> ir.Layer:
     """Read one branch."""
     if isinstance(branch, list):
-        return read_loop(arena, state, branch, notes)
+        try:
+            return read_loop(arena, state, branch, notes)
+        except NotRecognised as error:
+            raise NotRecognised(_gated(arena, branch) or str(error)) from error
     source = arena.source_of(branch)
     if isinstance(source, Experts):
         return read_node(arena, state, branch)
@@ -122,3 +158,18 @@ def _read(arena: Arena, branch: View | Weighed, state: State, notes: list[Note])
     expert = read_expert(arena, state, branch, 1.0, notes)
     norm, (up,) = share_norm([expert.up])
     return ir.Mlp(norm, up, expert.down, linear.name, expert.tanh)
+
+
+def _gated(arena: Arena, pairs: Weighed) -> str | None:
+    """Say which branch has a weight for each token that is no choice of experts: shared experts
+    with a gate of their own, or a coefficient of two branches."""
+    sources = [source for pair in pairs for part in pair for source in arena.sources_of(part)]
+    for source in sources:
+        if isinstance(source, Softmax) or (
+            isinstance(source, Unary) and source.function == "sigmoid"
+        ):
+            return (
+                f"{source.node} weighs a branch token by token without a choice: only experts of a"
+                " router may have a weight for each token, shared experts a constant"
+            )
+    return None
