@@ -17,6 +17,7 @@ from moesaic.compiler.frontend.views import (
     Product,
     RealArray,
     Softmax,
+    Sum,
     Times,
     Unary,
     View,
@@ -162,14 +163,15 @@ def _read(arena: Arena, branch: View | Weighed, state: State, notes: list[Note])
 
 def _gated(arena: Arena, pairs: Weighed) -> str | None:
     """Say which branch has a weight for each token that is no choice of experts: shared experts
-    with a gate of their own, or a coefficient of two branches."""
-    sources = [source for pair in pairs for part in pair for source in arena.sources_of(part)]
-    for source in sources:
-        if isinstance(source, Softmax) or (
-            isinstance(source, Unary) and source.function == "sigmoid"
-        ):
-            return (
-                f"{source.node} weighs a branch token by token without a choice: only experts of a"
-                " router may have a weight for each token, shared experts a constant"
-            )
+    with a gate of their own, or a coefficient of a whole mixture."""
+    for pair in pairs:
+        one, other = (next(iter(arena.sources_of(part)), None) for part in pair)
+        for value, weight in ((one, other), (other, one)):
+            gate = isinstance(weight, Unary) and weight.size == pair[0].shape[0]
+            coefficient = isinstance(weight, Softmax) and isinstance(value, Sum)
+            if weight is not None and (gate or coefficient):
+                return (
+                    f"{weight.node} weighs a branch token by token without a choice: only experts"
+                    " of a router may have a weight for each token, shared experts a constant"
+                )
     return None
