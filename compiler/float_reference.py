@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import numpy as np
@@ -136,23 +136,37 @@ def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe, fold: Fold) -> 
     return total
 
 
-def run_layer(
-    layer: ir.Layer, state: Tensor, point: str, observe: Observe, fold: Fold = folded
+def run_layers(
+    layers: Sequence[ir.Layer], state: Tensor, first: int, observe: Observe, fold: Fold = folded
 ) -> Tensor:
-    """Return the residual stream [samples, tokens, channels] behind a layer, in its own dtype.
+    """Return the residual stream [samples, tokens, channels] behind some layers, in its own dtype.
 
-    ``observe`` as in :func:`run_float`, ``point`` being the layer's number.
+    Parameters
+    ----------
+    layers
+        Layers that follow one another; the first of them is parallel to none in front.
+    state
+        The stream in front of them.
+    first
+        The first one's number, for the names of points.
+    observe
+        As in :func:`run_float`.
     """
-    y = _seen(observe, f"{point}.norm", _normalise(layer.norm, state))
-    match layer:
-        case ir.Attention():
-            return state + _attention(layer, y, point, observe, fold)
-        case ir.Mlp():
-            return state + _mlp(layer, y, point, observe, fold)
-        case ir.Moe():
-            return state + _moe(layer, y, point, observe, fold)
-        case _:
-            assert_never(layer)
+    rows = state
+    for number, layer in enumerate(layers, first):
+        if not layer.parallel:
+            rows = _seen(observe, f"{number}.norm", _normalise(layer.norm, state))
+        match layer:
+            case ir.Attention():
+                added = _attention(layer, rows, str(number), observe, fold)
+            case ir.Mlp():
+                added = _mlp(layer, rows, str(number), observe, fold)
+            case ir.Moe():
+                added = _moe(layer, rows, str(number), observe, fold)
+            case _:
+                assert_never(layer)
+        state = _seen(observe, "residual", state + added)
+    return state
 
 
 def run_head(graph: ir.Graph, state: Tensor, observe: Observe, fold: Fold = folded) -> Tensor:
@@ -182,7 +196,8 @@ def run_float(
     observe
         Called as ``observe(point, tensor)`` for `input` [samples, rows, inputs]; `residual`
         [samples, tokens, channels], first and after each layer; for layer i `{i}.norm` (before
-        gamma and beta, which are folded into the next linear layers), `{i}.query`, `{i}.key`,
+        gamma and beta, which are folded into the next linear layers; not of a parallel layer, which
+        reads that of a layer in front), `{i}.query`, `{i}.key`,
         `{i}.value`, `{i}.scores` [samples, heads, tokens, tokens] (scaled), `{i}.probability`
         (their softmax), `{i}.attention`,
         `{i}.hidden`, `{i}.logits`, `{i}.expert{e}.hidden` [routed tokens, hidden]; `head.norm`
@@ -199,7 +214,6 @@ def run_float(
     with torch.no_grad():
         state = embed_patches(graph, torch.from_numpy(samples).to(dtype), note)
         state = _seen(note, "residual", state)
-        for i, layer in enumerate(graph.layers):
-            state = _seen(note, "residual", run_layer(layer, state, str(i), note))
+        state = run_layers(graph.layers, state, 0, note)
         laid_out = run_head(graph, state, note).numpy()
     return laid_out.reshape(len(samples), *graph.output_shape[1:])

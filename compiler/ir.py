@@ -87,6 +87,9 @@ class Attention:
     name: str
     module: str = ""
     """The user's module that it is, "" where the file does not say."""
+    parallel: bool = False
+    """Whether it reads the rows that the layer in front reads, not that layer's result: both are
+    branches of one residual update. Their norms may differ in gamma and beta, in nothing else."""
 
 
 @dataclass
@@ -103,6 +106,8 @@ class Mlp:
     factor: Linear | None = None
     module: str = ""
     """As :attr:`Attention.module`."""
+    parallel: bool = False
+    """As :attr:`Attention.parallel`; of no expert."""
 
     @property
     def linears(self) -> list[Linear]:
@@ -130,6 +135,8 @@ class Moe:
     """With ``renormalise``: what the file adds to the sum of the chosen; integers do not."""
     module: str = ""
     """As :attr:`Attention.module`."""
+    parallel: bool = False
+    """As :attr:`Attention.parallel`."""
 
 
 Layer = Attention | Mlp | Moe
@@ -234,7 +241,8 @@ class Graph:
     layers: list[Layer]
     head: Head
     streams: list[Stream | None] = field(default_factory=list)
-    """Where the file has the stream before the first layer and behind each, if it does."""
+    """Where the file has the stream before the first layer and behind each, if it does; between
+    layers that are parallel it has none."""
     notes: list[str] = field(default_factory=list)
     """What the reader of a report should know (an approximation taken, for example)."""
     host: HostPart | None = None

@@ -2,15 +2,15 @@
 
 A *point* is a named tensor of the float run whose range sets a scale: ``input``, ``residual``,
 ``{i}.norm``, ``{i}.query``, ``{i}.hidden``, ``{i}.expert{e}.hidden``, ``head.norm``, ``output`` and
-so on (see ``run_float``).
+so on (see ``run_float``). Parallel layers read one point, the ``{i}.norm`` of the first of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from moesaic.compiler import ir
 from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
@@ -32,6 +32,26 @@ class Site:
     target: str
     input_limit: int
     """Largest magnitude of an input code: 128 for int8, 255 for uint8, 32768 for int16."""
+
+
+class MaybeParallel(Protocol):
+    """A layer, in floats or integers."""
+
+    @property
+    def parallel(self) -> bool: ...
+
+
+def rows_of(layers: Sequence[MaybeParallel], number: int) -> int:
+    """Number of the layer whose normalised rows layer ``number`` reads: the first of those that are
+    parallel, or itself."""
+    while layers[number].parallel:
+        number -= 1
+    return number
+
+
+def norm_point(layers: Sequence[MaybeParallel], number: int) -> str:
+    """Point of the normalised rows that layer ``number`` reads."""
+    return f"{rows_of(layers, number)}.norm"
 
 
 def mlp_hidden(layer: int, expert: int | None = None) -> str:
@@ -87,9 +107,9 @@ def layer_point(point: str) -> str:
     return _EXPERT.sub("", point)
 
 
-def _mlp_sites(mlp: ir.Mlp, layer: int, expert: int | None) -> Iterator[Site]:
+def _mlp_sites(mlp: ir.Mlp, norm: str, layer: int, expert: int | None) -> Iterator[Site]:
     prefix = f"{layer}" if expert is None else f"{layer}.expert{expert}"
-    hidden, norm = mlp_hidden(layer, expert), f"{layer}.norm"
+    hidden = mlp_hidden(layer, expert)
     if mlp.factor is None:
         yield Site(f"{prefix}.up", mlp.up, norm, hidden, INT8_LARGEST)
     else:
@@ -102,7 +122,7 @@ def sites(graph: ir.Graph) -> Iterator[Site]:
     """All linear layers of a graph, in the order of execution."""
     yield Site("embed", graph.embed.linear, "input", "residual", INT8_LARGEST)
     for number, layer in enumerate(graph.layers):
-        norm = f"{number}.norm"
+        norm = norm_point(graph.layers, number)
         match layer:
             case ir.Attention():
                 for part in ("query", "key", "value"):
@@ -111,11 +131,11 @@ def sites(graph: ir.Graph) -> Iterator[Site]:
                 source = f"{number}.attention"
                 yield Site(f"{number}.output", layer.output, source, "residual", INT8_LARGEST)
             case ir.Mlp():
-                yield from _mlp_sites(layer, number, None)
+                yield from _mlp_sites(layer, norm, number, None)
             case ir.Moe():
                 yield Site(f"{number}.gate", layer.gate, norm, f"{number}.logits", INT16_LARGEST)
                 for index, expert in enumerate(layer.experts):
-                    yield from _mlp_sites(expert, number, index)
+                    yield from _mlp_sites(expert, norm, number, index)
             case _:
                 assert_never(layer)
     yield Site("head", graph.head.linear, "head.norm", "output", INT8_LARGEST)

@@ -17,8 +17,9 @@ from moesaic.compiler.float_reference import (
     folded,
     run_float,
     run_head,
-    run_layer,
+    run_layers,
 )
+from moesaic.compiler.points import rows_of
 
 
 class Replay:
@@ -89,18 +90,19 @@ class Replay:
             else:
                 state = _copied(self._states[start], copies)
                 state = changed("residual", state)
-            for number in range(max(start, 0), len(graph.layers)):
-                state = run_layer(graph.layers[number], state, str(number), changed, self._fold)
-                state = changed("residual", state)
+            start = max(start, 0)
+            state = run_layers(graph.layers[start:], state, start, changed, self._fold)
             run_head(graph, state, changed, self._fold)
         return result
 
     def _layer(self, point: str) -> int:
-        """The layer that a point is in; -1 for the embedding, and behind the last for the head."""
+        """The layer to begin with for a point, which is in it or in one parallel to it; -1 for the
+        embedding, and behind the last for the head."""
         first = point.split(".")[0]
         if first in ("input", "residual"):
             return -1
-        return int(first) if first.isdigit() else len(self.graph.layers)
+        layers = self.graph.layers
+        return rows_of(layers, int(first)) if first.isdigit() else len(layers)
 
 
 def _copied(value: Tensor, copies: int) -> Tensor:

@@ -132,8 +132,9 @@ class Executor:
             def inside(name: str, value: Tensor, index: int = index) -> None:
                 watch(f"{index}.{name}", value)
 
-            narrow, wide = kernels.layer_norm(residual, layer.norm)
-            inside("norm", narrow)
+            if not layer.parallel:
+                narrow, wide = kernels.layer_norm(residual, layer.norm)
+                inside("norm", narrow)
             rows = wide if layer.wide else narrow
             match layer:
                 case IntAttention():

@@ -19,6 +19,7 @@ from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
     IntGraph,
+    IntLayer,
     IntLinear,
     IntMlp,
     IntMoe,
@@ -96,6 +97,8 @@ def check_shapes(graph: IntGraph) -> None:
     for index, layer in enumerate(graph.layers):
         where = f"layers[{index}]"
         _norm(where, layer.norm, channels)
+        if layer.parallel:
+            _parallel(where, layer, graph.layers[index - 1] if index else None)
         match layer:
             case IntAttention():
                 _attention(where, layer, channels)
@@ -184,6 +187,15 @@ def _moe(where: str, layer: IntMoe, channels: int) -> None:
 
 def _norm(where: str, norm: IntNorm, channels: int) -> None:
     _same(f"{where}.norm.channels", norm.channels, channels)
+
+
+def _parallel(where: str, layer: IntLayer, before: IntLayer | None) -> None:
+    if before is None:
+        raise SchemaError(f"{where}.parallel must be False: there is no layer in front")
+    if (layer.norm, layer.wide) != (before.norm, before.wide):
+        raise SchemaError(
+            f"{where}.norm and wide must be those of the layer that it is parallel to"
+        )
 
 
 def _linear(where: str, linear: IntLinear, outputs: int, inputs: int) -> None:

@@ -132,6 +132,9 @@ class IntAttention:
     wide: bool = False
     wide_query: bool = False
     wide_attended: bool = False
+    parallel: bool = False
+    """Whether it reads the rows that the layer in front reads, in the same form, and adds its
+    result behind that layer's. ``norm`` is then the same, and is not computed again."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,8 @@ class IntDense:
     mlp: IntMlp
     name: str
     wide: bool = False
+    parallel: bool = False
+    """As :attr:`IntAttention.parallel`."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,8 @@ class IntMoe:
     name: str
     wide: bool = False
     sigmoid: bool = False
+    parallel: bool = False
+    """As :attr:`IntAttention.parallel`."""
 
 
 IntLayer = IntAttention | IntDense | IntMoe

@@ -7,7 +7,7 @@ bundle and without the file that it came from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import mlp_hidden
+from moesaic.compiler.points import mlp_hidden, norm_point
 from moesaic.compiler.quant.build import WIDE_STEPS
 from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.spec import tables
@@ -85,7 +85,10 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
     roundings["residual"] = Codes.signed(graph.residual_scale, RESIDUAL_BITS)
     reader = _Reader(graph, roundings)
     embed, head = graph.embed, graph.head
-    layers = [reader.layer(number, layer) for number, layer in enumerate(graph.layers)]
+    layers = [
+        reader.layer(number, layer, norm_point(graph.layers, number))
+        for number, layer in enumerate(graph.layers)
+    ]
     norm, narrow = reader.norm("head.norm", head.norm, head.wide)
     roundings["output"] = Codes.signed(graph.output_scale, RESIDUAL_BITS)
     return ir.Graph(
@@ -183,13 +186,15 @@ class _Reader:
         epsilon = norm.epsilon * self.residual**2 / norm.channels**2
         return ir.Norm(ones, np.zeros_like(ones), epsilon, point, norm.plain), codes.step
 
-    def layer(self, number: int, layer: IntLayer) -> ir.Layer:
-        norm, step = self.norm(f"{number}.norm", layer.norm, layer.wide)
+    def layer(self, number: int, layer: IntLayer, rows: str) -> ir.Layer:
+        norm, step = self.norm(rows, layer.norm, layer.wide)
         match layer:
             case IntAttention():
                 return self._attention(number, layer, norm, step)
             case IntDense():
-                return self._mlp(number, None, layer.mlp, norm, step)
+                return replace(
+                    self._mlp(number, None, layer.mlp, norm, step), parallel=layer.parallel
+                )
             case IntMoe():
                 fine = 1.0 / layer.norm.scale.value
                 logit = layer.softmax.value / SCORE_OCTAVES
@@ -204,6 +209,7 @@ class _Reader:
                         for expert, mlp in enumerate(layer.experts)
                     ],
                     name=layer.name,
+                    parallel=layer.parallel,
                 )
             case _:
                 assert_never(layer)
@@ -230,6 +236,7 @@ class _Reader:
             value_dim=layer.value_dim,
             scale=layer.softmax.value / SCORE_OCTAVES,
             name=layer.name,
+            parallel=layer.parallel,
         )
 
     def _mlp(

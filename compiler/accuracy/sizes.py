@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from moesaic.compiler.estimate.tuning import fitting_schedule
-from moesaic.compiler.points import layer_point, wide_features
+from moesaic.compiler.points import layer_point, norm_point, rows_of, wide_features
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLayer, IntMlp, IntMoe
@@ -18,17 +18,23 @@ def alike(graph: IntGraph, point: str) -> object:
     first, _, kind = point.partition(".")
     if not first.isdigit():
         return point
-    layer = graph.layers[int(first)]
+    number = int(first)
+    readers = [number]
+    if kind == "norm":
+        readers = [n for n in range(len(graph.layers)) if rows_of(graph.layers, n) == number]
+    return kind, tuple(_sizes(graph.layers[reader]) for reader in readers)
+
+
+def _sizes(layer: IntLayer) -> tuple[object, ...]:
     match layer:
         case IntAttention():
-            sizes: tuple[object, ...] = layer.heads, layer.head_dim, layer.value_dim
+            return "attention", layer.heads, layer.head_dim, layer.value_dim
         case IntDense():
-            sizes = (layer.mlp.up.weight.shape,)
+            return "dense", layer.mlp.up.weight.shape
         case IntMoe():
-            sizes = tuple(expert.up.weight.shape for expert in layer.experts)
+            return "moe", *(expert.up.weight.shape for expert in layer.experts)
         case _:
             assert_never(layer)
-    return kind, type(layer), sizes
 
 
 def hidden_channels(graph: IntGraph, point: str) -> int:
@@ -62,7 +68,7 @@ def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
 
     def layers() -> Iterator[IntLayer]:
         for number, layer in enumerate(graph.layers):
-            rows = layer.wide or f"{number}.norm" in wide
+            rows = layer.wide or norm_point(graph.layers, number) in wide
             match layer:
                 case IntAttention():
                     query = layer.wide_query or f"{number}.query" in wide

@@ -103,7 +103,10 @@ def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
     norm = IntNorm(graph.channels, 0, _SCALE)
     initial: NDArray[np.int16] = np.zeros((graph.tokens, graph.channels), np.int16)
     embed = IntEmbed(_linear(graph.embed.linear), initial, graph.embed.first_row)
-    layers = tuple(_layer(number, layer, norm) for number, layer in enumerate(graph.layers))
+    layers = tuple(
+        replace(_layer(number, layer, norm), parallel=layer.parallel)
+        for number, layer in enumerate(graph.layers)
+    )
     head = IntHead(
         replace(norm, plain=graph.head.norm.plain),
         _linear(graph.head.linear),

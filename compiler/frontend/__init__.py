@@ -106,7 +106,7 @@ def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Gr
         embed=backbone.embed,
         layers=backbone.layers,
         head=backbone.head,
-        streams=find_streams(traced, backbone.states),
+        streams=find_streams(traced, backbone.states, backbone.layers),
         notes=_summarise(notes),
         host=host,
     )

@@ -49,7 +49,7 @@ class Backbone:
     layers: list[ir.Layer]
     head: ir.Head
     states: list[State]
-    """The residual stream before the first layer and behind each."""
+    """The residual stream before the first layer and behind each, as ``read_layers`` has it."""
 
 
 def is_data(traced: Trace, name: str) -> bool:

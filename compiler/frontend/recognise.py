@@ -5,22 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.attention import read_attention
-from moesaic.compiler.frontend.experts import read_expert, read_loop, read_node
+from moesaic.compiler.frontend.branches import read_branches
 from moesaic.compiler.frontend.given import find_step
 from moesaic.compiler.frontend.read import (
     State,
     make_linear,
     per_column,
-    read_linear,
     rows_and_columns,
-    share_norm,
 )
 from moesaic.compiler.frontend.views import (
     NONE,
     Arena,
-    BatchProduct,
-    Experts,
     Input,
     Norm,
     NotRecognised,
@@ -29,7 +24,6 @@ from moesaic.compiler.frontend.views import (
     RowSum,
     Source,
     Sum,
-    Times,
     View,
 )
 from moesaic.compiler.ir import IndexArray
@@ -88,64 +82,11 @@ class _Update:
                 self._take_apart(part)
 
 
-def _pair(arena: Arena, view: View) -> list[tuple[View, View]] | None:
-    """Return the products that a view sums, if it is made of elementwise products."""
-    source = arena.source_of(view)
-    element = view.ids - source.start
-    if isinstance(source, Times):
-        left, right = arena.inside(view.unshifted, source.left), source.right
-        return [(left, arena.inside(view.plain, right))]
-    if isinstance(source, BatchProduct):
-        _, m, depth = source.left.shape
-        n = source.right.shape[2]
-        batch, row, column = element // (m * n), element // n % m, element % n
-        return [
-            (source.left[batch, row, k].affine(view.scale, 0.0), source.right[batch, k, column])
-            for k in range(depth)
-        ]
-    return None
-
-
-def _read_layer(arena: Arena, update: _Update, state: State) -> ir.Layer:
-    """Read what one residual update adds."""
-    sources = [arena.source_of(term) for term in update.terms]
-    pairs: list[tuple[View, View]] = []
-    for term in update.terms:
-        found = _pair(arena, term)
-        if found is None:
-            break
-        if term.offset.any():
-            raise NotRecognised(f"a constant is added to {arena.source_of(term).node}")
-        pairs += found
-    else:
-        if update.constant.any():
-            raise NotRecognised(f"a constant is added to the experts at {sources[0].node}")
-        return read_loop(arena, state, pairs)
-    if len(update.terms) != 1:
-        names = " and ".join(source.node for source in sources[:2])
-        raise NotRecognised(f"{names} must be added to the residual stream one after the other")
-    (term,), (source,) = update.terms, sources
-    term = term.affine(1.0, per_column(update.constant, "offset"))
-    if isinstance(source, Experts):
-        return read_node(arena, state, term)
-    if not isinstance(source, Product):
-        raise NotRecognised(
-            f"{source.node} must not be added to the residual stream: only attention, MLPs and "
-            "mixtures of experts behind a LayerNorm can be"
-        )
-    linear = read_linear(arena, term)
-    inner = arena.sources_of(linear.inputs)
-    if inner and all(isinstance(part, BatchProduct) for part in inner):
-        return read_attention(arena, state, linear)
-    expert = read_expert(arena, state, term, 1.0)
-    norm, inner_linears = share_norm(expert.inner)
-    return expert.mlp(norm, inner_linears, linear.name)
-
-
 def read_layers(arena: Arena, state: State) -> tuple[list[ir.Layer], list[State]]:
     """Walk back to the embedding.
 
-    Returns the layers in order, and the residual stream before the first and behind each.
+    Returns the layers in order, and the residual stream before the first and behind each; between
+    parallel layers there is none.
     """
     streams = {
         source.start
@@ -173,9 +114,10 @@ def read_layers(arena: Arena, state: State) -> tuple[list[ir.Layer], list[State]
         state = State(before)
         states.append(state)
         try:
-            layers.append(_read_layer(arena, update, state))
+            found = read_branches(arena, update.terms, update.constant, state)
         except NotRecognised as error:
             raise NotRecognised(f"{LAYER} {source.node}: {error}") from error
+        layers += reversed(found)
     return layers[::-1], states[::-1]
 
 

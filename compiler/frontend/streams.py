@@ -12,20 +12,27 @@ from moesaic.compiler.frontend.trace import Trace
 from moesaic.compiler.frontend.views import View
 
 
-def find_streams(traced: Trace, states: list[State]) -> list[ir.Stream | None]:
-    """Find a tensor for each state; it may differ from it by a constant.
+def find_streams(
+    traced: Trace, states: list[State], layers: list[ir.Layer]
+) -> list[ir.Stream | None]:
+    """Find a tensor in front of and behind each layer; it may differ from the stream by a constant.
 
     Parameters
     ----------
     states
-        The residual stream before the first layer and behind each.
+        The residual stream before the first layer and behind each, without those between parallel
+        ones.
     """
     sizes = {state.view.ids.size for state in states}
     named: dict[bytes, list[str]] = {}
     for name, value in traced.values.items():
         if isinstance(value, View) and value.ids.size in sizes:
             named.setdefault(_order(value), []).append(name)
-    return [_find(traced, state.view, named.get(_order(state.view), [])) for state in states]
+    found = [_find(traced, state.view, named.get(_order(state.view), [])) for state in states]
+    for number, layer in enumerate(layers):
+        if layer.parallel:
+            found.insert(number, None)
+    return found
 
 
 def _order(view: View) -> bytes:

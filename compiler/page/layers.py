@@ -100,6 +100,8 @@ def _shape(layer: IntAttention | IntDense | IntMoe) -> str:
             wide = [("rows", layer.wide), _wide_hidden(layer.experts)]
         case _:
             assert_never(layer)
+    if layer.parallel:
+        shape += ", on the rows of the layer in front"
     names = [name for name, is_wide in wide if is_wide]
     return f"{shape}, {' and '.join(names)} in 16 bits" if names else shape
 

@@ -15,6 +15,7 @@ from moesaic.compiler.points import (
     WIDE_KINDS,
     Site,
     mlp_hidden,
+    norm_point,
     sites,
     wide_name,
     wide_points,
@@ -137,22 +138,24 @@ class Builder:
         return IntEmbed(linear, codes, self.graph.embed.first_row)
 
     def _layer(self, number: int, layer: ir.Layer) -> IntLayer:
+        rows = norm_point(self.graph.layers, number)
         match layer:
             case ir.Attention():
-                return self._attention(number, layer)
+                return self._attention(number, layer, rows)
             case ir.Mlp():
                 return IntDense(
-                    norm=self._norm(f"{number}.norm", layer.norm),
+                    norm=self._norm(rows, layer.norm),
                     mlp=self._mlp(number, layer, None),
                     name=ir.layer_label(number, layer),
-                    wide=f"{number}.norm" in self.wide,
+                    wide=rows in self.wide,
+                    parallel=layer.parallel,
                 )
             case ir.Moe():
-                return self._moe(number, layer, self._norm(f"{number}.norm", layer.norm))
+                return self._moe(number, layer, rows)
             case _:
                 assert_never(layer)
 
-    def _attention(self, number: int, layer: ir.Attention) -> IntAttention:
+    def _attention(self, number: int, layer: ir.Attention, rows: str) -> IntAttention:
         wide_query = f"{number}.query" in self.wide
         prove_attention(layer, self.graph.tokens, wide_query)
         step = {
@@ -164,12 +167,12 @@ class Builder:
             if is_wide:
                 step[part] = self.scales.wide(self.task, f"{number}.{part}")
         query, key, value = (
-            self._from_norm(f"{number}.norm", f"{number}.{part}", step[part])
+            self._from_norm(rows, f"{number}.{part}", step[part])
             for part in ("query", "key", "value")
         )
         score = step["query"] * step["key"] * layer.scale * SCORE_OCTAVES
         return IntAttention(
-            norm=self._norm(f"{number}.norm", layer.norm),
+            norm=self._norm(rows, layer.norm),
             query=query,
             key=key,
             value=value,
@@ -185,23 +188,25 @@ class Builder:
             softmax=_scale(score, f"scores of {layer.name}"),
             scale=_scale(step["value"] / step["attention"], f"attention of {layer.name}"),
             name=ir.layer_label(number, layer),
-            wide=f"{number}.norm" in self.wide,
+            wide=rows in self.wide,
             wide_query=wide_query,
             wide_attended=wide_attended,
+            parallel=layer.parallel,
         )
 
-    def _moe(self, number: int, layer: ir.Moe, norm: IntNorm) -> IntMoe:
+    def _moe(self, number: int, layer: ir.Moe, rows: str) -> IntMoe:
         logit = self.scales.logits(self.task, number)
         return IntMoe(
-            norm=norm,
-            gate=self._linear(f"{number}.gate", self._norm_step(f"{number}.norm"), logit),
+            norm=self._norm(rows, layer.norm),
+            gate=self._linear(f"{number}.gate", self._norm_step(rows), logit),
             top_k=layer.top_k,
             renormalise=layer.renormalise,
             sigmoid=layer.sigmoid,
             softmax=_scale(logit * SCORE_OCTAVES, f"logits of {layer.name}"),
             experts=tuple(self._mlp(number, layer, e) for e in range(len(layer.experts))),
             name=ir.layer_label(number, layer),
-            wide=f"{number}.norm" in self.wide,
+            wide=rows in self.wide,
+            parallel=layer.parallel,
         )
 
     def _mlp(self, number: int, node: ir.Mlp | ir.Moe, expert: int | None) -> IntMlp:
@@ -218,7 +223,7 @@ class Builder:
             order = self.scales.largest_first(self.task, point, wide)
         else:
             hidden, offset = self.scales.hidden(self.task, point)
-        table, norm = self.scales.table(self.task, point), f"{number}.norm"
+        table, norm = self.scales.table(self.task, point), self.sites[up].source
         inner = _picked(self._from_norm(norm, up, table.step), order)
         factor = f"{number}.{prefix}factor"
         paired = factor in self.sites

@@ -16,10 +16,10 @@ from moesaic.spec import isa, layout
 from moesaic.spec.intgraph import IntAttention
 
 
-def lower_attention(writer: StepWriter, layer: IntAttention) -> None:
-    """Write the steps of one attention layer."""
+def lower_attention(writer: StepWriter, layer: IntAttention, rows: Buffer) -> None:
+    """Write the steps of one attention layer on normalised rows."""
     arch, tokens = writer.arch, writer.graph.tokens
-    normal = Source.normalised(writer.norm(layer.norm, tokens, wide=layer.wide), layer.wide)
+    normal = Source.normalised(rows, layer.wide)
     projected = {}
     for name, linear, dim, side, wide in (
         ("key", layer.key, layer.head_dim, 1, False),
@@ -48,12 +48,12 @@ def lower_attention(writer: StepWriter, layer: IntAttention) -> None:
     planes = 2 if layer.wide_attended else 1
     attended = writer.buffer("attended", tokens, len(value_columns), planes=planes)
     _lower_heads(writer, layer, projected, attended)
-    rows = Source(attended)
+    mixed = Source(attended)
     if layer.wide_attended:
         plane = tokens * writer.words(len(value_columns))
-        rows = Source(attended, isa.Streamed.SIGNED16, plane=plane)
+        mixed = Source(attended, isa.Streamed.SIGNED16, plane=plane)
     writer.linear(
-        rows,
+        mixed,
         Weights(layer.output, value_columns, natural(layer.output.outputs, arch.width)),
         Rows(tokens),
         writer.to_residual(),

@@ -20,20 +20,18 @@ from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntDense, IntMlp, IntMoe
 
 
-def lower_dense(writer: StepWriter, layer: IntDense) -> None:
-    """Write the steps of a dense MLP layer."""
+def lower_dense(writer: StepWriter, layer: IntDense, normal: Buffer) -> None:
+    """Write the steps of a dense MLP layer on normalised rows."""
     rows = Rows(writer.graph.tokens)
-    normal = writer.norm(layer.norm, writer.graph.tokens, wide=layer.wide)
     hidden = _hidden(writer, (layer.mlp,))
     _lower_up(writer, Source.normalised(normal, layer.wide), hidden, layer.mlp, rows)
     _lower_down(writer, hidden, layer.mlp, rows)
 
 
-def lower_moe(writer: StepWriter, layer: IntMoe, index: int) -> None:
+def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Buffer) -> None:
     """Gate, routing, then experts: first products run some experts ahead of the second ones, so
     that hidden activations drain meanwhile. Their sums keep the experts' order."""
     tokens = writer.graph.tokens
-    normal = writer.norm(layer.norm, tokens, wide=True)
     sequence = _sequence(writer, index)
     logit_tiles = layout.words(layer.gate.outputs, writer.arch.width)
     writer.linear(

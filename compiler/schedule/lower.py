@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import assert_never
 
 from moesaic.compiler.schedule.attention import lower_attention
@@ -34,18 +35,26 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
     _lower_embed(writer)
     for index, layer in enumerate(graph.layers):
         writer.layer, writer.label = index + 1, layer.name
+        if not layer.parallel:
+            normal = writer.norm(layer.norm, graph.tokens, wide=_has_wide_rows(graph, index))
         match layer:
             case IntAttention():
-                lower_attention(writer, layer)
+                lower_attention(writer, layer, normal)
             case IntDense():
-                lower_dense(writer, layer)
+                lower_dense(writer, layer, normal)
             case IntMoe():
-                lower_moe(writer, layer, index)
+                lower_moe(writer, layer, index, normal)
             case _:
                 assert_never(layer)
     writer.layer, writer.label = len(graph.layers) + 1, "head"
     _lower_head(writer)
     return writer.steps
+
+
+def _has_wide_rows(graph: IntGraph, index: int) -> bool:
+    """Whether layer ``index``, or one parallel to it, reads 16-bit rows: gates always do."""
+    behind = takewhile(lambda layer: layer.parallel, graph.layers[index + 1 :])
+    return any(layer.wide or isinstance(layer, IntMoe) for layer in (graph.layers[index], *behind))
 
 
 def _lower_embed(writer: StepWriter) -> None:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.float_reference import Observe, embed_patches, run_head, run_layer
+from moesaic.compiler.float_reference import Observe, embed_patches, run_head, run_layers
 from moesaic.compiler.frontend.probe import expose_tensors
+from moesaic.compiler.points import rows_of
 from moesaic.compiler.validate.oracle import Oracle
 from moesaic.compiler.validate.perturb import own_samples, perturbed
 from moesaic.compiler.validate.routing import ROUNDING, NearTies
@@ -68,8 +69,6 @@ class _Place:
 
     number: int
     tensor: str
-    name: str
-    """Of the layer or part that ends here."""
 
 
 def open_oracle(path: str | Path, graph: ir.Graph) -> Oracle:
@@ -127,10 +126,9 @@ class _Comparison:
         with torch.no_grad():
             for number, stream in enumerate(graph.streams):
                 if stream is not None:
-                    name = graph.layers[number - 1].name if number else graph.embed.name
-                    self._segment(known, number, _Place(number, stream.tensor, name))
+                    self._segment(known, number, _Place(number, stream.tensor))
                     known = number
-            last = _Place(len(graph.layers) + 1, graph.output_name, graph.head.name)
+            last = _Place(len(graph.layers) + 1, graph.output_name)
             self._segment(known, len(graph.layers), last)
         return self.result
 
@@ -154,8 +152,7 @@ class _Comparison:
                 state = embed_patches(graph, flat, observe)
             else:
                 state = self._stream(start).to(dtype)
-            for number, layer in enumerate(layers, max(start, 0)):
-                state = run_layer(layer, state, str(number), observe)
+            state = run_layers(layers, state, max(start, 0), observe)
             if place.number > len(graph.layers):
                 return run_head(graph, state, observe)[:, None]
             return state
@@ -167,7 +164,8 @@ class _Comparison:
         else:
             value = self._stream(place.number)
         self.result.unreached_experts += ties.unreached
-        self._compare(place, len(layers), exact, short, value, ties.tokens)
+        updates = sum(not layer.parallel for layer in layers)
+        self._compare(place, updates, exact, short, value, ties.tokens)
 
     def _compare(
         self,
@@ -180,8 +178,8 @@ class _Comparison:
     ) -> None:
         """Compare [samples, rows, columns]; the bound is relative to a row's largest value.
 
-        ``near`` are tokens near a tie: behind the layer itself each stands alone; ``depth`` layers
-        further on it has reached all others of its sample.
+        ``near`` are tokens near a tie: behind the first of ``depth`` updates of the stream each
+        stands alone; further on it has reached all others of its sample.
         """
         rows = torch.zeros(exact.shape[:2], dtype=torch.bool)
         if near is not None:
@@ -222,10 +220,15 @@ class _Comparison:
         return SAFETY * share
 
     def _name(self, place: _Place) -> str:
-        if place.number > len(self.graph.layers):
-            return f"the head at {place.name!r}"
-        part = f"layer {place.number - 1}" if place.number else "the patch embedding"
-        return f"{part} at {place.name!r}"
+        layers = self.graph.layers
+        if place.number > len(layers):
+            return f"the head at {self.graph.head.name!r}"
+        if not place.number:
+            return f"the patch embedding at {self.graph.embed.name!r}"
+        first, last = rows_of(layers, place.number - 1), place.number - 1
+        if first < last:
+            return f"one of the parallel layers {first} to {last} at {layers[last].name!r}"
+        return f"layer {last} at {layers[last].name!r}"
 
     def _refuse(self, place: _Place, ratio: Tensor, exact: Tensor, value: Tensor) -> None:
         where = np.unravel_index(int(ratio.argmax()), ratio.shape)

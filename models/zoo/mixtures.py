@@ -43,15 +43,24 @@ class Block(nn.Module):
         return x + self.mixture(self.second(x))
 
 
+class ParallelBlock(Block):
+    """As ViT-22B: attention beside the mixture, on one LayerNorm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, T, C] to the same."""
+        rows = self.first(x)
+        return x + self.attention(rows) + self.mixture(rows)
+
+
 class MixtureViT(nn.Module):
     """Patches, one block, a classifier of the class token."""
 
-    def __init__(self, mixture: nn.Module) -> None:
+    def __init__(self, mixture: nn.Module, block: type[Block] = Block) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, CHANNELS, PATCH, PATCH)
         self.token = nn.Parameter(torch.randn(1, 1, CHANNELS))
         self.position = nn.Parameter(torch.randn(1, (SIDE // PATCH) ** 2 + 1, CHANNELS))
-        self.block, self.norm = Block(mixture), nn.LayerNorm(CHANNELS)
+        self.block, self.norm = block(mixture), nn.LayerNorm(CHANNELS)
         self.head = nn.Linear(CHANNELS, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -331,3 +340,8 @@ def entries() -> Iterator[Entry]:
     for name, make in MIXTURES.items():
         parts: Any = functools.partial(build, make)
         yield Entry(f"moe-{name}", "mixtures of experts", "here", parts, (1, 3, SIDE, SIDE))
+
+    def parallel() -> nn.Module:
+        return MixtureViT(Mixture(renormalised, shared=True), ParallelBlock)
+
+    yield Entry("moe-parallel", "mixtures of experts", "here", parallel, (1, 3, SIDE, SIDE))

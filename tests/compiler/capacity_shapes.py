@@ -48,6 +48,8 @@ def sizes(rng: random.Random, arch: ArchConfig) -> Shape:
     experts = rng.randint(1, min(arch.max_experts, rng.choice([4, 64])))
     head_dim = _size(rng, 3 * depth)
     first = rng.randint(0, min(2, tokens - 1))
+    # Of the sizes, not of the graph's seed, which only says which hidden channels are wide.
+    forms = random.Random(f"{tokens} {head_dim} {experts}")
     return Shape(
         tokens=tokens,
         patches=tokens - first,
@@ -64,8 +66,8 @@ def sizes(rng: random.Random, arch: ArchConfig) -> Shape:
         outputs=_size(rng, 4 * depth),
         head_rows=tokens - first,
         head_first=first,
-        # Of the sizes, not of the graph's seed, which only says which hidden channels are wide.
-        wide=random.Random(f"{tokens} {head_dim} {experts}").choice([0.0, 0.0, 1.0]),
+        wide=forms.choice([0.0, 0.0, 1.0]),
+        parallel=forms.choice([(), (), (1,), (1, 2, 3)]),
     )
 
 

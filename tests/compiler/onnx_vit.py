@@ -240,6 +240,26 @@ class Vit:
         self.nodes[-1].output[1] = self.nodes[-1].output[2] = ""
         return normal, total
 
+    def feed_forward(self, x: str, count: int) -> str:
+        return self.perceptron(x) if self.mlp == "dense" else self.mixture(x, count)
+
+    def branches(self, x: str, count: int) -> str:
+        """Attention and MLP added at once; in some forms each behind a norm of its own."""
+        first = second = self.layer_norm(x)
+        if self.residual in ("parallel norms", "parallel epsilons"):
+            epsilon = 1e-6 if self.residual == "parallel norms" else 1e-5
+            second = self.layer_norm(x, epsilon)
+        mixed = self.mix(first, count)
+        if self.residual == "parallel thrice":
+            mixed = self.op("Add", mixed, self.perceptron(first))
+        if self.residual == "parallel in turn":  # nobody normalises the sum between
+            return self.op("Add", self.op("Add", x, mixed), self.feed_forward(second, count))
+        total = self.op("Add", self.feed_forward(second, count), mixed)
+        if self.residual == "parallel scaled":
+            total = self.op("Mul", self.op("Add", total, self.const(self.draw(CHANNELS))),
+                            self.const(self.draw(CHANNELS)))  # fmt: skip
+        return self.op("Add", x, total)
+
     # -- the whole model ------------------------------------------------------------------
 
     def tokens(self, x: str) -> tuple[str, int]:
@@ -519,14 +539,17 @@ class Vit:
         if self.embed == "tokens":
             shape = [self.batch, PATCHES, 3 * PATCH * PATCH]
         x, count = self.tokens("x")
-        if self.residual in ("fused", "fused with bias"):
-            normal, x = self.skip_norm(x, self.mix(self.layer_norm(x), count))
+        if self.residual.startswith("parallel"):
+            x = self.branches(x, count)
         else:
-            if self.residual != "no attention":
-                x = self.add(x, self.mix(self.layer_norm(x), count))
-            normal = self.layer_norm(x)
-        branch = self.perceptron(normal) if self.mlp == "dense" else self.mixture(normal, count)
-        output = self.finish(self.add(x, branch), count)
+            if self.residual in ("fused", "fused with bias"):
+                normal, x = self.skip_norm(x, self.mix(self.layer_norm(x), count))
+            else:
+                if self.residual != "no attention":
+                    x = self.add(x, self.mix(self.layer_norm(x), count))
+                normal = self.layer_norm(x)
+            x = self.add(x, self.feed_forward(normal, count))
+        output = self.finish(x, count)
         graph = helper.make_graph(
             self.nodes,
             "graph",

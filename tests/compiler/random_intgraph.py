@@ -47,6 +47,8 @@ class Shape:
     """Share of normalised rows, and of hidden rows in part or whole, in 16 bits."""
     pairs: float = 0.3
     """Share of MLPs, all experts of a layer alike, that multiply pairs of hidden channels."""
+    parallel: tuple[int, ...] = ()
+    """Layers that read the rows of the one in front; each block has two layers."""
 
 
 def random_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
@@ -119,15 +121,23 @@ def random_intgraph(
         return IntMlp(up, function, scale, down, offset, count, paired)
 
     layers: list[IntAttention | IntDense | IntMoe] = []
+
+    def rows() -> tuple[IntNorm, bool, bool]:
+        """Norm of the next layer, whether it reads 16-bit rows, and whether it is parallel."""
+        if len(layers) in shape.parallel:
+            return layers[-1].norm, layers[-1].wide, True
+        return norm(), is_wide(), False
+
     for index, mixture in enumerate(shape.moe):
         width = shape.heads * shape.head_dim
         values = shape.heads * shape.value_dim
-        wide, wide_query, wide_attended = is_wide(), is_wide(), is_wide()
+        before, wide, parallel = rows()
+        wide_query, wide_attended = is_wide(), is_wide()
         steps = 256 if wide_query else 1
         attended_steps = 256 if wide_attended else 1
         layers.append(
             IntAttention(
-                norm(),
+                before,
                 normalised(width, 40 * steps, wide),
                 normalised(width, 40, wide),
                 normalised(values, 40, wide),
@@ -141,14 +151,16 @@ def random_intgraph(
                 wide,
                 wide_query,
                 wide_attended,
+                parallel,
             )
         )
-        wide, paired = is_wide(), bool(kinds.random() < shape.pairs)
+        before, wide, parallel = rows()
+        paired = bool(kinds.random() < shape.pairs)
         if mixture:
             gate = linear(rng, shape.experts, c, 10000)
             layers.append(
                 IntMoe(
-                    norm(),
+                    before,
                     gate,
                     shape.top_k,
                     shape.renormalise,
@@ -157,10 +169,12 @@ def random_intgraph(
                     f"moe{index}",
                     wide,
                     bool(kinds.random() < 0.4),
+                    parallel,
                 )
             )
         else:
-            layers.append(IntDense(norm(), mlp(shape.hidden, wide, paired), f"mlp{index}", wide))
+            perceptron = mlp(shape.hidden, wide, paired)
+            layers.append(IntDense(before, perceptron, f"mlp{index}", wide, parallel))
     embed = IntEmbed(
         linear(rng, c, shape.patch_inputs, 5e5),
         rng.integers(-3000, 3000, (shape.tokens, c)).astype(np.int16),

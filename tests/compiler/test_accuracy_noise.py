@@ -15,7 +15,7 @@ from moesaic.compiler.accuracy.analysis import analyse
 from moesaic.compiler.accuracy.noise import NoiseMeter, noise_alone
 from moesaic.compiler.accuracy.reals import Codes, Numerators, in_reals
 from moesaic.compiler.estimate.tuning import choose_schedule
-from moesaic.compiler.float_reference import run_float, run_layer
+from moesaic.compiler.float_reference import run_float, run_layers
 from moesaic.compiler.points import sites
 from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.replay import Replay
@@ -58,10 +58,11 @@ def test_with_all_roundings_each_layer_gives_what_the_integers_give(
         """Residual codes [frames, tokens, channels] away from the integers' behind a layer."""
 
         def observe(point: str, value: torch.Tensor) -> torch.Tensor:
-            return roundings[point](value) if rounded and point in roundings else value
+            wanted = rounded and point in roundings and point != "residual"
+            return roundings[point](value) if wanted else value
 
         before = states[number].double() * integer.residual_scale
-        after = run_layer(reals.layers[number], before, str(number), observe)
+        after = run_layers(reals.layers[number : number + 1], before, number, observe)
         return (after / integer.residual_scale - states[number + 1]).abs()
 
     for number in range(len(reals.layers)):

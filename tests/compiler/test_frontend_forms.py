@@ -68,6 +68,11 @@ FORMS: dict[str, list[str]] = {
         "no attention",
         "fused",
         "fused with bias",
+        "parallel",
+        "parallel norms",
+        "parallel in turn",
+        "parallel scaled",
+        "parallel thrice",
     ],
 }
 

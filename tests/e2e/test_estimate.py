@@ -33,13 +33,17 @@ PLANES = Shape(
     hidden=320, moe=(False, False), wide=1.0,
 )  # fmt: skip
 """Hidden rows of few inputs: their drain, two writes a chunk, is longer than their product."""
+BRANCHES = Shape(
+    tokens=40, patches=39, head_rows=39, channels=48, heads=3, head_dim=16, value_dim=16,
+    hidden=96, moe=(False, True, False), parallel=(1, 3, 4),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("arch", [NANO, SMALL], ids=lambda a: a.name)
 @pytest.mark.parametrize(
     "shape",
-    [SHAPES["wide_heads"], SHAPES["all_moe_top4"], LARGE, PLANES],
-    ids=["heads", "moe", "large", "planes"],
+    [SHAPES["wide_heads"], SHAPES["all_moe_top4"], LARGE, PLANES, BRANCHES],
+    ids=["heads", "moe", "large", "planes", "branches"],
 )
 def test_estimate_is_close_to_the_simulation(shape: Shape, arch: ArchConfig) -> None:
     graph = random_intgraph(shape, seed=5)

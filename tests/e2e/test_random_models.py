@@ -6,11 +6,14 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moesaic.models.config import M3ViTConfig
 from moesaic.models.m3vit import random_model
 from moesaic.models.ms_moe import export_ms_moe
+from tests.compiler.onnx_vit import HEIGHT, WIDTH
+from tests.compiler.test_frontend_branches import SharedExperts
 
 from .conftest import make_models, moesaic
 
@@ -111,3 +114,18 @@ def test_microsoft_moe_is_bit_exact(tmp_path: Path) -> None:
     done = moesaic("verify", bundle, "--json")
     assert done.code == 0, done.out + done.err
     assert json.loads(done.out)["tasks"]["depth"]["sqnr_db"] > 20
+
+
+def test_three_branches_on_one_norm_are_bit_exact(tmp_path: Path) -> None:
+    """Attention beside a mixture and a shared expert."""
+    model = SharedExperts(residual="parallel", mlp="renormalised").save(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "samples.npz", x=rng.normal(size=(3, 3, HEIGHT, WIDTH)).astype(np.float32))
+    bundle = tmp_path / "bundle"
+    calibration = ("--calibrate", tmp_path / "samples.npz")
+    done = moesaic("compile", model, "--target", "nano", *calibration, "-o", bundle)
+    assert done.code == 0, done.err
+    done = moesaic("verify", bundle, "--json")
+    assert done.code == 0, done.out + done.err
+    task = json.loads(done.out)["tasks"]["default"]
+    assert task["bit_exact"] and task["sqnr_db"] > 25

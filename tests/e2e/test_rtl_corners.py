@@ -95,8 +95,9 @@ def test_routing_known_in_time_saves_bandwidth() -> None:
     ],
     ids=["ideal", "slow", "thin"],
 )
-def test_memory_timing_changes_no_bit(dram: DramConfig) -> None:
-    run(random_intgraph(SHAPES["all_moe_top4"], seed=2), NANO, frames=2, dram=dram)
+@pytest.mark.parametrize("shape", ["all_moe_top4", "parallel", "four_on_one_norm"])
+def test_memory_timing_changes_no_bit(shape: str, dram: DramConfig) -> None:
+    run(random_intgraph(SHAPES[shape], seed=2), NANO, frames=2, dram=dram)
 
 
 @pytest.mark.parametrize("ports", [2, 4])

@@ -132,8 +132,7 @@ def add(row: Row, addend: Row, weight: int = 32768) -> Row:
     return [clamp(x + shift_round(y * weight, 23), 16) for x, y in zip(row, addend, strict=True)]
 
 
-def attention(rows: list[Row], layer: IntAttention) -> list[Row]:
-    normal = [norm(row, layer.norm)[layer.wide] for row in rows]
+def attention(rows: list[Row], normal: list[Row], layer: IntAttention) -> list[Row]:
     query, key, value = (
         [linear(row, part, bits) for row in normal]
         for part, bits in (
@@ -190,8 +189,7 @@ def route_sigmoids(logits: Row, order: list[int], layer: IntMoe) -> list[tuple[i
     return [(e, min(32768, shift_round(w * inverse, t + 1))) for e, w in weights.items()]
 
 
-def moe(row: Row, layer: IntMoe) -> Row:
-    narrow, wide = norm(row, layer.norm)
+def moe(row: Row, narrow: Row, wide: Row, layer: IntMoe) -> Row:
     for expert, weight in sorted(route(linear(wide, layer.gate, 24), layer)):
         row = add(row, mlp(wide if layer.wide else narrow, layer.experts[expert]), weight)
     return row
@@ -202,15 +200,18 @@ def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
     rows: list[Row] = graph.embed.initial.tolist()
     for number, patch in enumerate(patches.tolist(), start=graph.embed.first_row):
         rows[number] = add(rows[number], linear(patch, graph.embed.linear, 24))
+    normal: list[tuple[Row, Row]] = []
     for layer in graph.layers:
+        if not layer.parallel:
+            normal = [norm(row, layer.norm) for row in rows]
+        read = [both[layer.wide] for both in normal]
         match layer:
             case IntAttention():
-                rows = attention(rows, layer)
+                rows = attention(rows, read, layer)
             case IntDense():
-                normal = [norm(row, layer.norm)[layer.wide] for row in rows]
-                rows = [add(x, mlp(y, layer.mlp)) for x, y in zip(rows, normal, strict=True)]
+                rows = [add(x, mlp(y, layer.mlp)) for x, y in zip(rows, read, strict=True)]
             case IntMoe():
-                rows = [moe(row, layer) for row in rows]
+                rows = [moe(row, *both, layer) for row, both in zip(rows, normal, strict=True)]
             case _:
                 assert_never(layer)
     head = graph.head

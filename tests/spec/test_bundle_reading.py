@@ -97,6 +97,18 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
         lambda p: first(p, "IntAttention").update(wide_attended="no"),
         "wide_attended must be bool, not 'no'",
     ),
+    "parallel as number": (
+        lambda p: first(p, "IntMoe").update(parallel=1),
+        "parallel must be bool, not 1",
+    ),
+    "parallel to nothing": (
+        lambda p: first(p, "IntAttention").update(parallel=True),
+        "layers[0].parallel must be False: there is no layer in front",
+    ),
+    "parallel behind another norm": (
+        lambda p: p.graphs["seg"]["layers"][1].update(parallel=True),
+        "layers[1].norm and wide must be those of the layer that it is parallel to",
+    ),
     "no wide": (lambda p: first(p, "IntAttention").pop("wide"), "has no wide"),
     "no experts": (lambda p: first(p, "IntMoe").update(experts=[]), "must have 1 to 64 entries"),
     "too many experts": (

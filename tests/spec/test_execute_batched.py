@@ -93,16 +93,23 @@ def test_memory_of_a_large_head_is_bounded() -> None:
     st.integers(1, 5),
     st.lists(st.booleans(), min_size=1, max_size=2),
     st.booleans(),
+    st.sets(st.integers(1, 3)),
 )
 def test_random_graphs_equal_plain_integers(
-    seed: int, tokens: int, heads: int, experts: int, moe: list[bool], renormalise: bool
+    seed: int,
+    tokens: int,
+    heads: int,
+    experts: int,
+    moe: list[bool],
+    renormalise: bool,
+    parallel: set[int],
 ) -> None:
     patches = max(1, tokens - 1)
     shape = Shape(
         tokens=tokens, patches=patches, patch_inputs=5, channels=10, heads=heads, head_dim=3,
         value_dim=4, hidden=9, expert_hidden=7, experts=experts, top_k=seed % experts + 1,
         renormalise=renormalise, moe=tuple(moe), outputs=4, head_rows=patches,
-        head_first=tokens - patches,
+        head_first=tokens - patches, parallel=tuple(parallel),
     )  # fmt: skip
     graph = random_intgraph(shape, seed)
     x = random_patches(graph, 3, seed)

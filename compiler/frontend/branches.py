@@ -1,0 +1,176 @@
+"""What one residual update adds: a layer, or several on one norm."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesaic.compiler import ir
+from moesaic.compiler.frontend.attention import read_attention
+from moesaic.compiler.frontend.experts import read_expert, read_loop, read_node
+from moesaic.compiler.frontend.read import State, per_column, read_linear, share_norm
+from moesaic.compiler.frontend.views import (
+    Arena,
+    BatchProduct,
+    Experts,
+    NotRecognised,
+    Product,
+    RealArray,
+    Softmax,
+    Sum,
+    Times,
+    Unary,
+    View,
+)
+
+ORDER = (ir.Attention, ir.Mlp, ir.Moe)
+"""Of branches, whatever the file has: experts bring the most weights, which are fetched while the
+others run. A paper-size frame with its mixtures first takes 8 % longer by the cost model."""
+Weighed = list[tuple[View, View]]
+"""Products of two, whose sum is a mixture of experts written out."""
+
+
+def read_branches(
+    arena: Arena, terms: list[View], constant: RealArray, state: State
+) -> list[ir.Layer]:
+    """Read the terms of one residual update.
+
+    Parameters
+    ----------
+    terms
+        Values [tokens, channels] that are added to the stream.
+    constant
+        [tokens, channels], added beside them.
+    state
+        The stream before the update.
+
+    Returns
+    -------
+    list
+        Layers as :data:`ORDER` has them, those of a kind in the order of their terms; all but the
+        first are parallel.
+    """
+    branches = _group(arena, terms)
+    if constant.any():
+        _give_constant(arena, branches, constant)
+    layers = [_read(arena, branch, state) for branch in branches]
+    first, *others = sorted(layers, key=lambda layer: ORDER.index(type(layer)))
+    for layer in others:
+        if layer.norm.epsilon != first.norm.epsilon:
+            raise NotRecognised(
+                f"node {first.norm.name!r} and node {layer.norm.name!r} normalise the same stream,"
+                f" so their epsilon must be the same, not {first.norm.epsilon:g} and"
+                f" {layer.norm.epsilon:g}: give both norms one"
+            )
+        layer.parallel = True
+    return [first, *others]
+
+
+def _group(arena: Arena, terms: list[View]) -> list[View | Weighed]:
+    """Group terms into branches: all experts that are weighed are one."""
+    branches: list[View | Weighed] = []
+    experts: Weighed = []
+    for term in terms:
+        found = _pair(arena, term)
+        if found is None:
+            branches += _split(arena, term)
+            continue
+        if term.offset.any():
+            raise NotRecognised(f"a constant is added to {arena.source_of(term).node}")
+        if not experts:
+            branches.append(experts)
+        experts += found
+    return branches
+
+
+def _split(arena: Arena, view: View) -> list[View]:
+    """Divide a linear layer that reads attended rows and others, as one output projection for
+    attention and an MLP does, into one for each."""
+    source = arena.source_of(view)
+    if not isinstance(source, Product):
+        return [view]
+    inner = arena.sources_of(source.rows)
+    contexts = [part for part in inner if isinstance(part, BatchProduct)]
+    if len(contexts) in (0, len(inner)):
+        return [view]
+    ids = source.rows.ids[0]
+    ranges = [(ids >= part.start) & (ids < part.start + part.size) for part in contexts]
+    attended = np.logical_or.reduce(ranges)
+    parts, rest = [], view
+    for mine in (attended, ~attended):
+        codes = None if source.codes is None else source.codes[:, mine]
+        rows, weight = source.rows[:, mine], source.weight[:, mine]
+        part = Product(source.node, source.name, source.size, rows, weight, codes)
+        start = arena.add(part, ("part of", source.start, mine.tobytes())).start
+        parts.append(View(rest.ids - source.start + start, rest.scale, rest.offset))
+        rest = view.unshifted  # the bias is the first one's
+    return parts
+
+
+def _pair(arena: Arena, view: View) -> Weighed | None:
+    """Return the products that a view sums, if it is made of elementwise products."""
+    source = arena.source_of(view)
+    element = view.ids - source.start
+    if isinstance(source, Times):
+        left, right = arena.inside(view.unshifted, source.left), source.right
+        return [(left, arena.inside(view.plain, right))]
+    if isinstance(source, BatchProduct):
+        _, m, depth = source.left.shape
+        n = source.right.shape[2]
+        batch, row, column = element // (m * n), element // n % m, element % n
+        return [
+            (source.left[batch, row, k].affine(view.scale, 0.0), source.right[batch, k, column])
+            for k in range(depth)
+        ]
+    return None
+
+
+def _give_constant(arena: Arena, branches: list[View | Weighed], constant: RealArray) -> None:
+    """Add a constant to the first branch that ends in a linear layer."""
+    last = [None if isinstance(branch, list) else arena.source_of(branch) for branch in branches]
+    numbers = [n for n, source in enumerate(last) if isinstance(source, Product)]
+    if not numbers:
+        source = last[0] or arena.source_of(branches[0][0][0])
+        raise NotRecognised(f"a constant is added to the experts at {source.node}")
+    branch = branches[numbers[0]]
+    assert isinstance(branch, View)
+    branches[numbers[0]] = branch.affine(1.0, per_column(constant, "offset"))
+
+
+def _read(arena: Arena, branch: View | Weighed, state: State) -> ir.Layer:
+    """Read one branch."""
+    if isinstance(branch, list):
+        try:
+            return read_loop(arena, state, branch)
+        except NotRecognised as error:
+            raise NotRecognised(_gated(arena, branch) or str(error)) from error
+    source = arena.source_of(branch)
+    if isinstance(source, Experts):
+        return read_node(arena, state, branch)
+    if not isinstance(source, Product):
+        raise NotRecognised(
+            f"{source.node} must not be added to the residual stream: only attention, MLPs and "
+            "mixtures of experts behind a LayerNorm can be"
+        )
+    linear = read_linear(arena, branch)
+    inner = arena.sources_of(linear.inputs)
+    if inner and all(isinstance(part, BatchProduct) for part in inner):
+        return read_attention(arena, state, linear)
+    expert = read_expert(arena, state, branch, 1.0)
+    norm, inner_linears = share_norm(expert.inner)
+    return expert.mlp(norm, inner_linears, linear.name)
+
+
+def _gated(arena: Arena, pairs: Weighed) -> str | None:
+    """Say which branch has a weight for each token that is no choice of experts: shared experts
+    with a gate of their own, or a coefficient of a whole mixture."""
+    for pair in pairs:
+        one, other = (next(iter(arena.sources_of(part)), None) for part in pair)
+        for value, weight in ((one, other), (other, one)):
+            gate = isinstance(weight, Unary) and weight.size == pair[0].shape[0]
+            coefficient = isinstance(weight, Softmax) and isinstance(value, Sum)
+            if weight is not None and (gate or coefficient):
+                return (
+                    f"{weight.node} weighs a branch token by token without a choice: only experts"
+                    " of a router may have a weight for each token, shared experts a constant"
+                )
+    return None
