@@ -19,7 +19,8 @@ def layer_kind(instructions: Iterable[tuple[Opcode, int]]) -> str:
     """
     known = set(instructions)
     opcodes = {opcode for opcode, _ in known}
-    if Opcode.LOAD in opcodes:
+    # Where there is an activation, LOADs are of its tables.
+    if Opcode.LOAD in opcodes and (Opcode.DRAIN, Drain.ACTIVATION) not in known:
         return "embed"
     if Opcode.STORE in opcodes:
         return "head"

@@ -77,6 +77,8 @@ def test_a_device_has_the_part_that_its_name_begins_with(monkeypatch: pytest.Mon
         ([(Opcode.NORM, 0), (Opcode.DRAIN, Drain.SOFTMAX)], "attention"),
         ([(Opcode.DRAIN, Drain.ACTIVATION), (Opcode.DRAIN, Drain.RESIDUAL)], "dense"),
         ([(Opcode.NORM, int(Drain.SOFTMAX)), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
+        ([(Opcode.LOAD, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
+        ([(Opcode.LOAD, 0), (Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "moe"),
         ([], "dense"),
     ],
 )
