@@ -36,7 +36,7 @@ def compile(
     target: Annotated[str, typer.Option(help="preset or .json file, see `moesaic targets`")],
     calibrate: Annotated[Path, typer.Option(help=".npz: input names to sample arrays")],
     output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
-    partition: PartitionOption = False,
+    partition: PartitionOption = None,
     held_out: Annotated[
         Path | None,
         typer.Option(help=".npz to measure on; without it every fourth calibration sample"),

@@ -53,9 +53,10 @@ SourceArgument = Annotated[
     typer.Argument(metavar="BUNDLE|MODEL.onnx", help="bundle directory, or an ONNX model"),
 ]
 PartitionOption = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--partition",
+        "--partition/--no-partition",
+        show_default="if less than 1% of the multiply-accumulates",
         help="run on the host, in ONNX Runtime, what follows the transformer layers and the"
         " accelerator cannot run (a convolutional head, say); a model that fits whole stays whole",
     ),

@@ -52,7 +52,7 @@ def estimate(
     ] = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
-    partition: PartitionOption = False,
+    partition: PartitionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
@@ -108,7 +108,7 @@ def _estimate_targets(
     counts: dict[str, list[int]],
     routing: str | None,
     memory: Memory,
-    partition: bool,
+    partition: bool | None,
     as_json: bool,
 ) -> None:
     """Every target, side by side."""

@@ -68,7 +68,7 @@ def explore(
     max_dsp: Annotated[float, typer.Option(help="most multipliers, share")] = 1.0,
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
-    partition: PartitionOption = False,
+    partition: PartitionOption = None,
     picture: Annotated[Path | None, typer.Option(help="draw cycles against area, .png")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write all as JSON")] = None,
 ) -> None:

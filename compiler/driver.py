@@ -45,7 +45,7 @@ def compile(
     output: str | Path,
     progress: Progress | None = None,
     *,
-    partition: bool = False,
+    partition: bool | None = None,
     options: QuantOptions | None = None,
     held_out: Samples | None = None,
     goal: Goal | None = None,
@@ -68,7 +68,7 @@ def compile(
         Told what is being done and, where that takes long, what share of it is over.
     partition
         Let the host compute what follows the transformer layers where the accelerator does not
-        take it.
+        take it; None: where that is less than 1 % of the multiply-accumulates.
     options
         What quantisation does besides rounding; everything by default.
     held_out
@@ -122,7 +122,7 @@ def _compile(
     aside: Mapping[str, NDArray[Any]] | None,
     place: BundlePlace,
     say: Progress,
-    partition: bool,
+    partition: bool | None,
     options: QuantOptions | None,
     goal: Goal | None,
 ) -> dict[str, Any]:
@@ -163,18 +163,21 @@ def _compile(
         rows = measured
         if calibrated.held_out and len(rows) < SAMPLES_KEPT:  # `verify` can do with any
             rows = np.concatenate([rows, calibrated.samples[name]])[:SAMPLES_KEPT]
-        reference = oracles[name].run(rows)[oracles[name].outputs[0]]
+        given_by_file = oracles[name].run(rows)[oracles[name].outputs[0]]
+        reference = given_by_file.astype(np.float32)
         output_codes, routing = run_and_watch_routing(graph, quantise_input(graph, rows))
         for part, values in (("input", rows), ("float", reference), ("codes", output_codes)):
             kept[f"{name}.{part}"] = values[:SAMPLES_KEPT]
         outputs = task_outputs(graph, output_codes, host_parts[name])
         (integer,) = outputs.values()
         output_db = sqnr_db(reference[: len(measured)], integer[: len(measured)])
+        # Numbers of classes that differ say nothing by how much.
+        judged_db = output_db if given_by_file.dtype.kind == "f" else reports[name].sqnr_db
         report["tasks"][name] = {
             "source": path.name,
             "source_digest": digest(path.read_bytes()),
             "sqnr_db": output_db,
-            "warning": advise(graph, reports[name], measured, output_db),
+            "warning": advise(graph, reports[name], measured, judged_db),
             "macs": graph.macs,
             "cycles": estimate(codes[name].steps, arch, graph.macs, routing=routing).cycles,
             "layers": len(graph.layers),

@@ -78,7 +78,7 @@ def estimate_graphs(
     return result
 
 
-def shapes_of_onnx(path: str | Path, *, partition: bool = False) -> dict[str, IntGraph]:
+def shapes_of_onnx(path: str | Path, *, partition: bool | None = None) -> dict[str, IntGraph]:
     """The model of an ONNX file as the task ``default``, with sizes and without values.
 
     Raises
@@ -139,13 +139,14 @@ def estimate_onnx(
     path: str | Path,
     arch: ArchConfig,
     *,
-    partition: bool = False,
+    partition: bool | None = None,
     routing: Routing | None = None,
     memory: Memory | None = None,
 ) -> dict[str, Estimate]:
     """Estimate the model of an ONNX file as the task ``default``, without calibration.
 
-    With ``partition``, the accelerator's part of it where it does not take the whole.
+    The accelerator's part of it where it does not take the whole: ``partition`` as
+    :func:`~moesaic.compiler.frontend.load_graph` has it.
 
     Raises
     ------

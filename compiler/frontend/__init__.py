@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -15,6 +16,7 @@ from moesaic.compiler.frontend.nodes import describe, node_name
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.recognise import read_embedding, read_layers
 from moesaic.compiler.frontend.streams import find_streams
+from moesaic.compiler.frontend.tail import MOST_SHARE, describe_tail, host_share
 from moesaic.compiler.frontend.trace import Trace, trace
 from moesaic.compiler.frontend.views import NotRecognised, View
 from moesaic.spec.errors import UserError
@@ -22,7 +24,7 @@ from moesaic.spec.errors import UserError
 NO_INTEGERS = "weights that are no int8 with a scale for each output are quantised anew"
 
 
-def load_graph(path: str | Path, task: str = "default", partition: bool = False) -> ir.Graph:
+def load_graph(path: str | Path, task: str = "default", partition: bool | None = None) -> ir.Graph:
     """Read a vision transformer from an ONNX file.
 
     What is recognised depends on what the graph computes, not on names or on how an exporter
@@ -37,7 +39,8 @@ def load_graph(path: str | Path, task: str = "default", partition: bool = False)
         Name of the task, for messages.
     partition
         Leave what follows the transformer layers to the host (``Graph.host``) where the
-        accelerator does not take it. A model that it takes whole stays whole.
+        accelerator does not take it. A model that it takes whole stays whole. None: if that is
+        less than 1 % of the multiply-accumulates.
 
     Raises
     ------
@@ -46,7 +49,7 @@ def load_graph(path: str | Path, task: str = "default", partition: bool = False)
     """
     traced = trace(read_model(path))
     try:
-        return _graph(traced, _read_whole(traced, f"task {task!r}, {path}"), None)
+        return _graph(traced, _read_whole(traced, f"task {task!r}, {path}"))
     except UserError as error:
         refusal = error
     try:
@@ -56,12 +59,16 @@ def load_graph(path: str | Path, task: str = "default", partition: bool = False)
         if partition:
             raise UserError(f"task {task!r}, {path}: --partition finds no cut: {error}") from error
         raise refusal from None
-    if not partition:
+    share = host_share(backbone, host)
+    tail: list[Note] = []
+    if partition is None and share is not None and share < MOST_SHARE:
+        tail = describe_tail(host, share)
+    elif not partition:
         raise UserError(
             f"{refusal}; compile with --partition to leave all nodes from "
             f"{host.nodes[0].name!r} on to the host"
         ) from refusal
-    return _graph(traced, backbone, host)
+    return _graph(traced, backbone, host, tail)
 
 
 def _read_whole(traced: Trace, task: str) -> Backbone:
@@ -86,13 +93,18 @@ def _read_whole(traced: Trace, task: str) -> Backbone:
     return Backbone(traced.graph.output_name, embed, layers, head, states)
 
 
-def _graph(traced: Trace, backbone: Backbone, host: ir.HostPart | None) -> ir.Graph:
+def _graph(
+    traced: Trace,
+    backbone: Backbone,
+    host: ir.HostPart | None = None,
+    tail: Sequence[Note] = (),
+) -> ir.Graph:
     output = traced.values[backbone.tensor]
     assert isinstance(output, View)
     elsewhere = {node.name for node in host.nodes} if host else set()
     hosted = {describe(node) for node in traced.graph.nodes if node_name(node) in elsewhere}
     notes = [note for note in traced.notes if note[1] not in hosted]
-    notes += _quantised_anew(traced, backbone)
+    notes = [*tail, *notes, *_quantised_anew(traced, backbone)]
     name_layers(backbone.layers, traced.graph.nodes)
     shape = output.shape
     if shape[:1] != (1,):

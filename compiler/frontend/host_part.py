@@ -23,6 +23,14 @@ from moesaic.compiler.frontend.trace import RANDOM, Trace
 from moesaic.compiler.frontend.views import NotRecognised, View
 
 FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+NUMBERS = (
+    *FLOATS,
+    onnx.TensorProto.INT64,
+    onnx.TensorProto.INT32,
+    onnx.TensorProto.UINT8,
+    onnx.TensorProto.BOOL,
+)
+"""What an output may be: classes, for example, which are delivered as floats like all else."""
 LATE = "at most a LayerNorm and one linear layer can follow the last transformer layer"
 
 
@@ -39,7 +47,8 @@ def extract_host_part(traced: Trace, tensor: str) -> ir.HostPart:
     Raises
     ------
     NotRecognised
-        The part draws random numbers, is no valid ONNX, or its input or output is not float.
+        The part draws random numbers, is no valid ONNX, its input is not float, or its output
+        holds no numbers.
     """
     nodes = _following(traced, tensor)
     makers = {name: node_name(node) for node in nodes for name in node.output}
@@ -54,11 +63,14 @@ def extract_host_part(traced: Trace, tensor: str) -> ir.HostPart:
             raise NotRecognised(
                 f"{describe(node)} draws random numbers: export the model for inference"
             )
-    for end in (*proto.graph.input, *proto.graph.output):
-        kind = end.type.tensor_type.elem_type
-        if kind not in FLOATS:
-            known = onnx.TensorProto.DataType.Name(kind).lower()
-            raise NotRecognised(f"{end.name!r} must be float, not {known}: end the model before it")
+    for ends, kinds in ((proto.graph.input, FLOATS), (proto.graph.output, NUMBERS)):
+        for end in ends:
+            kind = end.type.tensor_type.elem_type
+            if kind not in kinds:
+                known = onnx.TensorProto.DataType.Name(kind).lower()
+                raise NotRecognised(
+                    f"{end.name!r} must hold numbers, not {known}: end the model before it"
+                )
     return ir.HostPart(
         model=proto.SerializeToString(deterministic=True),
         nodes=[_place(traced, node, makers) for node in nodes],
@@ -83,6 +95,8 @@ def _extract(traced: Trace, tensor: str) -> onnx.ModelProto:
     graph.metadata_props.clear()
     graph.doc_string = None
     proto = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=model.ir_version))
+    for unordered in (proto.graph.initializer, proto.graph.value_info):  # out of a set
+        unordered.sort(key=lambda entry: entry.name)
     return shape_inference.infer_shapes(proto)
 
 
