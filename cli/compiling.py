@@ -14,11 +14,15 @@ from rich.text import Text
 
 from moesaic.cli.console import (
     BundleArgument,
+    DimOption,
     JsonOption,
+    ModelOutputOption,
     PartitionOption,
     app,
     console,
     load,
+    read_dims,
+    read_outputs,
     show,
 )
 from moesaic.cli.stages import Stages
@@ -37,6 +41,8 @@ def compile(
     calibrate: Annotated[Path, typer.Option(help=".npz: input names to sample arrays")],
     output: Annotated[Path, typer.Option("-o", "--output", help="bundle directory to write")],
     partition: PartitionOption = None,
+    dim: DimOption = None,
+    model_output: ModelOutputOption = None,
     held_out: Annotated[
         Path | None,
         typer.Option(help=".npz to measure on; without it every fourth calibration sample"),
@@ -84,6 +90,8 @@ def compile(
             options=options,
             held_out=held_out,
             goal=goal,
+            dims=read_dims(dim),
+            outputs=read_outputs(model_output, tasks),
         )
     for name, task in report["tasks"].items():
         quantised = task["quantisation"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,20 @@ PartitionOption = Annotated[
         " accelerator cannot run (a convolutional head, say); a model that fits whole stays whole",
     ),
 ]
+DimOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim", metavar="NAME=N", help="number for a symbolic dimension of an input, repeated"
+    ),
+]
+ModelOutputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-output",
+        metavar="[TASK=]NAME",
+        help="output that a task computes, where its model has several; repeated",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 LatencyOption = Annotated[int, typer.Option(help="DRAM first-word latency, cycles")]
 ClockOption = Annotated[
@@ -98,6 +113,56 @@ def check_ending(path: Path | None, option: str, *endings: str) -> None:
     """
     if path is not None and path.suffix not in endings:
         raise UserError(f"{option} must end in {' or '.join(endings)}, not {path.name!r}")
+
+
+def read_dims(given: list[str] | None) -> dict[str, int]:
+    """Numbers of dimensions by name.
+
+    Raises
+    ------
+    UserError
+        One is no number, or given twice.
+    """
+    dims: dict[str, int] = {}
+    for text in given or []:
+        name, separator, number = text.rpartition("=")
+        if not separator or not name or not (number.isascii() and number.isdigit()):
+            raise UserError(f"--dim takes NAME=NUMBER, such as height=224, not {text!r}")
+        if name in dims:
+            raise UserError(f"--dim names {name!r} twice: give one number")
+        dims[name] = int(number)
+    return dims
+
+
+def read_outputs(given: list[str] | None, tasks: Collection[str]) -> dict[str, str]:
+    """Names of outputs by task; the task may be left out where there is one.
+
+    Raises
+    ------
+    UserError
+        It is not clear which task an output is for.
+    """
+    outputs: dict[str, str] = {}
+    for text in given or []:
+        task, separator, name = text.partition("=")
+        if not (separator and task in tasks):  # names of outputs may hold any sign
+            if len(tasks) != 1:
+                raise UserError(
+                    f"--model-output takes TASK=NAME where there are several tasks"
+                    f" ({', '.join(tasks)}), not {text!r}"
+                )
+            (task,), name = tasks, text
+        if task in outputs:
+            raise UserError(f"--model-output names two outputs for task {task!r}: give one")
+        outputs[task] = name
+    return outputs
+
+
+def read_choice(dims: list[str] | None, outputs: list[str] | None) -> Any:
+    """What is chosen of the one model of a command."""
+    from moesaic.compiler.ir import Choice
+
+    return Choice(read_dims(dims), read_outputs(outputs, ["default"]).get("default", ""))
 
 
 def check_memory(latency: int, bandwidth: float) -> None:

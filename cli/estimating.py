@@ -11,8 +11,10 @@ import typer
 from moesaic.cli.console import (
     BandwidthOption,
     ClockOption,
+    DimOption,
     JsonOption,
     LatencyOption,
+    ModelOutputOption,
     PartitionOption,
     SourceArgument,
     app,
@@ -20,6 +22,7 @@ from moesaic.cli.console import (
     console,
     load,
     out,
+    read_choice,
     show,
 )
 from moesaic.spec.errors import UserError
@@ -27,6 +30,7 @@ from moesaic.spec.memory import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     from moesaic.compiler.estimate.cycles.timing import Memory
+    from moesaic.compiler.ir import Choice
 
 
 @app.command()
@@ -53,6 +57,8 @@ def estimate(
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
     partition: PartitionOption = None,
+    dim: DimOption = None,
+    model_output: ModelOutputOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
@@ -67,9 +73,12 @@ def estimate(
     if targets is not None and target is not None:
         raise UserError("--targets shows several targets, --target one: give one of the two")
     memory = Memory(latency=latency, share=bandwidth)
+    choice = read_choice(dim, model_output)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
     if targets is not None:
-        _estimate_targets(source, targets, clock, counts, routing, memory, partition, as_json)
+        _estimate_targets(
+            source, targets, clock, counts, routing, memory, partition, choice, as_json
+        )
         return
     with console.status("estimating"):
         if source.is_dir():
@@ -82,7 +91,7 @@ def estimate(
         else:
             arch = load_arch(target)
             results = estimate_onnx(
-                source, arch, partition=partition, routing=counts, memory=memory
+                source, arch, partition=partition, choice=choice, routing=counts, memory=memory
             )
     report = estimate_report(arch, results, clock, bandwidth)
     if as_json:
@@ -109,6 +118,7 @@ def _estimate_targets(
     routing: str | None,
     memory: Memory,
     partition: bool | None,
+    choice: Choice,
     as_json: bool,
 ) -> None:
     """Every target, side by side."""
@@ -131,7 +141,7 @@ def _estimate_targets(
             graphs, image = bundle.graphs, WeightImage
             counts = counts if routing is not None else _measured_routing(bundle)
         else:
-            graphs = shapes_of_onnx(source, partition=partition)
+            graphs = shapes_of_onnx(source, partition=partition, choice=choice)
         status.update(f"estimating {', '.join(arch.name for arch in archs)}")
         results = estimate_targets(graphs, archs, image, routing=counts, memory=memory)
         report = targets_report(results, clock, memory.share)

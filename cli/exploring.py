@@ -13,13 +13,16 @@ import typer
 
 from moesaic.cli.console import (
     BandwidthOption,
+    DimOption,
     LatencyOption,
+    ModelOutputOption,
     PartitionOption,
     SourceArgument,
     app,
     check_memory,
     console,
     load,
+    read_choice,
     show,
 )
 from moesaic.cli.stages import Stages
@@ -69,6 +72,8 @@ def explore(
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
     partition: PartitionOption = None,
+    dim: DimOption = None,
+    model_output: ModelOutputOption = None,
     picture: Annotated[Path | None, typer.Option(help="draw cycles against area, .png")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write all as JSON")] = None,
 ) -> None:
@@ -110,7 +115,8 @@ def explore(
             if source.is_dir():
                 graphs = load(source).graphs
             else:
-                graphs = shapes_of_onnx(source, partition=partition)
+                choice = read_choice(dim, model_output)
+                graphs = shapes_of_onnx(source, partition=partition, choice=choice)
             space = Space(Needs.of(graphs.values()), described)
             judge = Judge(graphs, described, limits, Memory(latency=latency, share=bandwidth))
             key = _identity(judge, goal)

@@ -20,7 +20,9 @@ from moesaic.compiler.estimate.shapes import shape_graph
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule
 from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.frontend.choose import check_dims, read_choices
 from moesaic.compiler.frontend.model_file import Model
+from moesaic.compiler.ir import Choice
 from moesaic.compiler.package import BundlePlace, bundle_files
 from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.report.partition import open_host_part, report_host_part
@@ -49,6 +51,8 @@ def compile(
     options: QuantOptions | None = None,
     held_out: Samples | None = None,
     goal: Goal | None = None,
+    dims: Mapping[str, int] | None = None,
+    outputs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Compile one ONNX model per task into the bundle directory ``output``.
 
@@ -76,6 +80,10 @@ def compile(
         calibration samples is held out, if there are eight or more.
     goal
         What 16-bit rows are for; None for none.
+    dims
+        Numbers for symbolic dimensions of inputs, by name.
+    outputs
+        Task to the output that it computes, where its model has several.
 
     Returns
     -------
@@ -89,6 +97,7 @@ def compile(
     """
     say = progress or say_nothing
     models = read_tasks(tasks)
+    choices = read_choices(models, dims, outputs)
     arch = target
     if not isinstance(arch, ArchConfig):
         arch = load_arch(str(read_path(arch, "target")))
@@ -99,7 +108,7 @@ def compile(
         tempfile.TemporaryDirectory(prefix="moesaic-") as folder,
     ):
         files = model_files(models, given, Path(folder))
-        return _compile(files, arch, given, aside, place, say, partition, options, goal)
+        return _compile(files, arch, given, aside, place, say, partition, options, goal, choices)
 
 
 def _least_bytes(models: Iterable[Model]) -> int:
@@ -125,17 +134,19 @@ def _compile(
     partition: bool | None,
     options: QuantOptions | None,
     goal: Goal | None,
+    choices: Mapping[str, Choice],
 ) -> dict[str, Any]:
     graphs, samples = {}, {}
     held_out: dict[str, NDArray[Any]] | None = None if aside is None else {}
     for name, path in tasks.items():
         say(f"reading {path}")
-        graphs[name] = load_graph(path, name, partition)
+        graphs[name] = load_graph(path, name, partition, choices[name])
         wanted = graphs[name].input_name, graphs[name].input_shape
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
         if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
         check_fits(shape_graph(graphs[name], name), arch)  # quantising can take minutes
+    check_dims(choices.values(), graphs.values())
     inputs = {graph.input_name for graph in graphs.values()}
     notes = _unread(given, "calibration", inputs) + _unread(aside, "held-out", inputs)
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
@@ -176,6 +187,7 @@ def _compile(
         report["tasks"][name] = {
             "source": path.name,
             "source_digest": digest(path.read_bytes()),
+            "choice": dataclasses.asdict(graphs[name].choice),
             "sqnr_db": output_db,
             "warning": advise(graph, reports[name], measured, judged_db),
             "macs": graph.macs,

@@ -226,6 +226,16 @@ class Stream:
     """[tokens, channels], what the tensor has more than the stream; None for nothing."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a user chose of a file."""
+
+    dims: dict[str, int] = field(default_factory=dict)
+    """Numbers for symbolic dimensions of the input, by name."""
+    output: str = ""
+    """Name of an output of several; "" for the only one."""
+
+
 @dataclass
 class Graph:
     """One task of the model, batch size 1."""
@@ -245,6 +255,8 @@ class Graph:
     layers that are parallel it has none."""
     notes: list[str] = field(default_factory=list)
     """What the reader of a report should know (an approximation taken, for example)."""
+    choice: Choice = field(default_factory=Choice)
+    """That it was read by."""
     host: HostPart | None = None
     """What the host computes from this graph's output; None if that is the task's output."""
 

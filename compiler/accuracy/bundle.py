@@ -14,6 +14,7 @@ from moesaic.compiler.accuracy.analysis import analyse
 from moesaic.compiler.accuracy.metrics import Metric
 from moesaic.compiler.accuracy.sizes import cycles
 from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.ir import Choice
 from moesaic.compiler.schedule.options import stored_schedule
 from moesaic.compiler.validate.compare import open_oracle
 from moesaic.spec.bundle import Bundle
@@ -23,6 +24,7 @@ from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import check_frames
 from moesaic.spec.manifest import digest
 from moesaic.spec.metrics import sqnr_db
+from moesaic.spec.schema import Reader, SchemaError
 
 
 def measure_bundle(
@@ -66,7 +68,8 @@ def measure_bundle(
         model = None
         if name in models:
             say(f"reading {models[name]}")
-            model = load_graph(models[name], name, partition=name in bundle.host_parts)
+            choice = _choice(report, name)
+            model = load_graph(models[name], name, name in bundle.host_parts, choice)
             if digest(Path(models[name]).read_bytes()) != report.get("source_digest"):
                 raise UserError(
                     f"{models[name]} is not the file that task {name} was compiled from,"
@@ -90,6 +93,16 @@ def measure_bundle(
         wanted = sorted({graph.input_name for graph in bundle.graphs.values()})
         raise UserError(_lacks("samples", wanted, samples))
     return results
+
+
+def _choice(report: Mapping[str, Any], task: str) -> Choice:
+    """What the bundle was compiled with; older ones do not say, for there was no choice."""
+    try:
+        given = report.get("choice", {"dims": {}, "output": ""})
+        choice: Choice = Reader().read(Choice, given, f"report.tasks.{task}.choice")
+    except SchemaError as error:
+        raise UserError(f"the bundle is damaged: {error}; compile it again") from error
+    return choice
 
 
 def _lacks(option: str, wanted: Sequence[str], found: Mapping[str, Any]) -> str:

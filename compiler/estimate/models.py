@@ -12,6 +12,8 @@ from moesaic.compiler.estimate.shapes import ShapeImage, shape_graph
 from moesaic.compiler.estimate.task import Estimate, check_routing, estimate
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.frontend.choose import check_dims
+from moesaic.compiler.ir import Choice
 from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
@@ -78,15 +80,21 @@ def estimate_graphs(
     return result
 
 
-def shapes_of_onnx(path: str | Path, *, partition: bool | None = None) -> dict[str, IntGraph]:
+def shapes_of_onnx(
+    path: str | Path, *, partition: bool | None = None, choice: Choice | None = None
+) -> dict[str, IntGraph]:
     """The model of an ONNX file as the task ``default``, with sizes and without values.
+
+    ``partition`` and ``choice`` as :func:`~moesaic.compiler.frontend.load_graph` has them.
 
     Raises
     ------
     UserError
         The file holds no supported model.
     """
-    return {"default": shape_graph(load_graph(path, partition=partition))}
+    graph = load_graph(path, partition=partition, choice=choice)
+    check_dims([choice] if choice else [], [graph])
+    return {"default": shape_graph(graph)}
 
 
 def estimate_bundle(
@@ -140,18 +148,19 @@ def estimate_onnx(
     arch: ArchConfig,
     *,
     partition: bool | None = None,
+    choice: Choice | None = None,
     routing: Routing | None = None,
     memory: Memory | None = None,
 ) -> dict[str, Estimate]:
     """Estimate the model of an ONNX file as the task ``default``, without calibration.
 
-    The accelerator's part of it where it does not take the whole: ``partition`` as
-    :func:`~moesaic.compiler.frontend.load_graph` has it.
+    The accelerator's part of it where it does not take the whole: ``partition`` and ``choice`` as
+    :func:`~moesaic.compiler.frontend.load_graph` has them.
 
     Raises
     ------
     UserError
         The file holds no supported model, or as :func:`estimate_graphs`.
     """
-    graphs = shapes_of_onnx(path, partition=partition)
+    graphs = shapes_of_onnx(path, partition=partition, choice=choice)
     return estimate_graphs(graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch))

@@ -24,7 +24,12 @@ from moesaic.spec.errors import UserError
 NO_INTEGERS = "weights that are no int8 with a scale for each output are quantised anew"
 
 
-def load_graph(path: str | Path, task: str = "default", partition: bool | None = None) -> ir.Graph:
+def load_graph(
+    path: str | Path,
+    task: str = "default",
+    partition: bool | None = None,
+    choice: ir.Choice | None = None,
+) -> ir.Graph:
     """Read a vision transformer from an ONNX file.
 
     What is recognised depends on what the graph computes, not on names or on how an exporter
@@ -34,20 +39,22 @@ def load_graph(path: str | Path, task: str = "default", partition: bool | None =
     Parameters
     ----------
     path
-        ONNX file of opset 17 to 23; external data beside it.
+        ONNX file of opset 7 or newer; external data beside it.
     task
         Name of the task, for messages.
     partition
         Leave what follows the transformer layers to the host (``Graph.host``) where the
         accelerator does not take it. A model that it takes whole stays whole. None: if that is
         less than 1 % of the multiply-accumulates.
+    choice
+        Of one of its outputs, and numbers for symbolic dimensions.
 
     Raises
     ------
     UserError
         The file is no such model; the message names the node, input or initializer.
     """
-    traced = trace(read_model(path))
+    traced = trace(read_model(path, choice))
     try:
         return _graph(traced, _read_whole(traced, f"task {task!r}, {path}"))
     except UserError as error:
@@ -120,6 +127,7 @@ def _graph(
         head=backbone.head,
         streams=find_streams(traced, backbone.states, backbone.layers),
         notes=_summarise(notes),
+        choice=traced.graph.choice,
         host=host,
     )
 

@@ -8,20 +8,32 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir
 from numpy.typing import NDArray
-from onnx import external_data_helper, inliner, numpy_helper
+from onnx import numpy_helper
 
-from moesaic.compiler.frontend.floats import widen
+from moesaic.compiler.frontend.batch import unbatch
+from moesaic.compiler.frontend.choose import choose_output, label, set_dimensions
+from moesaic.compiler.frontend.floats import narrow, widen
 from moesaic.compiler.frontend.nodes import describe, reads
+from moesaic.compiler.frontend.opset import convert_opset, opset_of
+from moesaic.compiler.frontend.parse import first_line, inline, parse, sort_nodes
 from moesaic.compiler.frontend.quantised import Quantisation
 from moesaic.compiler.frontend.unquantise import unquantise
-from moesaic.spec.arrays import other_kind
+from moesaic.compiler.ir import Choice
 from moesaic.spec.errors import UserError
 
-OPSETS = range(17, 24)
 MOST_INPUTS = 1 << 24
 """Elements of the input: an image of 2,364 x 2,364 pixels of three channels."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A model that was made from a file by more than reading it."""
+
+    model: bytes
+    """ONNX of one output, on one frame; floats of 16 bits and quantisers as the file has them."""
+    frames: int
+    """That the file itself takes at once."""
 
 
 @dataclass
@@ -42,10 +54,21 @@ class OnnxGraph:
     """Values that the file rounds to 16 bits: its input, results of casts."""
     quantisation: Quantisation = field(default_factory=Quantisation)
     """What the quantisers were that have been taken out of the model."""
+    choice: Choice = field(default_factory=Choice)
+    """What of the user's choice was of use."""
+    rewritten: Rewritten | None = None
+    """What must be shown to compute what the file does; None where it is the file."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """For reports: what was done in reading, and what to."""
 
 
-def read_model(path: str | Path) -> OnnxGraph:
+def read_model(path: str | Path, choice: Choice | None = None) -> OnnxGraph:
     """Read and check a file.
+
+    Parameters
+    ----------
+    choice
+        Of one of its outputs, and numbers for symbolic dimensions.
 
     Raises
     ------
@@ -53,18 +76,15 @@ def read_model(path: str | Path) -> OnnxGraph:
         No such file, no ONNX, another opset, not one static float input and one output, or a
         constant that is not finite.
     """
-    model = _parse(Path(path))
+    choice = choice or Choice()
+    model, notes = sort_nodes(inline(parse(Path(path)), path), path)
+    choose_output(model, choice, path)
+    used = set_dimensions(model, choice)
+    model, rewritten, more = _rewrite(model, path)
     opsets = {entry.domain or "": entry.version for entry in model.opset_import}
-    opset = opsets.get("", opsets.get("ai.onnx", 0))
-    if opset not in OPSETS:
-        raise UserError(
-            f"{path} must use opset {OPSETS[0]} to {OPSETS[-1]} of the default domain, not {opset}:"
-            f" export it again with opset_version={min(max(opset, OPSETS[0]), OPSETS[-1])}"
-        )
-    opsets[""] = opset
-    if model.functions:
-        model = _inline(model, path)
-    model = _sorted(model, path)
+    opsets[""] = opset_of(model)
+    double = narrow(model, lambda tensor, what: _array(tensor, what, path))
+    notes += [("float64 is computed in float32", f"input {name!r}") for name in double]
     rounded = widen(model, lambda tensor, what: _array(tensor, what, path))
     quantisation = unquantise(model, str(path))
     graph = model.graph
@@ -81,12 +101,8 @@ def read_model(path: str | Path) -> OnnxGraph:
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
         raise UserError(f"{path} must have one input, not {len(inputs)} ({names})")
-    if len(graph.output) != 1:
-        names = ", ".join(repr(value.name) for value in graph.output) or "none"
-        raise UserError(
-            f"{path} must have one output, not {len(graph.output)} ({names}): "
-            "export one file for each task"
-        )
+    if not graph.output:
+        raise UserError(f"{path} must have one output, not 0 (none)")
     output = graph.output[0].name
     produced = {name for node in graph.node for name in node.output}
     if output not in produced:
@@ -102,75 +118,43 @@ def read_model(path: str | Path) -> OnnxGraph:
         output_name=output,
         rounded=rounded,
         quantisation=quantisation,
+        choice=Choice(used, choice.output),
+        rewritten=rewritten,
+        notes=notes + more,
     )
 
 
-def _kind(path: Path) -> str:
-    """What a file is that is no ONNX model, and the way out; "" if that is not known."""
-    try:
-        with path.open("rb") as file:
-            what = other_kind(file, path.with_suffix(""))
-    except Exception:  # as above
-        return ""
-    if what in ("an ONNX model", "something else"):
-        return ""
-    return f"it is {what or 'an .npz or another archive'}: give what torch.onnx.export writes"
+def _rewrite(
+    model: onnx.ModelProto, path: str | Path
+) -> tuple[onnx.ModelProto, Rewritten | None, list[tuple[str, str]]]:
+    """Return the model in an opset that is understood and for one frame."""
+    notes: list[tuple[str, str]] = []
+    converted = convert_opset(model, path)
+    if converted is not model:
+        change = f"from opset {opset_of(model)} to {opset_of(converted)}"
+        notes.append(("converted by ONNX before it was read", change))
+    frames = unbatch(converted, path)
+    if frames > 1:
+        notes.append(("one frame is compiled of the file's batch", f"{frames} frames"))
+    if not notes:
+        return converted, None, []
+    return converted, Rewritten(serialise(converted, path), frames), notes
 
 
-def _parse(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        what = "it is no plain file" if path.exists() else "there is no such file"
-        raise UserError(f"model {path} must be an ONNX file, but {what}")
+def serialise(model: onnx.ModelProto, path: str | Path) -> bytes:
+    """Return a model as the contents of a file.
+
+    Raises
+    ------
+    UserError
+        It is larger than ONNX can hold in one piece.
+    """
     try:
-        model = onnx.load(str(path), load_external_data=False)
-        if not model.ir_version or not model.HasField("graph") or not model.opset_import:
-            raise ValueError("it holds no graph")
-    except Exception as error:  # whatever the parser throws at foreign bytes
+        return bytes(model.SerializeToString())
+    except Exception as error:  # protobuf's own, for more than 2 GiB
         raise UserError(
-            f"model {path} must be an ONNX file: {_kind(path) or _first_line(error)}"
+            f"model {path} must be smaller than 2 GiB with its weights: no target holds more"
         ) from error
-    try:
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # missing files, wrong lengths, paths that leave the folder
-        raise UserError(
-            f"external data of {path} cannot be read; keep it beside the model: "
-            f"{_first_line(error)}"
-        ) from error
-    return model
-
-
-def _inline(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
-    try:
-        return inliner.inline_local_functions(model)
-    except Exception as error:
-        raise UserError(
-            f"local functions of {path} cannot be inlined; export without functions: "
-            f"{_first_line(error)}"
-        ) from error
-
-
-def _sorted(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
-    """Return a model whose nodes follow what they read: converters append casts at the end."""
-    produced = {name for node in model.graph.node for name in node.output}
-    for node in model.graph.node:
-        if not produced.isdisjoint(reads(node)):
-            break
-        produced.difference_update(node.output)
-    else:
-        return model
-    try:
-        sorted_model = onnx_ir.from_proto(model)
-        sorted_model.graph.sort()
-        return onnx_ir.to_proto(sorted_model)
-    except Exception as error:  # cycles, and whatever a damaged graph runs into
-        raise UserError(
-            f"{path} reads values before they are made, in a circle: export it again "
-            f"({_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _array(tensor: onnx.TensorProto, what: str, path: str | Path) -> NDArray[np.generic]:
@@ -179,7 +163,7 @@ def _array(tensor: onnx.TensorProto, what: str, path: str | Path) -> NDArray[np.
         array = numpy_helper.to_array(tensor)
     except Exception as error:  # sizes that do not fit, unknown types, data that is not there
         raise UserError(
-            f"{what} of {path} cannot be read, the file is damaged: {_first_line(error)}"
+            f"{what} of {path} cannot be read, the file is damaged: {first_line(error)}"
         ) from error
     if array.dtype.kind not in "biufOSU":  # bfloat16 and other types numpy does not know itself
         array = array.astype(np.float32)
@@ -200,13 +184,14 @@ def attribute_constant(node: onnx.NodeProto, path: str) -> NDArray[np.generic] |
 
 
 def _static_shape(value: onnx.ValueInfoProto, path: str | Path) -> tuple[int, ...]:
-    """Return an input's shape, a symbolic first dimension being a batch of 1."""
+    """Return an input's shape, a symbolic first dimension being a batch of 1.
+
+    A number there is 1 already, see ``_rewrite``.
+    """
     tensor = value.type.tensor_type
     if tensor.elem_type != onnx.TensorProto.FLOAT:
         known = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        raise UserError(
-            f"input {value.name!r} of {path} must be float32 or a 16-bit float, not {known.lower()}"
-        )
+        raise UserError(f"input {value.name!r} of {path} must be of floats, not {known.lower()}")
     if not tensor.HasField("shape") or not tensor.shape.dim:
         raise UserError(f"input {value.name!r} of {path} must have a shape: export it with one")
     shape = []
@@ -216,21 +201,16 @@ def _static_shape(value: onnx.ValueInfoProto, path: str | Path) -> tuple[int, ..
         elif index == 0:
             shape.append(1)
         else:
-            label = dimension.dim_param or index
+            name = label(dimension, index)
             raise UserError(
-                f"dimension {index} ({label!r}) of input {value.name!r} of {path} must be a "
-                "number: export the model with a static shape"
+                f"dimension {index} ({name!r}) of input {value.name!r} of {path} must be a "
+                f"number: give it by --dim {name}=NUMBER, or export the model with a static shape"
             )
     elements = math.prod(shape)
     if elements > MOST_INPUTS:
         raise UserError(
             f"input {value.name!r} of {path} must have at most {MOST_INPUTS:,} elements, not "
             f"{elements:,}: no target takes more"
-        )
-    if shape[0] != 1:
-        raise UserError(
-            f"dimension 0 of input {value.name!r} of {path} must be a batch of 1, not {shape[0]}: "
-            "the runtime runs the samples of a batch one after another"
         )
     return tuple(shape)
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import onnx
 
-from moesaic.compiler.frontend.load import read_model
-from moesaic.spec.errors import UserError
+from moesaic.compiler.frontend.load import Rewritten, read_model, serialise
+from moesaic.compiler.ir import Choice
 
 
-def expose_tensors(path: str | Path, tensors: Iterable[str]) -> bytes:
-    """Return the model of a file as ONNX, its own output first, then ``tensors``.
+def expose_tensors(
+    path: str | Path, tensors: Iterable[str], choice: Choice | None = None
+) -> tuple[bytes, Rewritten | None]:
+    """Return the model of a file as ONNX, its own output first, then ``tensors``; and what it was
+    made from where that is not the file itself.
 
     Raises
     ------
@@ -20,15 +23,11 @@ def expose_tensors(path: str | Path, tensors: Iterable[str]) -> bytes:
         As :func:`~moesaic.compiler.frontend.load.read_model`, or the model is larger than ONNX can
         hold in one piece.
     """
-    model = read_model(path).model
+    graph = read_model(path, choice)
+    model = graph.model
     have = {value.name for value in model.graph.output}
     for name in tensors:
         if name not in have:
             have.add(name)
             model.graph.output.append(onnx.ValueInfoProto(name=name))
-    try:
-        return bytes(model.SerializeToString())
-    except Exception as error:  # protobuf's own, for more than 2 GiB
-        raise UserError(
-            f"model {path} must be smaller than 2 GiB with its weights: no target holds more"
-        ) from error
+    return serialise(model, path), graph.rewritten

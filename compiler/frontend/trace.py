@@ -65,8 +65,8 @@ ADVICE = {
 }
 """What to do about an operator that nothing here supports."""
 FOREIGN_ADVICE = {
-    "com.microsoft.nchwc": "save the optimised model at a level below 99, whose layout is for one "
-    "processor",
+    "com.microsoft.nchwc": "it is laid out for one processor; save the optimised model at "
+    "ORT_ENABLE_EXTENDED, or give the model that it was made from",
 }
 """The same for all operators of a domain."""
 RANDOM = (
@@ -155,7 +155,7 @@ def trace(graph: OnnxGraph) -> Trace:
     read = {graph.output_name, *(name for node in graph.nodes for name in reads(node))}
     source = Input(f"input {graph.input_name!r}", graph.input_name, size)
     arena.add(source)
-    traced = Trace(graph, arena, source, dict(graph.constants))
+    traced = Trace(graph, arena, source, dict(graph.constants), notes=list(graph.notes))
     traced.values[graph.input_name] = arena.view(source, graph.input_shape)
     _note_roundings(traced, [graph.input_name])
     if graph.input_name in graph.rounded:

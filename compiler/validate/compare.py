@@ -22,6 +22,7 @@ from moesaic.compiler.frontend.probe import expose_tensors
 from moesaic.compiler.points import rows_of
 from moesaic.compiler.validate.oracle import Oracle
 from moesaic.compiler.validate.perturb import own_samples, perturbed
+from moesaic.compiler.validate.rewritten import Original
 from moesaic.compiler.validate.routing import ROUNDING, NearTies
 from moesaic.spec.errors import UserError
 
@@ -80,8 +81,11 @@ def open_oracle(path: str | Path, graph: ir.Graph) -> Oracle:
         ONNX Runtime refuses it.
     """
     inner = [stream.tensor for stream in graph.streams if stream is not None]
-    model = expose_tensors(path, [*inner, graph.output_name])
-    return Oracle(model, str(path), graph.input_name)
+    model, rewritten = expose_tensors(path, [*inner, graph.output_name], graph.choice)
+    oracle = Oracle(model, str(path), graph.input_name)
+    if rewritten is not None:
+        oracle.original = Original(Path(path), rewritten, graph.input_name, oracle.outputs[0])
+    return oracle
 
 
 def validate(
@@ -103,6 +107,8 @@ def validate(
     """
     own = own_samples(samples, graph.tokens)
     rows = np.concatenate([own, perturbed(samples)])
+    if oracle.original is not None:
+        oracle.original.check(own, rows[len(own) :], task)
     measured = [oracle.run(own), oracle.run(rows[len(own) :], finite=False)]
     exact = {name: np.concatenate([run[name] for run in measured]) for name in measured[0]}
     flat = {name: value.reshape(len(rows), -1) for name, value in exact.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostpart import without_batch
+
+if TYPE_CHECKING:
+    from moesaic.compiler.validate.rewritten import Original
 
 
 class Oracle:
@@ -43,6 +47,8 @@ class Oracle:
             raise self._refusal(error) from error
         self.outputs = [output.name for output in self._session.get_outputs()]
         """Names of all outputs, the model's own first."""
+        self.original: Original | None = None
+        """The file itself, where the model was made from it by more than reading."""
 
     def _refusal(self, error: Exception) -> UserError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

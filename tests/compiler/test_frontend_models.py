@@ -100,9 +100,8 @@ def export_encoder(path: Path, dtype: torch.dtype = torch.float32, **options: An
                 (torch.zeros(1, 3, 8, 12, dtype=dtype),),
                 str(path),
                 dynamo=False,
-                opset_version=17,
                 input_names=["image"],
-                **options,
+                **{"opset_version": 17, **options},
             )
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -73,10 +73,17 @@ def test_truncated_file(tmp_path: Path, cut: float) -> None:
     assert str(path) in message(path)
 
 
-@pytest.mark.parametrize("opset", [11, 16, 24])
-def test_wrong_opset(tmp_path: Path, opset: int) -> None:
+@pytest.mark.parametrize(("opset", "nearest"), [(1, 13), (6, 13), (99, 23)])
+def test_wrong_opset(tmp_path: Path, opset: int, nearest: int) -> None:
     text = message(Vit(opset=opset).save(tmp_path))
-    assert "opset 17 to 23" in text and f"not {opset}" in text and "opset_version=" in text
+    assert f"opset 7 to {onnx.defs.onnx_opset_version()} of" in text and f"not {opset}:" in text
+    assert f"opset_version={nearest}" in text
+
+
+def test_file_that_is_not_of_its_opset(tmp_path: Path) -> None:
+    """The converter finds that opset 11 has no LayerNormalization."""
+    text = message(Vit(opset=11).save(tmp_path))
+    assert "cannot be converted from opset 11 to 13 (" in text and "opset_version=13" in text
 
 
 def test_external_data_is_read_and_its_absence_refused(tmp_path: Path) -> None:
@@ -106,11 +113,14 @@ def test_dynamic_dimension(tmp_path: Path) -> None:
     proto = Vit().proto()
     proto.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
     text = message(save(tmp_path, proto))
-    assert "input 'x'" in text and "dimension 3 ('width')" in text and "static" in text
+    assert "input 'x'" in text and "dimension 3 ('width')" in text and "--dim width=NUMBER" in text
 
 
 def test_batch_of_two(tmp_path: Path) -> None:
-    assert "batch of 1, not 2" in message(Vit(batch=2).save(tmp_path))
+    """Whose class token is of one frame."""
+    text = message(Vit(batch=2).save(tmp_path))
+    assert "a fixed batch of 2 frames" in text and "(Concat) cannot leave" in text
+    assert "export the model for a batch of 1" in text
 
 
 def test_input_of_another_type(tmp_path: Path) -> None:
@@ -130,7 +140,7 @@ def test_two_outputs(tmp_path: Path) -> None:
     inner = proto.graph.node[3].output[0]
     proto.graph.output.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, None))
     text = message(save(tmp_path, proto))
-    assert "one output, not 2" in text and "one file for each task" in text
+    assert "one output, not 2" in text and f"--model-output '{proto.graph.output[0].name}'" in text
 
 
 def test_no_output(tmp_path: Path) -> None:

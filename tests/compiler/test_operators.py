@@ -14,6 +14,7 @@ from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.algebra import Algebra
 from moesaic.compiler.frontend.operators import OPERATORS, Call
 from moesaic.compiler.frontend.operators.call import ANY
+from moesaic.compiler.frontend.opset import OPSETS
 from moesaic.compiler.frontend.views import (
     Arena,
     Equal,
@@ -70,7 +71,7 @@ def test_every_attribute_is_one_of_the_operator() -> None:
         if domain:
             continue
         known: set[str] = set()
-        for opset in range(17, 24):
+        for opset in OPSETS:
             if onnx.defs.has(name, opset):
                 known |= set(onnx.defs.get_schema(name, opset).attributes)
         assert {*operator.attributes, *operator.fixed} <= known, name
