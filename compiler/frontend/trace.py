@@ -22,6 +22,7 @@ from moesaic.compiler.frontend.nodes import (
     standard_domain,
 )
 from moesaic.compiler.frontend.operators import OPERATORS, Call, Note
+from moesaic.compiler.frontend.opset import AHEAD, is_ahead
 from moesaic.compiler.frontend.types import Types
 from moesaic.compiler.frontend.views import Arena, Input, NotRecognised, View
 from moesaic.spec.errors import UserError
@@ -254,6 +255,8 @@ def _run(
 
 def _check_signature(node: onnx.NodeProto, opset: int) -> None:
     """Refuse a standard operator with too few or too many inputs, or with foreign attributes."""
+    if is_ahead(node, opset):
+        opset = AHEAD[node.op_type]
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 from onnx import helper
 from onnxruntime.transformers import optimizer
 
@@ -19,6 +21,9 @@ from moesaic.models.m3vit import random_model
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_short import shorten
 from tests.compiler.onnx_vit import CHANNELS, Vit
+from tests.compiler.test_frontend_batch import TokensFirst, export
+from tests.compiler.test_frontend_opsets import Plain
+from tests.compiler.test_frontend_opsets import export as export_opset
 from tests.compiler.validated import compare, read_validated, samples_for
 
 
@@ -32,8 +37,8 @@ def fuse(path: Path, half: bool = False) -> Path:
     return target
 
 
-def operators(path: Path) -> set[str]:
-    return {node.op_type for node in onnx.load(path).graph.node if node.domain == "com.microsoft"}
+def operators(path: Path, domain: str = "com.microsoft") -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node if node.domain == domain}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,81 @@ def test_optimised_graph(exported: Path, half: bool) -> None:
     # Weights of 16 bits, no rounding of what is computed.
     limit = 32 * 2.0**-11 if half else 1e-5
     assert np.abs(run_float(graph, x) - expected).max() < limit * np.abs(expected).max()
+
+
+def optimise(path: Path, level: onnxruntime.GraphOptimizationLevel) -> Path:
+    """Save what ONNX Runtime makes of a file when it loads it; returns where."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    options.log_severity_level = 4
+    target = path.with_name("loaded.onnx")
+    options.optimized_model_filepath = str(target)
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return target
+
+
+LEVELS = onnxruntime.GraphOptimizationLevel
+EXPORTS: dict[str, tuple[type[torch.nn.Module], bool]] = {
+    "Plain": (Plain, False),
+    "tokens first": (TokensFirst, False),
+    "tokens first, dynamo": (TokensFirst, True),
+}
+
+
+@pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
+@pytest.mark.parametrize("name", EXPORTS)
+def test_graph_as_the_runtime_optimises_it(tmp_path: Path, name: str, level: str) -> None:
+    torch.manual_seed(0)
+    kind, dynamo = EXPORTS[name]
+    plain = export(kind(), tmp_path / "model.onnx", 1, dynamo)
+    fused = optimise(plain, getattr(LEVELS, level))
+    if level == "ORT_ENABLE_EXTENDED":
+        assert {"FusedMatMul", "SkipLayerNormalization"} <= operators(fused)
+    graph, found = read_validated(fused)
+    assert found.worst < 0.25
+    x = samples_for(graph)
+    expected = run_float(load_graph(plain), x)
+    assert np.abs(run_float(graph, x) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_transposed_batches_are_read(tmp_path: Path) -> None:
+    """Heads of torch's encoder, whose tokens come first."""
+    torch.manual_seed(0)
+    fused = optimise(
+        export(TokensFirst(), tmp_path / "model.onnx", 1, False), LEVELS.ORT_ENABLE_EXTENDED
+    )
+    proto = onnx.load(fused)
+    turned = [
+        attribute
+        for node in proto.graph.node
+        for attribute in node.attribute
+        if attribute.name.startswith("transBatch") and attribute.i
+    ]
+    assert turned and read_validated(fused)[1].worst < 0.25
+    for attribute in turned:
+        attribute.i = 0
+    onnx.save(proto, fused)
+    with pytest.raises(UserError):
+        read_validated(fused)
+
+
+@pytest.mark.parametrize("version", [11, 14])
+def test_operators_ahead_of_the_opset(tmp_path: Path, version: int) -> None:
+    """ONNX Runtime fuses LayerNormalization into files whose opset has none."""
+    fused = optimise(export_opset(tmp_path / "model.onnx", version), LEVELS.ORT_ENABLE_EXTENDED)
+    norms = [n for n in onnx.load(fused).graph.node if n.op_type == "LayerNormalization"]
+    assert norms and not any(node.domain for node in norms)
+    graph, found = read_validated(fused)
+    assert found.worst < 0.25 and len(graph.layers) == 2
+
+
+def test_layout_that_the_runtime_chooses(tmp_path: Path) -> None:
+    """Its default level lays convolutions out for the processor it runs on."""
+    fused = optimise(export_opset(tmp_path / "model.onnx", 17), LEVELS.ORT_ENABLE_ALL)
+    if "Conv" not in operators(fused, "com.microsoft.nchwc"):
+        pytest.skip("this processor has no layout of its own")
+    with pytest.raises(UserError, match="nchwc.Conv; .* at ORT_ENABLE_EXTENDED"):
+        load_graph(fused)
 
 
 def test_stream_is_compared_where_the_file_has_it(exported: Path) -> None:

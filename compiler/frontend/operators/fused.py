@@ -98,13 +98,17 @@ def _attend(call: Call, parts: list[View], heads: int) -> Value:
 
 
 def _fused_matmul(call: Call) -> list[Value]:
-    def operand(index: int, flag: str) -> Value:
+    def operand(index: int, side: str) -> Value:
         value = call.value(index)
-        if not call.attributes.get(flag, 0):
-            return value
-        return value.swap_last() if isinstance(value, View) else np.swapaxes(value, -1, -2)
+        rank = len(np.shape(value) if not isinstance(value, View) else value.shape)
+        order = list(range(rank))
+        if call.attributes.get(f"transBatch{side}", 0):  # the first axis comes behind the batch
+            order = [*order[1:-1], 0, rank - 1]
+        if call.attributes.get(f"trans{side}", 0):
+            order[-2:] = order[:-3:-1]
+        return value.transpose(*order)
 
-    product = call.algebra.matmul(operand(0, "transA"), operand(1, "transB"))
+    product = call.algebra.matmul(operand(0, "A"), operand(1, "B"))
     return [call.algebra.scale(product, call.attributes.get("alpha", 1.0))]
 
 
@@ -130,8 +134,7 @@ FUSED = {
         "FusedMatMul": Operator(
             _fused_matmul,
             2,
-            ("alpha", "transA", "transB"),
-            {"transBatchA": (0,), "transBatchB": (0,)},
+            ("alpha", "transA", "transB", "transBatchA", "transBatchB"),
         ),
         "Gelu": _gelu("gelu", bias=False),
         "MultiHeadAttention": Operator(
