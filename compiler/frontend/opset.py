@@ -13,7 +13,7 @@ from moesaic.compiler.frontend.nodes import standard_domain
 from moesaic.compiler.frontend.parse import first_line
 from moesaic.spec.errors import UserError
 
-OPSETS = range(13, 24)
+OPSETS = range(13, 25)
 """Opsets of the default domain that are read as they are."""
 OLDEST = 7
 """What ONNX's converter and ONNX Runtime begin with."""

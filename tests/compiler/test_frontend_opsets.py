@@ -101,6 +101,15 @@ def test_newer_opset(tmp_path: Path, mlp: str, version: int) -> None:
     ]
 
 
+def test_operator_of_the_newest_opset_that_is_read(tmp_path: Path) -> None:
+    class Swishing(Vit):
+        def activation(self, x: str) -> str:
+            return self.op("Swish", x)
+
+    graph, found = read_validated(Swishing(opset=OPSETS[-1]).save(tmp_path))
+    assert found.worst < 0.25 and not graph.notes
+
+
 @pytest.mark.parametrize("kind", ["float16", "float16 inside"])
 def test_old_file_in_16_bits(tmp_path: Path, kind: str) -> None:
     proto = shorten(onnx.load(export(tmp_path / "long.onnx", 11)), kind)

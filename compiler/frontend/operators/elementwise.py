@@ -190,9 +190,9 @@ INTEGERS = (
 
 ELEMENTWISE = {
     "Add": Operator(_add, 2),
-    # Saturation is of casts to 8 bit floats, which are refused.
-    "Cast": Operator(_cast, 1, ("to",), {"saturate": ANY}),
-    "CastLike": Operator(_cast_like, 2, (), {"saturate": ANY}),
+    # Saturation and its rounding are of casts to 8 bit floats, which are refused.
+    "Cast": Operator(_cast, 1, ("to",), {"saturate": ANY, "round_mode": ANY}),
+    "CastLike": Operator(_cast_like, 2, (), {"saturate": ANY, "round_mode": ANY}),
     "Clip": Operator(_clip, 3),
     "Div": Operator(_divide, 2),
     "Dropout": Operator(_dropout, 3, (), {"seed": ANY}),  # the ratio is for training
