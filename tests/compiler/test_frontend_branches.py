@@ -130,7 +130,10 @@ REFUSED: dict[str, tuple[Callable[[], Vit], str]] = {
         lambda: Vit(residual="parallel epsilons"),
         "must be the same, not 1e-06 and 1e-05",
     ),
-    "activation of one": (lambda: OddVit(odd="1.001 gelu", residual="parallel"), "differs from gelu"),
+    "activation of one": (
+        lambda: OddVit(odd="1.001 gelu", residual="parallel"),
+        "differs from gelu",
+    ),
 }
 
 
