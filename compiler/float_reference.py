@@ -137,7 +137,12 @@ def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe, fold: Fold) -> 
 
 
 def run_layers(
-    layers: Sequence[ir.Layer], state: Tensor, first: int, observe: Observe, fold: Fold = folded
+    layers: Sequence[ir.Layer],
+    state: Tensor,
+    first: int,
+    observe: Observe,
+    fold: Fold = folded,
+    stream: str = "residual",
 ) -> Tensor:
     """Return the residual stream [samples, tokens, channels] behind some layers, in its own dtype.
 
@@ -151,21 +156,26 @@ def run_layers(
         The first one's number, for the names of points.
     observe
         As in :func:`run_float`.
+    stream
+        The point that the stream in front of them is.
     """
     rows = state
-    for number, layer in enumerate(layers, first):
+    streams = ir.stream_points(layers, first, stream)[1:]
+    for number, (layer, point) in enumerate(zip(layers, streams, strict=True), first):
         if not layer.parallel:
             rows = _seen(observe, f"{number}.norm", _normalise(layer.norm, state))
         match layer:
             case ir.Attention():
-                added = _attention(layer, rows, str(number), observe, fold)
+                state = state + _attention(layer, rows, str(number), observe, fold)
             case ir.Mlp():
-                added = _mlp(layer, rows, str(number), observe, fold)
+                state = state + _mlp(layer, rows, str(number), observe, fold)
             case ir.Moe():
-                added = _moe(layer, rows, str(number), observe, fold)
+                state = state + _moe(layer, rows, str(number), observe, fold)
+            case ir.Renorm():
+                state = _apply(fold, layer.norm, layer.linear, rows)
             case _:
                 assert_never(layer)
-        state = _seen(observe, "residual", state + added)
+        state = _seen(observe, point, state)
     return state
 
 
@@ -195,13 +205,13 @@ def run_float(
         of 1 kept, [samples, *graph.input_shape].
     observe
         Called as ``observe(point, tensor)`` for `input` [samples, rows, inputs]; `residual`
-        [samples, tokens, channels], first and after each layer; for layer i `{i}.norm` (before
-        gamma and beta, which are folded into the next linear layers; not of a parallel layer, which
-        reads that of a layer in front), `{i}.query`, `{i}.key`,
-        `{i}.value`, `{i}.scores` [samples, heads, tokens, tokens] (scaled), `{i}.probability`
-        (their softmax), `{i}.attention`,
-        `{i}.hidden`, `{i}.logits`, `{i}.expert{e}.hidden` [routed tokens, hidden]; `head.norm`
-        and `output` [samples, rows, outputs], before the output layout. What it
+        [samples, tokens, channels], first and after each layer, from a layer i on in which the
+        stream begins anew `{i}.residual`; for layer i `{i}.norm` (before gamma and beta, which
+        are folded into the next linear layers; not of a parallel layer, which reads that of a layer
+        in front), `{i}.query`, `{i}.key`, `{i}.value`, `{i}.scores`
+        [samples, heads, tokens, tokens] (scaled), `{i}.probability` (their softmax),
+        `{i}.attention`, `{i}.hidden`, `{i}.logits`, `{i}.expert{e}.hidden` [routed tokens, hidden];
+        `head.norm` and `output` [samples, rows, outputs], before the output layout. What it
         returns, if it does, takes the point's place.
 
     Returns

@@ -7,6 +7,7 @@ query, key and value weights are in head order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -139,11 +140,28 @@ class Moe:
     """As :attr:`Attention.parallel`."""
 
 
-Layer = Attention | Mlp | Moe
+@dataclass
+class Renorm:
+    """``residual = linear(norm(residual))``: nothing of the stream before is left but its norm.
+
+    ``linear`` [channels, channels] is diagonal (the identity in front of the rewrites) but where
+    what follows is rotated.
+    """
+
+    norm: Norm
+    linear: Linear
+    name: str
+    module: str = ""
+    """As :attr:`Attention.module`."""
+    parallel: bool = False
+    """It never is: it reads no rows but its own."""
+
+
+Layer = Attention | Mlp | Moe | Renorm
 
 
 def layer_kind(layer: Layer) -> str:
-    """attention, dense or moe."""
+    """attention, dense, moe or renorm."""
     match layer:
         case Attention():
             return "attention"
@@ -151,6 +169,8 @@ def layer_kind(layer: Layer) -> str:
             return "dense"
         case Moe():
             return "moe"
+        case Renorm():
+            return "renorm"
         case _:
             assert_never(layer)
 
@@ -179,8 +199,7 @@ class Embed:
 
 @dataclass
 class Head:
-    """``linear(norm(residual[first_row : first_row + rows]))``, then the output layout; of no
-    layer's norm but this one may it be that there is none (``plain``).
+    """``linear(norm(residual[first_row : first_row + rows]))``, then the output layout.
 
     ``output.flatten() = result.flatten()[permutation]``; result is [rows, linear.outputs].
     """
@@ -267,3 +286,13 @@ class Graph:
     @property
     def channels(self) -> int:
         return int(self.embed.initial.shape[1])
+
+
+def stream_points(layers: Sequence[Layer], first: int = 0, stream: str = "residual") -> list[str]:
+    """What the float run calls the residual stream in front of layer ``first``, which is
+    ``stream``, and behind each from there on: one that begins anew has another range than the one
+    before."""
+    points = [stream]
+    for number, layer in enumerate(layers, first):
+        points.append(f"{number}.residual" if isinstance(layer, Renorm) else points[-1])
+    return points

@@ -1,8 +1,9 @@
 """Where the linear layers of a graph sit between its quantised points.
 
 A *point* is a named tensor of the float run whose range sets a scale: ``input``, ``residual``,
-``{i}.norm``, ``{i}.query``, ``{i}.hidden``, ``{i}.expert{e}.hidden``, ``head.norm``, ``output`` and
-so on (see ``run_float``). Parallel layers read one point, the ``{i}.norm`` of the first of them.
+``{i}.residual``, ``{i}.norm``, ``{i}.query``, ``{i}.hidden``, ``{i}.expert{e}.hidden``,
+``head.norm``, ``output`` and so on (see ``run_float``). Parallel layers read one point, the
+``{i}.norm`` of the first of them.
 """
 
 from __future__ import annotations
@@ -54,6 +55,17 @@ def norm_point(layers: Sequence[MaybeParallel], number: int) -> str:
     return f"{rows_of(layers, number)}.norm"
 
 
+def plain_points(graph: ir.Graph) -> set[str]:
+    """Points of rows that are those of the residual stream itself, and not normalised."""
+    found = {f"{n}.norm" for n, layer in enumerate(graph.layers) if layer.norm.plain}
+    return found | {"head.norm"} if graph.head.norm.plain else found
+
+
+def is_stream(point: str) -> bool:
+    """Whether a point is one of :func:`ir.stream_points`."""
+    return point.endswith("residual")
+
+
 def mlp_hidden(layer: int, expert: int | None = None) -> str:
     """Point in front of the second product of a dense MLP or of an expert."""
     return f"{layer}.hidden" if expert is None else f"{layer}.expert{expert}.hidden"
@@ -68,7 +80,7 @@ def mlps(graph: ir.Graph) -> Iterator[tuple[str, ir.Mlp]]:
             case ir.Moe():
                 for index, expert in enumerate(layer.experts):
                     yield mlp_hidden(number, index), expert
-            case ir.Attention():
+            case ir.Attention() | ir.Renorm():
                 pass
             case _:
                 assert_never(layer)
@@ -89,8 +101,11 @@ def wide_features(names: Iterable[str]) -> dict[str, int]:
 
 def wide_points(graph: ir.Graph, names: Iterable[str]) -> dict[str, int]:
     """:func:`wide_features`, and what has 16 bits whoever asks: the rows of a head that reads the
-    stream itself, whose outliers would leave 8 bits little."""
+    stream itself, whose outliers would leave 8 bits little, and those that become the stream."""
     found = wide_features(names)
+    for number, layer in enumerate(graph.layers):
+        if isinstance(layer, ir.Renorm):
+            found[f"{number}.norm"] = ALL_FEATURES
     if graph.head.norm.plain:
         found["head.norm"] = ALL_FEATURES
     return found
@@ -107,7 +122,9 @@ def layer_point(point: str) -> str:
     return _EXPERT.sub("", point)
 
 
-def _mlp_sites(mlp: ir.Mlp, norm: str, layer: int, expert: int | None) -> Iterator[Site]:
+def _mlp_sites(
+    mlp: ir.Mlp, norm: str, layer: int, expert: int | None, target: str
+) -> Iterator[Site]:
     prefix = f"{layer}" if expert is None else f"{layer}.expert{expert}"
     hidden = mlp_hidden(layer, expert)
     if mlp.factor is None:
@@ -115,13 +132,15 @@ def _mlp_sites(mlp: ir.Mlp, norm: str, layer: int, expert: int | None) -> Iterat
     else:
         yield Site(f"{prefix}.up", mlp.up, norm, f"{prefix}.active", INT8_LARGEST)
         yield Site(f"{prefix}.factor", mlp.factor, norm, f"{prefix}.factor", INT8_LARGEST)
-    yield Site(f"{prefix}.down", mlp.down, hidden, "residual", UINT8_LARGEST)
+    yield Site(f"{prefix}.down", mlp.down, hidden, target, UINT8_LARGEST)
 
 
 def sites(graph: ir.Graph) -> Iterator[Site]:
     """All linear layers of a graph, in the order of execution."""
     yield Site("embed", graph.embed.linear, "input", "residual", INT8_LARGEST)
-    for number, layer in enumerate(graph.layers):
+    for number, (layer, stream) in enumerate(
+        zip(graph.layers, ir.stream_points(graph.layers)[1:], strict=True)
+    ):
         norm = norm_point(graph.layers, number)
         match layer:
             case ir.Attention():
@@ -129,13 +148,15 @@ def sites(graph: ir.Graph) -> Iterator[Site]:
                     point = f"{number}.{part}"
                     yield Site(point, getattr(layer, part), norm, point, INT8_LARGEST)
                 source = f"{number}.attention"
-                yield Site(f"{number}.output", layer.output, source, "residual", INT8_LARGEST)
+                yield Site(f"{number}.output", layer.output, source, stream, INT8_LARGEST)
             case ir.Mlp():
-                yield from _mlp_sites(layer, norm, number, None)
+                yield from _mlp_sites(layer, norm, number, None, stream)
             case ir.Moe():
                 yield Site(f"{number}.gate", layer.gate, norm, f"{number}.logits", INT16_LARGEST)
                 for index, expert in enumerate(layer.experts):
-                    yield from _mlp_sites(expert, norm, number, index)
+                    yield from _mlp_sites(expert, norm, number, index, stream)
+            case ir.Renorm():
+                yield Site(f"{number}.linear", layer.linear, norm, stream, INT16_LARGEST)
             case _:
                 assert_never(layer)
     yield Site("head", graph.head.linear, "head.norm", "output", INT8_LARGEST)
@@ -161,6 +182,8 @@ def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Grap
             case ir.Moe():
                 experts = [mlp(e, f"{number}.expert{i}") for i, e in enumerate(layer.experts)]
                 layers.append(replace(layer, gate=changed[f"{number}.gate"], experts=experts))
+            case ir.Renorm():
+                layers.append(replace(layer, linear=changed[f"{number}.linear"]))
             case _:
                 assert_never(layer)
     return replace(

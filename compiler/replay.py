@@ -19,7 +19,7 @@ from moesaic.compiler.float_reference import (
     run_head,
     run_layers,
 )
-from moesaic.compiler.points import rows_of
+from moesaic.compiler.points import is_stream, rows_of
 
 
 class Replay:
@@ -49,7 +49,7 @@ class Replay:
         self._logits: dict[str, Tensor] = {}
 
         def keep(point: str, value: Tensor) -> None:
-            if point == "residual":
+            if is_stream(point):
                 self._states.append(value)
             elif point == "output":
                 self.output = value
@@ -69,7 +69,7 @@ class Replay:
         copies
             Runs that are made as one batch.
         """
-        graph = self.graph
+        graph, streams = self.graph, ir.stream_points(self.graph.layers)
         result = torch.empty(0)
 
         def changed(name: str, value: Tensor) -> Tensor:
@@ -89,9 +89,11 @@ class Replay:
                 state = embed_patches(graph, samples, changed, self._fold)
             else:
                 state = _copied(self._states[start], copies)
-                state = changed("residual", state)
             start = max(start, 0)
-            state = run_layers(graph.layers[start:], state, start, changed, self._fold)
+            state = changed(streams[start], state)
+            state = run_layers(
+                graph.layers[start:], state, start, changed, self._fold, streams[start]
+            )
             run_head(graph, state, changed, self._fold)
         return result
 

@@ -1,4 +1,5 @@
-"""The CONSTANT window of a task: the first residual, behind it the tables of its activations."""
+"""The CONSTANT window of a task: the first residual, behind it the tables of its activations, and
+zeros for a stream that begins anew."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from moesaic.spec import layout, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.exhaustive import unreachable
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMlp, IntMoe
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMlp, IntMoe, IntRenorm
 from moesaic.spec.isa import Space
 
 Table = NDArray[np.int32]
@@ -25,7 +26,7 @@ def mlps(graph: IntGraph) -> Iterator[tuple[str, IntMlp]]:
             case IntMoe():
                 for number, expert in enumerate(layer.experts):
                     yield f"layers[{index}].experts[{number}]", expert
-            case IntAttention():
+            case IntAttention() | IntRenorm():
                 pass
             case _:
                 unreachable(layer)
@@ -46,9 +47,14 @@ def table_offsets(graph: IntGraph, arch: ArchConfig) -> dict[bytes, int]:
     return {key: first + number * size for number, key in enumerate(used_tables(graph))}
 
 
+def zeros_offset(graph: IntGraph, arch: ArchConfig) -> int:
+    """Byte of the window at which as many zeros begin as the first residual has bytes."""
+    return _residual_bytes(graph, arch) + len(used_tables(graph)) * _table_bytes(arch)
+
+
 def may_have_bytes(graph: IntGraph, arch: ArchConfig, size: int) -> bool:
     """Whether the window can have so many, whatever the tables contain."""
-    rest = size - _residual_bytes(graph, arch)
+    rest = size - _residual_bytes(graph, arch) * (2 if graph.begins_anew else 1)
     most = 2 * sum(1 for _ in mlps(graph))
     return rest in range(0, most * _table_bytes(arch) + 1, _table_bytes(arch))
 
@@ -65,4 +71,6 @@ def _table_bytes(arch: ArchConfig) -> int:
 def pack_constants(graph: IntGraph, arch: ArchConfig) -> bytes:
     """Contents of the window."""
     residual = layout.pack_residual(arch, graph.embed.initial)
-    return residual + b"".join(layout.pack_table(arch, t) for t in used_tables(graph).values())
+    packed = [layout.pack_table(arch, table) for table in used_tables(graph).values()]
+    zeros = bytes(len(residual) if graph.begins_anew else 0)
+    return residual + b"".join(packed) + zeros

@@ -25,7 +25,14 @@ from moesaic.spec.formats import (
     RESIDUAL_BITS,
     RESIDUAL_GUARD_BITS,
 )
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe, frame_values
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntMoe,
+    IntRenorm,
+    frame_values,
+)
 from moesaic.spec.precision import exact_float32
 from moesaic.spec.prepared import Attention, Linear, Mlp
 
@@ -48,6 +55,7 @@ class _Graph:
         self.one = torch.tensor(2.0**-RESIDUAL_GUARD_BITS, device=device).double()
         self.attention: dict[int, Attention] = {}
         self.gates: dict[int, Linear] = {}
+        self.renorms: dict[int, list[Linear]] = {}
         self.mlps: dict[int, list[Mlp]] = {}
         for index, layer in enumerate(graph.layers):
             match layer:
@@ -60,6 +68,11 @@ class _Graph:
                     self.gates[index] = Linear([layer.gate], LOGIT_BITS, device, INT16_LARGEST)
                     largest = _largest(layer.wide)
                     self.mlps[index] = [Mlp(expert, device, largest) for expert in layer.experts]
+                case IntRenorm():
+                    self.renorms[index] = [
+                        Linear([linear], ADDEND_BITS, device, INT16_LARGEST)
+                        for linear in layer.linears
+                    ]
                 case _:
                     unreachable(layer)
 
@@ -146,6 +159,10 @@ class Executor:
                 case IntMoe():
                     logits, mlps = ready.gates[index](wide), ready.mlps[index]
                     residual = self._moe(residual, rows, logits, layer, mlps, inside)
+                case IntRenorm():
+                    residual = torch.zeros_like(residual)
+                    for linear in ready.renorms[index]:
+                        residual = kernels.residual_add(residual, linear(rows), ready.one)
                 case _:
                     unreachable(layer)
             inside("residual", residual)

@@ -24,6 +24,7 @@ from moesaic.spec.intgraph import (
     IntMlp,
     IntMoe,
     IntNorm,
+    IntRenorm,
     count_macs,
     frame_values,
 )
@@ -69,6 +70,9 @@ def linears(graph: IntGraph) -> Iterator[Found]:
                 yield of_rows(f"{where}.gate", layer.gate, True)
                 for number, expert in enumerate(layer.experts):
                     yield from mlp(f"{where}.experts[{number}]", expert, layer.wide)
+            case IntRenorm():
+                for number, linear in enumerate(layer.linears):
+                    yield of_rows(f"{where}.linears[{number}]", linear, True)
             case _:
                 unreachable(layer)
     yield of_rows("head.linear", graph.head.linear, graph.head.wide)
@@ -106,6 +110,9 @@ def check_shapes(graph: IntGraph) -> None:
                 _mlp(where, layer.mlp, channels)
             case IntMoe():
                 _moe(where, layer, channels)
+            case IntRenorm():
+                for number, linear in enumerate(layer.linears):
+                    _linear(f"{where}.linears[{number}]", linear, channels, channels)
             case _:
                 unreachable(layer)
     _norm("head", graph.head.norm, channels)
@@ -192,6 +199,8 @@ def _norm(where: str, norm: IntNorm, channels: int) -> None:
 def _parallel(where: str, layer: IntLayer, before: IntLayer | None) -> None:
     if before is None:
         raise SchemaError(f"{where}.parallel must be False: there is no layer in front")
+    if isinstance(before, IntRenorm):
+        raise SchemaError(f"{where}.parallel must be False: the stream in front begins anew")
     if (layer.norm, layer.wide) != (before.norm, before.wide):
         raise SchemaError(
             f"{where}.norm and wide must be those of the layer that it is parallel to"

@@ -223,7 +223,30 @@ class IntMoe:
     """As :attr:`IntAttention.parallel`."""
 
 
-IntLayer = IntAttention | IntDense | IntMoe
+@dataclass(frozen=True)
+class IntRenorm:
+    """The residual stream begins anew: zeros, to which ``linears`` of the 16-bit normalised rows of
+    the stream before are added one after the other (24-bit addends, ``semantics.residual_add``)."""
+
+    norm: IntNorm
+    linears: Annotated[tuple[IntLinear, ...], Items(1, 2)]
+    """A matrix in 8 bits, and what they lose of it."""
+    residual_scale: Step
+    """From here on, as ``IntGraph.residual_scale`` is up to here."""
+    name: str
+
+    @property
+    def wide(self) -> bool:
+        """Which normalised rows are read, as in the other layers."""
+        return True
+
+    @property
+    def parallel(self) -> bool:
+        """It reads no rows but its own."""
+        return False
+
+
+IntLayer = IntAttention | IntDense | IntMoe | IntRenorm
 
 
 @dataclass(frozen=True)
@@ -257,6 +280,7 @@ class IntGraph:
     output_scale: Step
     permutation: Annotated[NDArray[np.int64], Any8]
     residual_scale: Step
+    """Real value of one step of the residual stream, up to the first :class:`IntRenorm`."""
     embed: IntEmbed
     layers: Annotated[tuple[IntLayer, ...], Items(0, MAX_LAYERS)]
     head: IntHead
@@ -273,6 +297,11 @@ class IntGraph:
     def channels(self) -> int:
         return int(self.embed.initial.shape[1])
 
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the residual stream is emptied on the way."""
+        return any(isinstance(layer, IntRenorm) for layer in self.layers)
+
 
 def frame_values(graph: IntGraph) -> int:
     """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
@@ -287,6 +316,8 @@ def frame_values(graph: IntGraph) -> int:
             case IntMoe():
                 hidden = max(expert.up.outputs for expert in layer.experts)
                 widths.append(layer.top_k * max(hidden, graph.channels))
+            case IntRenorm():
+                pass
             case _:
                 unreachable(layer)
     return graph.tokens * max(widths)
@@ -312,6 +343,8 @@ def layer_macs(
                 each = [linear(e.up, tokens) + linear(e.down, tokens) for e in layer.experts]
                 # Experts of different widths count with their mean: routing is not known here.
                 return linear(layer.gate, tokens) + layer.top_k * sum(each) // max(1, len(each))
+            case IntRenorm():
+                return 0  # the model has a norm there, and no product
             case _:
                 unreachable(layer)
 

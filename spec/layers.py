@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from moesaic.spec.isa import Drain, Opcode
 
-KINDS = ("embed", "attention", "dense", "moe", "head")
+KINDS = ("embed", "attention", "dense", "moe", "renorm", "head")
 
 
 def layer_kind(instructions: Iterable[tuple[Opcode, int]]) -> str:
@@ -21,7 +21,7 @@ def layer_kind(instructions: Iterable[tuple[Opcode, int]]) -> str:
     opcodes = {opcode for opcode, _ in known}
     # Where there is an activation, LOADs are of its tables.
     if Opcode.LOAD in opcodes and (Opcode.DRAIN, Drain.ACTIVATION) not in known:
-        return "embed"
+        return "renorm" if Opcode.NORM in opcodes else "embed"
     if Opcode.STORE in opcodes:
         return "head"
     if Opcode.ROUTE in opcodes:

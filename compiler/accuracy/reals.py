@@ -29,6 +29,7 @@ from moesaic.spec.intgraph import (
     IntMlp,
     IntMoe,
     IntNorm,
+    IntRenorm,
 )
 from moesaic.spec.semantics import dither
 
@@ -85,6 +86,7 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
     roundings["residual"] = Codes.signed(graph.residual_scale, RESIDUAL_BITS)
     reader = _Reader(graph, roundings)
     embed, head = graph.embed, graph.head
+    patches = _linear("embed", embed.linear, graph.input_scale, reader.addend, zero)
     layers = [
         reader.layer(number, layer, norm_point(graph.layers, number))
         for number, layer in enumerate(graph.layers)
@@ -98,7 +100,7 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
         output_name=graph.output_name,
         output_shape=graph.output_shape,
         embed=ir.Embed(
-            linear=_linear("embed", embed.linear, graph.input_scale, reader.addend, zero),
+            linear=patches,
             gather=graph.gather.copy(),  # torch wants what it may write to
             initial=(embed.initial * graph.residual_scale).astype(np.float32),
             first_row=embed.first_row,
@@ -172,19 +174,26 @@ class _Reader:
 
     def __init__(self, graph: IntGraph, roundings: dict[str, Rounding]) -> None:
         self.residual = graph.residual_scale
-        self.addend = self.residual / (1 << RESIDUAL_GUARD_BITS)
+        """Step of the residual stream where the reader is."""
         self.roundings = roundings
+
+    @property
+    def addend(self) -> float:
+        return self.residual / (1 << RESIDUAL_GUARD_BITS)
 
     def norm(self, point: str, norm: IntNorm, wide: bool) -> tuple[ir.Norm, float]:
         """A norm, and the step of the rows that the layers behind it read."""
-        fine = 1.0 / norm.scale.value
-        if norm.plain:
-            fine *= self.residual / norm.channels
+        fine = self._fine(norm)
         codes = Codes.signed(fine, 16) if wide else Codes.signed(fine * WIDE_STEPS, 8)
         self.roundings[point] = codes
         ones = np.ones(norm.channels, np.float32)
         epsilon = norm.epsilon * self.residual**2 / norm.channels**2
         return ir.Norm(ones, np.zeros_like(ones), epsilon, point, norm.plain), codes.step
+
+    def _fine(self, norm: IntNorm) -> float:
+        """Step of a norm's rows in 16 bits."""
+        unit = self.residual / norm.channels if norm.plain else 1.0
+        return unit / norm.scale.value
 
     def layer(self, number: int, layer: IntLayer, rows: str) -> ir.Layer:
         norm, step = self.norm(rows, layer.norm, layer.wide)
@@ -196,7 +205,7 @@ class _Reader:
                     self._mlp(number, None, layer.mlp, norm, step), parallel=layer.parallel
                 )
             case IntMoe():
-                fine = 1.0 / layer.norm.scale.value
+                fine = self._fine(layer.norm)
                 logit = layer.softmax.value / SCORE_OCTAVES
                 return ir.Moe(
                     norm=norm,
@@ -211,6 +220,14 @@ class _Reader:
                     name=layer.name,
                     parallel=layer.parallel,
                 )
+            case IntRenorm():
+                self.residual = layer.residual_scale
+                self.roundings[f"{number}.residual"] = Codes.signed(self.residual, RESIDUAL_BITS)
+                name = f"{number}.linear"
+                parts = [_linear(name, part, step, self.addend) for part in layer.linears]
+                weight = np.sum([part.weight for part in parts], 0)
+                bias = np.sum([part.bias for part in parts], 0)
+                return ir.Renorm(norm, ir.Linear(weight, bias, name), layer.name)
             case _:
                 assert_never(layer)
 

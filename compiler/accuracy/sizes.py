@@ -10,7 +10,15 @@ from moesaic.compiler.estimate.tuning import fitting_schedule
 from moesaic.compiler.points import layer_point, norm_point, rows_of, wide_features
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLayer, IntMlp, IntMoe
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntLayer,
+    IntMlp,
+    IntMoe,
+    IntRenorm,
+)
 
 
 def alike(graph: IntGraph, point: str) -> object:
@@ -33,6 +41,8 @@ def _sizes(layer: IntLayer) -> tuple[object, ...]:
             return "dense", layer.mlp.up.weight.shape
         case IntMoe():
             return "moe", *(expert.up.weight.shape for expert in layer.experts)
+        case IntRenorm():
+            return ("renorm",)
         case _:
             assert_never(layer)
 
@@ -79,6 +89,8 @@ def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
                 case IntMoe():
                     experts = tuple(mlp(number, expert) for expert in layer.experts)
                     yield replace(layer, wide=rows, experts=experts)
+                case IntRenorm():
+                    yield layer
                 case _:
                     assert_never(layer)
 

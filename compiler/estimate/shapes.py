@@ -29,6 +29,7 @@ from moesaic.spec.intgraph import (
     IntMlp,
     IntMoe,
     IntNorm,
+    IntRenorm,
     Scale,
     count_macs,
 )
@@ -78,9 +79,10 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
                 _SCALE,
                 _SCALE,
                 label,
+                parallel=layer.parallel,
             )
         case ir.Mlp():
-            return IntDense(norm, _mlp(layer), label)
+            return IntDense(norm, _mlp(layer), label, parallel=layer.parallel)
         case ir.Moe():
             experts = tuple(_mlp(expert) for expert in layer.experts)
             gate = _linear(layer.gate)
@@ -92,8 +94,14 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
                 _SCALE,
                 experts,
                 label,
+                parallel=layer.parallel,
                 sigmoid=layer.sigmoid,
             )
+        case ir.Renorm():
+            # Which tiles are not zero decides how they are computed.
+            linear = _linear(layer.linear)
+            linear = replace(linear, weight=(layer.linear.weight != 0).astype(np.int8))
+            return IntRenorm(norm, (linear,), 1.0, label)
         case _:
             assert_never(layer)
 
@@ -104,7 +112,7 @@ def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
     initial: NDArray[np.int16] = np.zeros((graph.tokens, graph.channels), np.int16)
     embed = IntEmbed(_linear(graph.embed.linear), initial, graph.embed.first_row)
     layers = tuple(
-        replace(_layer(number, layer, norm), parallel=layer.parallel)
+        _layer(number, layer, replace(norm, plain=layer.norm.plain))
         for number, layer in enumerate(graph.layers)
     )
     head = IntHead(

@@ -145,6 +145,8 @@ def _quantised_anew(traced: Trace, backbone: Backbone) -> list[Note]:
                 linears += layer.linears
             case ir.Moe():
                 linears += [layer.gate, *(part for e in layer.experts for part in e.linears)]
+            case ir.Renorm():
+                pass  # a LayerNorm has no integers
             case _:
                 assert_never(layer)
     if backbone.head.linear.name != backbone.head.norm.name:  # else it is the LayerNorm itself

@@ -11,6 +11,7 @@ from moesaic.compiler.frontend.activation import read_activation
 from moesaic.compiler.frontend.algebra import is_uniform
 from moesaic.compiler.frontend.given import find_step
 from moesaic.compiler.frontend.read import (
+    LinearReading,
     NormalisedLinear,
     State,
     as_matrix,
@@ -362,23 +363,15 @@ def read_node(arena: Arena, state: State, view: View) -> ir.Moe:
     matrix = as_matrix(view, source, channels)
     inputs = source.rows[matrix.rows]
     router = _router(arena, state, source.logits[matrix.rows][:, ::-1])
-    norm = router.norm
-    columns = as_matrix(inputs, norm, channels)
-    if arena.source_of(inputs) is not norm or (columns.columns != np.arange(channels)).any():
-        raise NotRecognised(f"{source.node} and its router must read the same LayerNorm")
-    tokens = state.locate(norm.rows[columns.rows])
     experts = {}
     for e, (up, down) in reversed(list(enumerate(zip(source.up, source.down, strict=True)))):
         name = f"{source.name}.expert{e}"
-        reading = NormalisedLinear(
-            norm,
-            tokens,
-            columns.scale,
-            columns.offset,
-            up[0].astype(np.float64),
-            up[1].astype(np.float64),
-            f"{name}.fc1",
+        first = LinearReading(
+            inputs, up[0].astype(np.float64), up[1].astype(np.float64), f"{name}.fc1", source.node
         )
+        reading = read_normalised(arena, state, first)
+        if reading.norm is not router.norm:
+            raise NotRecognised(f"{source.node} and its router must read the same LayerNorm")
         weight = down[0][matrix.columns] * matrix.scale[:, None]
         bias = down[1][matrix.columns] * matrix.scale
         if matrix.offset.any():

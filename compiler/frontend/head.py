@@ -76,7 +76,6 @@ def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
     tokens[used] = reading.tokens
     first, last = int(reading.tokens.min()), int(reading.tokens.max())
     head_norm, (head_linear,) = share_norm([reading])
-    head_norm = replace(head_norm, plain=isinstance(before, Sum))
     head = ir.Head(
         norm=head_norm,
         linear=head_linear,
@@ -128,8 +127,10 @@ def _last_state(arena: Arena, norm: Norm) -> State:
     """Return the whole residual stream that a norm reads, perhaps without some tokens."""
     sources = arena.sources_of(norm.rows)
     channels = norm.rows.shape[1]
-    if len(sources) == 1 and isinstance(sources[0], Sum):
+    if len(sources) == 1 and isinstance(sources[0], (Sum, Norm)):
         stream = arena.view(sources[0], (sources[0].size // channels, channels))
         # A constant that is added behind the last layer belongs to that layer's bias.
-        return State(stream.affine(1.0, per_column(norm.rows.offset, "offset")))
+        offset = per_column(norm.rows.offset, "offset")
+        gamma = per_column(norm.rows.scale, "scale") if isinstance(sources[0], Norm) else 1.0
+        return State(stream.affine(gamma, offset))
     return State(norm.rows)

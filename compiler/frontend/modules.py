@@ -63,6 +63,8 @@ def _nodes(layer: ir.Layer) -> list[str]:
             return [layer.query.name, layer.key.name, layer.value.name, layer.output.name]
         case ir.Mlp():
             return [linear.name for linear in layer.linears]
+        case ir.Renorm():
+            return [layer.name]
         case ir.Moe():
             # Experts of one node have no nodes of their own: com.microsoft.MoE is the layer's.
             names = [linear.name for expert in layer.experts for linear in expert.linears]

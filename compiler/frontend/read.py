@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.views import (
-    NONE,
     Arena,
     Norm,
     NotRecognised,
@@ -103,20 +102,35 @@ class State:
 
     def __init__(self, view: View) -> None:
         self.view = view
+        name = "the residual stream"
+        self.plain = Norm(name, name, view.ids.size, rows=view, epsilon=0.0, plain=True)
+        """What layers read that read the stream as it is."""
         self._tokens = {view[t].digest(): t for t in range(view.shape[0])}
 
+    def find(self, rows: View) -> IndexArray | None:
+        """Return the token that each row of an [R, channels] view is; None if one is none."""
+        if rows.shape[1] != self.view.shape[1]:
+            return None
+        if rows.same(self.view):
+            return np.arange(rows.shape[0])
+        found = np.empty(rows.shape[0], np.int64)
+        for row in range(rows.shape[0]):
+            token = self._tokens.get(rows[row].digest())
+            if token is None:
+                return None
+            found[row] = token
+        return found
+
     def locate(self, rows: View) -> IndexArray:
-        """Return the token that each row of an [R, channels] view is."""
+        """:meth:`find`, where every row must be one."""
         if rows.shape[1] != self.view.shape[1]:
             raise NotRecognised(
                 f"it has {rows.shape[1]} channels, the residual stream {self.view.shape[1]}"
             )
-        if rows.same(self.view):
-            return np.arange(rows.shape[0])
-        found = [self._tokens.get(rows[r].digest(), NONE) for r in range(rows.shape[0])]
-        if NONE in found:
+        found = self.find(rows)
+        if found is None:
             raise NotRecognised("it does not read the residual stream as it is before this layer")
-        return np.array(found, np.int64)
+        return found
 
 
 @dataclass
@@ -134,11 +148,24 @@ class NormalisedLinear:
 
 
 def read_normalised(arena: Arena, state: State, linear: LinearReading) -> NormalisedLinear:
-    """Read the inputs of a linear layer as normalised residual.
+    """Read the inputs of a linear layer as normalised residual, or as the residual itself.
 
     Columns that are taken in another order, or only some of them, are put in place by moving
     the weights.
     """
+    own = state.find(linear.inputs)
+    if own is not None:
+        channels = state.view.shape[1]
+        return NormalisedLinear(
+            state.plain,
+            own,
+            np.ones(channels),
+            np.zeros(channels),
+            linear.weight,
+            linear.bias,
+            linear.name,
+            linear.given,
+        )
     norm = arena.source_of(linear.inputs)
     if not isinstance(norm, Norm):
         raise NotRecognised(
@@ -183,7 +210,7 @@ def read_plain(state: State, source: Sum, linear: LinearReading) -> NormalisedLi
         weight, given = np.zeros((linear.weight.shape[0], channels)), replace(given, codes=None)
         np.add.at(weight.T, matrix.columns, (linear.weight * matrix.scale).T)
     return NormalisedLinear(
-        Norm(source.node, source.name, source.size, state.view, 0.0),
+        Norm(source.node, source.name, source.size, state.view, 0.0, plain=True),
         matrix.rows,
         np.ones(channels),
         np.zeros(channels),
@@ -213,6 +240,10 @@ def share_norm(readings: list[NormalisedLinear]) -> tuple[ir.Norm, list[ir.Linea
             for r in readings
         ]
     norm = ir.Norm(
-        gamma.astype(np.float32), beta.astype(np.float32), first.norm.epsilon, first.norm.name
+        gamma.astype(np.float32),
+        beta.astype(np.float32),
+        first.norm.epsilon,
+        first.norm.name,
+        first.norm.plain,
     )
     return norm, linears

@@ -9,6 +9,7 @@ from moesaic.compiler.frontend.branches import read_branches
 from moesaic.compiler.frontend.given import find_step
 from moesaic.compiler.frontend.read import (
     State,
+    as_matrix,
     make_linear,
     per_column,
     rows_and_columns,
@@ -16,6 +17,7 @@ from moesaic.compiler.frontend.read import (
 from moesaic.compiler.frontend.views import (
     NONE,
     Arena,
+    Experts,
     Input,
     Norm,
     NotRecognised,
@@ -40,6 +42,7 @@ def is_embedding(arena: Arena, view: View) -> bool:
 
 LAYER = "the layer added by"
 """How a refusal begins that is about one layer."""
+BLOCKS = "x + f(LayerNorm(x)), LayerNorm(x + f(x)) and LayerNorms in front of them"
 MOST_TERMS = 1 << 12
 """Terms of one residual sum: 64 experts of 64 tokens each are a quarter of it."""
 
@@ -55,7 +58,7 @@ class _Update:
         self._take_apart(total, top=True)
 
     def _take_apart(self, view: View, top: bool = False) -> None:
-        """Collect the terms of nested sums; a sum that is normalised somewhere is a stream."""
+        """Collect the terms of nested sums; a sum that layers or norms read is a stream."""
         self._visits += 1
         if self._visits > MOST_TERMS:
             raise NotRecognised(f"a sum has more than {MOST_TERMS} terms")
@@ -68,7 +71,7 @@ class _Update:
             rows = source.rows[view.ids.reshape(-1) - source.start]
             columns = [rows[:, c].reshape(*view.shape) for c in range(rows.shape[1])]
             self._split(view, [c.affine(view.scale, 0.0) for c in columns])
-        elif isinstance(source, Sum) or is_embedding(self._arena, view):
+        elif isinstance(source, (Sum, Norm)) or is_embedding(self._arena, view):
             self.before.append(view)
         else:
             self.terms.append(view)
@@ -90,26 +93,32 @@ def read_layers(arena: Arena, state: State) -> tuple[list[ir.Layer], list[State]
     """
     streams = {
         source.start
-        for norm in arena.sources
-        if isinstance(norm, Norm)
-        for source in arena.sources_of(norm.rows)
+        for reader in arena.sources
+        if isinstance(reader, (Norm, Product, Experts))
+        for source in arena.sources_of(reader.rows)
     }
     layers: list[ir.Layer] = []
     states = [state]
     while not is_embedding(arena, state.view):
         source = arena.source_of(state.view)
+        if isinstance(source, Norm):
+            layer, state = _read_renorm(state, source)
+            layers.append(layer)
+            states.append(state)
+            continue
         if not isinstance(source, Sum):
             raise NotRecognised(_not_a_stream(source, last=not layers))
         update = _Update(arena, state.view, streams)
         if len(update.before) != 1 or not update.terms:
             raise NotRecognised(
-                f"{source.node} must add one layer to the residual stream: only pre-LayerNorm "
-                "blocks, x + f(LayerNorm(x)), are supported"
+                f"{source.node} must add one layer to the residual stream: only {BLOCKS} are"
+                " supported"
             )
         (before,) = update.before
-        # Patch embeddings may be scaled: their weights take it.
+        # Patch embeddings and LayerNorms may be scaled: their weights take it.
         scaled = (before.scale[before.ids != NONE] != 1).any()
-        if scaled and not is_embedding(arena, before):
+        takes = is_embedding(arena, before) or isinstance(arena.source_of(before), Norm)
+        if scaled and not takes:
             raise NotRecognised(f"the residual stream is scaled before {source.node}")
         state = State(before)
         states.append(state)
@@ -121,16 +130,30 @@ def read_layers(arena: Arena, state: State) -> tuple[list[ir.Layer], list[State]
     return layers[::-1], states[::-1]
 
 
+def _read_renorm(state: State, norm: Norm) -> tuple[ir.Renorm, State]:
+    """Read a stream that is a LayerNorm's result; returns the stream that it normalises, too."""
+    try:
+        matrix = as_matrix(state.view, norm, norm.rows.shape[1])
+        if not np.array_equal(matrix.columns, np.arange(norm.rows.shape[1])):
+            raise NotRecognised("its channels are not those of its input in their order")
+    except NotRecognised as error:
+        raise NotRecognised(f"the LayerNorm {norm.node} that makes the stream: {error}") from error
+    channels = matrix.columns.size
+    gamma, beta = matrix.scale.astype(np.float32), matrix.offset.astype(np.float32)
+    identity = make_linear(np.eye(channels), np.zeros(channels), norm.name)
+    read = ir.Norm(gamma, beta, norm.epsilon, norm.name)
+    return ir.Renorm(read, identity, norm.name), State(norm.rows[matrix.rows])
+
+
 def _not_a_stream(source: Source, last: bool) -> str:
     if last and isinstance(source, RowSum):
         return (
             f"{source.node} pools the tokens before the last LayerNorm, which the accelerator"
             " applies to tokens one by one: pool on the host"
         )
-    kind = "a LayerNorm's result" if isinstance(source, Norm) else "a computed value"
     return (
-        f"the residual stream must begin with patch embedding, but {source.node} makes it {kind}: "
-        "only pre-LayerNorm blocks, x + f(LayerNorm(x)), on patches of the input are supported"
+        f"the residual stream must begin with patch embedding, but {source.node} makes it a"
+        f" computed value: only {BLOCKS} on patches of the input are supported"
     )
 
 

@@ -47,6 +47,8 @@ def _weight_macs(backbone: Backbone) -> int:
             case ir.Moe():
                 smallest = min((linear(*e.linears) for e in layer.experts), default=0)
                 return linear(layer.gate) + layer.top_k * smallest
+            case ir.Renorm():
+                return 0  # the file has no product
             case _:
                 assert_never(layer)
 

@@ -223,6 +223,8 @@ class Norm(Source):
 
     rows: View
     epsilon: float
+    plain: bool = False
+    """Of no file: it stands for none, where a layer reads the rows as they are."""
 
 
 @dataclass(eq=False)

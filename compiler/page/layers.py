@@ -8,7 +8,16 @@ from typing import assert_never
 
 from moesaic.compiler.estimate.task import Estimate, LayerEstimate
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMlp, IntMoe, layer_macs
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntLayer,
+    IntMlp,
+    IntMoe,
+    IntRenorm,
+    layer_macs,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def _head_shape(graph: IntGraph) -> str:
     return f"{graph.head.rows} rows of {linear.inputs} to {linear.outputs}"
 
 
-def _shape(layer: IntAttention | IntDense | IntMoe) -> str:
+def _shape(layer: IntLayer) -> str:
     """Sizes of a layer in words; 16-bit operands are named."""
     match layer:
         case IntAttention():
@@ -98,6 +107,8 @@ def _shape(layer: IntAttention | IntDense | IntMoe) -> str:
             hidden = f"{widths[0]} to {widths[-1]}" if len(widths) > 1 else f"{widths[0]}"
             shape = f"{len(layer.experts)} experts, top-{layer.top_k}, hidden {hidden}"
             wide = [("rows", layer.wide), _wide_hidden(layer.experts)]
+        case IntRenorm():
+            shape, wide = f"{layer.norm.channels} channels", [("rows", layer.wide)]
         case _:
             assert_never(layer)
     if layer.parallel:

@@ -41,6 +41,7 @@ from moesaic.spec.intgraph import (
     IntMlp,
     IntMoe,
     IntNorm,
+    IntRenorm,
     Scale,
     count_macs,
 )
@@ -97,8 +98,8 @@ class Builder:
                     f" {wide_name(point, count)!r}"
                 )
         self.sites = {site.role: site for site in sites(graph)}
-        self.residual = scales.residual(task)
-        self.addend = self.residual / (1 << semantics.RESIDUAL_GUARD_BITS)
+        self.residuals = [scales.residual(task, point) for point in ir.stream_points(graph.layers)]
+        """Steps of the residual stream in front of the first layer and behind each."""
 
     def build(self) -> IntGraph:
         """Quantise the whole task.
@@ -123,7 +124,7 @@ class Builder:
             output_shape=graph.output_shape,
             output_scale=self.scales.output(self.task),
             permutation=graph.head.permutation,
-            residual_scale=self.residual,
+            residual_scale=self.residuals[0],
             embed=embed,
             layers=layers,
             head=head,
@@ -131,11 +132,15 @@ class Builder:
         )
 
     def _embed(self) -> IntEmbed:
-        initial = round_half_up(self.graph.embed.initial.astype(np.float64) / self.residual)
+        initial = round_half_up(self.graph.embed.initial.astype(np.float64) / self.residuals[0])
         codes = np.clip(initial, -(1 << 15), (1 << 15) - 1).astype(np.int16)
         source, zero = self.scales.input(self.task)
-        linear = self._linear("embed", source, self.addend, zero)
+        linear = self._linear("embed", source, self._addend(-1), zero)
         return IntEmbed(linear, codes, self.graph.embed.first_row)
+
+    def _addend(self, number: int) -> float:
+        """Step of what layer ``number`` adds to the residual stream; -1 is the embedding."""
+        return self.residuals[number + 1] / (1 << semantics.RESIDUAL_GUARD_BITS)
 
     def _layer(self, number: int, layer: ir.Layer) -> IntLayer:
         rows = norm_point(self.graph.layers, number)
@@ -152,6 +157,8 @@ class Builder:
                 )
             case ir.Moe():
                 return self._moe(number, layer, rows)
+            case ir.Renorm():
+                return self._renorm(number, layer)
             case _:
                 assert_never(layer)
 
@@ -179,7 +186,7 @@ class Builder:
             output=self._linear(
                 f"{number}.output",
                 step["attention"],
-                self.addend,
+                self._addend(number),
                 limit=INT16_LARGEST if wide_attended else None,
             ),
             heads=layer.heads,
@@ -207,6 +214,26 @@ class Builder:
             name=ir.layer_label(number, layer),
             wide=rows in self.wide,
             parallel=layer.parallel,
+        )
+
+    def _renorm(self, number: int, layer: ir.Renorm) -> IntRenorm:
+        source, target = self._norm_step(f"{number}.norm"), self._addend(number)
+        first = self._linear(f"{number}.linear", source, target)
+        linears = [first]
+        if np.count_nonzero(layer.linear.weight - np.diag(np.diag(layer.linear.weight))):
+            # All that follows is made of it, and it is seldom: what 8 bits lose comes after it.
+            factor = np.ldexp(first.multiplier.astype(np.float64), -first.shift.astype(np.int32))
+            weight = layer.linear.weight - first.weight * (factor * target / source)[:, None]
+            bias = layer.linear.bias - first.bias * factor * target
+            rest = replace(
+                layer.linear, weight=weight.astype(np.float32), bias=bias.astype(np.float32)
+            )
+            linears.append(self._linear(f"{number}.linear", source, target, linear=rest))
+        return IntRenorm(
+            norm=self._norm(f"{number}.norm", layer.norm),
+            linears=tuple(linears),
+            residual_scale=self.residuals[number + 1],
+            name=ir.layer_label(number, layer),
         )
 
     def _mlp(self, number: int, node: ir.Mlp | ir.Moe, expert: int | None) -> IntMlp:
@@ -238,7 +265,7 @@ class Builder:
             activation=IntActivation.of(table),
             scale=scale,
             paired=paired,
-            down=self._linear(down, hidden, self.addend, offset, wide=wide, order=order),
+            down=self._linear(down, hidden, self._addend(number), offset, wide=wide, order=order),
             offset=offset,
             wide=wide,
         )
@@ -252,10 +279,12 @@ class Builder:
 
     def _norm(self, point: str, norm: ir.Norm) -> IntNorm:
         channels, step = self.graph.channels, self._norm_step(point)
+        number = point.partition(".")[0]
+        residual = self.residuals[int(number) if number.isdigit() else -1]
         if norm.plain:
-            factor = self.residual / (step * channels)
+            factor = residual / (step * channels)
             return IntNorm(channels, 0, _scale(factor, f"rows of {norm.name}"), plain=True)
-        epsilon = round(channels**2 * norm.epsilon / self.residual**2)
+        epsilon = round(channels**2 * norm.epsilon / residual**2)
         if epsilon >= 1 << EPSILON_BITS:
             raise UserError(
                 f"norm {norm.name} must have an epsilon far below the residual's squares,"
@@ -285,10 +314,14 @@ class Builder:
         limit: int | None = None,
         wide: int = 0,
         order: NDArray[np.int64] | None = None,
+        linear: ir.Linear | None = None,
     ) -> IntLinear:
         """Quantise a layer once; ``limit`` is the largest input code if not that of its site, and
-        its inputs come in another ``order``, the first ``wide`` of them in 16 bits."""
+        its inputs come in another ``order``, the first ``wide`` of them in 16 bits. Another
+        ``linear`` layer may take its place."""
         site: Site = self.sites[role]
+        if linear is not None:
+            site = replace(site, linear=linear)
         if limit is not None:
             site = replace(site, input_limit=limit)
         if order is not None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import run_float
-from moesaic.compiler.points import Site, sites
+from moesaic.compiler.points import Site, is_stream, sites
 from moesaic.compiler.quant.growth import FramePeaks
 from moesaic.compiler.quant.hidden import HiddenPeaks
 from moesaic.compiler.quant.moments import Moments
@@ -39,8 +39,8 @@ class Statistics:
     hidden: dict[Key, HiddenPeaks] = field(default_factory=lambda: defaultdict(HiddenPeaks))
     input_bounds: dict[Key, tuple[float, float]] = field(default_factory=dict)
     """Lowest and highest value of the inputs."""
-    addend: float = 0.0
-    """Largest |output| of any layer that adds to the residual stream, before gate weights."""
+    addends: dict[Key, float] = field(default_factory=lambda: defaultdict(float))
+    """Largest |output| of any layer that adds to a residual stream, before gate weights."""
 
     def growth(self, key: Key) -> float:
         """How many times a point's range another frame may need; 1 where that is not known."""
@@ -79,9 +79,11 @@ def calibrate(
             rows = array.reshape(-1, array.shape[-1])
             statistics.moments.setdefault(key, Moments()).add(rows)
             for site in readers:
-                if site.target == "residual":
+                if is_stream(site.target):
+                    stream = shared.find(task, site.target)  # noqa: B023
                     addend = rows @ site.linear.weight.T + site.linear.bias
-                    statistics.addend = max(statistics.addend, float(np.abs(addend).max()))
+                    largest = max(statistics.addends[stream], float(np.abs(addend).max()))
+                    statistics.addends[stream] = largest
 
         for start in range(0, len(samples[task]), CHUNK_FRAMES):
             run_float(graph, samples[task][start : start + CHUNK_FRAMES], observe)

@@ -151,6 +151,8 @@ def _notes(task: str, graph: ir.Graph, scales: Scales) -> Iterator[str]:
                 experts = [None]
             case ir.Moe():
                 experts = range(len(layer.experts))
+            case ir.Renorm():
+                experts = []
             case _:
                 assert_never(layer)
         for expert in experts:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import mlps
+from moesaic.compiler.points import is_stream, mlps
 from moesaic.compiler.quant.calibrate import Statistics
 from moesaic.compiler.quant.given import OUTPUT_STEPS, given_steps
 from moesaic.compiler.quant.hidden import HiddenPeaks
@@ -217,22 +217,22 @@ class Scales:
         """Width of a point's codes and the magnitude at which they saturate."""
         if wide:
             return 16, self.wide(task, point) * INT16_MAX
-        if point == "residual":
-            return 16, self.residual(task) * INT16_MAX
+        if is_stream(point):
+            return 16, self.residual(task, point) * INT16_MAX
         if point == "output":
             return 16, self.output(task) * INT16_MAX
         if point.endswith(".logits"):
             return 24, self.logits(task, int(point.split(".")[0])) * INT24_MAX
         return 8, self.clip(task, point)
 
-    def residual(self, task: str) -> float:
-        """int16 step of the residual stream, one for all tasks.
+    def residual(self, task: str, point: str = "residual") -> float:
+        """int16 step of a residual stream; of the first one, the same for all tasks.
 
         Addends have 24 bits of 1/256 step: the same range, so they count without headroom.
         """
         largest = max(
-            self.maximum(task, "residual") * self.residual_headroom,
-            self.statistics.addend * 1.05,
+            self.maximum(task, point) * self.residual_headroom,
+            self.statistics.addends[self.shared.find(task, point)] * 1.05,
         )
         return largest / INT16_MAX
 

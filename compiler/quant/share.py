@@ -11,7 +11,7 @@ import hashlib
 from collections import defaultdict
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import Site, sites
+from moesaic.compiler.points import Site, plain_points, sites
 
 Key = tuple[str, str]
 """(task, point)."""
@@ -42,10 +42,11 @@ class SharedPoints:
             self._join((task, "residual"), (first_task, "residual"))
         equal: dict[str, list[tuple[str, Site]]] = defaultdict(list)
         for task, graph in graphs.items():
+            plain = plain_points(graph)
             for site in sites(graph):
                 # Ranges of the stream itself and of normalised rows have nothing in common.
-                stream = site.role == "head" and graph.head.norm.plain
-                equal[f"{digest(site)}{' stream' if stream else ''}"].append((task, site))
+                stream = " stream" if site.source in plain else ""
+                equal[f"{digest(site)}{stream}"].append((task, site))
         for (owner, first), *others in equal.values():
             for task, site in others:
                 self._join((task, site.source), (owner, first.source))

@@ -51,6 +51,9 @@ def fold_norms(graph: ir.Graph) -> ir.Graph:
                 experts = [_folded_mlp(expert, norm) for expert in layer.experts]
                 gate = _folded(layer.gate, norm)
                 layers.append(replace(layer, norm=_plain(norm), gate=gate, experts=experts))
+            case ir.Renorm():
+                linear = _folded(layer.linear, norm)
+                layers.append(replace(layer, norm=_plain(norm), linear=linear))
             case _:
                 assert_never(layer)
     head = replace(
@@ -84,6 +87,8 @@ def _require_finite(graph: ir.Graph) -> None:
             case ir.Moe():
                 experts = (part for mlp in layer.experts for part in mlp.linears)
                 parts = [layer.gate, *experts]
+            case ir.Renorm():
+                parts = [layer.linear]
             case _:
                 assert_never(layer)
         for part in parts:

@@ -52,7 +52,8 @@ def crest(graph: ir.Graph, samples: NDArray[np.float32]) -> float:
     magnitude over the mean square, to which the noise of eight bits is proportional.
 
     Of normalised rows over all samples plus of weights output by output, the mean over all linear
-    layers that read or write the stream; norms must be folded.
+    layers that read or write the stream that :func:`rotate_residual` rotates, but for one that
+    makes it of its norm; norms must be folded.
 
     Parameters
     ----------
@@ -70,30 +71,53 @@ def crest(graph: ir.Graph, samples: NDArray[np.float32]) -> float:
 
     run_float(graph, samples, observe, torch.float32)
     noise = []
+    renorms = {id(layer.linear) for layer in graph.layers if isinstance(layer, ir.Renorm)}
     for site in sites(graph):
-        if site.source.endswith("norm") or site.target == "residual":
+        if any(_ends(graph, site)) and id(site.linear) not in renorms:
             squares = site.linear.weight.astype(np.float64) ** 2
             weights = squares.max(1) / np.maximum(squares.mean(1), 1e-300)
             noise.append(float(weights.mean()) + rows.get(site.source, 0.0))
     return float(np.mean(noise))
 
 
+def _begin(graph: ir.Graph) -> int:
+    """The layer that makes the last residual stream; -1 is the embedding."""
+    anew = [n for n, layer in enumerate(graph.layers) if isinstance(layer, ir.Renorm)]
+    return max(anew, default=-1)
+
+
+def _ends(graph: ir.Graph, site: Site) -> tuple[bool, bool]:
+    """Whether a linear layer reads the last residual stream, and whether it writes it."""
+    number = site.source.partition(".")[0]
+    behind = not number.isdigit() or int(number) > _begin(graph)
+    reads = site.source.endswith("norm") and behind
+    return reads, site.target == ir.stream_points(graph.layers)[-1]
+
+
 def rotate_residual(graph: ir.Graph) -> ir.Graph:
     """The same function on a rotated residual stream; norms must be folded.
 
+    Where the stream begins anew, only the last one is rotated: a matrix that makes it of its norm
+    is then no longer diagonal, which costs cycles. Without a layer on it, it is left as it is.
+
     The streams that the file has are no longer the graph's, so there are none.
     """
+    if graph.layers and _begin(graph) == len(graph.layers) - 1:
+        return graph
     turn = rotation(graph.channels)
 
     def change(site: Site) -> ir.Linear:
         weight = site.linear.weight.astype(np.float64)
         bias = site.linear.bias.astype(np.float64)
-        if site.source.endswith("norm"):
+        reads, writes = _ends(graph, site)
+        if reads:
             weight = weight @ turn.T
-        if site.target == "residual":
+        if writes:
             weight, bias = turn @ weight, turn @ bias
         return replace(site.linear, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
 
     rotated = map_linears(graph, change)
+    if _begin(graph) >= 0:
+        return replace(rotated, streams=[])
     initial = (graph.embed.initial.astype(np.float64) @ turn.T).astype(np.float32)
     return replace(rotated, embed=replace(rotated.embed, initial=initial), streams=[])

@@ -8,7 +8,7 @@ from typing import assert_never
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLinear, IntMoe
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLinear, IntMoe, IntRenorm
 
 WAY_OUT = "; use a larger target: `moesaic explore` searches one for a part"
 Rule = tuple[str, int, int]
@@ -62,7 +62,7 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
         match layer:
             case IntMoe():
                 yield from _moe_rules(layer, graph.tokens, arch)
-            case IntAttention() | IntDense():
+            case IntAttention() | IntDense() | IntRenorm():
                 pass
             case _:
                 assert_never(layer)
@@ -122,6 +122,9 @@ def _linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear]]:
                 for expert in layer.experts:
                     yield where, expert.up
                     yield where, expert.down
+            case IntRenorm():
+                for linear in layer.linears:
+                    yield where, linear
             case _:
                 assert_never(layer)
     yield "the head", graph.head.linear

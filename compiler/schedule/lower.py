@@ -9,6 +9,7 @@ from moesaic.compiler.schedule.attention import lower_attention
 from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
 from moesaic.compiler.schedule.options import Schedule
+from moesaic.compiler.schedule.renorm import lower_renorm
 from moesaic.compiler.schedule.steps import (
     RESIDUAL_READ,
     RESIDUAL_WRITE,
@@ -19,7 +20,7 @@ from moesaic.compiler.schedule.steps import (
 from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe, IntRenorm
 
 
 def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
@@ -44,6 +45,8 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
                 lower_dense(writer, layer, normal)
             case IntMoe():
                 lower_moe(writer, layer, index, normal)
+            case IntRenorm():
+                lower_renorm(writer, layer, normal)
             case _:
                 assert_never(layer)
     writer.layer, writer.label = len(graph.layers) + 1, "head"

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 from torch import nn
+
+
+def load_torchvision() -> None:
+    """Import torchvision, so that libraries that want it do not fail on it.
+
+    PyPI's is built for CUDA's torch, and its operators do not load with the CPU's. Libraries take
+    nothing of it here but transforms in Python.
+    """
+    with mock.patch("torch.library.register_fake", lambda *_, **__: lambda function: function):
+        importlib.import_module("torchvision")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import functools
 import importlib
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 from torch import nn
 
-from moesaic.models.zoo.entry import Entry, FirstTensor
+from moesaic.models.zoo.entry import Entry, FirstTensor, load_torchvision
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "ViT": (
@@ -77,10 +76,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 @functools.cache
 def _timm() -> Any:
-    # PyPI's torchvision is built for CUDA's torch, and its operators do not load with the CPU's.
-    # timm takes nothing of it but transforms in Python.
-    with mock.patch("torch.library.register_fake", lambda *_, **__: lambda function: function):
-        importlib.import_module("torchvision")
+    load_torchvision()
     return importlib.import_module("timm")
 
 

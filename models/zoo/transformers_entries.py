@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from moesaic.models.zoo.entry import Entry, FirstTensor
+from moesaic.models.zoo.entry import Entry, FirstTensor, load_torchvision
 
 _LAYERS = {"num_hidden_layers": 2}
 _STAGES = {"depths": [1, 1, 1, 1]}
@@ -37,6 +37,7 @@ MODELS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
     ),
     "image and text": (
         ("CLIPVisionModel", "CLIPVisionConfig", _LAYERS),
+        ("CLIPVisionModel", "CLIPVisionConfig", _LAYERS | {"hidden_act": "gelu"}),
         ("SiglipVisionModel", "SiglipVisionConfig", _LAYERS),
         ("AltCLIPVisionModel", "AltCLIPVisionConfig", _LAYERS),
         ("Aimv2VisionModel", "Aimv2VisionConfig", _LAYERS),
@@ -63,6 +64,7 @@ MODELS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
 
 
 def _build(model: str, config: str, options: dict[str, Any]) -> nn.Module:
+    load_torchvision()
     transformers: Any = importlib.import_module("transformers")
     made = getattr(transformers, config)(**options, attn_implementation="eager")
     made.return_dict = False
@@ -73,7 +75,8 @@ def entries() -> Iterator[Entry]:
     """All of them; transformers itself is imported when one is built."""
     for family, models in MODELS.items():
         for model, config, options in models:
-            swiglu = "-swiglu" if options.get("use_swiglu_ffn") else ""
+            form = "-swiglu" if options.get("use_swiglu_ffn") else ""
+            form += f"-{options['hidden_act']}" if "hidden_act" in options else ""
             shape = (1, 4, 3, 32, 32) if model == "VivitModel" else (1, 3, 224, 224)
             build = functools.partial(_build, model, config, options)
-            yield Entry(model + swiglu, family, "transformers", build, shape)
+            yield Entry(model + form, family, "transformers", build, shape)

@@ -62,6 +62,7 @@ class Vit:
     mlp: str = "dense"
     head: str = "drop"
     residual: str = "stream first"
+    stream: str = "pre-norm"
     opset: int = 20
     seed: int = 0
     experts: int = EXPERTS
@@ -539,8 +540,13 @@ class Vit:
         if self.embed == "tokens":
             shape = [self.batch, PATCHES, 3 * PATCH * PATCH]
         x, count = self.tokens("x")
+        if self.stream in ("normalised", "normalised and post-norm"):
+            x = self.layer_norm(x, epsilon=1e-5)
         if self.residual.startswith("parallel"):
             x = self.branches(x, count)
+        elif "post-norm" in self.stream:
+            x = self.layer_norm(self.add(x, self.mix(x, count)))
+            x = self.layer_norm(self.add(x, self.feed_forward(x, count)))
         else:
             if self.residual in ("fused", "fused with bias"):
                 normal, x = self.skip_norm(x, self.mix(self.layer_norm(x), count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +15,12 @@ from moesaic.spec.intgraph import (
     IntEmbed,
     IntGraph,
     IntHead,
+    IntLayer,
     IntLinear,
     IntMlp,
     IntMoe,
     IntNorm,
+    IntRenorm,
     Scale,
     count_macs,
 )
@@ -43,6 +46,9 @@ class Shape:
     outputs: int = 30
     head_rows: int = 8
     head_first: int = 1
+    renorm: float = 0.0
+    """Share of places between two layers, and in front of the first, at which the stream begins
+    anew."""
     wide: float = 0.3
     """Share of normalised rows, and of hidden rows in part or whole, in 16 bits."""
     pairs: float = 0.3
@@ -120,7 +126,19 @@ def random_intgraph(
         down = replace(down, bias=taken_out)
         return IntMlp(up, function, scale, down, offset, count, paired)
 
-    layers: list[IntAttention | IntDense | IntMoe] = []
+    def renorms() -> Iterator[IntRenorm]:
+        if not shape.renorm or len(layers) in shape.parallel or forms.random() >= shape.renorm:
+            return
+        made = random_linear(rng, c, c, 2e5 / 256)  # what is zero decides the schedule
+        if forms.random() < 0.7:
+            made = replace(made, weight=np.diag(np.diag(made.weight)))
+        before = norm()
+        if forms.random() < 0.2:
+            before = IntNorm(c, 0, Scale.of(forms.uniform(0.5, 2) / c), plain=True)
+        made = (made, random_linear(rng, c, c, 1e3 / 256)) if forms.random() < 0.3 else (made,)
+        yield IntRenorm(before, made, 1e-3, f"renorm{len(layers)}")
+
+    layers: list[IntLayer] = []
 
     def rows() -> tuple[IntNorm, bool, bool]:
         """Norm of the next layer, whether it reads 16-bit rows, and whether it is parallel."""
@@ -129,6 +147,7 @@ def random_intgraph(
         return norm(), is_wide(), False
 
     for index, mixture in enumerate(shape.moe):
+        layers += renorms()
         width = shape.heads * shape.head_dim
         values = shape.heads * shape.value_dim
         before, wide, parallel = rows()
@@ -154,6 +173,7 @@ def random_intgraph(
                 parallel,
             )
         )
+        layers += renorms()
         before, wide, parallel = rows()
         paired = bool(kinds.random() < shape.pairs)
         if mixture:

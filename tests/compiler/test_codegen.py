@@ -53,6 +53,10 @@ SHAPES = {
     ),
     "three_experts": Shape(experts=3, top_k=3, moe=(True,)),
     "all_16_bits": Shape(wide=1.0, moe=(True, False), experts=4),
+    "begins_anew": Shape(renorm=1.0),
+    "begins_anew_now_and_then": Shape(
+        tokens=20, patches=19, channels=72, head_rows=19, renorm=0.5, moe=(True, False, True)
+    ),
     "all_8_bits": Shape(wide=0.0, moe=(True, False), experts=4),
     "parallel": Shape(moe=(True, False), parallel=(1, 3)),
     "four_on_one_norm": Shape(moe=(False, True), parallel=(1, 2, 3), experts=4, wide=0.5),

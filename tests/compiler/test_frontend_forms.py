@@ -61,6 +61,7 @@ FORMS: dict[str, list[str]] = {
         "node",
     ],
     "head": ["norm first", "class", "convolution"],
+    "stream": ["normalised", "post-norm", "normalised and post-norm"],
     "residual": [
         "branch first",
         "layer scale",

@@ -318,22 +318,14 @@ def test_repeated_expert(tmp_path: Path) -> None:
     assert "expert 2" in (text := message(save(tmp_path, proto))) and "twice" in text
 
 
-def test_post_norm_block(tmp_path: Path) -> None:
-    vit = Vit(mlp="dense", head="norm first")
-    x, count = vit.tokens("x")
-    x = vit.layer_norm(vit.add(x, vit.mix(x, count)))
-    x = vit.layer_norm(vit.add(x, vit.perceptron(x)))
-    vit.nodes.append(helper.make_node("Identity", [vit.dense(x, 12, 4)], ["y"]))
-    vit.tokens = lambda _: ("x", 0)  # type: ignore[method-assign]
-    graph = helper.make_graph(
-        vit.nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 12])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        vit.constants,
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    assert "only pre-LayerNorm blocks" in message(save(tmp_path, proto))
+def test_norm_of_the_branch_alone(tmp_path: Path) -> None:
+    """As SwinV2 has it: x + LayerNorm(f(x))."""
+    vit = Vit()
+    mix = vit.mix
+    vit.mix = lambda x, count: vit.layer_norm(mix(x, count))  # type: ignore[method-assign]
+    text = message(vit.save(tmp_path))
+    assert "only x + f(LayerNorm(x)), LayerNorm(x + f(x)) and" in text
+    assert "must add one layer to the residual stream" in text
 
 
 def test_image_network_that_is_no_transformer(tmp_path: Path) -> None:

@@ -256,12 +256,13 @@ def test_convolutional_stem(tmp_path: Path) -> None:
     assert "padding must be 0" in text
 
 
-def test_attention_without_a_norm(tmp_path: Path) -> None:
+def test_attention_on_a_scaled_stream(tmp_path: Path) -> None:
     vit = HeadedVit(head="convolutions")
     mix = vit.mix
     stream, count = vit.tokens("x")
     vit.tokens = lambda _: (stream, count)  # type: ignore[method-assign]
-    vit.mix = lambda normal, count: mix(stream, count)  # type: ignore[method-assign]
+    scaled = vit.op("Mul", stream, vit.const(2.0))
+    vit.mix = lambda normal, count: mix(scaled, count)  # type: ignore[method-assign]
     text = refusal(vit.save(tmp_path))
     assert "the layer added by node" in text and "the query of attention" in text
 

@@ -22,6 +22,7 @@ from moesaic.spec.intgraph import (
     IntMlp,
     IntMoe,
     IntNorm,
+    IntRenorm,
     Scale,
 )
 
@@ -212,6 +213,11 @@ def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
                 rows = [add(x, mlp(y, layer.mlp)) for x, y in zip(rows, read, strict=True)]
             case IntMoe():
                 rows = [moe(row, *both, layer) for row, both in zip(rows, normal, strict=True)]
+            case IntRenorm():
+                rows = [[0] * len(row) for row in rows]
+                for part in layer.linears:
+                    addends = [linear(row, part, 24) for row in read]
+                    rows = [add(x, y) for x, y in zip(rows, addends, strict=True)]
             case _:
                 assert_never(layer)
     head = graph.head

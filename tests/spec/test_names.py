@@ -72,6 +72,7 @@ def test_a_device_has_the_part_that_its_name_begins_with(monkeypatch: pytest.Mon
     "instructions, kind",
     [
         ([(Opcode.LOAD, 0), (Opcode.ROUTE, 0), (Opcode.STORE, 0)], "embed"),
+        ([(Opcode.NORM, 0), (Opcode.LOAD, 0), (Opcode.DRAIN, Drain.RESIDUAL)], "renorm"),
         ([(Opcode.STORE, 0), (Opcode.ROUTE, 0)], "head"),
         ([(Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.SOFTMAX)], "moe"),
         ([(Opcode.NORM, 0), (Opcode.DRAIN, Drain.SOFTMAX)], "attention"),

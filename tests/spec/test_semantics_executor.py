@@ -22,6 +22,7 @@ SHAPES = {
         tokens=5, patches=4, head_rows=4, heads=2, head_dim=5, value_dim=9, moe=(False,)
     ),
     "all_16_bits": Shape(tokens=5, patches=4, head_rows=4, moe=(False, True), wide=1.0),
+    "begins_anew": Shape(tokens=5, patches=4, head_rows=4, moe=(False, True), renorm=1.0),
     "all_8_bits": Shape(tokens=5, patches=4, head_rows=4, moe=(False, True), wide=0.0),
     "some_16_bits": Shape(tokens=5, patches=4, head_rows=4, moe=(True, False, True), wide=0.5),
     "parallel": Shape(tokens=5, patches=4, head_rows=4, moe=(True, False), parallel=(1, 3)),

@@ -1,0 +1,69 @@
+"""The residual stream begins anew: its norm, zeros over it, and the norm added to them.
+
+The LOAD of zeros runs beside the product, whose DRAIN waits for both. Of a diagonal matrix only the
+tiles on the diagonal are computed: column tiles that need the same inputs are one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import numpy as np
+
+from moesaic.compiler.schedule.steps import RESIDUAL_READ, RESIDUAL_WRITE, Buffer, Weights
+from moesaic.compiler.schedule.writer import Rows, Source, StepWriter, pad_to
+from moesaic.spec import isa, layout
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.constants import zeros_offset
+from moesaic.spec.intgraph import IntLinear, IntRenorm
+
+
+def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Buffer) -> None:
+    """Write the steps of one layer that replaces the residual stream."""
+    arch, graph = writer.arch, writer.graph
+    writer.emit(
+        isa.Opcode.LOAD,
+        (RESIDUAL_WRITE,),
+        window=isa.Window.CONSTANT,
+        space=isa.Space.RESIDUAL,
+        offset=zeros_offset(graph, arch),
+        words=graph.tokens * writer.residual_words,
+        base=0,
+    )
+    plane = normal.words // 3
+    blocks = ((linear, *block) for linear in layer.linears for block in _blocks(linear, arch))
+    for linear, inputs, outputs in blocks:
+        drain = writer.to_residual()
+        drain["base"] = outputs.start // arch.lanes
+        writer.linear(
+            Source(
+                normal,
+                isa.Streamed.SIGNED16,
+                first=plane + inputs.start // arch.depth,
+                plane=plane,
+                stride=writer.words(graph.channels),
+            ),
+            Weights(linear, pad_to(tuple(inputs), arch.depth), pad_to(tuple(outputs), arch.width)),
+            Rows(graph.tokens),
+            drain,
+            (RESIDUAL_READ, RESIDUAL_WRITE),
+            columns=layout.words(len(outputs), arch.lanes) * arch.lanes,
+        )
+
+
+def _blocks(linear: IntLinear, arch: ArchConfig) -> Iterator[tuple[range, range]]:
+    """Inputs and outputs of the blocks of the matrix that are not zero, in order of the outputs."""
+    tiles = range(0, linear.outputs, arch.width)
+
+    def inputs(first: int) -> range:
+        used = np.flatnonzero(linear.weight[first : first + arch.width].any(0))
+        if not used.size:
+            return range(min(arch.depth, linear.inputs))
+        start = int(used[0]) // arch.depth * arch.depth
+        end = layout.words(int(used[-1]) + 1, arch.depth) * arch.depth
+        return range(start, min(end, linear.inputs))
+
+    for block, group in groupby(tiles, inputs):
+        firsts = list(group)
+        yield block, range(firsts[0], min(firsts[-1] + arch.width, linear.outputs))
