@@ -6,6 +6,7 @@ import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.branches import read_branches
+from moesaic.compiler.frontend.choices import Experts
 from moesaic.compiler.frontend.given import find_step
 from moesaic.compiler.frontend.read import (
     State,
@@ -17,7 +18,6 @@ from moesaic.compiler.frontend.read import (
 from moesaic.compiler.frontend.views import (
     NONE,
     Arena,
-    Experts,
     Input,
     Norm,
     NotRecognised,
