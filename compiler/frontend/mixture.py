@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,9 +15,9 @@ from moesaic.compiler.frontend.experts import ExpertReading, make_moe, read_expe
 from moesaic.compiler.frontend.formula import Formula
 from moesaic.compiler.frontend.read import State, per_column
 from moesaic.compiler.frontend.routing import (
-    PROBABILITY,
     SHARE,
-    TOTAL,
+    SIGMOID,
+    SUMS,
     Routing,
     Undetermined,
     as_number,
@@ -114,16 +116,16 @@ def read_mixture(arena: Arena, state: State, terms: list[View]) -> ir.Moe:
         )
     settled = {e: _settle(routing, weights[e], e) for e in range(count)}
     _add_biases(routing, biases, weights, readings)
-    _, renormalise, epsilon = settled[0]
+    _, kind, epsilon = settled[0]
     for e, (factor, other, more) in settled.items():
-        if other != renormalise or not np.isclose(more, epsilon, rtol=1e-6, atol=0.0):
+        if other != kind or not np.isclose(more, epsilon, rtol=1e-6, atol=0.0):
             raise NotRecognised(f"{routing.node} weighs expert {e} in another way than expert 0")
         readings[e].scale(factor)
     arena.notes |= routing.notes
     name = routing.choice.name if routing.choice is not None else router.name
     ordered = {e: readings[e] for e in range(count)}
-    moe = make_moe(router, ordered, routing.slots, renormalise, name)
-    moe.sum_epsilon = epsilon
+    moe = make_moe(router, ordered, routing.slots, kind.renormalise, name)
+    moe.sigmoid, moe.sum_epsilon = kind.sigmoid, epsilon
     return moe
 
 
@@ -168,8 +170,15 @@ def _same(one: ExpertReading, other: ExpertReading) -> bool:
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def _settle(routing: Routing, formulas: list[Formula], expert: int) -> tuple[float, bool, float]:
-    """Return factor, whether chosen weights are divided by their sum, and what is added to that."""
+class _Kind(NamedTuple):
+    """What a weight is, as :class:`ir.Moe` has it."""
+
+    renormalise: bool
+    sigmoid: bool = False
+
+
+def _settle(routing: Routing, formulas: list[Formula], expert: int) -> tuple[float, _Kind, float]:
+    """Return a factor, what kind of weight it is on, and what is added to the sum of those."""
     *slots, none = formulas
     if routing.choice is None:
         slots = [none]
@@ -181,17 +190,18 @@ def _settle(routing: Routing, formulas: list[Formula], expert: int) -> tuple[flo
             f"the weight of expert {expert} depends on its rank among those that {routing.node} "
             "chose"
         )
-    if (factor := only(first, ((PROBABILITY, 1),))) is not None:
-        return factor, False, 0.0
+    for own in SUMS:
+        if (factor := only(first, ((own, 1),))) is not None:
+            return factor, _Kind(False, own == SIGMOID), 0.0
     if (factor := only(first, ((SHARE, 1),))) is not None:
-        return factor, True, 0.0
+        return factor, _Kind(True), 0.0
     if routing.slots == 1 and (number := as_number(first)) is not None:
-        return number, True, 0.0  # one expert, by its own weight
-    total = PROBABILITY if routing.slots == 1 else TOTAL
-    for monomial in first.terms:
+        return number, _Kind(True), 0.0  # one expert, by its own weight
+    for own, monomial in itertools.product(SUMS, first.terms):
+        total = own if routing.slots == 1 else SUMS[own]
         numbers = dict(monomial)
         inverse = next((n for n in numbers if routing.reciprocal_of(n) is not None), None)
-        if numbers != {PROBABILITY: 1, inverse: 1} or inverse is None:
+        if numbers != {own: 1, inverse: 1} or inverse is None:
             continue
         factor = only(first, monomial)
         argument = routing.reciprocal_of(inverse)
@@ -204,10 +214,10 @@ def _settle(routing: Routing, formulas: list[Formula], expert: int) -> tuple[flo
                 f"{epsilon:g} is added to the sum that the weights of {routing.node} are divided "
                 f"by, at most {TINY:g} is supported"
             )
-        return factor / of_sum, True, epsilon
+        return factor / of_sum, _Kind(True, own == SIGMOID), epsilon
     raise NotRecognised(
-        f"the weights of the experts that {routing.node} chose must be their softmax, as it is or "
-        "divided by its sum over the chosen, times a number"
+        f"the weights of the experts that {routing.node} chose must be their softmax or sigmoids, "
+        "as they are or divided by their sum over the chosen, times a number"
     )
 
 

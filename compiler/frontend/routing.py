@@ -38,10 +38,13 @@ from moesaic.compiler.frontend.views import (
 )
 from moesaic.compiler.ir import IndexArray
 
-LOGIT, PROBABILITY, SHARE, TOTAL, LOWEST = range(5)
+LOGIT, PROBABILITY, SHARE, TOTAL, SIGMOID, SIGMOIDS, LOWEST = range(7)
 """Atoms: the expert's logit, its softmax among all, its softmax among the chosen, the sum of the
-chosen experts' softmax among all, and what a softmax makes 0 of."""
-POSITIVE = (PROBABILITY, SHARE, TOTAL)
+chosen experts' softmax among all, the sigmoid of its logit, the sum of the chosen experts'
+sigmoids, and what a softmax makes 0 of."""
+POSITIVE = (PROBABILITY, SHARE, TOTAL, SIGMOID, SIGMOIDS)
+SUMS = {PROBABILITY: TOTAL, SIGMOID: SIGMOIDS}
+"""Weights that can be divided by their sum over the chosen experts, which is an atom too."""
 CLOSE = 1e-6
 """Relative difference of equal constants."""
 TIES = "experts of equal scores are chosen by number, where the file takes all of them"
@@ -120,7 +123,7 @@ class Routing:
         else:
             raise NotRecognised(
                 f"the gate weights come from {found.node}: only a softmax of a linear router, or a "
-                "choice from one, is supported"
+                "choice from one or from sigmoids, is supported"
             )
         self.experts = self.logits.shape[1]
         if self.choice is not None:
@@ -140,10 +143,14 @@ class Routing:
         source = self._arena.source_of(scores)
         if isinstance(source, Product):
             return scores
+        if isinstance(source, Unary) and source.function == "sigmoid":
+            logits = self._arena.inside(scores.plain, source.argument)
+            if isinstance(self._arena.source_of(logits), Product):
+                return logits
         if not isinstance(source, Softmax):
             raise NotRecognised(
-                f"{self.node} chooses from {source.node}: only the scores of a linear router or "
-                "their softmax are supported"
+                f"{self.node} chooses from {source.node}: only the scores of a linear router, "
+                "their softmax or their sigmoids are supported"
             )
         width = source.rows.shape[1]
         local = scores.ids - source.start
@@ -159,7 +166,8 @@ class Routing:
         assert self.choice is not None
         scores = self.choice.rows[self.rows]
         found = [self.read(scores[:, e], e, None) for e in range(self.experts)]
-        kind = LOGIT if set(found[0].terms) & {((LOGIT, 1),)} else PROBABILITY
+        kinds = (LOGIT, SIGMOID, PROBABILITY)
+        kind = next((k for k in kinds if ((k, 1),) in found[0].terms), PROBABILITY)
         slope = found[0].coefficient(((kind, 1),))
         if (
             not set(found[0].terms) <= {((kind, 1),), ()}
@@ -167,8 +175,8 @@ class Routing:
             or any(not found[0].close(other) for other in found[1:])
         ):
             raise NotRecognised(
-                f"{self.node} must choose the largest of the router's scores or of their softmax: "
-                "a constant for each expert belongs in front of the softmax"
+                f"{self.node} must choose the largest of the router's scores, of their softmax or "
+                "of their sigmoids: a constant for each expert belongs in front of those"
             )
 
     def read(self, view: View, expert: int, slot: int | None) -> Formula:
@@ -229,6 +237,10 @@ class Routing:
             case Times():
                 parts = [arena.inside(view, part) for part in (source.left, source.right)]
                 return self.product(parts, expert, slot)
+            case Unary(function="sigmoid"):
+                return self._sigmoid(
+                    self.read(arena.inside(view, source.argument), expert, slot), source
+                )
             case Unary(function="reciprocal"):
                 return self._reciprocal(
                     self.read(arena.inside(view, source.argument), expert, slot), source
@@ -272,8 +284,8 @@ class Routing:
             case _:
                 what = source.function if isinstance(source, Unary) else "it"
                 raise NotRecognised(
-                    f"gate weights are computed by {source.node} ({what}): only a softmax, with "
-                    "or without division by the sum of the chosen, is supported"
+                    f"gate weights are computed by {source.node} ({what}): only a softmax or "
+                    "sigmoids, with or without division by the sum of the chosen, are supported"
                 )
 
     def product(self, parts: Sequence[View], expert: int, slot: int | None) -> Formula:
@@ -287,6 +299,12 @@ class Routing:
         if waiting is not None and not is_zero(total):
             raise waiting
         return total
+
+    def _sigmoid(self, argument: Formula, source: Source) -> Formula:
+        if set(argument.terms) != {((LOGIT, 1),)}:
+            raise NotRecognised(f"{source.node} is no sigmoid of the router's scores")
+        self._set_slope(argument, source)
+        return atom(SIGMOID)
 
     def _reciprocal(self, argument: Formula, source: Source) -> Formula:
         number = as_number(argument)
@@ -462,6 +480,8 @@ class Routing:
             elif monomial == ((PROBABILITY, 1),):
                 sum_of = constant(np.ones(1)) if every else atom(TOTAL)
                 total = total + sum_of.affine(value, 0.0)
+            elif monomial == ((SIGMOID, 1),) and not (every and self.choice is None):
+                total = total + atom(SIGMOIDS).affine(value, 0.0)
             elif monomial == ((SHARE, 1),) and (other is None or is_zero(other)):
                 total = total + constant(value)
             elif np.any(value):
@@ -553,8 +573,9 @@ class Routing:
         low = np.ravel(formula.coefficient(()))[0] <= LITTLE
         return bool(low) and set(formula.terms) <= {(), ((LOGIT, 1),)}
 
-    def _set_slope(self, formula: Formula, source: Softmax) -> None:
-        """Check that a softmax is of logits, all scaled by one number; what is added cancels."""
+    def _set_slope(self, formula: Formula, source: Source) -> None:
+        """Check that a softmax or sigmoids are of logits, all scaled by one number; what is added
+        cancels in a softmax."""
         slope = float(np.ravel(formula.coefficient(((LOGIT, 1),)))[0])
         if not set(formula.terms) <= {((LOGIT, 1),), ()} or slope <= 0:
             if ((PROBABILITY, 1),) in formula.terms:
