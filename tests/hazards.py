@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.hw.stream.sequencer import FETCHED_ENTRIES
-from moesaic.spec import isa, layout
+from moesaic.spec import isa, layout, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS, Destination, Wide
 from moesaic.spec.isa import (
@@ -39,6 +39,15 @@ OUTCOMES = FETCHED_ENTRIES
 """Predicated fetches decided and not met by their MATMUL (``hw/stream/sequencer.py``)."""
 ROW_SCALES = 2
 """Blocks of rows between SOFTMAX and ATTENTION (``hw/vector/row_scale.py``)."""
+
+
+def memory_sizes(arch: ArchConfig) -> dict[Space, int]:
+    """Words of the memories, which follow one another."""
+    return {
+        Space.ACTIVATION: arch.activation_words,
+        Space.RESIDUAL: arch.residual_words,
+        Space.TABLE: tables.ACTIVATION_TABLES * tables.ACTIVATION_ENTRIES,
+    }
 
 
 class Hazard(Exception):
@@ -123,7 +132,7 @@ class OrderModel:
 
     def _trace(self) -> None:
         """Find the words of every instruction, and who writes what is read in program order."""
-        writer = np.full(self.arch.activation_words + self.arch.residual_words, -1, np.int64)
+        writer = np.full(sum(memory_sizes(self.arch).values()), -1, np.int64)
         for number, work in enumerate(self.works):
             match work.opcode:
                 case Opcode.MATMUL:
@@ -147,12 +156,11 @@ class OrderModel:
                 writer[words] = number
 
     def _inside(self, words: Words, space: Space) -> Words:
-        """Check the words of one memory; residual words follow the activation words."""
-        residual = space is Space.RESIDUAL
-        size = self.arch.residual_words if residual else self.arch.activation_words
-        if len(words) and not 0 <= words.min() <= words.max() < size:
-            raise Hazard(f"word {words.max()} of the {space.name} scratchpad does not exist")
-        return words + self.arch.activation_words if residual else words
+        """Check the words of one memory, and find their place among those of all."""
+        sizes = memory_sizes(self.arch)
+        if len(words) and not 0 <= words.min() <= words.max() < sizes[space]:
+            raise Hazard(f"word {words.max()} of the {space.name} memory does not exist")
+        return words + sum(size for other, size in sizes.items() if other < space)
 
     def _matmul_words(self, work: Work) -> None:
         values, arch = work.values, self.arch
@@ -206,6 +214,8 @@ class OrderModel:
         columns = values["n_tiles"] * arch.width
         for group in range(values["groups"]):
             first, last = group * columns, min((group + 1) * columns, values["columns"])
+            if values["paired"]:
+                first, last = first // 2, last // 2
             inner = np.arange(first // size, layout.words(max(last, first), size))
             words = values["base"] + rows[:, None] * values["stride"] + inner
             if DRAINS[kind].wide is not Wide.NEVER and values["wide"]:
@@ -239,7 +249,7 @@ class OrderModel:
             No unit can go on.
         """
         arch = self.arch
-        self.writer = np.full(arch.activation_words + arch.residual_words, -1, np.int64)
+        self.writer = np.full(sum(memory_sizes(arch).values()), -1, np.int64)
         self.tokens = {(giver, taker): 0 for giver in Unit for taker in Unit}
         self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
         self.sequence = 0
