@@ -110,7 +110,8 @@ def _graph(
     assert isinstance(output, View)
     elsewhere = {node.name for node in host.nodes} if host else set()
     hosted = {describe(node) for node in traced.graph.nodes if node_name(node) in elsewhere}
-    notes = [note for note in traced.notes if note[1] not in hosted]
+    notes = [*traced.notes, *sorted(traced.arena.notes)]
+    notes = [note for note in notes if note[1] not in hosted]
     notes = [*tail, *notes, *_quantised_anew(traced, backbone)]
     name_layers(backbone.layers, traced.graph.nodes)
     shape = output.shape

@@ -7,6 +7,8 @@ mean is a scaled sum, and the arithmetic of a LayerNorm becomes a `Norm`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ from moesaic.compiler.frontend.views import (
     NotRecognised,
     Product,
     RowSum,
+    Softmax,
     Source,
     Sum,
     Times,
@@ -135,6 +138,7 @@ class Algebra:
             )
         size = flat.shape[0] * matrix.shape[0]
         check_elements(size, "its result")
+        finite(matrix)
         codes = find_codes(self.arena, matrix)
         source = Product(self.node, self.name, size, rows=flat, weight=matrix, codes=codes)
         return self._new(source, (*rows.shape[:-1], matrix.shape[0]))
@@ -225,16 +229,33 @@ class Algebra:
         return self.arena.inside(view, source.argument)
 
 
+def softmax(algebra: Algebra, view: View, axis: int) -> View:
+    """Return the softmax along an axis."""
+    rows = view.move_last((axis,))
+    source = Softmax(
+        algebra.node, algebra.name, rows.ids.size, rows=rows.reshape(-1, rows.shape[-1])
+    )
+    result = algebra.arena.view(algebra.arena.add(source, ("softmax", rows.digest())), rows.shape)
+    return result.move_back(axis)
+
+
+def transpose(value: Value, order: Sequence[int]) -> Value:
+    """Put axes in another order."""
+    if not isinstance(value, View):
+        return value.transpose(order)
+    return value.transpose(*order) if order else value
+
+
 def _transposed(value: Value) -> Value:
     if not isinstance(value, View):
         return np.swapaxes(value, -1, -2)
     return value.swap_last()
 
 
-def stack_views(views: list[View]) -> View:
-    """Stack views of equal shape on a new first axis."""
+def stack_views(views: list[View], axis: int = 0) -> View:
+    """Stack views of equal shape on a new axis."""
     return View(
-        np.stack([view.ids for view in views]),
-        np.stack([view.scale for view in views]),
-        np.stack([view.offset for view in views]),
+        np.stack([view.ids for view in views], axis),
+        np.stack([view.scale for view in views], axis),
+        np.stack([view.offset for view in views], axis),
     )

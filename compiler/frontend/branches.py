@@ -6,12 +6,13 @@ import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.attention import read_attention
-from moesaic.compiler.frontend.experts import read_expert, read_loop, read_node
+from moesaic.compiler.frontend.choices import Experts
+from moesaic.compiler.frontend.experts import read_expert, read_node
+from moesaic.compiler.frontend.mixture import is_mixture, read_mixture
 from moesaic.compiler.frontend.read import State, per_column, read_linear, share_norm
 from moesaic.compiler.frontend.views import (
     Arena,
     BatchProduct,
-    Experts,
     NotRecognised,
     Product,
     RealArray,
@@ -25,8 +26,8 @@ from moesaic.compiler.frontend.views import (
 ORDER = (ir.Attention, ir.Mlp, ir.Moe)
 """Of branches, whatever the file has: experts bring the most weights, which are fetched while the
 others run. A paper-size frame with its mixtures first takes 8 % longer by the cost model."""
-Weighed = list[tuple[View, View]]
-"""Products of two, whose sum is a mixture of experts written out."""
+Weighed = list[View]
+"""Terms whose sum is a mixture of experts written out."""
 
 
 def read_branches(
@@ -70,15 +71,12 @@ def _group(arena: Arena, terms: list[View]) -> list[View | Weighed]:
     branches: list[View | Weighed] = []
     experts: Weighed = []
     for term in terms:
-        found = _pair(arena, term)
-        if found is None:
+        if not is_mixture(arena, term):
             branches += _split(arena, term)
             continue
-        if term.offset.any():
-            raise NotRecognised(f"a constant is added to {arena.source_of(term).node}")
         if not experts:
             branches.append(experts)
-        experts += found
+        experts.append(term)
     return branches
 
 
@@ -106,30 +104,12 @@ def _split(arena: Arena, view: View) -> list[View]:
     return parts
 
 
-def _pair(arena: Arena, view: View) -> Weighed | None:
-    """Return the products that a view sums, if it is made of elementwise products."""
-    source = arena.source_of(view)
-    element = view.ids - source.start
-    if isinstance(source, Times):
-        left, right = arena.inside(view.unshifted, source.left), source.right
-        return [(left, arena.inside(view.plain, right))]
-    if isinstance(source, BatchProduct):
-        _, m, depth = source.left.shape
-        n = source.right.shape[2]
-        batch, row, column = element // (m * n), element // n % m, element % n
-        return [
-            (source.left[batch, row, k].affine(view.scale, 0.0), source.right[batch, k, column])
-            for k in range(depth)
-        ]
-    return None
-
-
 def _give_constant(arena: Arena, branches: list[View | Weighed], constant: RealArray) -> None:
     """Add a constant to the first branch that ends in a linear layer."""
     last = [None if isinstance(branch, list) else arena.source_of(branch) for branch in branches]
     numbers = [n for n, source in enumerate(last) if isinstance(source, Product)]
     if not numbers:
-        source = last[0] or arena.source_of(branches[0][0][0])
+        source = last[0] or arena.source_of(branches[0][0])
         raise NotRecognised(f"a constant is added to the experts at {source.node}")
     branch = branches[numbers[0]]
     assert isinstance(branch, View)
@@ -140,7 +120,7 @@ def _read(arena: Arena, branch: View | Weighed, state: State) -> ir.Layer:
     """Read one branch."""
     if isinstance(branch, list):
         try:
-            return read_loop(arena, state, branch)
+            return read_mixture(arena, state, branch)
         except NotRecognised as error:
             raise NotRecognised(_gated(arena, branch) or str(error)) from error
     source = arena.source_of(branch)
@@ -155,18 +135,22 @@ def _read(arena: Arena, branch: View | Weighed, state: State) -> ir.Layer:
     inner = arena.sources_of(linear.inputs)
     if inner and all(isinstance(part, BatchProduct) for part in inner):
         return read_attention(arena, state, linear)
-    expert = read_expert(arena, state, branch, 1.0)
+    expert = read_expert(arena, state, branch)
     norm, inner_linears = share_norm(expert.inner)
     return expert.mlp(norm, inner_linears, linear.name)
 
 
-def _gated(arena: Arena, pairs: Weighed) -> str | None:
+def _gated(arena: Arena, terms: Weighed) -> str | None:
     """Say which branch has a weight for each token that is no choice of experts: shared experts
     with a gate of their own, or a coefficient of a whole mixture."""
-    for pair in pairs:
-        one, other = (next(iter(arena.sources_of(part)), None) for part in pair)
+    for term in terms:
+        times = arena.source_of(term)
+        if not isinstance(times, Times):
+            continue
+        sides = [arena.inside(term.plain, part) for part in (times.left, times.right)]
+        one, other = (next(iter(arena.sources_of(side)), None) for side in sides)
         for value, weight in ((one, other), (other, one)):
-            gate = isinstance(weight, Unary) and weight.size == pair[0].shape[0]
+            gate = isinstance(weight, Unary) and weight.size == term.shape[0]
             coefficient = isinstance(weight, Softmax) and isinstance(value, Sum)
             if weight is not None and (gate or coefficient):
                 return (

@@ -158,7 +158,10 @@ def serialise(model: onnx.ModelProto, path: str | Path) -> bytes:
 
 
 def _array(tensor: onnx.TensorProto, what: str, path: str | Path) -> NDArray[np.generic]:
-    """Return a constant in a type of numpy's own, refusing NaN and infinity."""
+    """Return a constant in a type of numpy's own, refusing NaN and infinity.
+
+    A mask of scores may be -inf; who reads it as a number refuses it (`views.finite`).
+    """
     try:
         array = numpy_helper.to_array(tensor)
     except Exception as error:  # sizes that do not fit, unknown types, data that is not there
@@ -167,12 +170,17 @@ def _array(tensor: onnx.TensorProto, what: str, path: str | Path) -> NDArray[np.
         ) from error
     if array.dtype.kind not in "biufOSU":  # bfloat16 and other types numpy does not know itself
         array = array.astype(np.float32)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() or _masks(array)):
         raise UserError(
             f"{what} of {path} must be finite, but it holds NaN or infinity: "
             "check the checkpoint that was exported"
         )
     return array
+
+
+def _masks(array: NDArray[np.generic]) -> bool:
+    """Say whether a constant only takes scores away: 0 or -inf."""
+    return bool(((array == 0) | np.equal(array, -np.inf)).all())
 
 
 def attribute_constant(node: onnx.NodeProto, path: str) -> NDArray[np.generic] | None:

@@ -11,6 +11,7 @@ from onnx import helper
 
 from moesaic.compiler.frontend import layout
 from moesaic.compiler.frontend.algebra import Algebra, Value
+from moesaic.compiler.frontend.dynamic import Sizes
 from moesaic.compiler.frontend.floats import ROUNDED
 from moesaic.compiler.frontend.given import note_rounding
 from moesaic.compiler.frontend.load import OnnxGraph, attribute_constant
@@ -28,9 +29,9 @@ from moesaic.compiler.frontend.views import Arena, Input, NotRecognised, View
 from moesaic.spec.errors import UserError
 
 HOST = "cut the graph there and compute it on the host"
-DATA_DEPENDENT = (
-    "its result's shape or place depends on the data: export mixtures of experts as a loop over "
-    "all experts or as com.microsoft.MoE"
+FIXED_SIZE = (
+    "it reads as many tokens as a mask lists, but has the size that the sample at the export gave: "
+    "export with dynamo=True"
 )
 INTEGERS = "quantise the float model with quant_format=QuantFormat.QDQ and quantize_static"
 ADVICE = {
@@ -52,16 +53,11 @@ ADVICE = {
     "AveragePool": HOST,
     "BatchNormalization": "fold it into the layer before it",
     "ConvTranspose": HOST,
-    "GatherND": DATA_DEPENDENT,
-    "Gather": DATA_DEPENDENT,
-    "GatherElements": DATA_DEPENDENT,
     "If": "export the model without control flow",
     "Loop": "export the model without control flow",
     "MaxPool": HOST,
-    "NonZero": DATA_DEPENDENT,
     "Resize": HOST,
     "Scan": "export the model without control flow",
-    "ScatterND": DATA_DEPENDENT,
     "Upsample": HOST,
 }
 """What to do about an operator that nothing here supports."""
@@ -161,7 +157,7 @@ def trace(graph: OnnxGraph) -> Trace:
     _note_roundings(traced, [graph.input_name])
     if graph.input_name in graph.rounded:
         traced.notes.append((ROUNDED, source.node))
-    types = Types(graph)
+    types, sizes = Types(graph), Sizes()
     untraced: set[str] = set()
     for node in graph.nodes:
         if not untraced.isdisjoint(reads(node)):
@@ -170,6 +166,8 @@ def trace(graph: OnnxGraph) -> Trace:
         algebra.node, algebra.name = describe(node), node_name(node)
         try:
             inputs = [traced.values[name] if name else None for name in node.input]
+            sizes.check(node, traced.values)
+            unknown = sizes.settle(node, inputs, arena)
             results = _run(algebra, node, inputs, types, graph, traced.notes)
             made = {
                 name: value
@@ -182,10 +180,13 @@ def trace(graph: OnnxGraph) -> Trace:
         except UserError:
             raise
         except Exception as error:  # a malformed node can fail anywhere; the user needs its name
+            if sizes.is_unknown(node) and not isinstance(error, NotRecognised):
+                error = NotRecognised(FIXED_SIZE)
             traced.refused[first_output(node)] = _refusal(node, error, graph.path)
             untraced.update(node.output)
         else:
             traced.values.update(made)
+            sizes.note(node, made.items(), unknown)
             _note_roundings(traced, made)
             if graph.rounded.intersection(node.output) and isinstance(results[0], View):
                 traced.notes.append((ROUNDED, describe(node)))

@@ -240,53 +240,6 @@ class RowSum(Source):
 
 
 @dataclass(eq=False)
-class TopKValues(Source):
-    """The `k` largest of each row, largest first; rows [R, S], elements [R, k]."""
-
-    rows: View
-    k: int
-
-
-@dataclass(eq=False)
-class TopKIndices(Source):
-    """The columns that `values` came from; elements [R, k]."""
-
-    values: TopKValues
-
-
-@dataclass(eq=False)
-class Scatter(Source):
-    """Rows of zeros with ``row[indices[j]] = updates[j]``; both [R, k], elements [R, width]."""
-
-    indices: View
-    updates: View
-    width: int
-
-
-@dataclass(eq=False)
-class Equal(Source):
-    """1 where `argument` equals the constant, else 0; elementwise."""
-
-    argument: View
-    constant: RealArray
-
-
-@dataclass(eq=False)
-class Experts(Source):
-    """A com.microsoft.MoE node; rows [R, C], logits [R, E], elements [R, C]."""
-
-    rows: View
-    logits: View
-    up: list[tuple[FloatArray, FloatArray]]
-    """Weight [hidden, C] and bias [hidden] of each expert."""
-    down: list[tuple[FloatArray, FloatArray]]
-    """Weight [C, hidden] and bias [C] of each expert."""
-    top_k: int
-    renormalise: bool
-    activation: str
-
-
-@dataclass(eq=False)
 class Rounded:
     """A value that the file rounds to integers: it has elements of one source."""
 
@@ -313,11 +266,14 @@ class Arena:
         Matrices that a quantised file holds as integers.
     rounded
         Values that it rounds, by their source's start, in the file's order.
+    notes
+        What recognition found that reports should say, and the node that it is about.
     """
 
     def __init__(self, weights: Sequence[QuantisedWeight] = ()) -> None:
         self.weights = weights
         self.rounded: dict[int, list[Rounded]] = {}
+        self.notes: set[tuple[str, str]] = set()
         self.sources: list[Source] = []
         self._starts: list[int] = []
         self._end = 0

@@ -12,18 +12,11 @@ from onnx import TensorProto, helper
 
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.algebra import Algebra
+from moesaic.compiler.frontend.choices import Compare, TopKIndices, TopKValues
 from moesaic.compiler.frontend.operators import OPERATORS, Call
 from moesaic.compiler.frontend.operators.call import ANY
 from moesaic.compiler.frontend.opset import OPSETS
-from moesaic.compiler.frontend.views import (
-    Arena,
-    Equal,
-    Input,
-    NotRecognised,
-    TopKIndices,
-    TopKValues,
-    View,
-)
+from moesaic.compiler.frontend.views import Arena, Input, NotRecognised, View, constant_view
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_vit import Vit
 
@@ -86,9 +79,9 @@ def casts(arena: Arena) -> dict[str, View]:
     arena.add(values)
     numbers = TopKIndices("numbers", "numbers", 4, values=values)
     arena.add(numbers)
-    hits = arena.view(
-        arena.add(Equal("hit", "hit", 8, argument=rows, constant=np.zeros((2, 4)))), (2, 4)
-    )
+    zeros = constant_view(np.zeros((2, 4)))
+    source = Compare("hit", "hit", 8, relation="equal", left=rows, right=zeros)
+    hits = arena.view(arena.add(source), (2, 4))
     return {
         "data": rows,
         "chosen values": arena.view(values, (2, 2)),
@@ -111,7 +104,6 @@ ALL = set(casts(Arena()))
         (TensorProto.FLOAT, ALL),
         (TensorProto.INT64, {"numbers", "hits", "misses", "twice hits"}),
         (TensorProto.UINT8, {"numbers", "hits", "misses", "twice hits"}),
-        (TensorProto.BOOL, {"hits", "misses"}),
         (TensorProto.FLOAT8E4M3FN, set()),
         (TensorProto.STRING, set()),
     ],
@@ -129,6 +121,26 @@ def test_casts_that_keep_values(operator: str, target: int, kept: set[str]) -> N
         else:
             with pytest.raises(NotRecognised, match="casts computed values to"):
                 OPERATORS["", operator](made)
+
+
+@pytest.mark.parametrize("operator", ["Cast", "CastLike"])
+def test_cast_to_bool_compares_with_zero(operator: str) -> None:
+    arena = Arena()
+    for name, view in casts(arena).items():
+        node = helper.make_node(operator, ["x", "like"], ["y"])
+        attributes = {"to": TensorProto.BOOL} if operator == "Cast" else {}
+        inputs: list[Any] = [view] if operator == "Cast" else [view, np.zeros(1)]
+        kinds = [TensorProto.FLOAT, TensorProto.BOOL]
+        made = Call(Algebra(arena), node, inputs, attributes, 20, kinds)
+        mask = OPERATORS["", operator](made)[0]
+        assert isinstance(mask, View)
+        if name in ("hits", "misses"):
+            assert mask is view
+            continue
+        assert (mask.scale == -1).all() and (mask.offset == 1).all()
+        source = arena.source_of(mask)
+        assert isinstance(source, Compare) and source.relation == "equal"
+        assert source.left.same(view) and source.right.is_constant and not source.right.offset.any()
 
 
 def test_output_that_is_not_made(tmp_path: Path) -> None:

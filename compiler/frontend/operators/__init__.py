@@ -7,12 +7,13 @@ from moesaic.compiler.frontend.operators.choosing import CHOICES
 from moesaic.compiler.frontend.operators.composite import COMPOSITES
 from moesaic.compiler.frontend.operators.elementwise import ELEMENTWISE
 from moesaic.compiler.frontend.operators.fused import FUSED
+from moesaic.compiler.frontend.operators.gathering import GATHERS
 from moesaic.compiler.frontend.operators.products import PRODUCTS
 from moesaic.compiler.frontend.operators.reductions import REDUCTIONS
 
 __all__ = ["OPERATORS", "Call", "Note", "Operator"]
 
-_STANDARD = {**CHOICES, **ELEMENTWISE, **PRODUCTS, **REDUCTIONS}
+_STANDARD = {**CHOICES, **ELEMENTWISE, **GATHERS, **PRODUCTS, **REDUCTIONS}
 OPERATORS: dict[tuple[str, str], Operator] = {
     **{("", name): operator for name, operator in _STANDARD.items()},
     **COMPOSITES,

@@ -1,20 +1,38 @@
-"""Operators that choose: top k, tables of chosen values, comparisons, masks."""
+"""Operators that choose: top k, the largest, comparisons, and masks, which are 0 or 1."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.compiler.frontend.algebra import Algebra, Value
-from moesaic.compiler.frontend.operators.call import ANY, Call, Operator
-from moesaic.compiler.frontend.views import (
-    Equal,
-    NotRecognised,
-    Scatter,
+from moesaic.compiler.frontend.algebra import Algebra, Value, as_view, stack_views
+from moesaic.compiler.frontend.bounds import bounds
+from moesaic.compiler.frontend.choices import (
+    Compare,
+    Counted,
+    Masked,
     TopKIndices,
     TopKValues,
-    View,
 )
+from moesaic.compiler.frontend.operators.call import Call, Handler, Operator
+from moesaic.compiler.frontend.views import Arena, NotRecognised, View, check_elements
+
+LITTLE = -1e4
+"""What a mask puts in place of a score, at most: a softmax makes 0 of it."""
+
+
+def _top(algebra: Algebra, rows: View, k: int, ordered: bool = True) -> tuple[View, View]:
+    """Return the k largest [..., k] of rows [..., S], and where they are."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    if not 0 < k <= flat.shape[1]:
+        raise NotRecognised(f"it cannot choose {k} of {flat.shape[1]}")
+    size, shape = flat.shape[0] * k, (*rows.shape[:-1], k)
+    key = flat.digest(), k, ordered
+    values = TopKValues(algebra.node, algebra.name, size, rows=flat, k=k, ordered=ordered)
+    values = algebra.arena.add(values, ("top values", *key))  # type: ignore[assignment]
+    indices = TopKIndices(algebra.node, algebra.name, size, values=values)
+    indices = algebra.arena.add(indices, ("top indices", *key))  # type: ignore[assignment]
+    return algebra.arena.view(values, shape), algebra.arena.view(indices, shape)
 
 
 def _top_k(call: Call) -> list[Value]:
@@ -22,85 +40,180 @@ def _top_k(call: Call) -> list[Value]:
     if not call.attributes.get("largest", 1):
         raise NotRecognised("it must choose the largest")
     axis = call.attributes.get("axis", -1) % len(view.shape)
+    ordered = bool(call.attributes.get("sorted", 1))
+    values, indices = _top(call.algebra, view.move_last((axis,)), k, ordered)
+    return [values.move_back(axis), indices.move_back(axis)]
+
+
+def _arg_max(call: Call) -> list[Value]:
+    view = call.view(0)
+    if call.attributes.get("select_last_index", 0):
+        raise NotRecognised(
+            "attribute 'select_last_index' must be 0: among equal scores the accelerator takes the "
+            "lowest number"
+        )
+    axis = call.attributes.get("axis", 0) % len(view.shape)
+    _, indices = _top(call.algebra, view.move_last((axis,)), 1)
+    return [indices.move_back(axis) if call.attributes.get("keepdims", 1) else indices[..., 0]]
+
+
+def compare(algebra: Algebra, relation: str, left: View, right: View) -> View:
+    """Return 1 where ``left RELATION right``, else 0, broadcast."""
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    size = int(np.prod(shape))
+    check_elements(size, "its result")
+    left, right = left.broadcast(shape), right.broadcast(shape)
+    source = Compare(
+        algebra.node, algebra.name, size, relation=relation, left=left, right=right
+    )  # fmt: skip
+    key = ("compare", relation, left.digest(), right.digest())
+    return algebra.arena.view(algebra.arena.add(source, key), shape)
+
+
+def _known(arena: Arena, relation: str, left: View, right: View) -> bool | None:
+    """Return whether a comparison holds for all elements, whatever the data are."""
+    one, other = bounds(arena, left), bounds(arena, right)
+    if one is None or other is None:
+        return None
+    if relation == "less":
+        one, other = other, one
+    if relation != "equal" and (one[0] > other[1]).all():
+        return True
+    if relation == "equal" and ((one[0] > other[1]) | (one[1] < other[0])).all():
+        return False
+    return False if relation != "equal" and (one[1] <= other[0]).all() else None
+
+
+def _relation(relation: str, negated: bool = False) -> Handler:
+    def run(call: Call) -> list[Value]:
+        left, right = call.view(0), call.view(1)
+        found = _known(call.algebra.arena, relation, left, right)
+        if found is not None:
+            return [np.broadcast_to(found != negated, np.broadcast_shapes(left.shape, right.shape))]
+        made = compare(call.algebra, relation, left, right)
+        return [made.affine(-1.0, 1.0) if negated else made]
+
+    return run
+
+
+def _not(call: Call) -> list[Value]:
+    return [call.view(0).affine(-1.0, 1.0)]
+
+
+def _mask(value: Value) -> Value:
+    return value if isinstance(value, View) else np.asarray(value, np.float64)
+
+
+def _and(call: Call) -> list[Value]:
+    return [call.algebra.times(_mask(call.value(0)), _mask(call.value(1)))]
+
+
+def _or(call: Call) -> list[Value]:
+    algebra = call.algebra
+    first, second = (
+        algebra.add(algebra.scale(_mask(call.value(i)), -1.0), np.ones(())) for i in (0, 1)
+    )
+    return [as_view(algebra.times(first, second)).affine(-1.0, 1.0)]
+
+
+def _cumulate(call: Call) -> list[Value]:
+    """Sums up to each element: how many tokens an expert has so far."""
+    view, algebra = call.view(0), call.algebra
+    axis = int(np.ravel(call.constant(1, "axis"))[0]) % len(view.shape)
     rows = view.move_last((axis,))
-    flat = rows.reshape(-1, rows.shape[-1])
-    algebra, size, shape = call.algebra, flat.shape[0] * k, (*rows.shape[:-1], k)
-    values = TopKValues(algebra.node, algebra.name, size, rows=flat, k=k)
-    algebra.arena.add(values)
-    indices = TopKIndices(algebra.node, algebra.name, size, values=values)
-    algebra.arena.add(indices)
-    return [algebra.arena.view(source, shape).move_back(axis) for source in (values, indices)]
-
-
-def _scatter(call: Call) -> list[Value]:
-    """Scatter to places that are computed: only onto zeros, which is what a gate table is."""
-    table, indices, updates = call.value(0), call.view(1), call.view(2)
-    if call.attributes.get("reduction", "none") not in ("none", "add"):
-        raise NotRecognised(f"reduction {call.attributes['reduction']!r} is not supported")
-    if isinstance(table, View) or np.any(table):
-        raise NotRecognised("it must scatter onto a constant of zeros")
-    axis = call.attributes.get("axis", 0) % table.ndim
-    width = table.shape[axis]
-    rows = np.moveaxis(table, axis, -1).shape[:-1]
-    indices, updates = indices.move_last((axis,)), updates.move_last((axis,))
-    if indices.shape[:-1] != rows or updates.shape != indices.shape:
-        raise NotRecognised("indices, updates and data must have the same rows")
-    source = Scatter(
-        call.algebra.node,
-        call.algebra.name,
-        int(np.prod(rows)) * width,
-        indices=indices.reshape(-1, indices.shape[-1]),
-        updates=updates.reshape(-1, updates.shape[-1]),
-        width=width,
+    source = Counted(
+        algebra.node, algebra.name, rows.ids.size, rows=rows.reshape(-1, rows.shape[-1])
     )
-    call.algebra.arena.add(source)
-    return [call.algebra.arena.view(source, (*rows, width)).move_back(axis)]
-
-
-def equal(algebra: Algebra, argument: View, constant: NDArray[np.generic]) -> View:
-    """Return 1 where `argument` equals the constant, else 0, broadcast."""
-    shape = np.broadcast_shapes(argument.shape, constant.shape)
-    source = Equal(
-        algebra.node,
-        algebra.name,
-        int(np.prod(shape)),
-        argument=argument.broadcast(shape),
-        constant=np.broadcast_to(np.asarray(constant, np.float64), shape),
-    )
-    return algebra.arena.view(algebra.arena.add(source), shape)
-
-
-def _equal(call: Call) -> list[Value]:
-    for argument, other in ((0, 1), (1, 0)):
-        if not isinstance(call.value(other), View):
-            constant = call.constant(other, "second operand")
-            return [equal(call.algebra, call.view(argument), constant)]
-    raise NotRecognised("one operand must be a constant")
+    return [algebra.arena.view(algebra.arena.add(source), rows.shape).move_back(axis)]
 
 
 def _one_hot(call: Call) -> list[Value]:
     indices, depth = call.view(0), int(np.ravel(call.constant(1, "depth"))[0])
     off, on = (float(v) for v in call.constant(2, "values"))
     axis = call.attributes.get("axis", -1) % (len(indices.shape) + 1)
-    hits = equal(call.algebra, indices.reshape(*indices.shape, 1), np.arange(depth))
+    numbers = as_view(np.arange(depth))
+    hits = compare(call.algebra, "equal", indices.reshape(*indices.shape, 1), numbers)
     return [hits.move_back(axis).affine(on - off, off)]
 
 
-def _where(call: Call) -> list[Value]:
-    """``where(mask, value, 0)`` with a computed mask is a product."""
-    mask, chosen, other = call.view(0), call.value(1), call.value(2)
+def is_little(value: Value) -> bool:
+    """Say whether a value is a constant that a softmax makes 0 of."""
+    return not isinstance(value, View) and bool((np.asarray(value, np.float64) <= LITTLE).all())
+
+
+def masked(algebra: Algebra, mask: View, value: View) -> View:
+    """Return ``value`` where ``mask`` is 1, else so little that a softmax makes 0 of it."""
+    shape = np.broadcast_shapes(mask.shape, value.shape)
+    size = int(np.prod(shape))
+    check_elements(size, "its result")
+    source = Masked(
+        algebra.node, algebra.name, size, mask=mask.broadcast(shape), value=value.broadcast(shape)
+    )
+    return algebra.arena.view(algebra.arena.add(source), shape)
+
+
+def select(algebra: Algebra, mask: View, chosen: Value, other: Value) -> Value:
+    """Return ``chosen`` where ``mask`` is 1, else ``other``."""
+    inverse = mask.affine(-1.0, 1.0)
+    if is_little(other):
+        return masked(algebra, mask, as_view(chosen))
+    if is_little(chosen):
+        return masked(algebra, inverse, as_view(other))
     if not isinstance(other, View) and not np.any(other):
-        return [call.algebra.times(mask, chosen)]
+        return algebra.times(mask, chosen)
     if not isinstance(chosen, View) and not np.any(chosen):
-        return [call.algebra.times(mask.affine(-1.0, 1.0), other)]
-    raise NotRecognised("with a computed condition, one branch must be zeros")
+        return algebra.times(inverse, other)
+    return algebra.add(algebra.times(mask, chosen), algebra.times(inverse, other))
+
+
+def _where(call: Call) -> list[Value]:
+    mask = call.value(0)
+    if not isinstance(mask, View):
+        mask = as_view(np.asarray(mask, np.float64))
+    chosen, other = call.value(1), call.value(2)
+    shape = np.broadcast_shapes(*(np.shape(v) if not isinstance(v, View) else v.shape
+                                  for v in (mask, chosen, other)))  # fmt: skip
+    return [_broadcast(select(call.algebra, mask, chosen, other), shape)]
+
+
+def _broadcast(value: Value, shape: tuple[int, ...]) -> Value:
+    return value.broadcast(shape) if isinstance(value, View) else np.broadcast_to(value, shape)
+
+
+def largest(algebra: Algebra, rows: View) -> View:
+    """Return the largest of the last axis."""
+    return _top(algebra, rows, 1)[0][..., 0]
+
+
+def _max(call: Call) -> list[Value]:
+    """The largest of several, broadcast; exporters ask for the shape of it."""
+    views = [call.view(index) for index in range(len(call.inputs))]
+    shape = np.broadcast_shapes(*(view.shape for view in views))
+    if len(views) == 1:
+        return [views[0]]
+    stacked = stack_views([view.broadcast(shape) for view in views])
+    return [largest(call.algebra, stacked.move_last((0,)))]
+
+
+def hits(indices: View, algebra: Algebra, width: int) -> View:
+    """Return [..., width, k] masks of which of `width` numbers the indices [..., k] are."""
+    numbers: NDArray[np.int64] = np.arange(width)[:, None]
+    return compare(algebra, "equal", indices[..., None, :], as_view(numbers))
 
 
 CHOICES = {
-    "Equal": Operator(_equal, 2),
+    "And": Operator(_and, 2),
+    "ArgMax": Operator(_arg_max, 1, ("axis", "keepdims", "select_last_index")),
+    "CumSum": Operator(_cumulate, 2, (), {"exclusive": (0,), "reverse": (0,)}),
+    "Equal": Operator(_relation("equal"), 2),
+    "Greater": Operator(_relation("greater"), 2),
+    "GreaterOrEqual": Operator(_relation("less", negated=True), 2),
+    "Less": Operator(_relation("less"), 2),
+    "LessOrEqual": Operator(_relation("greater", negated=True), 2),
+    "Max": Operator(_max, None),
+    "Not": Operator(_not, 1),
     "OneHot": Operator(_one_hot, 3, ("axis",)),
-    "ScatterElements": Operator(_scatter, 3, ("axis", "reduction")),
-    # Unsorted results keep values and indices in pairs, and no order of theirs is relied on.
-    "TopK": Operator(_top_k, 2, ("axis", "largest"), {"sorted": ANY}),
+    "Or": Operator(_or, 2),
+    "TopK": Operator(_top_k, 2, ("axis", "largest", "sorted")),
     "Where": Operator(_where, 3),
 }

@@ -1,24 +1,19 @@
-"""ONNX operators that stand for several: Attention, com.microsoft.MoE and Einsum."""
+"""ONNX operators that stand for several: Attention, com.microsoft.MoE (and Einsum, elsewhere)."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.compiler.frontend.algebra import Algebra, Value, as_view
+from moesaic.compiler.frontend.algebra import Algebra, Value, as_view, softmax, transpose
+from moesaic.compiler.frontend.choices import Experts
 from moesaic.compiler.frontend.operators.call import ANY, Call, Operator
-from moesaic.compiler.frontend.operators.reductions import softmax
-from moesaic.compiler.frontend.views import Experts, NotRecognised, View
+from moesaic.compiler.frontend.operators.einsum import einsum
+from moesaic.compiler.frontend.views import NotRecognised, View
 from moesaic.compiler.ir import FloatArray
 
 NODE_ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu"}
 """Of com.microsoft.MoE: ONNX Runtime's own kernels take the tanh form for "gelu"."""
-
-
-def _transpose(value: Value, order: list[int]) -> Value:
-    if not isinstance(value, View):
-        return value.transpose(order)
-    return value.transpose(*order)
 
 
 def split_heads(value: View, count: int) -> View:
@@ -30,7 +25,7 @@ def split_heads(value: View, count: int) -> View:
     if not count or value.shape[2] % count:
         raise NotRecognised(f"{value.shape[2]} columns do not divide into {count} heads")
     split = value[0].reshape(value.shape[1], count, -1)
-    return as_view(_transpose(split, [1, 0, 2]))
+    return as_view(transpose(split, [1, 0, 2]))
 
 
 def attend(algebra: Algebra, query: View, key: View, value: View, scale: float) -> View:
@@ -56,7 +51,7 @@ def _attention(call: Call) -> list[Value]:
     scale = attributes.get("scale") or query.shape[2] ** -0.5
     mixed = attend(call.algebra, query, key[shared], value[shared], scale)
     if flat:
-        tokens = as_view(_transpose(mixed, [1, 0, 2]))
+        tokens = as_view(transpose(mixed, [1, 0, 2]))
         return [tokens.reshape(1, tokens.shape[0], -1)]
     return [mixed.reshape(1, *mixed.shape)]
 
@@ -115,40 +110,6 @@ def _microsoft_moe(call: Call) -> list[Value]:
     return [call.algebra.arena.view(source, rows.shape)]
 
 
-def _einsum(call: Call) -> list[Value]:
-    """Two operands: a batched matrix product, or an elementwise one."""
-    equation = str(call.attributes.get("equation", "")).replace(" ", "")
-    if equation.count(",") != 1 or "->" not in equation or "." in equation:
-        raise NotRecognised(f"equation {equation!r} must have two operands and an explicit result")
-    operands, result = equation.split("->")
-    left, right = operands.split(",")
-    if any(len(set(labels)) < len(labels) for labels in (left, right, result)) or (
-        set(left) | set(right) - set(result)
-    ) - set(result) - (set(left) & set(right)):
-        raise NotRecognised(f"equation {equation!r} repeats a label or sums over one operand alone")
-    batch = [c for c in result if c in left and c in right]
-    summed = [c for c in left if c in right and c not in result]
-    free = [c for c in left if c not in right], [c for c in right if c not in left]
-    sizes: dict[str, int] = {}
-
-    def arrange(index: int, labels: str, first: list[str], second: list[str]) -> Value:
-        value = call.value(index)
-        if not isinstance(value, View):
-            value = np.asarray(value)
-        sizes.update(zip(labels, value.shape, strict=True))
-        moved = _transpose(value, [labels.index(c) for c in batch + first + second])
-        shape = [sizes[c] for c in batch]
-        rows, columns = (int(np.prod([sizes[c] for c in part])) for part in (first, second))
-        return moved.reshape(*shape, rows, columns)
-
-    product = call.algebra.matmul(
-        arrange(0, left, free[0], summed), arrange(1, right, summed, free[1])
-    )
-    order = batch + free[0] + free[1]
-    shaped = product.reshape(*(sizes[c] for c in order))
-    return [_transpose(shaped, [order.index(c) for c in result])]
-
-
 COMPOSITES = {
     ("", "Attention"): Operator(
         _attention,
@@ -162,7 +123,7 @@ COMPOSITES = {
             "softmax_precision": ANY,
         },
     ),
-    ("", "Einsum"): Operator(_einsum, 2, ("equation",)),
+    ("", "Einsum"): Operator(einsum, None, ("equation",)),
     ("com.microsoft", "MoE"): Operator(
         _microsoft_moe,
         None,

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 
 from moesaic.compiler.frontend.algebra import Value, as_view
+from moesaic.compiler.frontend.bounds import bounds, is_mask
+from moesaic.compiler.frontend.choices import TopKValues
 from moesaic.compiler.frontend.operators.call import (
     ANY,
     FLOATS,
@@ -13,15 +15,13 @@ from moesaic.compiler.frontend.operators.call import (
     Handler,
     Operator,
 )
+from moesaic.compiler.frontend.operators.choosing import compare
 from moesaic.compiler.frontend.views import (
-    Equal,
     Input,
     Norm,
     NotRecognised,
     Product,
     Softmax,
-    TopKIndices,
-    TopKValues,
     View,
 )
 
@@ -73,18 +73,24 @@ def _converted(call: Call, target: int) -> Value:
     view = call.view(0)
     if target in FLOATS:
         return view
-    kind = onnx.TensorProto.DataType.Name(target).lower()
-    sources = call.algebra.arena.sources_of(view)
-    choices = all(isinstance(source, TopKIndices | Equal) for source in sources)
-    whole = (view.scale == np.rint(view.scale)).all() and (
-        view.offset == np.rint(view.offset)
-    ).all()
-    if target in INTEGERS and choices and whole:
-        return view
-    if target == onnx.TensorProto.BOOL and all(isinstance(source, Equal) for source in sources):
-        if np.isin(view.offset, (0, 1)).all() and np.isin(view.scale + view.offset, (0, 1)).all():
+    if target == onnx.TensorProto.BOOL:
+        if is_mask(call.algebra.arena, view):
             return view
+        return compare(call.algebra, "equal", view, as_view(np.zeros(()))).affine(-1.0, 1.0)
+    if target in INTEGERS and bounds(call.algebra.arena, view) is not None:
+        return view
+    kind = onnx.TensorProto.DataType.Name(target).lower()
     raise NotRecognised(f"it casts computed values to {kind}, which changes them")
+
+
+def _modulo(call: Call) -> list[Value]:
+    """Numbers that are in range anyway, as exporters wrap the indices of a gather."""
+    arena, view = call.algebra.arena, call.view(0)
+    divisor = np.asarray(call.constant(1, "divisor"))
+    found = bounds(arena, view)
+    if found is None or (found[0] < 0).any() or (found[1] >= divisor).any():
+        raise NotRecognised("it must leave its numbers as they are")
+    return [view.broadcast(np.broadcast_shapes(view.shape, divisor.shape))]
 
 
 def _unary(function: str) -> Handler:
@@ -203,6 +209,7 @@ ELEMENTWISE = {
     "HardSwish": Operator(_hard_swish, 1),
     "IsInf": Operator(_is_nan, 1, (), {"detect_negative": ANY, "detect_positive": ANY}),
     "IsNaN": Operator(_is_nan, 1),
+    "Mod": Operator(_modulo, 2, (), {"fmod": ANY}),
     "Mul": Operator(_multiply, 2),
     "Neg": Operator(_negate, 1),
     "Pow": Operator(_power, 2),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.compiler.frontend.algebra import Algebra, Value
+from moesaic.compiler.frontend.algebra import Algebra, Value, softmax
 from moesaic.compiler.frontend.operators.call import Call, Operator
-from moesaic.compiler.frontend.views import NotRecognised, Softmax, View
+from moesaic.compiler.frontend.operators.choosing import largest
+from moesaic.compiler.frontend.views import NotRecognised, View
 
 
 def _axes(call: Call, rank: int) -> tuple[int, ...]:
@@ -22,16 +25,25 @@ def _axes(call: Call, rank: int) -> tuple[int, ...]:
     return tuple(axis % rank for axis in axes)
 
 
-def _reduce_sum(call: Call) -> list[Value]:
+def _over_rows(call: Call, reduce: Callable[[View], View]) -> list[Value]:
+    """Reduce over the axes of a node: they become the last one."""
     view = call.view(0)
     axes = _axes(call, len(view.shape))
     rows = view.move_last(axes)
     kept = rows.shape[: len(view.shape) - len(axes)]
-    total = call.algebra.row_sum(rows.reshape(*kept, -1))
+    total = reduce(rows.reshape(*kept, -1))
     if call.attributes.get("keepdims", 1):
         shape = tuple(1 if axis in axes else n for axis, n in enumerate(view.shape))
         total = total.reshape(*shape)
     return [total]
+
+
+def _reduce_sum(call: Call) -> list[Value]:
+    return _over_rows(call, call.algebra.row_sum)
+
+
+def _reduce_max(call: Call) -> list[Value]:
+    return _over_rows(call, lambda rows: largest(call.algebra, rows))
 
 
 def _reduce_mean(call: Call) -> list[Value]:
@@ -63,16 +75,6 @@ def normalise(
     return normal if beta is None else algebra.add(normal, beta)
 
 
-def softmax(algebra: Algebra, view: View, axis: int) -> View:
-    """Return the softmax along an axis."""
-    rows = view.move_last((axis,))
-    source = Softmax(
-        algebra.node, algebra.name, rows.ids.size, rows=rows.reshape(-1, rows.shape[-1])
-    )
-    result = algebra.arena.view(algebra.arena.add(source, ("softmax", rows.digest())), rows.shape)
-    return result.move_back(axis)
-
-
 def _softmax(call: Call) -> list[Value]:
     view = call.view(0)
     return [softmax(call.algebra, view, call.attributes.get("axis", -1) % len(view.shape))]
@@ -82,6 +84,7 @@ _REDUCTION = ("keepdims", "noop_with_empty_axes")
 REDUCTIONS = {
     # stash_type 1: statistics in float32.
     "LayerNormalization": Operator(_layer_norm, 3, ("axis", "epsilon"), {"stash_type": (1,)}),
+    "ReduceMax": Operator(_reduce_max, 2, ("axes", *_REDUCTION)),  # axes: opset 17
     "ReduceMean": Operator(_reduce_mean, 2, ("axes", *_REDUCTION)),  # axes: opset 17
     "ReduceSum": Operator(_reduce_sum, 2, _REDUCTION),
     "Softmax": Operator(_softmax, 1, ("axis",)),
