@@ -288,7 +288,9 @@ class Splitter:
             return
         index = self._labels(view, chosen)
         if index is None:
-            raise NotRecognised(f"{source.node} mixes the weights of several chosen experts")
+            raise NotRecognised(
+                f"{source.node} mixes what was looked up for several chosen experts"
+            )
         for expert in range(chosen.values.rows.shape[1]):
             key = chosen.start, expert
             if key not in self._assumed:

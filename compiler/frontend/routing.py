@@ -146,8 +146,13 @@ class Routing:
 
     def _logits(self, scores: View) -> View:
         source = self._arena.source_of(scores)
-        if not isinstance(source, Softmax):
+        if isinstance(source, Product):
             return scores
+        if not isinstance(source, Softmax):
+            raise NotRecognised(
+                f"{self.node} chooses from {source.node}: only the scores of a linear router or "
+                "their softmax are supported"
+            )
         width = source.rows.shape[1]
         local = scores.ids - source.start
         rows, columns = local[:, 0] // width, local[0] % width
@@ -423,18 +428,19 @@ class Routing:
         """Return 1, 0 or -1 where that is the sign of a formula for all numbers."""
         if is_zero(formula):
             return 0
-        positive = {*POSITIVE}
-        for place, argument in enumerate(self._reciprocals):
-            if self._sign(argument) == 1:
-                positive.add(LOWEST + 1 + place)
         signs = set()
         for monomial, value in formula.terms.items():
             if not np.any(value):
                 continue
-            if any(number not in positive for number, _ in monomial):
+            if not all(self._is_positive(number) for number, _ in monomial):
                 return None
             signs.add(int(np.sign(np.ravel(value)[0])))
         return signs.pop() if len(signs) == 1 else None
+
+    def _is_positive(self, number: int) -> bool:
+        """Whether an atom is above 0; what it is the reciprocal of has lower atoms only."""
+        argument = self.reciprocal_of(number)
+        return number in POSITIVE or (argument is not None and self._sign(argument) == 1)
 
     # -- over several experts ------------------------------------------------------------------
 
@@ -445,9 +451,12 @@ class Routing:
             for column in columns:
                 total = total + self.read(column, expert, slot)
             return total
+        except Undetermined as error:
+            first = error
+        try:
+            chosen, other = self._each(rows, source)
         except Undetermined:
-            pass
-        chosen, other = self._each(rows, source)
+            raise first from None
         count = self.slots
         if other is not None and not is_zero(other):
             if not other.close(chosen):
