@@ -11,6 +11,12 @@ from dataclasses import dataclass
 from moesaic.spec.arch import ACCUMULATOR_BANKS, ArchConfig
 from moesaic.spec.formats import ACCUMULATOR_BITS, GATE_BITS, RESIDUAL_BITS
 from moesaic.spec.isa import INSTRUCTION_BYTES
+from moesaic.spec.tables import (
+    ACTIVATION_ENTRIES,
+    ACTIVATION_SLOPE_BITS,
+    ACTIVATION_TABLES,
+    ACTIVATION_VALUE_BITS,
+)
 
 PROGRAM_WORDS = 64
 """Instructions that wait in front of the dispatcher."""
@@ -53,6 +59,12 @@ def memories(arch: ArchConfig) -> list[Ram]:
         # One copy for each side that reads.
         Ram("core.vector", RESIDUAL_BITS * arch.lanes, max(arch.residual_words, 2), count=2),
         Ram("core.vector", ROW_SCALE_BITS, 2 * rows),
+        Ram(
+            "core.vector.lanes",
+            ACTIVATION_VALUE_BITS + ACTIVATION_SLOPE_BITS,
+            ACTIVATION_TABLES * ACTIVATION_ENTRIES,
+            count=arch.lanes,
+        ),
         Ram("core.router", token_bits + GATE_BITS, max(experts, 2), count=2),
         Ram(
             "core.store",

@@ -26,6 +26,7 @@ from moesaic.compiler.frontend.operators import OPERATORS, Call, Note
 from moesaic.compiler.frontend.opset import AHEAD, is_ahead
 from moesaic.compiler.frontend.types import Types
 from moesaic.compiler.frontend.views import Arena, Input, NotRecognised, View
+from moesaic.spec.activations import ACTIVATIONS
 from moesaic.spec.errors import UserError
 
 HOST = "cut the graph there and compute it on the host"
@@ -49,6 +50,10 @@ ADVICE = {
             "QLinearMatMul",
         ),
         INTEGERS,
+    ),
+    **dict.fromkeys(
+        ("Celu", "Elu", "LeakyRelu", "Mish", "PRelu", "Selu", "Softplus", "Softsign"),
+        f"as activation only {', '.join(ACTIVATIONS)} are known; train the model with one of them",
     ),
     "AveragePool": HOST,
     "BatchNormalization": "fold it into the layer before it",

@@ -152,7 +152,9 @@ class LoadUnit(wiring.Component):
 
         # Writing: the job at the front of the queue gets the beats, up to the last of a command.
         job = data.View(job_layout, jobs.r_data)
-        receiving, writing = Signal(), Signal()
+        writing = Signal()
+        # A bit for each space: beats that are on their way there.
+        receiving = {space: Signal(name=f"receiving_{space.name.lower()}") for space in isa.Space}
         last_beat, job_done, job_left = Signal(), Signal(), Signal()
         written, written_last = Signal(), Signal()
         # Of the next word on its way to the memory.
@@ -169,11 +171,12 @@ class LoadUnit(wiring.Component):
             # What is there while no job is does no harm.
             m.d.sync += words.begin(job.words)
         with m.If(~writing & ~job_left & jobs.r_rdy):
-            m.d.sync += [writing.eq(1), receiving.eq(1)]
+            m.d.sync += writing.eq(1)
+            m.d.sync += [bit.eq(job.space == space) for space, bit in receiving.items()]
         with m.Elif(job_left):
             m.d.sync += writing.eq(0)
         with m.If(last_beat):
-            m.d.sync += receiving.eq(0)
+            m.d.sync += [bit.eq(0) for bit in receiving.values()]
         m.d.sync += [self.control.give.eq(job_done), self.control.signal.eq(job.signal)]
 
         ports = {
@@ -194,7 +197,7 @@ class LoadUnit(wiring.Component):
             # An address for each memory: what it says to a write comes late in its cycle.
             address = Signal.like(port.address, name=f"{space.name.lower()}_address")
             m.d.comb += [
-                widen.i.valid.eq(engine.data.valid & receiving & (job.space == space)),
+                widen.i.valid.eq(engine.data.valid & receiving[space]),
                 widen.i.payload.eq(engine.data.payload.data),
                 port.valid.eq(word.o.valid),
                 port.address.eq(address),
@@ -207,7 +210,7 @@ class LoadUnit(wiring.Component):
             ]
             with m.If(word.i.valid & word.i.ready):
                 m.d.sync += words.step()
-            with m.If(receiving & (job.space == space)):
+            with m.If(receiving[space]):
                 m.d.comb += engine.data.ready.eq(widen.i.ready)
             m.d.sync += address.eq(Mux(writing, address, job.base) + (port.valid & port.ready))
             with m.If(port.valid & port.ready):
