@@ -51,6 +51,8 @@ class Shape:
     anew."""
     wide: float = 0.3
     """Share of normalised rows, and of hidden rows in part or whole, in 16 bits."""
+    functions: float = 0.2
+    """Share of MLPs that have an activation of their own and not the graph's."""
     pairs: float = 0.3
     """Share of MLPs, all experts of a layer alike, that multiply pairs of hidden channels."""
     parallel: tuple[int, ...] = ()
@@ -108,11 +110,13 @@ def random_intgraph(
         name = str(kinds.choice(sorted(ACTIVATIONS)))
         return IntActivation.of(tabulate(name, choose_step(name, float(kinds.uniform(1, 60)))))
 
+    common = activation()
+
     def mlp(hidden: int, wide_rows: bool, paired: bool) -> IntMlp:
         wide, offset = is_wide(), int(forms.choice([0, forms.integers(1, 30), 128, 255]))
         count = int(forms.choice([hidden, forms.integers(1, max(1, hidden) + 1)])) if wide else 0
         up = normalised(2 * hidden if paired else hidden, 8000, wide_rows)
-        function = activation()
+        function = activation() if kinds.random() < shape.functions else common
         if count == hidden:
             down = linear(rng, c, hidden, 2e5 / 256)
             scale = Scale(1, 14) if paired else Scale.of(1.024)

@@ -84,7 +84,9 @@ def test_presets_are_points_of_the_space() -> None:
     for name in ("zcu102", "zcu102-lite"):
         preset = PRESETS[name]
         found = space.target(space.point(preset), name, preset.device)
-        assert found == replace(preset, accumulator_rows=found.accumulator_rows)
+        # `zcu102` has room for longer rows than that model's.
+        kept = ("accumulator_rows", "residual_bytes")
+        assert found == replace(preset, **{field: getattr(found, field) for field in kept})
         assert found.accumulator_rows == preset.accumulator_rows
 
 
@@ -92,7 +94,7 @@ def test_a_target_beyond_the_part_is_not_estimated(graph: IntGraph) -> None:
     verdict = judge_of(graph)(PRESETS["zcu102"])
     assert verdict.excess > 1 and not verdict.cycles and not verdict.refused
     assert verdict.worst == "bram36"
-    assert verdict.share["bram36"] == 634 / 144
+    assert verdict.share["bram36"] == 678 / 144
 
 
 def test_a_target_that_the_model_does_not_fit_says_why(graph: IntGraph) -> None:
@@ -145,11 +147,11 @@ def test_the_search_finds_the_memory_that_a_model_needs(tmp_path: Path) -> None:
     """The part refuses the first trials, or they have too little room for activations."""
     shape = Shape(
         moe=(False, True), experts=4, top_k=2, tokens=129, patches=129, head_rows=129,
-        channels=192, heads=3, head_dim=64, value_dim=64, hidden=384, expert_hidden=384, wide=0.0,
+        channels=192, heads=3, head_dim=64, value_dim=64, hidden=384, expert_hidden=384, wide=0.0, pairs=0.0,
     )  # fmt: skip
     graph = random_intgraph(shape, seed=1, values=False)
     part = PARTS["lfe5u-85"]
-    study = open_study(tmp_path / "journal", "study", seed=3)
+    study = open_study(tmp_path / "journal", "study", seed=1)
     goal, judge = Goal("latency"), judge_of(graph, part)
     search(study, space_of(graph, part), judge, goal, NAMES, 40, None)
     found = verdicts(study.trials)

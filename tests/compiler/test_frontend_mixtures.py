@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto
-from torch import nn
+from torch import Tensor, nn
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend import load_graph
 from moesaic.models.zoo import mixture_forms, mixtures
 from moesaic.models.zoo.mixture_forms import FORMS
-from moesaic.models.zoo.mixtures import MIXTURES, SIDE, MixtureViT
+from moesaic.models.zoo.mixtures import MIXTURES, SIDE, Mixture, MixtureViT, chosen
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_vit import CHANNELS, EXPERTS, TOP_K, Vit
 from tests.compiler.test_frontend_forms import compare
@@ -54,6 +54,12 @@ def export(mixture: nn.Module, folder: Path, dynamo: bool = False) -> Path:
         model = MixtureViT(mixture).eval()
         torch.onnx.export(model, (x,), path, dynamo=dynamo, input_names=["x"], **options)
     return path
+
+
+def over_all(logits: Tensor) -> Tensor:
+    """Sigmoids over the sum of all sigmoids."""
+    scores = logits.sigmoid()
+    return chosen(scores / scores.sum(-1, keepdim=True))
 
 
 def mixture_of(graph: ir.Graph) -> ir.Moe:
@@ -96,13 +102,38 @@ def test_mixture_of_the_zoo(tmp_path: Path, name: str, top_k: int, renormalise: 
     assert len(ties) == (name == "switch")
 
 
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("renormalise", [False, True])
+@pytest.mark.parametrize("slope", [1.0, 2.5])
+def test_sigmoids(tmp_path: Path, renormalise: bool, slope: float, after: bool) -> None:
+    """Of all logits, or of those that were chosen; of a multiple of them; times a number."""
+
+    def weights(logits: Tensor) -> Tensor:
+        if not after:
+            return 1.5 * chosen((slope * logits).sigmoid(), renormalise=renormalise)
+        values, index = logits.topk(2, -1)
+        values = (slope * values).sigmoid()
+        if renormalise:
+            values = values / values.sum(-1, keepdim=True)
+        return torch.zeros_like(logits).scatter(-1, index, 1.5 * values)
+
+    path = export(Mixture(weights), tmp_path)
+    graph, error = compare(path)
+    moe = mixture_of(graph)
+    assert error < 1e-5
+    assert (moe.sigmoid, moe.renormalise, moe.top_k) == (True, renormalise, 2)
+    read_validated(path)
+
+
 @pytest.mark.parametrize(
     ("mixture", "what"),
     [
         (FORMS["tight"], "(CumSum) counts, and drop the others: raise the"),
         (MIXTURES["capacity"], "(CumSum) counts, and drop the others: raise the"),
         (MIXTURES["threshold"], "(Greater) compares gate weights with a threshold"),
-        (MIXTURES["sigmoid"], "mixture/Sigmoid' (Sigmoid): only the scores of a linear"),
+        (lambda: Mixture(lambda x: chosen(x.tanh())), "(Tanh): only the scores of a linear"),
+        (lambda: Mixture(lambda x: chosen((x + 0.5).sigmoid() + x)), "(Add): only the scores of a linear"),
+        (lambda: Mixture(over_all), "(Div): only the scores of a linear"),
         (MIXTURES["expert-choice"], "must choose from all scores of node"),
     ],
 )
