@@ -132,7 +132,10 @@ def test_sigmoids(tmp_path: Path, renormalise: bool, slope: float, after: bool) 
         (MIXTURES["capacity"], "(CumSum) counts, and drop the others: raise the"),
         (MIXTURES["threshold"], "(Greater) compares gate weights with a threshold"),
         (lambda: Mixture(lambda x: chosen(x.tanh())), "(Tanh): only the scores of a linear"),
-        (lambda: Mixture(lambda x: chosen((x + 0.5).sigmoid() + x)), "(Add): only the scores of a linear"),
+        (
+            lambda: Mixture(lambda x: chosen((x + 0.5).sigmoid() + x)),
+            "(Add): only the scores of a linear",
+        ),
         (lambda: Mixture(over_all), "(Div): only the scores of a linear"),
         (MIXTURES["expert-choice"], "must choose from all scores of node"),
     ],
