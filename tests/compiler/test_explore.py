@@ -147,7 +147,8 @@ def test_the_search_finds_the_memory_that_a_model_needs(tmp_path: Path) -> None:
     """The part refuses the first trials, or they have too little room for activations."""
     shape = Shape(
         moe=(False, True), experts=4, top_k=2, tokens=129, patches=129, head_rows=129,
-        channels=192, heads=3, head_dim=64, value_dim=64, hidden=384, expert_hidden=384, wide=0.0, pairs=0.0,
+        channels=192, heads=3, head_dim=64, value_dim=64, hidden=384, expert_hidden=384,
+        wide=0.0, pairs=0.0,
     )  # fmt: skip
     graph = random_intgraph(shape, seed=1, values=False)
     part = PARTS["lfe5u-85"]
