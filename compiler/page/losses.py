@@ -103,7 +103,7 @@ def _why(
             results = {
                 "attention": "normalised rows and the softmax",
                 "moe": "normalised rows and the router's choice",
-                "dense": "normalised rows and the GELU",
+                "dense": "normalised rows and the activation",
                 "embed": "the program and the input",
             }
             return f"for what they need of other units: {results.get(kind, 'normalised rows')}"
