@@ -18,7 +18,7 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.shapes import shape_graph
 from moesaic.compiler.estimate.task import estimate
-from moesaic.compiler.estimate.tuning import check_fits, choose_schedule
+from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.choose import check_dims, read_choices
 from moesaic.compiler.frontend.model_file import Model
@@ -145,7 +145,9 @@ def _compile(
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
         if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
-        check_fits(shape_graph(graphs[name], name), arch)  # quantising can take minutes
+        shapes = shape_graph(graphs[name], name)
+        with naming_a_preset(shapes):
+            check_fits(shapes, arch)  # quantising can take minutes
     check_dims(choices.values(), graphs.values())
     inputs = {graph.input_name for graph in graphs.values()}
     notes = _unread(given, "calibration", inputs) + _unread(aside, "held-out", inputs)

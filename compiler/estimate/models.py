@@ -10,7 +10,7 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.shapes import ShapeImage, shape_graph
 from moesaic.compiler.estimate.task import Estimate, check_routing, estimate
-from moesaic.compiler.estimate.tuning import choose_schedule
+from moesaic.compiler.estimate.tuning import choose_schedule, naming_a_preset
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.choose import check_dims
 from moesaic.compiler.ir import Choice
@@ -163,4 +163,5 @@ def estimate_onnx(
         The file holds no supported model, or as :func:`estimate_graphs`.
     """
     graphs = shapes_of_onnx(path, partition=partition, choice=choice)
-    return estimate_graphs(graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch))
+    with naming_a_preset(graphs["default"]):
+        return estimate_graphs(graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch))

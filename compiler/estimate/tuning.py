@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
 
@@ -14,6 +16,7 @@ from moesaic.compiler.schedule.options import Schedule, candidates, first_schedu
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.presets import PRESETS
 
 LEAST_GAIN = 0.002
 """Share of the cycles that a choice must save: less is within the model's own error."""
@@ -67,6 +70,34 @@ def check_fits(graph: IntGraph, arch: ArchConfig) -> None:
     fitting_schedule(graph, arch, first_schedule(arch))
 
 
+def smallest_preset(graph: IntGraph) -> str | None:
+    """Name of the preset with the smallest array, and of those the least memory, that holds a
+    model; None if none does. Only sizes count."""
+
+    def size(arch: ArchConfig) -> tuple[int, int]:
+        return arch.macs_per_cycle, arch.activation_bytes + arch.residual_bytes
+
+    for preset in sorted(PRESETS.values(), key=size):
+        with suppress(UserError):
+            check_fits(graph, preset)
+            return preset.name
+    return None
+
+
+@contextmanager
+def naming_a_preset(graph: IntGraph) -> Iterator[None]:
+    """Add to a refusal of what does not fit which preset does."""
+    try:
+        yield
+    except UserError as error:
+        if not str(error).startswith("the model does not fit target"):
+            raise
+        name = smallest_preset(graph)
+        advice = f"of the presets {name} is the smallest that holds it" if name else NO_PRESET
+        raise UserError(f"{error}; {advice}") from error
+
+
+NO_PRESET = "no preset holds it"
 MOST_QUERY_BLOCKS = 16
 """Parts of the queries that are worth a try for their memory; each loads all keys again."""
 

@@ -13,6 +13,7 @@ from moesaic.compiler.estimate.cycles.frame import WAITS
 from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.task import Estimate, estimate
+from moesaic.compiler.estimate.tuning import check_fits, naming_a_preset
 from moesaic.hw.axi.burst import OUTSTANDING_BURSTS
 from moesaic.hw.control.fetch import BLOCK_INSTRUCTIONS, BUFFER_INSTRUCTIONS
 from moesaic.hw.control.frame import QUIET_CYCLES
@@ -203,3 +204,22 @@ def test_memories_are_filled_within_their_sizes(arch: ArchConfig) -> None:
     fill = estimate_shape(MOE, arch).fill
     assert 0 < fill.ring_mean_bytes <= fill.ring_peak_bytes <= arch.ring_bytes
     assert MOE.tokens <= fill.accumulator_rows <= arch.accumulator_rows
+
+
+@pytest.mark.parametrize(
+    ("tokens", "channels", "advice"),
+    [
+        (100, 96, "; of the presets zcu102-lite is the smallest that holds it"),
+        (197, 192, "; of the presets zcu102 is the smallest that holds it"),
+        (197, 384, "; of the presets zcu102-base is the smallest that holds it"),
+        (197, 1500, "; no preset holds it"),
+    ],
+)
+def test_a_refusal_names_the_smallest_preset(tokens: int, channels: int, advice: str) -> None:
+    shape = Shape(tokens=tokens, patches=1, head_rows=1, channels=channels, moe=(False,), wide=0.0)
+    graph = random_intgraph(shape, seed=1, values=False)
+    with pytest.raises(UserError) as caught, naming_a_preset(graph):
+        check_fits(graph, PRESETS["nano"])
+    assert str(caught.value).endswith(advice) and "target nano" in str(caught.value)
+    with pytest.raises(UserError, match="^another$"), naming_a_preset(graph):
+        raise UserError("another")
