@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.attention import read_attention
 from moesaic.compiler.frontend.choices import Experts
-from moesaic.compiler.frontend.experts import read_expert, read_node
+from moesaic.compiler.frontend.experts import make_moe, read_expert, read_node, read_router
 from moesaic.compiler.frontend.mixture import read_mixture
 from moesaic.compiler.frontend.read import State, per_column, read_linear, share_norm
 from moesaic.compiler.frontend.splitting import is_mixture
@@ -29,6 +31,18 @@ ORDER = (ir.Attention, ir.Mlp, ir.Moe)
 others run. A paper-size frame with its mixtures first takes 8 % longer by the cost model."""
 Weighed = list[View]
 """Terms whose sum is a mixture of experts written out."""
+
+
+@dataclass
+class Gated:
+    """A branch [tokens, channels] times the sigmoid of a score of each token [tokens, 1]."""
+
+    value: View
+    score: View
+    name: str
+
+
+Branch = View | Weighed | Gated
 
 
 def read_branches(
@@ -67,11 +81,14 @@ def read_branches(
     return [first, *others]
 
 
-def _group(arena: Arena, terms: list[View]) -> list[View | Weighed]:
+def _group(arena: Arena, terms: list[View]) -> list[Branch]:
     """Group terms into branches: all experts that are weighed are one."""
-    branches: list[View | Weighed] = []
+    branches: list[Branch] = []
     experts: Weighed = []
     for term in terms:
+        if (gated := _find_gate(arena, term)) is not None:
+            branches.append(gated)
+            continue
         if not is_mixture(arena, term):
             branches += _split(arena, term)
             continue
@@ -105,20 +122,47 @@ def _split(arena: Arena, view: View) -> list[View]:
     return parts
 
 
-def _give_constant(arena: Arena, branches: list[View | Weighed], constant: RealArray) -> None:
+def _give_constant(arena: Arena, branches: list[Branch], constant: RealArray) -> None:
     """Add a constant to the first branch that ends in a linear layer."""
-    last = [None if isinstance(branch, list) else arena.source_of(branch) for branch in branches]
+    last = [arena.source_of(b) if isinstance(b, View) else None for b in branches]
     numbers = [n for n, source in enumerate(last) if isinstance(source, Product)]
     if not numbers:
-        source = last[0] or arena.source_of(branches[0][0])
+        first = branches[0]
+        view = first.value if isinstance(first, Gated) else first[0]
+        source = last[0] or arena.source_of(view)
         raise NotRecognised(f"a constant is added to the experts at {source.node}")
     branch = branches[numbers[0]]
     assert isinstance(branch, View)
     branches[numbers[0]] = branch.affine(1.0, per_column(constant, "offset"))
 
 
-def _read(arena: Arena, branch: View | Weighed, state: State) -> ir.Layer:
+def _find_gate(arena: Arena, term: View) -> Gated | None:
+    """Return a branch that has a sigmoid of its own as its weight, as shared experts have."""
+    times = arena.source_of(term)
+    if not isinstance(times, Times) or term.offset.any():
+        return None
+    sides = [arena.inside(term.plain, part) for part in (times.left, times.right)]
+    for value, weight in (sides, sides[::-1]):
+        gate = arena.source_of(weight)
+        if not isinstance(gate, Unary) or gate.function != "sigmoid":
+            continue
+        column = weight[:, :1]
+        score = arena.inside(column.plain, gate.argument)
+        same = (weight.ids == column.ids).all() and not weight.offset.any()
+        if same and isinstance(arena.source_of(score), Product):
+            # What scales the weight or the product scales the value.
+            return Gated(value.affine(weight.scale * term.scale, 0.0), score, gate.name)
+    return None
+
+
+def _read(arena: Arena, branch: Branch, state: State) -> ir.Layer:
     """Read one branch."""
+    if isinstance(branch, Gated):
+        router = read_router(arena, state, branch.score)
+        expert = read_expert(arena, state, branch.value)
+        moe = make_moe(router, {0: expert}, 1, False, branch.name)
+        moe.sigmoid = True
+        return moe
     if isinstance(branch, list):
         try:
             return read_mixture(arena, state, branch)
