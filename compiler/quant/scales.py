@@ -91,13 +91,10 @@ class Scales:
             return step * INT8_MAX
         key = self.shared.find(task, point)
         if key not in self._clips:
-            seen = self.statistics.ranges[key]
-            layer, _, rest = point.partition(".expert")
-            if seen.maximum == 0.0 and rest:
-                self._clips[key] = min(self._clip_of_experts(layer), self.limit(task, point))
-            else:
-                clip = self._best(key) * self.statistics.growth(key)
-                self._clips[key] = min(clip, self.limit(task, point))
+            clip = self._best(key) * self.statistics.growth(key)
+            if not self.statistics.ranges[key].maximum:
+                clip = max((self._best(other) for other in self._others(task, point)), default=clip)
+            self._clips[key] = min(clip, self.limit(task, point))
         return self._clips[key]
 
     def _best(self, key: Key) -> float:
@@ -118,8 +115,7 @@ class Scales:
         mlp = self._mlps[task, point]
         if is_paired(mlp):
             point = point.replace("hidden", "active")
-        peak = self.statistics.ranges[self.shared.find(task, point)].maximum
-        return tabulate(mlp.activation, choose_step(mlp.activation, peak))
+        return tabulate(mlp.activation, choose_step(mlp.activation, self.maximum(task, point)))
 
     def factor(self, task: str, point: str, hidden: float) -> tuple[float, int]:
         """Of a hidden point of pairs whose codes have the step ``hidden``: the step of the int16
@@ -130,13 +126,17 @@ class Scales:
         shift = min(max(math.floor(math.log2(hidden / (least * fine))), 0), 63)
         return hidden * 2.0**-shift / fine, shift
 
-    def _clip_of_experts(self, layer: str) -> float:
-        clips = [
-            self._best(key)
-            for key, seen in self.statistics.ranges.items()
-            if key[1].startswith(f"{layer}.expert") and seen.maximum > 0.0
+    def _others(self, task: str, point: str) -> list[Key]:
+        """The same point of the experts of its layer that samples reached; none of another
+        layer's."""
+        layer, expert, _ = point.partition(".expert")
+        kind = point.rpartition(".")[2]
+        keys = [
+            self.shared.find(task, hidden.replace("hidden", kind))
+            for owner, hidden in self._mlps
+            if expert and owner == task and hidden.startswith(f"{layer}.expert")
         ]
-        return max(clips, default=1.0)
+        return [key for key in keys if self.statistics.ranges[key].maximum]
 
     def int8(self, task: str, point: str) -> float:
         """Step of an int8 point."""
@@ -210,8 +210,14 @@ class Scales:
         return max(step, self._finest(task, point))
 
     def maximum(self, task: str, point: str) -> float:
-        """Largest magnitude seen; 1.0 at a point that was always 0."""
-        return self.statistics.ranges[self.shared.find(task, point)].maximum or 1.0
+        """Largest magnitude seen; 1.0 at a point that was always 0.
+
+        For an expert that no sample reached it is the largest of its layer's experts.
+        """
+        ranges = self.statistics.ranges
+        if seen := ranges[self.shared.find(task, point)].maximum:
+            return seen
+        return max((ranges[key].maximum for key in self._others(task, point)), default=1.0)
 
     def bits_and_clip(self, task: str, point: str, wide: bool = False) -> tuple[int, float]:
         """Width of a point's codes and the magnitude at which they saturate."""

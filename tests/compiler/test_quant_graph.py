@@ -169,15 +169,42 @@ def test_expert_without_tokens_gets_a_range_and_a_note() -> None:
     assert isinstance(moe, IntMoe) and moe.experts[2].up.weight.any()
 
 
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "squared_relu"])
+def test_expert_without_tokens_has_the_range_of_the_others(activation: str, paired: bool) -> None:
+    """Of their hidden rows, their activations and what these are multiplied by, each by itself."""
+    graph = silenced(random_graph(), 2)
+    moe = graph.layers[3]
+    assert isinstance(moe, ir.Moe)
+
+    def larger(mlp: ir.Mlp) -> ir.Mlp:
+        up = replace(mlp.up, weight=mlp.up.weight * 40)
+        factor = replace(mlp.up, weight=mlp.up.weight * 400) if paired else None
+        return replace(mlp, up=up, factor=factor, activation=activation)
+
+    graph.layers[3] = replace(moe, experts=[larger(expert) for expert in moe.experts])
+    shared = SharedPoints({"seg": fold_norms(graph)})
+    statistics = calibrate({"seg": fold_norms(graph)}, {"seg": random_samples()}, shared)
+    scales = Scales(statistics, shared, {}, {"seg": graph})
+    points = [f"3.expert{expert}.hidden" for expert in range(5)]
+    steps = [scales.table("seg", point).step for point in points]
+    clips = [scales.clip("seg", point) for point in points]
+    assert steps[2] == max(steps) > 2.0**-12
+    assert clips[2] == max(clips[:2] + clips[3:])
+    if paired:
+        factors = [scales.factor("seg", point, clips[2] / 127)[0] * 32767 for point in points]
+        assert factors[2] >= 2 * scales.maximum("seg", "3.expert0.factor")
+
+
 def test_large_activations_are_noted() -> None:
     graph = random_graph()
     layers = list(graph.layers)
     mlp = layers[1]
     assert isinstance(mlp, ir.Mlp)
-    up = replace(mlp.up, bias=mlp.up.bias + np.float32(40))
+    up = replace(mlp.up, bias=mlp.up.bias + np.float32(2e5))
     layers[1] = replace(mlp, up=up)
     _, report = quantise(replace(graph, layers=layers), random_samples(), "seg")
-    assert any("saturate at 32" in note and "blocks.0.mlp" in note for note in report.notes)
+    assert any("saturate at 131072" in note and "blocks.0.mlp" in note for note in report.notes)
 
 
 def bad_samples() -> dict[str, tuple[np.ndarray, str]]:
