@@ -125,6 +125,8 @@ def _points(
     names = dict.fromkeys(point for site in sites(graph) for point in (site.source, site.target))
     points, features = {}, wide_points(graph, wide)
     for name in names:
+        if name.endswith("active"):  # nothing holds it: it is multiplied as it is computed
+            continue
         seen = scales.statistics.ranges[scales.shared.find(task, name)]
         some = features.get(name, 0)
         bits, clip = scales.bits_and_clip(task, name, some == ALL_FEATURES)
@@ -132,6 +134,16 @@ def _points(
         if name.endswith("hidden") and bits == 8:
             step, zero = scales.hidden_without(task, name, some)
             clip = step * (UINT8_LARGEST - zero) if some else clip
+        elif name.endswith("factor"):
+            hidden = name.removesuffix("factor") + "hidden"
+            count = features.get(hidden, 0)
+            codes = (
+                scales.wide(task, hidden)
+                if count == ALL_FEATURES
+                else scales.hidden_without(task, hidden, count)[0]
+            )
+            bits, step = 16, scales.factor(task, hidden, codes)[0]
+            clip = step * INT16_MAX
         elif name == "input":
             step, _ = scales.input(task)
             clip = seen.maximum

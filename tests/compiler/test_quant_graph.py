@@ -10,7 +10,7 @@ import pytest
 
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import run_float
-from moesaic.compiler.quant import QuantOptions, quantise, quantise_tasks
+from moesaic.compiler.quant import Calibrated, QuantOptions, quantise, quantise_tasks
 from moesaic.compiler.quant.build import Builder, prove_attention
 from moesaic.compiler.quant.calibrate import calibrate
 from moesaic.compiler.quant.measure import Comparison
@@ -194,6 +194,28 @@ def test_expert_without_tokens_has_the_range_of_the_others(activation: str, pair
     if paired:
         factors = [scales.factor("seg", point, clips[2] / 127)[0] * 32767 for point in points]
         assert factors[2] >= 2 * scales.maximum("seg", "3.expert0.factor")
+
+
+@pytest.mark.parametrize("wide", [set(), {"1.hidden"}, {"1.hidden:8"}])
+def test_report_of_pairs(wide: set[str]) -> None:
+    """Factors have 16 bits and room, whatever hidden rows have; activations are nowhere held."""
+    graph = random_graph()
+    mlp = graph.layers[1]
+    assert isinstance(mlp, ir.Mlp)
+    factor = replace(mlp.up, weight=mlp.up.weight[::-1] * 3)
+    graph.layers[1] = replace(mlp, activation="silu", factor=factor)
+    (integers, reports) = Calibrated(
+        {"seg": graph}, {"seg": random_samples()}, QuantOptions()
+    ).build({"seg": wide})
+    point = reports["seg"].points["1.factor"]
+    assert point.bits == 16 and point.clipped == 0.0
+    assert 2 * point.maximum <= point.clip <= 4 * point.maximum
+    assert "1.active" not in reports["seg"].points and reports["seg"].sqnr_db > 25
+    layer = integers["seg"].layers[1]
+    assert isinstance(layer, IntDense) and layer.mlp.paired
+    hidden = reports["seg"].points["1.hidden"].scale
+    fine, scale = layer.mlp.activation.fine, layer.mlp.scale.value
+    assert point.scale * fine == pytest.approx(hidden * scale)
 
 
 def test_large_activations_are_noted() -> None:
