@@ -81,6 +81,9 @@ def read_mixture(arena: Arena, state: State, terms: list[View]) -> ir.Moe:
                 biases.append(part)
             else:
                 groups.setdefault(_value_key(arena, part), _Group()).parts.append(part)
+    if not groups:
+        node = next((arena.source_of(g).node for part in biases for g in part.gates), "a sum")
+        raise NotRecognised(f"{node} chooses, as a router does, but weighs no experts")
     without = next((g for g in groups.values() if any(not p.gates for p in g.parts)), None)
     if without is not None:
         node = arena.source_of(without.parts[0].value).node

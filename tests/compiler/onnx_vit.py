@@ -24,6 +24,7 @@ SCALE = (CHANNELS // HEADS) ** -0.5
 ACTIVATION_FORMS: dict[str, Callable[[Any, str], str]] = {
     "relu": lambda vit, x: vit.op("Relu", x),
     "clipped": lambda vit, x: vit.op("Clip", x, vit.const(0.0)),
+    "largest": lambda vit, x: vit.op("Max", x, vit.const(0.0)),
     "silu": lambda vit, x: vit.op("Mul", vit.op("Sigmoid", x), x),
     "silu divided": lambda vit, x: vit.op(
         "Div", x, vit.op("Add", vit.const(1.0), vit.op("Exp", vit.op("Neg", x)))
@@ -196,6 +197,8 @@ class Vit:
             return self.op("Mul", x, self.op("Sigmoid", self.op("Mul", x, self.const(1.702))))
         if self.gelu == "other sigmoid":
             return self.op("Mul", x, self.op("Sigmoid", self.op("Mul", x, self.const(1.6))))
+        if self.gelu == "other maximum":
+            return self.op("Max", self.const(0.1), x)
         if self.gelu == "elu":
             return self.op("Elu", x)
         if self.gelu in ACTIVATION_FORMS:

@@ -253,6 +253,7 @@ STRUCTURES: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"head": "pooled first"}, "ReduceMean", ["pools the tokens", "--partition"]),
     ({"head": "softmax"}, "Softmax", ["last linear layer", "on the host"]),
     ({"gelu": "elu"}, "Elu", ["no unit for Elu"]),
+    ({"gelu": "other maximum"}, "Max", ["weighs no experts"]),
     ({"gelu": "other sigmoid"}, "Mul", ["none of gelu", "differs from quick_gelu by"]),
     ({"gelu": "none"}, "MatMul", ["without an activation"]),
     ({"gelu": "identity", "mlp": "node"}, "MoE", ["activation_type", "'identity'"]),

@@ -186,11 +186,15 @@ def largest(algebra: Algebra, rows: View) -> View:
 
 
 def _max(call: Call) -> list[Value]:
-    """The largest of several, broadcast; exporters ask for the shape of it."""
+    """The largest of several, broadcast; exporters ask for the shape of it. Against 0 it is
+    ``relu``."""
     views = [call.view(index) for index in range(len(call.inputs))]
     shape = np.broadcast_shapes(*(view.shape for view in views))
     if len(views) == 1:
         return [views[0]]
+    computed = [view for view in views if not view.is_constant]
+    if len(computed) == 1 and not any(view.offset.any() for view in views if view.is_constant):
+        return [call.algebra.unary("relu", computed[0].broadcast(shape))]
     stacked = stack_views([view.broadcast(shape) for view in views])
     return [largest(call.algebra, stacked.move_last((0,)))]
 
