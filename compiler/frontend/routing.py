@@ -480,7 +480,7 @@ class Routing:
             elif monomial == ((PROBABILITY, 1),):
                 sum_of = constant(np.ones(1)) if every else atom(TOTAL)
                 total = total + sum_of.affine(value, 0.0)
-            elif monomial == ((SIGMOID, 1),) and not (every and self.choice is None):
+            elif monomial == ((SIGMOID, 1),) and self.choice is not None and count == self.slots:
                 total = total + atom(SIGMOIDS).affine(value, 0.0)
             elif monomial == ((SHARE, 1),) and (other is None or is_zero(other)):
                 total = total + constant(value)

@@ -82,9 +82,42 @@ def _holds(arena: Arena, view: View) -> set[bool]:
                     found.add(all(side <= {True} for side in sides))
                 case Lookup():
                     inner = _holds(arena, source.data)
-                    found |= inner or {True}
+                    found |= {True} if _are_scores(arena, source) else inner or {True}
                 case _:
                     found.add(False)
+    return found
+
+
+def _are_scores(arena: Arena, source: Lookup) -> bool:
+    """Say whether a choice looks something up that is made, element by element, of what it chose
+    from: no expert is."""
+    (chosen,) = arena.sources_of(source.index)
+    assert isinstance(chosen, TopKIndices)
+    routers = _products(arena, chosen.values.rows)
+    return bool(routers) and _products(arena, source.data) == routers
+
+
+def _products(arena: Arena, view: View) -> set[int]:
+    """Return the linear layers that scores are computed from."""
+    found: set[int] = set()
+    waiting: list[View] = [view]
+    seen: set[int] = set()
+    while waiting:
+        for source in arena.sources_of(waiting.pop()):
+            if source.start in seen:
+                continue
+            seen.add(source.start)
+            match source:
+                case Sum():
+                    waiting += source.terms
+                case Times():
+                    waiting += [source.left, source.right]
+                case Unary():
+                    waiting.append(source.argument)
+                case RowSum() | Softmax():
+                    waiting.append(source.rows)
+                case _:
+                    found.add(source.start)
     return found
 
 

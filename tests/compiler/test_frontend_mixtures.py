@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,39 @@ def test_sigmoids(tmp_path: Path, renormalise: bool, slope: float, after: bool) 
     read_validated(path)
 
 
+LOOKED_UP: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "of the same": (torch.sigmoid, torch.sigmoid),
+    "of logits": (lambda x: x, torch.sigmoid),
+    "of a softmax": (lambda x: x.softmax(-1), torch.sigmoid),
+    "one constant": (lambda x: x.sigmoid() + 0.25, torch.sigmoid),
+}
+"""What the experts are chosen by, and what of it is gathered by their numbers."""
+
+
+def gathered(choose: Callable[[Tensor], Tensor], weigh: Callable[[Tensor], Tensor]) -> Mixture:
+    def weights(logits: Tensor) -> Tensor:
+        index = choose(logits).topk(2, -1).indices
+        return torch.zeros_like(logits).scatter(-1, index, weigh(logits).gather(-1, index))
+
+    return Mixture(weights)
+
+
+@pytest.mark.parametrize("name", LOOKED_UP)
+def test_sigmoids_that_are_looked_up(tmp_path: Path, name: str) -> None:
+    path = export(gathered(*LOOKED_UP[name]), tmp_path)
+    graph, error = compare(path)
+    moe = mixture_of(graph)
+    assert error < 1e-5
+    assert (moe.sigmoid, moe.renormalise, moe.top_k) == (True, False, 2)
+
+
+def by_sum_of_all(logits: Tensor) -> Tensor:
+    return logits.sigmoid() / logits.sigmoid().sum(-1, keepdim=True)
+
+
+UNEVEN = torch.linspace(0.0, 0.5, MANY)
+
+
 @pytest.mark.parametrize(
     ("mixture", "what"),
     [
@@ -136,6 +170,13 @@ def test_sigmoids(tmp_path: Path, renormalise: bool, slope: float, after: bool) 
             lambda: Mixture(lambda x: chosen((x + 0.5).sigmoid() + x)),
             "(Add): only the scores of a linear",
         ),
+        (lambda: gathered(torch.sigmoid, by_sum_of_all), "other things than weights"),
+        (
+            lambda: gathered(lambda x: x.sigmoid() + UNEVEN, torch.sigmoid),
+            "a constant for each expert belongs in front of those",
+        ),
+        (lambda: gathered(lambda x: x + UNEVEN, torch.sigmoid), "(Sigmoid) is no sigmoid of"),
+        (lambda: gathered(torch.sigmoid, torch.tanh), "gate weights are computed by node"),
         (lambda: Mixture(over_all), "(Div): only the scores of a linear"),
         (MIXTURES["expert-choice"], "must choose from all scores of node"),
     ],
