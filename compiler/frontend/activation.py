@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesaic.compiler.frontend.formula import CLOSE, Formula, Monomial, Reader
+from moesaic.compiler.frontend.formula import CLOSE, ODD, Formula, Monomial, Reader
 from moesaic.compiler.frontend.read import LinearReading, read_linear
 from moesaic.compiler.frontend.views import Arena, NotRecognised, Product, RealArray, Times, View
 from moesaic.spec.activations import ACTIVATIONS
@@ -95,9 +95,12 @@ def read_activation(arena: Arena, view: View) -> ActivationReading:
         for form in _FORMS:
             if form.function == function:
                 slope = _slope(form, argument)
-                if slope is not None and _matches(form, number, formula, argument, slope):
-                    linear = read_linear(arena, _argument(reader, slope))
-                    return ActivationReading(form.activation, linear)
+                if slope is None:
+                    continue
+                for sign in (1.0, -1.0) if function in ODD else (1.0,):
+                    if _matches(form, number, formula, argument, sign * slope, sign):
+                        linear = read_linear(arena, _argument(reader, sign * slope))
+                        return ActivationReading(form.activation, linear)
     nearest, deviation = _nearest(reader, formula)
     raise NotRecognised(
         f"the activation at {source.node} is none of {', '.join(ACTIVATIONS)}: it differs from "
@@ -128,15 +131,21 @@ def _slope(form: _Form, argument: Formula) -> RealArray | None:
 
 
 def _matches(
-    form: _Form, number: int, formula: Formula, argument: Formula, slope: RealArray
+    form: _Form,
+    number: int,
+    formula: Formula,
+    argument: Formula,
+    slope: RealArray,
+    sign: float,
 ) -> bool:
-    """Say whether a formula is the form of ``slope * t``, `number` being its only atom."""
+    """Say whether a formula is the form of ``slope * t``, `number` being its only atom: ``sign``
+    times what the form has of it."""
 
     def monomial(power: int, atom_power: int) -> Monomial:
         parts = ((0, power), (number, atom_power))
         return tuple(part for part in parts if part[1])
 
-    wanted = {monomial(i, j): value * slope**i for (i, j), value in form.terms.items()}
+    wanted = {monomial(i, j): value * slope**i * sign**j for (i, j), value in form.terms.items()}
     # Rounded biases leave constants where there should be none: in the argument and beside, and
     # from x beside its products with the atom.
     spare = {(), *(monomial(0, j) for _, j in form.terms)} - set(wanted)

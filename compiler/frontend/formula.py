@@ -48,6 +48,10 @@ FUNCTIONS: dict[str, Callable[[RealArray], RealArray]] = {
 """What atoms are; the sigmoid is written with tanh, ``unit`` clips to 0 .. 1."""
 
 
+ODD = ("tanh", "erf")
+"""Those of which f(-x) is -f(x)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Formula:
     """A sum of monomials; coefficients [C], one for each column."""
@@ -172,7 +176,7 @@ class Reader:
         if function == "reciprocal" and (form := self._logistic(argument)) is not None:
             return form
         sign = 1.0
-        if function in ("tanh", "erf"):  # odd: the argument's slope is made positive
+        if function in ODD:  # the argument's slope is made positive
             slope = np.ravel(argument.coefficient(((0, 1),)))[0]
             sign = -1.0 if slope < 0 else 1.0
             argument = argument.affine(sign, 0.0)

@@ -29,6 +29,14 @@ ACTIVATION_FORMS: dict[str, Callable[[Any, str], str]] = {
     "silu divided": lambda vit, x: vit.op(
         "Div", x, vit.op("Add", vit.const(1.0), vit.op("Exp", vit.op("Neg", x)))
     ),
+    "silu of minus x": lambda vit, x: vit.op(
+        "Div", vit.op("Neg", x), vit.op("Add", vit.const(1.0), vit.op("Exp", x))
+    ),
+    "gelu of minus x": lambda vit, x: vit.op(
+        "Mul",
+        vit.op("Mul", x, vit.const(-0.5)),
+        vit.op("Sub", vit.const(1.0), vit.op("Erf", vit.op("Div", x, vit.const(2**0.5)))),
+    ),
     "relu times x": lambda vit, x: vit.op("Mul", x, vit.op("Relu", x)),
     "relu squared": lambda vit, x: vit.op("Pow", vit.op("Relu", x), vit.const(2.0)),
     "hard swish": lambda vit, x: vit.op("HardSwish", x),
