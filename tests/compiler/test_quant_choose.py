@@ -71,13 +71,18 @@ def test_every_point_that_least_squares_would_cut_is_decided() -> None:
 
 def test_codes_are_those_of_the_point() -> None:
     values = torch.tensor([-9.0, -1.28, -0.17, 0.0, 0.004, 0.006, 1.27, 9.0])
-    assert rounded(values, "0.query", 1.27).tolist() == pytest.approx(
-        [-1.28, -1.28, -0.17, 0, 0, 0.01, 1.27, 1.27]
-    )
-    hidden = rounded(values, "1.hidden", 1.27)  # 255 steps from -0.17 on
-    step = (1.27 + 0.17) / 255
-    assert hidden.min() >= -0.17 - step and hidden.max() == pytest.approx(1.27, abs=step)
-    assert hidden[3] == 0
+    signed = [-1.28, -1.28, -0.17, 0, 0, 0.01, 1.27, 1.27]
+    assert rounded(values, 1.27).tolist() == pytest.approx(signed)
+    mlp = random_graph().layers[1]
+    assert isinstance(mlp, ir.Mlp)
+    for activation, lowest in (("gelu", 0.17), ("relu", 0.0), ("silu", 0.2785)):
+        hidden = rounded(values, 1.27, replace(mlp, activation=activation))
+        step = (1.27 + lowest) / 255  # from the lowest value on
+        assert -lowest - step <= hidden.min() <= -min(lowest, 0.17) + step
+        assert hidden.max() == pytest.approx(1.27, abs=step)
+        assert hidden[3] == 0
+    paired = rounded(values, 1.27, replace(mlp, factor=mlp.up))  # of any sign
+    assert paired.tolist() == pytest.approx(signed)
 
 
 def test_one_constant_frame_among_the_samples_changes_little() -> None:
