@@ -14,6 +14,7 @@ from tests.compiler.random_intgraph import Shape, random_intgraph
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_macs_of_every_layer(top_k: int) -> None:
     shape = Shape(
+        pairs=0.0,
         tokens=9, patches=8, patch_inputs=20, channels=24, heads=3, head_dim=7, value_dim=5,
         hidden=40, expert_hidden=20, experts=5, top_k=top_k, moe=(False, True), outputs=30,
         head_rows=6,
@@ -28,7 +29,7 @@ def test_macs_of_every_layer(top_k: int) -> None:
 
 
 def test_macs_of_a_single_expert() -> None:
-    graph = random_intgraph(Shape(tokens=9, experts=1, top_k=1, moe=(True,)), seed=4)
+    graph = random_intgraph(Shape(tokens=9, experts=1, top_k=1, moe=(True,), pairs=0.0), seed=4)
     macs = layer_macs(graph.embed, graph.layers, graph.head, 8)
     assert macs[2] == 9 * 24 * 1 + 2 * 9 * 24 * 20
 
