@@ -189,7 +189,7 @@ def test_source_of_few_groups_may_be_drained_over() -> None:
 
 def test_order_model_sees_missing_tokens() -> None:
     """Leave out tokens one at a time: most change what somebody reads, or leave units waiting."""
-    shape = Shape(tokens=12, patches=12, head_rows=12, head_first=0)
+    shape = Shape(tokens=12, patches=12, head_rows=12, head_first=0, functions=0.0, pairs=0.0)
     code = compile_task(random_intgraph(shape, values=False), SMALL, ShapeImage(SMALL))
     check_order(SMALL, code.program, range(20))
     size, caught, tried = isa.INSTRUCTION_BYTES, 0, 0
