@@ -59,6 +59,7 @@ FAMILIES = {
     "nano": "xcup",
     "zcu102-lite": "xcup",
     "zcu102": "xcup",
+    "zcu102-base": "xcup",
     "kv260": "xcup",
     "pynq-z2": "xc7",
     "ecp5-85": "ecp5",
@@ -71,7 +72,8 @@ HEADLINES = (
     Case(TINY, "zcu102", samples=2, switch=True),
 )
 SMALL = tuple(
-    Case(NANO, target) for target in ("zcu102-lite", "zcu102", "kv260", "pynq-z2", "ecp5-85")
+    Case(NANO, target)
+    for target in ("zcu102-lite", "zcu102", "zcu102-base", "kv260", "pynq-z2", "ecp5-85")
 )
 """A model far too small for the array: utilisation is poor, estimates must hold all the same. The
 last three targets hold no larger one."""
