@@ -10,9 +10,9 @@ from moesaic.compiler import ir
 from moesaic.compiler.frontend.attention import read_attention
 from moesaic.compiler.frontend.choices import Experts
 from moesaic.compiler.frontend.experts import make_moe, read_expert, read_node, read_router
+from moesaic.compiler.frontend.gates import is_mixture
 from moesaic.compiler.frontend.mixture import read_mixture
 from moesaic.compiler.frontend.read import State, per_column, read_linear, share_norm
-from moesaic.compiler.frontend.splitting import is_mixture
 from moesaic.compiler.frontend.views import (
     Arena,
     BatchProduct,

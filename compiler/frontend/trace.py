@@ -173,7 +173,7 @@ def trace(graph: OnnxGraph) -> Trace:
             inputs = [traced.values[name] if name else None for name in node.input]
             sizes.check(node, traced.values)
             unknown = sizes.settle(node, inputs, arena)
-            results = _run(algebra, node, inputs, types, graph, traced.notes)
+            results = _run(algebra, node, inputs, types, graph)
             made = {
                 name: value
                 for name, value in zip(node.output, results, strict=False)
@@ -225,7 +225,6 @@ def _run(
     inputs: list[Value | None],
     types: Types,
     graph: OnnxGraph,
-    notes: list[Note],
 ) -> Sequence[Value | None]:
     domain = standard_domain(node)
 
@@ -256,7 +255,7 @@ def _run(
     check()
     attributes = {a.name: _decode(helper.get_attribute_value(a)) for a in node.attribute}
     kinds = [types.of(name) for name in node.input]
-    return operator(Call(algebra, node, inputs, attributes, graph.opsets[""], kinds, notes))
+    return operator(Call(algebra, node, inputs, attributes, graph.opsets[""], kinds))
 
 
 def _check_signature(node: onnx.NodeProto, opset: int) -> None:

@@ -47,7 +47,9 @@ BRANCHES = Shape(
     ids=["heads", "moe", "large", "planes", "branches"],
 )
 def test_estimate_is_close_to_the_simulation(shape: Shape, arch: ArchConfig) -> None:
-    # One activation, as networks have: a frame this small waits long for tables.
+    # One activation, as networks have: a frame this small waits long for tables. With other seeds
+    # than 7, "moe-small" is one segment off: an expert without tokens is fetched in the end, or
+    # not, by a few cycles.
     graph = random_intgraph(replace(shape, functions=0.0), seed=7)
     patches = random_patches(graph, 1, seed=1)
     device = SimulatedAccelerator(make_bundle({"task": graph}, arch), profile=True)

@@ -33,7 +33,6 @@ class Call:
     opset: int
     types: list[int] = field(default_factory=list)
     """ONNX element type of each input; UNDEFINED where it is not known."""
-    notes: list[Note] = field(default_factory=list)
 
     def value(self, index: int) -> Value:
         """Return an input that must be there."""
