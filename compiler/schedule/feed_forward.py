@@ -7,35 +7,46 @@ from dataclasses import dataclass
 
 from moesaic.compiler.schedule.steps import (
     QUEUES_WRITE,
-    RESIDUAL_READ,
-    RESIDUAL_WRITE,
     Address,
     Buffer,
     Weights,
+    updates_stream,
     writes,
 )
-from moesaic.compiler.schedule.writer import Rows, Source, StepWriter, natural, pad_to
+from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter, natural, pad_to
 from moesaic.spec import isa, layout
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntDense, IntMlp, IntMoe
 
 
-def lower_dense(writer: StepWriter, layer: IntDense, normal: Buffer) -> None:
-    """Write the steps of a dense MLP layer on normalised rows."""
-    rows = Rows(writer.graph.tokens)
-    hidden = _hidden(writer, (layer.mlp,))
-    _lower_up(writer, Source.normalised(normal, layer.wide), hidden, layer.mlp, rows)
-    _lower_down(writer, hidden, layer.mlp, rows)
+def lower_dense(writer: StepWriter, layer: IntDense, normal: Normal) -> None:
+    """Write the steps of a dense MLP layer on normalised rows.
+
+    The second product of a block of rows comes behind the first one of the next block, so that
+    hidden activations drain meanwhile.
+    """
+    blocks = writer.blocks(writer.graph.tokens)
+    source = normal.source(layer.wide)
+    hidden = [_hidden(writer, (layer.mlp,), len(blocks[0]), f"hidden{i}") for i in range(2)]
+    for number in range(len(blocks) + 1):
+        if number < len(blocks):
+            rows = Rows.block(blocks[number])
+            _lower_up(writer, source, hidden[number % 2], layer.mlp, rows)
+        if number:
+            done = blocks[number - 1]
+            rows = Rows(len(done))
+            _lower_down(writer, hidden[(number - 1) % 2], layer.mlp, rows, done.start)
+            writer.complete(done.stop)
 
 
-def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Buffer) -> None:
+def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> None:
     """Gate, routing, then experts: first products run some experts ahead of the second ones, so
     that hidden activations drain meanwhile. Their sums keep the experts' order."""
     tokens = writer.graph.tokens
     sequence = _sequence(writer, index)
     logit_tiles = layout.words(layer.gate.outputs, writer.arch.width)
     writer.linear(
-        Source.normalised(normal, True),
+        normal.source(True),
         writer.weights(layer.gate),
         Rows(tokens),
         {"kind": isa.Drain.LOGITS},
@@ -57,8 +68,8 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Buffer) -> 
         sequence=sequence,
     )
     ahead = min(writer.schedule.experts_ahead, len(layer.experts) - 1)
-    hidden = [_hidden(writer, layer.experts, f"hidden{i}") for i in range(ahead + 1)]
-    rows = Source.normalised(normal, layer.wide)
+    hidden = [_hidden(writer, layer.experts, tokens, f"hidden{i}") for i in range(ahead + 1)]
+    rows = normal.source(layer.wide)
     for number in range(len(layer.experts) + ahead):
         if number < len(layer.experts):
             expert = layer.experts[number]
@@ -100,10 +111,10 @@ class _Columns:
         return _Columns(tuple(wide), tuple(narrow), planes, 2 * planes + writer.words(len(narrow)))
 
 
-def _hidden(writer: StepWriter, mlps: Sequence[IntMlp], name: str = "hidden") -> Buffer:
-    """Room for the hidden rows of any of ``mlps``."""
+def _hidden(writer: StepWriter, mlps: Sequence[IntMlp], rows: int, name: str) -> Buffer:
+    """Room for ``rows`` hidden rows of any of ``mlps``."""
     words = max(_Columns.of(writer, mlp).words for mlp in mlps)
-    return Buffer(f"{writer.label}.{name}", writer.graph.tokens * words, 1)
+    return Buffer(f"{writer.label}.{name}", rows * words, 1)
 
 
 def _lower_up(
@@ -123,7 +134,7 @@ def _lower_up(
         if not part:
             continue
         function, tables = writer.activation(mlp.activation)
-        for start, columns_in in _pieces(writer, mlp, part):
+        for start, columns_in in _pieces(writer, mlp, part, rows):
             writer.linear(
                 source,
                 Weights(mlp.up, inputs, pad_to(columns_in, arch.width)),
@@ -146,7 +157,7 @@ def _lower_up(
 
 
 def _pieces(
-    writer: StepWriter, mlp: IntMlp, part: tuple[int, ...]
+    writer: StepWriter, mlp: IntMlp, part: tuple[int, ...], rows: Rows
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """The products that hidden channels ``part`` come from: (first channel of the part, outputs of
     ``up``, -1 for padding).
@@ -160,15 +171,17 @@ def _pieces(
     arch = writer.arch
     # A piece begins with a word of hidden channels; its tiles hold half as many.
     tiles = max(1, 2 * arch.depth // arch.width)
-    most = min(writer.bank_limit, writer.schedule.bank_tiles) // tiles * tiles
-    if not most and tiles <= writer.bank_limit:
+    limit = writer.bank_limit(rows)
+    most = min(limit, writer.schedule.bank_tiles) // tiles * tiles
+    if not most and tiles <= limit:
         most = tiles
     if not most:
+        most_rows = rows.count or writer.graph.tokens
         raise UserError(
             f"the model does not fit target {arch.name}: layer {writer.label} multiplies pairs of"
-            f" hidden channels, which needs room for {tiles} column tiles of all"
-            f" {writer.graph.tokens} tokens in an accumulator bank: use a target with"
-            f" {tiles * writer.graph.tokens} accumulator_rows and more, not"
+            f" hidden channels, which needs room for {tiles} column tiles of {most_rows} tokens"
+            f" in an accumulator bank: use a target with {tiles * most_rows} accumulator_rows and"
+            f" more, not"
             f" {arch.accumulator_rows}"
         )
     channels = most * arch.width // 2
@@ -181,11 +194,17 @@ def _pieces(
         yield start, tuple(outputs)
 
 
-def _lower_down(writer: StepWriter, hidden: Buffer, mlp: IntMlp, rows: Rows) -> None:
+def _lower_down(
+    writer: StepWriter, hidden: Buffer, mlp: IntMlp, rows: Rows, first_row: int = 0
+) -> None:
+    """The second product; its row 0 is row ``first_row`` of the stream, or what the queue says."""
     arch, columns = writer.arch, _Columns.of(writer, mlp)
-    drain = writer.to_residual()
+    drain = writer.to_residual(first_row)
+    stream = None
     if rows.expert is not None:
         drain["scatter"] = 1
+    else:
+        stream = range(first_row, first_row + rows.count)
     source = Source(hidden, isa.Streamed.UNSIGNED8)
     if mlp.wide:
         source = Source(
@@ -201,6 +220,6 @@ def _lower_down(writer: StepWriter, hidden: Buffer, mlp: IntMlp, rows: Rows) -> 
         Weights(mlp.down, inputs, natural(mlp.down.outputs, arch.width)),
         rows,
         drain,
-        (RESIDUAL_READ, RESIDUAL_WRITE),
+        updates_stream(stream),
         columns=writer.residual_words * arch.lanes,
     )

@@ -11,13 +11,13 @@ from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.renorm import lower_renorm
 from moesaic.compiler.schedule.steps import (
-    RESIDUAL_READ,
-    RESIDUAL_WRITE,
     Address,
     Step,
+    updates_stream,
     writes,
+    writes_stream,
 )
-from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
+from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe, IntRenorm
@@ -33,11 +33,14 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
     """
     check_capacity(graph, arch)
     writer = StepWriter(graph, arch, schedule)
+    writer.following = _next_norm(writer, 0)
     _lower_embed(writer)
     for index, layer in enumerate(graph.layers):
-        writer.layer, writer.label = index + 1, layer.name
         if not layer.parallel:
-            normal = writer.norm(layer.norm, graph.tokens, wide=_has_wide_rows(graph, index))
+            assert writer.following is not None
+            normal = writer.following
+        writer.layer, writer.label = index + 1, layer.name
+        writer.following = _next_norm(writer, index + 1)
         match layer:
             case IntAttention():
                 lower_attention(writer, layer, normal)
@@ -49,9 +52,27 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
                 lower_renorm(writer, layer, normal)
             case _:
                 assert_never(layer)
-    writer.layer, writer.label = len(graph.layers) + 1, "head"
-    _lower_head(writer)
+        writer.complete(graph.tokens)
+    assert writer.following is not None
+    normal = writer.following
+    writer.layer, writer.label = normal.layer, normal.label
+    _lower_head(writer, normal)
     return writer.steps
+
+
+def _next_norm(writer: StepWriter, index: int) -> Normal | None:
+    """The norm that layer ``index``, or the head behind the last one, begins with; None where the
+    layer reads that of the one in front of it."""
+    graph = writer.graph
+    if index == len(graph.layers):
+        head = graph.head
+        rows = range(head.first_row, head.first_row + head.rows)
+        return writer.begin_norm(head.norm, rows, head.wide, index + 1, "head")
+    layer = graph.layers[index]
+    if layer.parallel:
+        return None
+    rows, wide = range(graph.tokens), _has_wide_rows(graph, index)
+    return writer.begin_norm(layer.norm, rows, wide, index + 1, layer.name)
 
 
 def _has_wide_rows(graph: IntGraph, index: int) -> bool:
@@ -63,46 +84,56 @@ def _has_wide_rows(graph: IntGraph, index: int) -> bool:
 def _lower_embed(writer: StepWriter) -> None:
     """Load patches and the first residual, add the patch embedding."""
     graph, arch = writer.graph, writer.arch
-    embed = graph.embed
-    rows = graph.gather.shape[0]
-    patches = writer.buffer("patches", rows, embed.linear.inputs)
-    writer.emit(
-        isa.Opcode.LOAD,
-        writes(patches),
-        window=isa.Window.INPUT,
-        space=isa.Space.ACTIVATION,
-        words=patches.words,
-        base=Address(patches),
-    )
-    writer.emit(
-        isa.Opcode.LOAD,
-        (RESIDUAL_WRITE,),
-        window=isa.Window.CONSTANT,
-        space=isa.Space.RESIDUAL,
-        offset=0,
-        words=graph.tokens * writer.residual_words,
-        base=0,
-    )
-    writer.linear(
-        Source(patches),
-        writer.weights(embed.linear),
-        Rows(rows),
-        writer.to_residual(embed.first_row),
-        (RESIDUAL_READ, RESIDUAL_WRITE),
-        columns=layout.words(embed.linear.outputs, arch.lanes) * arch.lanes,
-    )
+    embed, last = graph.embed, 0
+    patches = writer.buffer("patches", graph.gather.shape[0], embed.linear.inputs)
+    words = writer.words(embed.linear.inputs)
+    for rows in writer.blocks(graph.gather.shape[0]):
+        # Rows of the stream that have no patch come with the block in front of them.
+        first, last = last, embed.first_row + rows.stop
+        stream = range(first, graph.tokens if rows.stop == graph.gather.shape[0] else last)
+        writer.emit(
+            isa.Opcode.LOAD,
+            writes(patches, rows=rows),
+            window=isa.Window.INPUT,
+            space=isa.Space.ACTIVATION,
+            offset=rows.start * words * layout.load_bytes(arch, isa.Space.ACTIVATION),
+            words=len(rows) * words,
+            base=Address(patches, rows.start * words),
+        )
+        writer.emit(
+            isa.Opcode.LOAD,
+            (writes_stream(stream),),
+            window=isa.Window.CONSTANT,
+            space=isa.Space.RESIDUAL,
+            offset=stream.start
+            * writer.residual_words
+            * layout.load_bytes(arch, isa.Space.RESIDUAL),
+            words=len(stream) * writer.residual_words,
+            base=stream.start * writer.residual_words,
+        )
+    for rows in writer.blocks(graph.gather.shape[0]):
+        first = embed.first_row + rows.start
+        writer.linear(
+            Source(patches),
+            writer.weights(embed.linear),
+            Rows.block(rows),
+            writer.to_residual(first),
+            updates_stream(range(first, first + len(rows))),
+            columns=layout.words(embed.linear.outputs, arch.lanes) * arch.lanes,
+        )
+        writer.complete(first + len(rows))
+    writer.complete(graph.tokens)
 
 
-def _lower_head(writer: StepWriter) -> None:
-    """Normalise, project, and store the outputs as they drain."""
+def _lower_head(writer: StepWriter, normal: Normal) -> None:
+    """Project normalised rows, and store the outputs as they drain."""
     head = writer.graph.head
-    normal = writer.norm(head.norm, head.rows, head.first_row, head.wide)
     writer.emit(
         isa.Opcode.STORE,
         words=layout.output_chunks(writer.arch, head.rows, head.linear.outputs),
     )
     writer.linear(
-        Source.normalised(normal, head.wide),
+        normal.source(head.wide),
         writer.weights(head.linear),
         Rows(head.rows),
         {"kind": isa.Drain.OUTPUT},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 
@@ -15,6 +16,10 @@ class Schedule:
 
     Attributes
     ----------
+    row_blocks
+        Tiling: parts that the rows of the stream are taken in, at most. The array works on one
+        while the vector unit adds up and normalises the other. Every part loads the weights
+        again.
     query_blocks
         Tiling: parts that the rows of queries are taken in, at least; more where the scores of a
         part would not fit an accumulator bank. Every part loads the keys and values again.
@@ -30,6 +35,7 @@ class Schedule:
         ``queue_depth``.
     """
 
+    row_blocks: int
     query_blocks: int
     bank_tiles: int
     experts_ahead: int
@@ -40,6 +46,7 @@ class Schedule:
 def first_schedule(arch: ArchConfig) -> Schedule:
     """Where the search begins: one expert ahead, everything speculated, half a queue of fetches."""
     return Schedule(
+        row_blocks=1,
         query_blocks=1,
         bank_tiles=1,
         experts_ahead=1,
@@ -58,6 +65,7 @@ def candidates(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
     return {
         "fetches_ahead": tuple(sorted(early)),
         "experts_ahead": (1, 0, 2),
+        "row_blocks": (1, 2, 3, 4),
         "query_blocks": (1, 2),
         "bank_tiles": tuple(range(1, arch.parameter_blocks)),
         "speculated_experts": (arch.max_experts, 0, arch.max_experts // 2),
@@ -73,14 +81,16 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
         A field is missing, unknown, or beyond what can be chosen.
     """
     tried = candidates(arch)
+    most_rows = (1 << isa.width(isa.Opcode.NORM, "rows")) - 1
     most = {
+        "row_blocks": most_rows,
         "query_blocks": arch.accumulator_rows,
         "bank_tiles": max(tried["bank_tiles"]),
         "experts_ahead": arch.max_experts,
         "speculated_experts": arch.max_experts,
         "fetches_ahead": arch.queue_depth,
     }
-    least = {"query_blocks": 1, "bank_tiles": 1, "fetches_ahead": 1}
+    least = {"row_blocks": 1, "query_blocks": 1, "bank_tiles": 1, "fetches_ahead": 1}
     good = set(fields) == set(most) and all(
         least.get(name, 0) <= fields[name] <= limit for name, limit in most.items()
     )

@@ -11,34 +11,34 @@ from itertools import groupby
 
 import numpy as np
 
-from moesaic.compiler.schedule.steps import RESIDUAL_READ, RESIDUAL_WRITE, Buffer, Weights
-from moesaic.compiler.schedule.writer import Rows, Source, StepWriter, pad_to
+from moesaic.compiler.schedule.steps import Weights, updates_stream, writes_stream
+from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter, pad_to
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import zeros_offset
 from moesaic.spec.intgraph import IntLinear, IntRenorm
 
 
-def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Buffer) -> None:
+def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Normal) -> None:
     """Write the steps of one layer that replaces the residual stream."""
     arch, graph = writer.arch, writer.graph
     writer.emit(
         isa.Opcode.LOAD,
-        (RESIDUAL_WRITE,),
+        (writes_stream(),),
         window=isa.Window.CONSTANT,
         space=isa.Space.RESIDUAL,
         offset=zeros_offset(graph, arch),
         words=graph.tokens * writer.residual_words,
         base=0,
     )
-    plane = normal.words // 3
+    plane = normal.buffer.words // 3
     blocks = ((linear, *block) for linear in layer.linears for block in _blocks(linear, arch))
     for linear, inputs, outputs in blocks:
         drain = writer.to_residual()
         drain["base"] = outputs.start // arch.lanes
         writer.linear(
             Source(
-                normal,
+                normal.buffer,
                 isa.Streamed.SIGNED16,
                 first=plane + inputs.start // arch.depth,
                 plane=plane,
@@ -47,7 +47,7 @@ def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Buffer) -> None:
             Weights(linear, pad_to(tuple(inputs), arch.depth), pad_to(tuple(outputs), arch.width)),
             Rows(graph.tokens),
             drain,
-            (RESIDUAL_READ, RESIDUAL_WRITE),
+            updates_stream(),
             columns=layout.words(len(outputs), arch.lanes) * arch.lanes,
         )
 

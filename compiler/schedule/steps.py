@@ -43,17 +43,29 @@ class Address:
 
 @dataclass(frozen=True)
 class Access:
-    """One operand of a step: a buffer, or a whole resource when ``buffer`` is None."""
+    """One operand of a step: a buffer, or a whole resource when ``buffer`` is None; of it these
+    ``rows``, or all when None."""
 
     resource: Resource
     write: bool
     buffer: Buffer | None = None
+    rows: range | None = None
+
+    def within(self, other: Access) -> bool:
+        """Whether ``other`` is of the same place, and of all the rows."""
+        if self.resource is not other.resource or self.buffer is not other.buffer:
+            return False
+        if other.rows is None or self.rows is None:
+            return other.rows is None
+        return other.rows.start <= self.rows.start and self.rows.stop <= other.rows.stop
 
 
 def conflict(a: Access, b: Access) -> bool:
     """Whether the order of two accesses matters: one writes, and their addresses overlap."""
     if a.resource is not b.resource or not (a.write or b.write):
         return False
+    if a.buffer is b.buffer and a.rows is not None and b.rows is not None:
+        return a.rows.start < b.rows.stop and b.rows.start < a.rows.stop
     if a.buffer is None or b.buffer is None:
         return True
     return (
@@ -95,18 +107,31 @@ class Step:
         return unit
 
 
-def reads(*buffers: Buffer) -> tuple[Access, ...]:
+def reads(*buffers: Buffer, rows: range | None = None) -> tuple[Access, ...]:
     """Accesses that read activation buffers."""
-    return tuple(Access(Resource.ACTIVATION, False, buffer) for buffer in buffers)
+    return tuple(Access(Resource.ACTIVATION, False, buffer, rows) for buffer in buffers)
 
 
-def writes(*buffers: Buffer) -> tuple[Access, ...]:
+def writes(*buffers: Buffer, rows: range | None = None) -> tuple[Access, ...]:
     """Accesses that write activation buffers."""
-    return tuple(Access(Resource.ACTIVATION, True, buffer) for buffer in buffers)
+    return tuple(Access(Resource.ACTIVATION, True, buffer, rows) for buffer in buffers)
 
 
-RESIDUAL_READ = Access(Resource.RESIDUAL, False)
-RESIDUAL_WRITE = Access(Resource.RESIDUAL, True)
+def reads_stream(rows: range | None = None) -> Access:
+    """An access that reads rows of the residual stream, or all."""
+    return Access(Resource.RESIDUAL, False, rows=rows)
+
+
+def writes_stream(rows: range | None = None) -> Access:
+    """An access that writes rows of the residual stream, or all."""
+    return Access(Resource.RESIDUAL, True, rows=rows)
+
+
+def updates_stream(rows: range | None = None) -> tuple[Access, ...]:
+    """Accesses that add to rows of the residual stream, or all."""
+    return reads_stream(rows), writes_stream(rows)
+
+
 TABLES = (Resource.TABLE_0, Resource.TABLE_1)
 QUEUES_READ = Access(Resource.QUEUES, False)
 QUEUES_WRITE = Access(Resource.QUEUES, True)

@@ -31,18 +31,13 @@ def insert_tokens(steps: list[Step]) -> int:
                 step.wait.add(unit)
                 matched[pair] = earlier
                 count += 1
-        # A later access of the same unit to the same place, of the same strength, replaces it.
+        # A later access of the same unit to the same rows, of the same strength, replaces it.
         mine = [
             (i, unit, other)
             for i, unit, other in live
             if not (
                 unit is step.unit
-                and any(
-                    a.resource is other.resource
-                    and a.buffer is other.buffer
-                    and (a.write or not other.write)
-                    for a in step.accesses
-                )
+                and any(other.within(a) and (a.write or not other.write) for a in step.accesses)
             )
         ]
         live = mine + [(index, step.unit, access) for access in step.accesses]

@@ -8,7 +8,6 @@ from moesaic.compiler.schedule.activations import TableSlots, table_accesses
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.steps import (
     QUEUES_READ,
-    RESIDUAL_READ,
     TABLES,
     Access,
     Address,
@@ -16,6 +15,7 @@ from moesaic.compiler.schedule.steps import (
     Step,
     Weights,
     reads,
+    reads_stream,
     writes,
 )
 from moesaic.spec import isa, layout, tables
@@ -25,10 +25,21 @@ from moesaic.spec.intgraph import IntActivation, IntGraph, IntLinear, IntNorm
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that a product works on: a fixed number, or an expert's queue."""
+    """Rows that a product works on: ``count`` from ``first`` on, or an expert's queue."""
 
     count: int
     expert: int | None = None
+    first: int = 0
+
+    @staticmethod
+    def block(rows: range) -> Rows:
+        """Rows from ``rows.start`` to below ``rows.stop``."""
+        return Rows(len(rows), first=rows.start)
+
+    @property
+    def range(self) -> range | None:
+        """The rows; None if only the frame's routing says which they are."""
+        return range(self.first, self.first + self.count) if self.expert is None else None
 
     @property
     def fields(self) -> dict[str, int]:
@@ -85,12 +96,31 @@ class Source:
         return Source(buffer, isa.Streamed.SIGNED16, plane, plane)
 
 
+@dataclass
+class Normal:
+    """Normalised rows of the stream in the making: ``rows`` of it, of which those below ``until``
+    are written. ``buffer`` has the first of them in row 0, in three planes if ``wide``."""
+
+    norm: IntNorm
+    buffer: Buffer
+    rows: range
+    wide: bool
+    layer: int
+    label: str
+    until: int
+
+    def source(self, wide: bool) -> Source:
+        """The int8 rows, or with ``wide`` the 16-bit rows."""
+        return Source.normalised(self.buffer, wide)
+
+
 class StepWriter:
     """Collects the steps of one task for one architecture, as a schedule says.
 
     ``steps`` is the result, in program order: every step comes after all steps it depends on,
     and each unit's steps are in the order in which that unit will execute them. ``layer`` and
-    ``label`` mark what is written.
+    ``label`` mark what is written. ``following`` is what reads the stream next: its NORM follows
+    block by block as the sums of rows become complete.
     """
 
     def __init__(self, graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> None:
@@ -98,6 +128,7 @@ class StepWriter:
         self.steps: list[Step] = []
         self.layer = 0
         self.label = "embed"
+        self.following: Normal | None = None
         self._tables = TableSlots(graph, arch)
 
     def emit(
@@ -125,28 +156,60 @@ class StepWriter:
         """Residual words of a row."""
         return layout.words(self.graph.channels, self.arch.lanes)
 
-    def norm(self, norm: IntNorm, rows: int, first_row: int = 0, wide: bool = False) -> Buffer:
-        """Emit NORM; the result holds the int8 rows and, with ``wide``, two more planes."""
+    def blocks(self, rows: int) -> list[range]:
+        """Row blocks of ``rows`` rows, as the schedule says."""
+        size = layout.words(rows, self.schedule.row_blocks)
+        return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+    def begin_norm(self, norm: IntNorm, rows: range, wide: bool, layer: int, label: str) -> Normal:
+        """Give ``rows`` of the stream a place as int8 rows and, with ``wide``, two more planes;
+        :meth:`complete` writes them."""
         words = self.words(norm.channels)
-        buffer = Buffer(f"{self.label}.norm", rows * words * (3 if wide else 1))
-        self.emit(
-            isa.Opcode.NORM,
-            (RESIDUAL_READ, *writes(buffer)),
-            wide=int(wide),
-            rows=rows,
-            words=self.residual_words,
-            channels=norm.channels,
-            source_base=first_row * self.residual_words,
-            source_stride=self.residual_words,
-            epsilon=norm.epsilon,
-            multiplier=norm.scale.multiplier,
-            shift=norm.scale.shift,
-            base=Address(buffer),
-            stride=words,
-            plane_stride=rows * words if wide else 0,
-            plain=int(norm.plain),
+        buffer = Buffer(f"{label}.norm", len(rows) * words * (3 if wide else 1))
+        return Normal(norm, buffer, rows, wide, layer, label, rows.start)
+
+    def complete(self, until: int) -> None:
+        """The stream's rows below ``until`` have all that is added to them: emit the NORM of those
+        blocks of ``following`` that are complete with them."""
+        normal = self.following
+        if normal is None:
+            return
+        for block in self.blocks(len(normal.rows)):
+            rows = range(normal.rows.start + block.start, normal.rows.start + block.stop)
+            if normal.until <= rows.start and rows.stop <= until:
+                self._norm(normal, rows)
+                normal.until = rows.stop
+
+    def _norm(self, normal: Normal, rows: range) -> None:
+        """Emit NORM of some rows of the stream."""
+        norm, buffer = normal.norm, normal.buffer
+        words, first = self.words(norm.channels), rows.start - normal.rows.start
+        self.steps.append(
+            Step(
+                isa.Opcode.NORM,
+                dict(
+                    wide=int(normal.wide),
+                    rows=len(rows),
+                    words=self.residual_words,
+                    channels=norm.channels,
+                    source_base=rows.start * self.residual_words,
+                    source_stride=self.residual_words,
+                    epsilon=norm.epsilon,
+                    multiplier=norm.scale.multiplier,
+                    shift=norm.scale.shift,
+                    base=Address(buffer, first * words),
+                    stride=words,
+                    plane_stride=len(normal.rows) * words if normal.wide else 0,
+                    plain=int(norm.plain),
+                ),
+                (
+                    reads_stream(rows),
+                    *writes(buffer, rows=range(first, first + len(rows))),
+                ),
+                layer=normal.layer,
+                label=normal.label,
+            )
         )
-        return buffer
 
     def activation(self, activation: IntActivation) -> tuple[dict[str, int], tuple[Access, ...]]:
         """DRAIN's fields for an activation, and its accesses; LOADs what is not resident."""
@@ -180,11 +243,12 @@ class StepWriter:
         k_tiles = len(weights.rows) // arch.depth
         wide = k_tiles if source.wide is None else source.wide
         tiles = len(weights.columns) // arch.width
-        together = tiles if one_group else self._bank_tiles(tiles)
+        stride = k_tiles if source.stride is None else source.stride
+        together = tiles if one_group else self._bank_tiles(tiles, rows)
         n_tiles, groups = together, tiles // together
         self.emit(
             isa.Opcode.MATMUL,
-            (*reads(source.buffer), *rows.accesses),
+            (*reads(source.buffer, rows=rows.range if not gather else None), *rows.accesses),
             weights,
             **rows.fields,
             gather=int(gather),
@@ -195,8 +259,8 @@ class StepWriter:
             n_tiles=n_tiles,
             groups=groups,
             ring_words=tiles * (arch.parameter_ring_words + k_tiles * arch.tile_ring_words),
-            stream_base=Address(source.buffer, source.first),
-            stream_stride=k_tiles if source.stride is None else source.stride,
+            stream_base=Address(source.buffer, source.first + rows.first * stride),
+            stream_stride=stride,
             plane_stride=source.plane,
             last_wide=wide - 1 if source.streamed == isa.Streamed.SIGNED16 else 0,
         )
@@ -210,16 +274,15 @@ class StepWriter:
             **drain,
         )
 
-    def _bank_tiles(self, tiles: int) -> int:
+    def _bank_tiles(self, tiles: int, rows: Rows) -> int:
         """Column tiles for one bank: they must share it evenly, and fit whoever's rows come."""
-        most = max(1, min(self.schedule.bank_tiles, self.bank_limit))
+        most = max(1, min(self.schedule.bank_tiles, self.bank_limit(rows)))
         return next(count for count in range(most, 0, -1) if tiles % count == 0)
 
-    @property
-    def bank_limit(self) -> int:
-        """Most column tiles of all tokens that an accumulator bank holds."""
-        fit = self.arch.accumulator_rows // max(self.graph.tokens, self.graph.head.rows)
-        return min(fit, self.arch.parameter_blocks)
+    def bank_limit(self, rows: Rows) -> int:
+        """Most column tiles of ``rows``, or of all tokens, that an accumulator bank holds."""
+        most = self.graph.tokens if rows.expert is not None else rows.count
+        return min(self.arch.accumulator_rows // most, self.arch.parameter_blocks)
 
     def weights(self, linear: IntLinear) -> Weights:
         """Ring weights of a linear layer in its natural order."""

@@ -272,7 +272,8 @@ def test_page_says_which_rows_a_layer_reads() -> None:
 
 
 def test_a_norm_less_is_less_to_wait_for() -> None:
-    shape = Shape(moe=(False, False), channels=96, tokens=40, patches=39, head_rows=39)
+    sizes = dict(channels=96, tokens=40, patches=39, head_rows=39)
+    shape = Shape(moe=(False, False), wide=0.0, functions=0.0, pairs=0.0, **sizes)
     apart, beside = (
         estimate_graphs({"t": random_intgraph(one, values=False)}, NANO, image=ShapeImage(NANO))
         for one in (shape, replace(shape, parallel=(1, 3)))

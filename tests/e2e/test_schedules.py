@@ -30,7 +30,7 @@ VARIANTS = {
     if value != getattr(first_schedule(NANO), choice)
 }
 ALL_AT_ONCE = Schedule(
-    query_blocks=3, bank_tiles=3, experts_ahead=2, speculated_experts=5,
+    row_blocks=3, query_blocks=3, bank_tiles=3, experts_ahead=2, speculated_experts=5,
     fetches_ahead=NANO.queue_depth,
 )  # fmt: skip
 
