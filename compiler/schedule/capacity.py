@@ -41,17 +41,26 @@ def _most(opcode: isa.Opcode, field: str) -> int:
 
 def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     residual_words = layout.words(graph.channels, arch.lanes)
-    tokens = max(graph.tokens, graph.head.rows, graph.gather.shape[0])
+    key_tiles = layout.words(graph.tokens, arch.width)
     yield (
         "its residual stream needs {} words, the residual scratchpad has {}",
         graph.tokens * residual_words,
         arch.residual_words,
     )
-    yield "its {} tokens exceed the {} accumulator rows", tokens, arch.accumulator_rows
+    yield (
+        "a row of scores takes {} accumulator rows, a bank has {}",
+        key_tiles,
+        arch.accumulator_rows,
+    )
+    yield (
+        "its head reads {} rows, an accumulator bank has {}",
+        graph.head.rows,
+        arch.accumulator_rows,
+    )
     yield (
         "its {} tokens exceed the {} rows of an instruction",
-        tokens,
-        _most(isa.Opcode.MATMUL, "rows"),
+        max(graph.tokens, graph.gather.shape[0]),
+        _most(isa.Opcode.MATMUL, "stationary_rows"),
     )
     yield (
         "its {} channels exceed the {} of a normalisation",
@@ -77,6 +86,11 @@ def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:
         where + " chooses {} experts for a token, the router at most {}",
         layer.top_k,
         min(experts, _most(isa.Opcode.ROUTE, "top_k")),
+    )
+    yield (
+        where + " may choose an expert for all {} tokens, an accumulator bank has {} rows",
+        tokens,
+        arch.accumulator_rows,
     )
     yield where + " routes {} tokens, the router holds {}", tokens, arch.max_tokens
     yield (

@@ -17,9 +17,9 @@ class Schedule:
     Attributes
     ----------
     row_blocks
-        Tiling: parts that the rows of the stream are taken in, at most. The array works on one
-        while the vector unit adds up and normalises the other. Every part loads the weights
-        again.
+        Tiling: parts that the rows of the stream are taken in, at least; more where a part would
+        not fit an accumulator bank. The array works on one while the vector unit adds up and
+        normalises the other. Every part loads the weights again.
     query_blocks
         Tiling: parts that the rows of queries are taken in, at least; more where the scores of a
         part would not fit an accumulator bank. Every part loads the keys and values again.
