@@ -101,6 +101,9 @@ def compile(
             f" {quantised['samples']} samples"
             f" {'held out' if quantised['held_out'] else 'that calibration saw'}"
         )
+        if len(task["outputs_db"]) > 1:
+            each = ", ".join(f"{output} {db:.1f}" for output, db in task["outputs_db"].items())
+            console.print(f"  SQNR of each output, dB: {each}", markup=False)
         if wide := _wide(quantised["points"]):
             console.print(f"  in 16 bits: {wide}")
         if task["warning"]:

@@ -17,13 +17,13 @@ def placement_table(task: str, report: dict[str, Any]) -> Table:
     table = Table(title=f"{task}: where it runs")
     for column in ("where", "node", "operator", "why"):
         table.add_column(column, overflow="fold")
-    shape = "x".join(map(str, host["cut"]["shape"]))
+    cuts = ", ".join(f"{c['tensor']!r} {'x'.join(map(str, c['shape']))}" for c in host["cuts"])
     # Text: names of nodes and tensors may hold brackets, which are no markup.
     table.add_row(
         "accelerator",
         f"{host['accelerator_nodes']} nodes",
         f"{report['layers']} layers",
-        Text(f"up to {host['cut']['tensor']!r} {shape}{_share(report)}"),
+        Text(f"up to {cuts}{_share(report)}"),
     )
     table.add_section()
     for node in host["nodes"]:

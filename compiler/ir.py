@@ -199,7 +199,8 @@ class Embed:
 
 @dataclass
 class Head:
-    """``linear(norm(residual[first_row : first_row + rows]))``, then the output layout.
+    """``linear(norm(residual[first_row : first_row + rows]))`` of the stream behind the first
+    ``depth`` layers, then the output layout.
 
     ``output.flatten() = result.flatten()[permutation]``; result is [rows, linear.outputs].
     """
@@ -210,6 +211,11 @@ class Head:
     rows: int
     permutation: IndexArray
     name: str
+    tensor: str
+    """Of the file: an output of the task, or what its part on the host reads."""
+    shape: tuple[int, ...]
+    """Of one frame, behind an axis of 1 that the file's tensor may lack."""
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -223,12 +229,14 @@ class HostNode:
 
 @dataclass(frozen=True)
 class HostPart:
-    """What follows the accelerator's output, run by ONNX Runtime."""
+    """What follows the accelerator's outputs, run by ONNX Runtime."""
 
     model: bytes
-    """ONNX: one input, the accelerator's output; one output, the task's."""
+    """ONNX: its inputs are outputs of the accelerator, its outputs are the task's."""
+    outputs: list[str]
+    """The task's, those that the accelerator gives among them, in the file's order."""
     nodes: list[HostNode]
-    """All that depend on the input, in order."""
+    """All that depend on the inputs, in order."""
     macs: int | None
     """Multiply-accumulates of one frame, if they can be counted."""
     nodes_before: int
@@ -251,8 +259,8 @@ class Choice:
 
     dims: dict[str, int] = field(default_factory=dict)
     """Numbers for symbolic dimensions of the input, by name."""
-    output: str = ""
-    """Name of an output of several; "" for the only one."""
+    outputs: tuple[str, ...] = ()
+    """Names of some of the outputs, in the file's order; none of them for all."""
 
 
 @dataclass
@@ -263,12 +271,10 @@ class Graph:
     """File that it was read from."""
     input_name: str
     input_shape: tuple[int, ...]
-    output_name: str
-    output_shape: tuple[int, ...]
-    """Of one frame, behind an axis of 1 that the file's tensor may lack."""
     embed: Embed
     layers: list[Layer]
-    head: Head
+    heads: list[Head]
+    """In the order of the file's outputs, whatever their depths."""
     streams: list[Stream | None] = field(default_factory=list)
     """Where the file has the stream before the first layer and behind each, if it does; between
     layers that are parallel it has none."""
@@ -277,7 +283,7 @@ class Graph:
     choice: Choice = field(default_factory=Choice)
     """That it was read by."""
     host: HostPart | None = None
-    """What the host computes from this graph's output; None if that is the task's output."""
+    """What the host computes from this graph's outputs; None if those are the task's."""
 
     @property
     def tokens(self) -> int:

@@ -32,6 +32,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntRenorm,
     frame_values,
+    head_name,
 )
 from moesaic.spec.precision import exact_float32
 from moesaic.spec.prepared import Attention, Linear, Mlp
@@ -50,8 +51,10 @@ class _Graph:
     def __init__(self, graph: IntGraph, device: torch.device) -> None:
         self.embed = Linear([graph.embed.linear], ADDEND_BITS, device)
         self.initial = torch.tensor(graph.embed.initial, dtype=torch.float64, device=device)
-        largest = _largest(graph.head.wide)
-        self.head = Linear([graph.head.linear], RESIDUAL_BITS, device, largest)
+        self.heads = [
+            Linear([head.linear], RESIDUAL_BITS, device, _largest(head.wide))
+            for head in graph.heads
+        ]
         self.one = torch.tensor(2.0**-RESIDUAL_GUARD_BITS, device=device).double()
         self.attention: dict[int, Attention] = {}
         self.gates: dict[int, Linear] = {}
@@ -108,7 +111,8 @@ class Executor:
         return _Graph(self.graph, self.device)
 
     def run(self, patches: NDArray[np.int8], observe: Observe | None = None) -> NDArray[np.int16]:
-        """Run int8 codes [frames, patches, inputs] to int16 codes [frames, rows, outputs].
+        """Run int8 codes [frames, patches, inputs] to int16 codes [frames, codes], those of
+        all heads one behind the other.
 
         ``observe(name, value)`` sees intermediate integers, int64: those of every frame by
         itself, a name's frames in their order.
@@ -124,8 +128,7 @@ class Executor:
                 for frame in value:
                     observe(name, frame.to(torch.int64))
 
-        head = self.graph.head
-        result = np.empty((len(patches), head.rows, head.linear.outputs), np.int16)
+        result = np.empty((len(patches), self.graph.codes), np.int16)
         with exact_float32(self.device):
             for start in range(0, len(patches), self.chunk_frames):
                 part = slice(start, start + self.chunk_frames)
@@ -134,12 +137,14 @@ class Executor:
         return result
 
     def _chunk(self, patches: Tensor, watch: Observe) -> Tensor:
-        """Codes [frames, patches, inputs] to codes [frames, rows, outputs]."""
+        """Codes [frames, patches, inputs] to codes [frames, codes]."""
         graph, ready = self.graph, self._ready
         residual = ready.initial.repeat(len(patches), 1, 1)
         rows = residual[:, graph.embed.first_row :][:, : patches.shape[1]]
         rows.copy_(kernels.residual_add(rows, ready.embed(patches), ready.one))
         watch("embed", residual)
+        outputs: list[Tensor | None] = [None] * len(graph.heads)
+        self._tap(0, residual, outputs, watch)
         for index, layer in enumerate(graph.layers):
 
             def inside(name: str, value: Tensor, index: int = index) -> None:
@@ -166,11 +171,19 @@ class Executor:
                 case _:
                     unreachable(layer)
             inside("residual", residual)
-        head = graph.head
-        last = residual[:, head.first_row : head.first_row + head.rows]
-        narrow, wide = kernels.layer_norm(last, head.norm)
-        watch("head.norm", narrow)
-        return ready.head(wide if head.wide else narrow)
+            self._tap(index + 1, residual, outputs, watch)
+        return torch.cat([output.flatten(1) for output in outputs if output is not None], 1)
+
+    def _tap(
+        self, depth: int, residual: Tensor, outputs: list[Tensor | None], watch: Observe
+    ) -> None:
+        """Compute the heads that read the stream behind ``depth`` layers."""
+        for number, head in enumerate(self.graph.heads):
+            if head.depth == depth:
+                rows = residual[:, head.first_row : head.first_row + head.rows]
+                narrow, wide = kernels.layer_norm(rows, head.norm)
+                watch(f"{head_name(number)}.norm", narrow)
+                outputs[number] = self._ready.heads[number](wide if head.wide else narrow)
 
     def _attention(self, normalised: Tensor, layer: Attention, watch: Observe) -> Tensor:
         query, key, value = layer.split(normalised)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import mlp_hidden, norm_point
+from moesaic.compiler.points import mlp_hidden, norm_point, output_point
 from moesaic.compiler.quant.build import WIDE_STEPS
 from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.spec import tables
@@ -24,12 +24,14 @@ from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
     IntGraph,
+    IntHead,
     IntLayer,
     IntLinear,
     IntMlp,
     IntMoe,
     IntNorm,
     IntRenorm,
+    head_name,
 )
 from moesaic.spec.semantics import dither
 
@@ -85,20 +87,20 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
     roundings: dict[str, Rounding] = {"input": Codes(graph.input_scale, -128 - zero, 127 - zero)}
     roundings["residual"] = Codes.signed(graph.residual_scale, RESIDUAL_BITS)
     reader = _Reader(graph, roundings)
-    embed, head = graph.embed, graph.head
+    embed = graph.embed
     patches = _linear("embed", embed.linear, graph.input_scale, reader.addend, zero)
-    layers = [
-        reader.layer(number, layer, norm_point(graph.layers, number))
-        for number, layer in enumerate(graph.layers)
-    ]
-    norm, narrow = reader.norm("head.norm", head.norm, head.wide)
-    roundings["output"] = Codes.signed(graph.output_scale, RESIDUAL_BITS)
+    layers: list[ir.Layer] = []
+    heads: dict[int, ir.Head] = {}
+    for depth in range(len(graph.layers) + 1):
+        for number, head in enumerate(graph.heads):
+            if head.depth == depth:
+                heads[number] = reader.head(number, head)
+        for layer in graph.layers[depth : depth + 1]:
+            layers.append(reader.layer(depth, layer, norm_point(graph.layers, depth)))
     return ir.Graph(
         source=graph.task,
         input_name=graph.input_name,
         input_shape=graph.input_shape,
-        output_name=graph.output_name,
-        output_shape=graph.output_shape,
         embed=ir.Embed(
             linear=patches,
             gather=graph.gather.copy(),  # torch wants what it may write to
@@ -107,14 +109,7 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
             name="embed",
         ),
         layers=layers,
-        head=ir.Head(
-            norm=norm,
-            linear=_linear("head", head.linear, narrow, graph.output_scale),
-            first_row=head.first_row,
-            rows=head.rows,
-            permutation=graph.permutation.copy(),
-            name="head",
-        ),
+        heads=[heads[number] for number in range(len(heads))],
     ), roundings
 
 
@@ -194,6 +189,22 @@ class _Reader:
         """Step of a norm's rows in 16 bits."""
         unit = self.residual / norm.channels if norm.plain else 1.0
         return unit / norm.scale.value
+
+    def head(self, number: int, head: IntHead) -> ir.Head:
+        name = head_name(number)
+        norm, narrow = self.norm(f"{name}.norm", head.norm, head.wide)
+        self.roundings[output_point(number)] = Codes.signed(head.scale, RESIDUAL_BITS)
+        return ir.Head(
+            norm=norm,
+            linear=_linear(name, head.linear, narrow, head.scale),
+            first_row=head.first_row,
+            rows=head.rows,
+            permutation=head.permutation.copy(),
+            name=name,
+            tensor=head.name,
+            shape=head.shape,
+            depth=head.depth,
+        )
 
     def layer(self, number: int, layer: IntLayer, rows: str) -> ir.Layer:
         norm, step = self.norm(rows, layer.norm, layer.wide)

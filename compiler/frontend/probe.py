@@ -13,9 +13,9 @@ from moesaic.compiler.ir import Choice
 
 def expose_tensors(
     path: str | Path, tensors: Iterable[str], choice: Choice | None = None
-) -> tuple[bytes, Rewritten | None]:
-    """Return the model of a file as ONNX, its own output first, then ``tensors``; and what it was
-    made from where that is not the file itself.
+) -> tuple[bytes, list[str], Rewritten | None]:
+    """Return the model of a file as ONNX, its own outputs first, then ``tensors``; the names of its
+    own; and what it was made from where that is not the file itself.
 
     Raises
     ------
@@ -30,4 +30,4 @@ def expose_tensors(
         if name not in have:
             have.add(name)
             model.graph.output.append(onnx.ValueInfoProto(name=name))
-    return serialise(model, path), graph.rewritten
+    return serialise(model, path), graph.output_names, graph.rewritten

@@ -53,5 +53,5 @@ def _weight_macs(backbone: Backbone) -> int:
                 assert_never(layer)
 
     ends = len(backbone.embed.gather) * backbone.embed.linear.weight.size
-    ends += backbone.head.rows * backbone.head.linear.weight.size
+    ends += sum(head.rows * head.linear.weight.size for head in backbone.heads)
     return ends + tokens * sum(one(layer) for layer in backbone.layers)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import is_stream, mlps
+from moesaic.compiler.points import is_output, is_stream, mlps
 from moesaic.compiler.quant.calibrate import Statistics
 from moesaic.compiler.quant.given import OUTPUT_STEPS, given_steps
 from moesaic.compiler.quant.hidden import HiddenPeaks
@@ -225,8 +225,8 @@ class Scales:
             return 16, self.wide(task, point) * INT16_MAX
         if is_stream(point):
             return 16, self.residual(task, point) * INT16_MAX
-        if point == "output":
-            return 16, self.output(task) * INT16_MAX
+        if is_output(point):
+            return 16, self.output(task, point) * INT16_MAX
         if point.endswith(".logits"):
             return 24, self.logits(task, int(point.split(".")[0])) * INT24_MAX
         return 8, self.clip(task, point)
@@ -246,9 +246,9 @@ class Scales:
         """Step of a gate's 24-bit logits."""
         return self.maximum(task, f"{layer}.logits") / LOGIT_LIMIT
 
-    def output(self, task: str) -> float:
-        """int16 step of a task's output."""
-        step = self.given(task, "output")
+    def output(self, task: str, point: str = "output") -> float:
+        """int16 step of an output of a task."""
+        step = self.given(task, point)
         if step is not None:
             return step / OUTPUT_STEPS
-        return self.maximum(task, "output") * OUTPUT_HEADROOM / INT16_MAX
+        return self.maximum(task, point) * OUTPUT_HEADROOM / INT16_MAX

@@ -53,8 +53,8 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
         arch.accumulator_rows,
     )
     yield (
-        "its head reads {} rows, an accumulator bank has {}",
-        graph.head.rows,
+        "a head of it reads {} rows, an accumulator bank has {}",
+        max(head.rows for head in graph.heads),
         arch.accumulator_rows,
     )
     yield (
@@ -109,7 +109,8 @@ def _sizes(graph: IntGraph) -> Iterator[tuple[str, int]]:
     """Sizes that no instruction can have as zero."""
     yield "its tokens", graph.tokens
     yield "its patches", graph.gather.shape[0]
-    yield "the rows of its head", graph.head.rows
+    for head in graph.heads:
+        yield f"the rows of output {head.name}", head.rows
     for layer in graph.layers:
         if isinstance(layer, IntMoe):
             yield f"the experts of layer {layer.name}", len(layer.experts)
@@ -141,4 +142,5 @@ def _linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear]]:
                     yield where, linear
             case _:
                 assert_never(layer)
-    yield "the head", graph.head.linear
+    for head in graph.heads:
+        yield f"the head of output {head.name}", head.linear

@@ -20,7 +20,17 @@ from moesaic.compiler.schedule.steps import (
 from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe, IntRenorm
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntHead,
+    IntLayer,
+    IntMoe,
+    IntRenorm,
+    head_name,
+    parts,
+)
 
 
 def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
@@ -35,11 +45,12 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
     writer = StepWriter(graph, arch, schedule)
     writer.following = _next_norm(writer, 0)
     _lower_embed(writer)
+    _lower_heads(writer, 0)
     for index, layer in enumerate(graph.layers):
         if not layer.parallel:
             assert writer.following is not None
             normal = writer.following
-        writer.layer, writer.label = index + 1, layer.name
+        writer.layer, writer.label = _number(graph, layer), layer.name
         writer.following = _next_norm(writer, index + 1)
         match layer:
             case IntAttention():
@@ -53,26 +64,36 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
             case _:
                 assert_never(layer)
         writer.complete(graph.tokens)
-    assert writer.following is not None
-    normal = writer.following
-    writer.layer, writer.label = normal.layer, normal.label
-    _lower_head(writer, normal)
+        _lower_heads(writer, index + 1)
     return writer.steps
 
 
 def _next_norm(writer: StepWriter, index: int) -> Normal | None:
-    """The norm that layer ``index``, or the head behind the last one, begins with; None where the
-    layer reads that of the one in front of it."""
+    """The norm that layer ``index``, or the first head behind the last one, begins with; None where
+    the layer reads that of the one in front of it."""
     graph = writer.graph
     if index == len(graph.layers):
-        head = graph.head
-        rows = range(head.first_row, head.first_row + head.rows)
-        return writer.begin_norm(head.norm, rows, head.wide, index + 1, "head")
+        return _head_norm(writer, next(head for head in graph.heads if head.depth == index))
     layer = graph.layers[index]
     if layer.parallel:
         return None
     rows, wide = range(graph.tokens), _has_wide_rows(graph, index)
-    return writer.begin_norm(layer.norm, rows, wide, index + 1, layer.name)
+    return writer.begin_norm(layer.norm, rows, wide, _number(graph, layer), layer.name)
+
+
+def _head_norm(writer: StepWriter, head: IntHead) -> Normal:
+    """The norm that a head begins with."""
+    heads = writer.graph.heads
+    name = head_name(next(n for n, other in enumerate(heads) if other is head))
+    label = "head" if len(heads) == 1 else f"{name}:{head.name}"
+    rows = range(head.first_row, head.first_row + head.rows)
+    return writer.begin_norm(head.norm, rows, head.wide, _number(writer.graph, head), label)
+
+
+def _number(graph: IntGraph, part: IntLayer | IntHead) -> int:
+    """Place of a layer or a head among all that is computed."""
+    everything = parts(graph.embed, graph.layers, graph.heads)
+    return next(number for number, other in enumerate(everything) if other is part)
 
 
 def _has_wide_rows(graph: IntGraph, index: int) -> bool:
@@ -125,11 +146,31 @@ def _lower_embed(writer: StepWriter) -> None:
     writer.complete(graph.tokens)
 
 
-def _lower_head(writer: StepWriter, normal: Normal) -> None:
-    """Project normalised rows, and store the outputs as they drain."""
-    head = writer.graph.head
+def _lower_heads(writer: StepWriter, depth: int) -> None:
+    """Lower the heads that read the stream where it is now: what comes next may change it."""
+    graph = writer.graph
+    shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
+    offsets = layout.output_offsets(writer.arch, shapes)
+    for head, offset in zip(graph.heads, offsets, strict=False):
+        if head.depth != depth:
+            continue
+        following = writer.following
+        if depth < len(graph.layers) or following is None:
+            writer.following = _head_norm(writer, head)
+            writer.complete(graph.tokens)
+        normal = writer.following
+        assert normal is not None
+        # Behind the last layer the first head's norm was what followed.
+        writer.following = following if depth < len(graph.layers) else None
+        writer.layer, writer.label = normal.layer, normal.label
+        _lower_head(writer, head, normal, offset)
+
+
+def _lower_head(writer: StepWriter, head: IntHead, normal: Normal, offset: int) -> None:
+    """Project normalised rows, and store the output from chunk ``offset`` on as it drains."""
     writer.emit(
         isa.Opcode.STORE,
+        offset=offset * 2 * writer.arch.lanes,
         words=layout.output_chunks(writer.arch, head.rows, head.linear.outputs),
     )
     writer.linear(

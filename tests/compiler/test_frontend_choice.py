@@ -137,8 +137,8 @@ def test_each_of_two_outputs(tmp_path: Path) -> None:
     path, names = two_outputs(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for name, shape in zip(names, [(1, 5), (1, 7, 4)], strict=True):
-        graph = load_graph(path, choice=Choice(output=name))
-        assert graph.output_name == name and graph.output_shape == shape
+        graph = load_graph(path, choice=Choice(outputs=(name,)))
+        assert graph.heads[0].name == name and graph.heads[0].shape == shape
         assert graph.choice.output == name and compare(graph, path).worst < 0.25
         x = samples_for(graph, 1)
         (expected,) = session.run([name], {"x": x})
@@ -150,7 +150,7 @@ def test_output_that_is_not_chosen_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"not 2 .*--model-output '{names[0]}'"):
         load_graph(path)
     with pytest.raises(UserError, match=f"has no output 'depth', only '{names[0]}', '{names[1]}'"):
-        load_graph(path, choice=Choice(output="depth"))
+        load_graph(path, choice=Choice(outputs=("depth",)))
 
 
 def test_what_another_output_needs_is_left_out(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_what_another_output_needs_is_left_out(tmp_path: Path) -> None:
     proto.graph.node.append(helper.make_node("NonZero", [names[1]], ["places"]))
     proto.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, None))
     onnx.save(proto, path)
-    graph = load_graph(path, choice=Choice(output=names[0]))
+    graph = load_graph(path, choice=Choice(outputs=(names[0],)))
     assert graph.host is None and compare(graph, path).worst < 0.25
 
 

@@ -51,7 +51,7 @@ def by_role(graph: ir.Graph) -> dict[str, Site]:
 
 def test_head_on_the_stream_keeps_its_integers(tmp_path: Path) -> None:
     graph, _ = read_validated(quantised(tmp_path, {"head": "no norm"}))
-    assert graph.head.norm.plain and graph.head.linear.given.codes is not None
+    assert graph.heads[0].norm.plain and graph.heads[0].linear.given.codes is not None
     assert not any("quantised anew" in note for note in graph.notes)
 
 
@@ -132,7 +132,7 @@ def test_what_is_left_is_the_file_without_its_pairs(tmp_path: Path) -> None:
     plain = without(path, set(graph.quantisation.activations))
     x = SAMPLES[:2]
     assert np.array_equal(run(graph.model, x), run(plain, x))
-    assert graph.output_name == onnx.load(path).graph.output[0].name
+    assert graph.heads[0].name == onnx.load(path).graph.output[0].name
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -149,7 +149,7 @@ def test_integers_are_the_files(tmp_path: Path, per_channel: bool) -> None:
     steps = {float(a.item()) for a in tensors.values() if a.dtype == np.float32 and a.size == 1}
     given = given_steps(graph)
     assert steps >= {step for point, step in given.items() if point != "output"}
-    assert integer.output_scale == given["output"] / 256 and given["output"] in steps
+    assert integer.heads[0].scale == given["output"] / 256 and given["output"] in steps
     codes = np.rint(SAMPLES / given["input"]).clip(-128, 127)
     ours = quantise_input(integer, SAMPLES)
     assert (np.sort(ours.ravel()) == np.sort(codes.ravel())).mean() > 0.999

@@ -72,7 +72,7 @@ def test_outputs_may_have_a_zero_point(tmp_path: Path) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.array(-100, np.int8), "moved"))
     onnx.save(proto, tmp_path / "moved.onnx")
     moved, still = load_graph(tmp_path / "moved.onnx"), load_graph(path)
-    assert moved.head.linear.given.target == 2 * still.head.linear.given.target  # type: ignore[operator]
+    assert moved.heads[0].linear.given.target == 2 * still.heads[0].linear.given.target  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", [QuantType.QInt16, QuantType.QUInt16])

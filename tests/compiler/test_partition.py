@@ -77,10 +77,10 @@ def test_head_is_left_to_the_host(tmp_path: Path, head: str) -> None:
     graph, error = compare(path)
     assert error < 1e-5
     shape, operators = HEADS[head]
-    assert graph.output_shape == shape and graph.host is not None
+    assert graph.heads[0].shape == shape and graph.host is not None
     assert [node.operator for node in graph.host.nodes] == operators
     assert len(graph.layers) == 2 and not graph.notes
-    assert graph.head.norm.plain == (head in STREAMS)
+    assert graph.heads[0].norm.plain == (head in STREAMS)
     never = False if head in BY_THEMSELVES else None
     with pytest.raises(UserError, match="compile with --partition") as caught:
         load_graph(path, "seg", never)
@@ -89,7 +89,7 @@ def test_head_is_left_to_the_host(tmp_path: Path, head: str) -> None:
 
 def test_normalised_tokens_lose_nothing_to_the_diagonal_layer(tmp_path: Path) -> None:
     graph = load_graph(HeadedVit(head="convolutions").save(tmp_path), partition=True)
-    weight, head = graph.head.linear.weight, graph.head
+    weight, head = graph.heads[0].linear.weight, graph.head
     assert np.count_nonzero(weight) == CHANNELS and np.array_equal(
         weight, np.diag(weight.diagonal())
     )
@@ -116,14 +116,14 @@ def test_sizes_of_the_backbone_do_not_pull_it_along(tmp_path: Path) -> None:
     graph = load_graph(HeadedVit(head="computed shape").save(tmp_path), partition=True)
     assert graph.host is not None
     model = onnx.load_from_string(graph.host.model)
-    assert [value.name for value in model.graph.input] == [graph.output_name]
+    assert [value.name for value in model.graph.input] == [graph.heads[0].name]
     assert [node.op_type for node in model.graph.node] == ["Conv", "Reshape"]
 
 
 def test_model_that_fits_stays_whole(tmp_path: Path) -> None:
     vit = Vit(mlp="loop")
     graph = load_graph(vit.save(tmp_path), partition=True)
-    assert graph.host is None and graph.output_name == vit.nodes[-1].output[0]
+    assert graph.host is None and graph.heads[0].name == vit.nodes[-1].output[0]
 
 
 def test_tokens_themselves_are_an_output(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_tokens_themselves_are_an_output(tmp_path: Path) -> None:
     proto.graph.output[0].name = tokens
     onnx.save(proto, tmp_path / "tokens.onnx")
     graph = load_graph(tmp_path / "tokens.onnx")
-    assert graph.host is None and graph.output_shape == (1, 7, CHANNELS)
+    assert graph.host is None and graph.heads[0].shape == (1, 7, CHANNELS)
 
 
 # -- the reference model by both exporters ------------------------------------------------------
@@ -164,7 +164,7 @@ def test_up_sampling_head_by_every_exporter(tmp_path: Path, exporter: str) -> No
             )  # fmt: skip
     graph, error = compare(path)
     assert error < 1e-5
-    assert graph.host is not None and graph.output_shape == (1, 20, 2, 3)
+    assert graph.host is not None and graph.heads[0].shape == (1, 20, 2, 3)
     heavy = ("Conv", "Relu", "Resize", "BatchNormalization")
     operators = [node.operator for node in graph.host.nodes if node.operator in heavy]
     plain = [kind for kind in operators if kind != "BatchNormalization"]
@@ -234,7 +234,7 @@ def test_norms_of_the_head_may_have_any_width(tmp_path: Path, width: int) -> Non
             return self.dense(self.op("LayerNormalization", pooled, gamma), width, 3)
 
     graph, error = compare(Narrow(head="odd").save(tmp_path))
-    assert error < 1e-5 and graph.head.norm.plain and len(graph.layers) == 2
+    assert error < 1e-5 and graph.heads[0].norm.plain and len(graph.layers) == 2
 
 
 @pytest.mark.parametrize(
