@@ -88,7 +88,9 @@ def place_heads(
             reason = tap.why or NotRecognised(
                 "it is computed from a stream that no layer of the others reads or makes"
             )
-            raise NotRecognised(f"output {tap.tensor!r}: {reason}") from tap.why
+            raise NotRecognised(
+                f"output {tap.tensor!r}: {reason}; or name the other outputs by --model-output"
+            ) from tap.why
         head, number = found
         shape = tap.view.shape
         if shape[:1] != (1,):
