@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import output_point
 from moesaic.spec.intgraph import head_name
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -189,7 +188,7 @@ def run_head(
     head = graph.heads[number]
     rows = state[:, head.first_row : head.first_row + head.rows]
     y = _seen(observe, f"{head_name(number)}.norm", _normalise(head.norm, rows))
-    result = _seen(observe, output_point(number), _apply(fold, head.norm, head.linear, y))
+    result = _seen(observe, ir.output_point(number), _apply(fold, head.norm, head.linear, y))
     return result.flatten(1)[:, torch.from_numpy(head.permutation)]
 
 

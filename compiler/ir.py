@@ -302,3 +302,8 @@ def stream_points(layers: Sequence[Layer], first: int = 0, stream: str = "residu
     for number, layer in enumerate(layers, first):
         points.append(f"{number}.residual" if isinstance(layer, Renorm) else points[-1])
     return points
+
+
+def output_point(number: int) -> str:
+    """What the float run calls a head's results."""
+    return f"output{number or ''}"

@@ -65,13 +65,8 @@ def plain_points(graph: ir.Graph) -> set[str]:
     return found | {f"{head_name(n)}.norm" for n, head in heads if head.norm.plain}
 
 
-def output_point(number: int) -> str:
-    """Point of a head's results."""
-    return f"output{number or ''}"
-
-
 def is_output(point: str) -> bool:
-    """Whether a point is one of :func:`output_point`."""
+    """Whether a point is one of :func:`ir.output_point`."""
     return point.startswith("output")
 
 
@@ -192,7 +187,7 @@ def sites(graph: ir.Graph) -> Iterator[Site]:
                 assert_never(layer)
     for number, head in enumerate(graph.heads):
         name = head_name(number)
-        yield Site(name, head.linear, f"{name}.norm", output_point(number), INT8_LARGEST)
+        yield Site(name, head.linear, f"{name}.norm", ir.output_point(number), INT8_LARGEST)
 
 
 def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Graph:

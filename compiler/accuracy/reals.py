@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import mlp_hidden, norm_point, output_point
+from moesaic.compiler.points import mlp_hidden, norm_point
 from moesaic.compiler.quant.build import WIDE_STEPS
 from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.spec import tables
@@ -193,7 +193,7 @@ class _Reader:
     def head(self, number: int, head: IntHead) -> ir.Head:
         name = head_name(number)
         norm, narrow = self.norm(f"{name}.norm", head.norm, head.wide)
-        self.roundings[output_point(number)] = Codes.signed(head.scale, RESIDUAL_BITS)
+        self.roundings[ir.output_point(number)] = Codes.signed(head.scale, RESIDUAL_BITS)
         return ir.Head(
             norm=norm,
             linear=_linear(name, head.linear, narrow, head.scale),

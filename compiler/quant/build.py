@@ -17,7 +17,6 @@ from moesaic.compiler.points import (
     first_layer,
     mlp_hidden,
     norm_point,
-    output_point,
     sites,
     wide_name,
     wide_points,
@@ -271,7 +270,7 @@ class Builder:
 
     def _head(self, number: int, head: ir.Head) -> IntHead:
         name = head_name(number)
-        rows, scale = f"{name}.norm", self.scales.output(self.task, output_point(number))
+        rows, scale = f"{name}.norm", self.scales.output(self.task, ir.output_point(number))
         return IntHead(
             name=head.tensor,
             shape=head.shape,

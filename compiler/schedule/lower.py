@@ -25,11 +25,9 @@ from moesaic.spec.intgraph import (
     IntDense,
     IntGraph,
     IntHead,
-    IntLayer,
     IntMoe,
     IntRenorm,
     head_name,
-    parts,
 )
 
 
@@ -50,7 +48,7 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
         if not layer.parallel:
             assert writer.following is not None
             normal = writer.following
-        writer.layer, writer.label = _number(graph, layer), layer.name
+        writer.layer, writer.label = _layer_number(graph, index), layer.name
         writer.following = _next_norm(writer, index + 1)
         match layer:
             case IntAttention():
@@ -73,27 +71,27 @@ def _next_norm(writer: StepWriter, index: int) -> Normal | None:
     the layer reads that of the one in front of it."""
     graph = writer.graph
     if index == len(graph.layers):
-        return _head_norm(writer, next(head for head in graph.heads if head.depth == index))
+        return _head_norm(writer, next(n for n, h in enumerate(graph.heads) if h.depth == index))
     layer = graph.layers[index]
     if layer.parallel:
         return None
     rows, wide = range(graph.tokens), _has_wide_rows(graph, index)
-    return writer.begin_norm(layer.norm, rows, wide, _number(graph, layer), layer.name)
+    return writer.begin_norm(layer.norm, rows, wide, _layer_number(graph, index), layer.name)
 
 
-def _head_norm(writer: StepWriter, head: IntHead) -> Normal:
+def _head_norm(writer: StepWriter, number: int) -> Normal:
     """The norm that a head begins with."""
     heads = writer.graph.heads
-    name = head_name(next(n for n, other in enumerate(heads) if other is head))
-    label = "head" if len(heads) == 1 else f"{name}:{head.name}"
+    head = heads[number]
+    before = sum((h.depth, n) < (head.depth, number) for n, h in enumerate(heads))
+    label = "head" if len(heads) == 1 else f"{head_name(number)}:{head.name}"
     rows = range(head.first_row, head.first_row + head.rows)
-    return writer.begin_norm(head.norm, rows, head.wide, _number(writer.graph, head), label)
+    return writer.begin_norm(head.norm, rows, head.wide, 1 + head.depth + before, label)
 
 
-def _number(graph: IntGraph, part: IntLayer | IntHead) -> int:
-    """Place of a layer or a head among all that is computed."""
-    everything = parts(graph.embed, graph.layers, graph.heads)
-    return next(number for number, other in enumerate(everything) if other is part)
+def _layer_number(graph: IntGraph, index: int) -> int:
+    """Place of a layer in ``intgraph.parts``, where heads have theirs, too."""
+    return 1 + index + sum(head.depth <= index for head in graph.heads)
 
 
 def _has_wide_rows(graph: IntGraph, index: int) -> bool:
@@ -151,19 +149,19 @@ def _lower_heads(writer: StepWriter, depth: int) -> None:
     graph = writer.graph
     shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
     offsets = layout.output_offsets(writer.arch, shapes)
-    for head, offset in zip(graph.heads, offsets, strict=False):
+    for number, head in enumerate(graph.heads):
         if head.depth != depth:
             continue
         following = writer.following
         if depth < len(graph.layers) or following is None:
-            writer.following = _head_norm(writer, head)
+            writer.following = _head_norm(writer, number)
             writer.complete(graph.tokens)
         normal = writer.following
         assert normal is not None
         # Behind the last layer the first head's norm was what followed.
         writer.following = following if depth < len(graph.layers) else None
         writer.layer, writer.label = normal.layer, normal.label
-        _lower_head(writer, head, normal, offset)
+        _lower_head(writer, head, normal, offsets[number])
 
 
 def _lower_head(writer: StepWriter, head: IntHead, normal: Normal, offset: int) -> None:
