@@ -312,7 +312,7 @@ def exact_weights() -> ir.Graph:
         layers.append(replace(layer, **{name: on_grid(getattr(layer, name)) for name in names}))  # type: ignore[arg-type]
     embed = replace(graph.embed, linear=on_grid(graph.embed.linear))
     head = replace(graph.heads[0], linear=on_grid(graph.heads[0].linear))
-    return replace(graph, embed=embed, head=head, layers=layers)
+    return replace(graph, embed=embed, heads=[head], layers=layers)
 
 
 def test_rows_in_16_bits_are_nearer_to_float() -> None:

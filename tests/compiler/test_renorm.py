@@ -86,7 +86,9 @@ def begun_anew(graph: ir.Graph, at: int, seed: int = 0, beta: float = 0.3) -> ir
     )
     none = np.zeros(graph.channels, np.float32)
     layer = ir.Renorm(norm, ir.Linear(np.eye(graph.channels, dtype=np.float32), none, "pre"), "pre")
-    return replace(graph, layers=[*graph.layers[:at], layer, *graph.layers[at:]], streams=[])
+    layers = [*graph.layers[:at], layer, *graph.layers[at:]]
+    heads = [replace(head, depth=head.depth + (head.depth >= at)) for head in graph.heads]
+    return replace(graph, layers=layers, heads=heads, streams=[])
 
 
 def integer_db(graph: ir.Graph, integer: IntGraph, samples: np.ndarray) -> float:
