@@ -30,6 +30,8 @@ class Given:
     """[outputs, inputs], -127 to 127; each row of the file's weight is its codes times a scale."""
     source: float | None = None
     """Real value of one int8 code of what it reads."""
+    source_zero: int = 0
+    """The int8 code of 0 of what it reads."""
     target: float | None = None
     """Real value of one int8 code of what it gives."""
 

@@ -66,7 +66,7 @@ def compare(source: Path, calibration: np.ndarray, x: np.ndarray, folder: Path) 
     """Quantise a float file in `folder` on `calibration`, and compare on `x`, both [n, ...]."""
     path = quantise_file(source, folder / "qdq.onnx", calibration)
     graph = load_graph(path)
-    step = given_steps(graph)["output"]
+    step = given_steps(graph)["output"].step
     quantised, report = quantise(graph, calibration, "default")
     ours, exact, theirs = integers(quantised, x), run(source, x), run(path, x)
     codes = [np.rint(values / step).clip(-128, 127) for values in (ours, theirs)]
