@@ -65,7 +65,7 @@ def candidates(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
     return {
         "fetches_ahead": tuple(sorted(early)),
         "experts_ahead": (1, 0, 2),
-        "row_blocks": (1, 2, 3, 4),
+        "row_blocks": (1, 2, 3),
         "query_blocks": (1, 2),
         "bank_tiles": tuple(range(1, arch.parameter_blocks)),
         "speculated_experts": (arch.max_experts, 0, arch.max_experts // 2),
