@@ -60,7 +60,7 @@ def test_random_models_keep_25_db(name: str) -> None:
 def test_rows_of_the_stream_have_16_bits_and_the_report_says_so() -> None:
     graph = random_graph()
     graph = replace(
-        graph, head=replace(graph.heads[0], norm=replace(graph.heads[0].norm, plain=True))
+        graph, heads=[replace(graph.heads[0], norm=replace(graph.heads[0].norm, plain=True))]
     )
     integer, report = quantise(graph, random_samples(), "seg")
     assert integer.heads[0].wide and integer.heads[0].norm.plain
@@ -312,7 +312,7 @@ def exact_weights() -> ir.Graph:
         layers.append(replace(layer, **{name: on_grid(getattr(layer, name)) for name in names}))  # type: ignore[arg-type]
     embed = replace(graph.embed, linear=on_grid(graph.embed.linear))
     head = replace(graph.heads[0], linear=on_grid(graph.heads[0].linear))
-    return replace(graph, embed=embed, head=head, layers=layers)
+    return replace(graph, embed=embed, heads=[head], layers=layers)
 
 
 def test_rows_in_16_bits_are_nearer_to_float() -> None:

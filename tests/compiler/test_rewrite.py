@@ -70,7 +70,7 @@ def like_pretrained(task: str, seed: int = 0) -> ir.Graph:
         layers.append(layer)
     head = replace(graph.heads[0], norm=stretched(graph.heads[0].norm))
     embed = replace(graph.embed, initial=initial)
-    return replace(graph, layers=layers, head=head, embed=embed, streams=[])
+    return replace(graph, layers=layers, heads=[head], embed=embed, streams=[])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 40, 192])
