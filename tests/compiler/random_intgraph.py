@@ -57,7 +57,7 @@ class Shape:
     """Share of MLPs, all experts of a layer alike, that multiply pairs of hidden channels."""
     parallel: tuple[int, ...] = ()
     """Layers that read the rows of the one in front; each block has two layers."""
-    taps: float = 0.15
+    taps: float = 0.0
     """Share of places on the stream, the last one among them, that have one more head."""
 
 

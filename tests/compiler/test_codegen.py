@@ -60,6 +60,10 @@ SHAPES = {
     "all_8_bits": Shape(wide=0.0, moe=(True, False), experts=4),
     "parallel": Shape(moe=(True, False), parallel=(1, 3)),
     "four_on_one_norm": Shape(moe=(False, True), parallel=(1, 2, 3), experts=4, wide=0.5),
+    "taps": Shape(taps=0.6),
+    "taps_everywhere": Shape(taps=1.0, tokens=20, patches=19, head_rows=19, moe=(True,), wide=0.5),
+    "taps_begin_anew": Shape(taps=0.6, renorm=1.0, channels=40, moe=(True,)),
+    "taps_between_parallel": Shape(taps=1.0, moe=(True, False), parallel=(1, 3)),
 }
 
 

@@ -60,7 +60,7 @@ def test_random_models_keep_25_db(name: str) -> None:
 def test_rows_of_the_stream_have_16_bits_and_the_report_says_so() -> None:
     graph = random_graph()
     graph = replace(
-        graph, head=replace(graph.heads[0], norm=replace(graph.heads[0].norm, plain=True))
+        graph, heads=[replace(graph.heads[0], norm=replace(graph.heads[0].norm, plain=True))]
     )
     integer, report = quantise(graph, random_samples(), "seg")
     assert integer.heads[0].wide and integer.heads[0].norm.plain

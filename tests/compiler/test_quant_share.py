@@ -59,7 +59,7 @@ def test_only_gates_and_heads_differ(quantised: dict[str, IntGraph]) -> None:
         for number, layer in enumerate(quantised["seg"].layers)
         if isinstance(layer, IntMoe)
     }
-    assert different == gates | {".head.linear"} and gates
+    assert different == gates | {".heads.0.linear"} and gates
 
 
 def test_first_residual_and_scales_agree(quantised: dict[str, IntGraph]) -> None:
@@ -91,7 +91,7 @@ def test_one_changed_weight_unshares_only_its_layer(graphs: dict[str, ir.Graph])
     built = quantise_tasks(changed, {task: samples for task in TASKS})[0]
     seg, depth = (dict(linears(built[task])) for task in TASKS)
     different = {path for path in seg if not equal(seg[path], depth[path])}
-    moved = {path for path in different if not path.endswith((".gate", ".head.linear"))}
+    moved = {path for path in different if not path.endswith((".gate", ".heads.0.linear"))}
     assert moved == {f".layers.{dense}.mlp.down"}
 
 
@@ -99,7 +99,7 @@ def test_the_stream_shares_no_range_with_normalised_rows(graphs: dict[str, ir.Gr
     """Not even in front of equal heads."""
     normalised = fold_norms(graphs["seg"])
     norm = replace(normalised.heads[0].norm, plain=True)
-    stream = replace(normalised, head=replace(normalised.heads[0], norm=norm))
+    stream = replace(normalised, heads=[replace(normalised.heads[0], norm=norm)])
     for other, together in ((normalised, True), (stream, False)):
         shared = SharedPoints({"a": normalised, "b": other})
         assert (shared.find("a", "head.norm") == shared.find("b", "head.norm")) == together

@@ -31,7 +31,7 @@ from moesaic.spec.intgraph import IntGraph, count_macs
 from moesaic.spec.metrics import sqnr_db
 from moesaic.spec.presets import PRESETS
 from tests.e2e.bundles import expected_codes, make_bundle
-from tests.outputs import only_output
+from tests.outputs import at_the_end, only_output
 from tests.pretrained import sources
 
 TASK = "features"
@@ -182,11 +182,12 @@ def test_defects_of_textiles(graph: ir.Graph) -> None:
 def test_two_blocks_on_the_rtl(on_photographs: Calibrated) -> None:
     wide = {"0.query", "0.attention", "1.hidden", "2.norm", "3.hidden:16", "head.norm"}
     whole = on_photographs.build({TASK: wide})[0][TASK]
-    layers = whole.layers[:4]
+    layers, heads = whole.layers[:4], at_the_end(whole.heads, 4)
     part = replace(
         whole,
         layers=layers,
-        macs=count_macs(whole.embed, layers, whole.head, len(whole.gather)),
+        heads=heads,
+        macs=count_macs(whole.embed, layers, heads, len(whole.gather)),
     )
     codes = quantise_input(part, sources.photographs(sources.HELD_OUT[:1]))
     device = SimulatedAccelerator(make_bundle({TASK: part}, SMALL))
