@@ -23,7 +23,10 @@ from moesaic.models.zoo.catalogue import catalogue
 
 CALIBRATION, HELD_OUT = 4, 2
 """Samples of a trial."""
-NEXT_TO_ZERO, NOISE = 1e-3, 0.1
+NEXT_TO_ZERO = 1e-3
+NOISE = 0.02
+"""As the libraries draw weights: more of it in biases would be most of an output, the same for
+all samples, and its decibels."""
 NO_TWIN = 3
 """Exit code where the library has no small model."""
 

@@ -31,7 +31,8 @@ holds it. Where blocks differ, or stages do, multiply-accumulates are those of w
 
 *RTL*: a twin of the same structure, two blocks of 64 channels and 9 patches (mixtures: the model
 itself), runs on `{TWIN_TARGET}` in simulation. *exact*: each code of a frame equals the integer
-reference. Else the column says why there is none; an empty one was not tried.
+reference. Else the column says why there is none. What is empty was not measured, or no preset
+holds it.
 """
 
 

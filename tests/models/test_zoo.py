@@ -181,7 +181,7 @@ def test_no_parameter_is_left_constant() -> None:
     tiny = nn.Parameter(1e-6 * torch.randn(16))
     module[0].bias = tiny
     export.enliven(module)
-    assert all(float(part.detach().std()) > 0.01 for part in module.parameters())
+    assert all(float(part.detach().std()) > 0.005 for part in module.parameters())
     assert torch.equal(module[1].weight, weight) and 0.5 < float(module[0].weight.mean()) < 1.5
 
 
