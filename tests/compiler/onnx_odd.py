@@ -41,6 +41,7 @@ ACTIVATIONS = [
     "squares",
 ]
 RIGHT = {
+    "mask of dropout",  # all true in inference: the layer is a constant
     "scatter: 2 * mask",
     "one-hot: 2 * mask",
     "three times the chosen by their sum",

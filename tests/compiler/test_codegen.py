@@ -224,7 +224,7 @@ def test_equal_weights_are_stored_once() -> None:
 @pytest.mark.parametrize(
     ("shape", "needle"),
     [
-        (Shape(tokens=65, patches=64, head_rows=65, head_first=0), "head reads 65 rows"),
+        (Shape(tokens=65, patches=64, head_rows=65, head_first=0), "a head of it reads 65 rows"),
         (Shape(tokens=65, patches=64, moe=(True,)), "an expert for all 65 tokens"),
         (Shape(experts=17, moe=(True,)), "moe0 has 17 experts, the router holds 16"),
         (Shape(tokens=60, patches=59, channels=800), "residual stream needs"),

@@ -141,7 +141,7 @@ static void read_output(uint32_t task, uint32_t number) {
     begin_call(CALL_OUTPUT, task);
     result = checked(moesaic_read_output(device, number, codes, count),
                      RESULT(OK) | RESULT(PLATFORM_ERROR) | RESULT(BAD_STATE) | RESULT(NO_TASK),
-                     SAMPLE_OUTPUT_PORTS);
+                     SAMPLE_OUTPUTS * SAMPLE_OUTPUT_PORTS);
     REQUIRE(number == task || result != MOESAIC_OK);
     if (result == MOESAIC_OK && known[task].done && !bus.lied)
         check_output(task, codes, known[task].output);
