@@ -49,7 +49,11 @@ def repeat_blocks(graph: ir.Graph, blocks: Blocks) -> ir.Graph:
         last = forms[-period:]
         if forms[-blocks.held * period :] == last * blocks.held:
             more = graph.layers[-period:] * (blocks.wanted - blocks.held)
-            return replace(graph, layers=[*graph.layers, *more])
+            heads = [  # those behind the last layer stay there
+                replace(head, depth=head.depth + len(more) * (head.depth == len(graph.layers)))
+                for head in graph.heads
+            ]
+            return replace(graph, layers=[*graph.layers, *more], heads=heads)
     raise UserError(
         f"the last layers of {graph.source} must be {blocks.held} blocks of equal sizes for"
         " --blocks, but are not: give a file of the whole model"
