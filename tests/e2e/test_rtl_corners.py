@@ -9,6 +9,7 @@ import pytest
 
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.schedule.options import first_schedule
 from moesaic.sim.dram import DramConfig
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec import layout
@@ -119,7 +120,10 @@ def test_outputs_over_several_ports(ports: int, dram: DramConfig) -> None:
     chunks = layout.output_offsets(arch, shapes)[-1]
     assert counters["DATA_WRITE_BYTES"] == chunks * 2 * arch.lanes
     if dram == DramConfig.ideal():  # a beat per port and cycle, as in the estimate
-        estimated = estimate_graphs({"task": graph}, arch, memory=IDEAL)["task"]
+        schedules = {"task": first_schedule(arch)}
+        estimated = estimate_graphs({"task": graph}, arch, memory=IDEAL, schedules=schedules)[
+            "task"
+        ]
         assert abs(estimated.cycles / counters["CYCLES"] - 1) < 0.03
 
 
