@@ -30,7 +30,7 @@ Vector, Matrix, Any8 = Items(1, 1), Items(2, 2), Items(1, 8)
 EPSILON_BITS = 48
 MAX_LAYERS = 1024
 MAX_EXPERTS = 64
-MAX_HEADS = 24
+MAX_HEADS = 32
 """A ViT-L that gives the stream in front of and behind each of its 24 blocks has 25."""
 
 

@@ -6,7 +6,7 @@
 #define MOESAIC_IMAGE_VERSION 2u
 #define MOESAIC_MAX_TASKS 16u
 #define MOESAIC_NAME_BYTES 32u
-#define MOESAIC_MAX_HEADS 24u
+#define MOESAIC_MAX_HEADS 32u
 
 /* What an accelerator, and one instruction of its, can hold. */
 #define MOESAIC_MIN_DEPTH 8u
@@ -43,7 +43,7 @@
 #define MOESAIC_SECTION_CRC 24u
 #define MOESAIC_SECTION_RESERVED 28u
 
-#define MOESAIC_TASK_SIZE 240u
+#define MOESAIC_TASK_SIZE 304u
 #define MOESAIC_TASK_NAME 0u
 #define MOESAIC_TASK_INPUT_ROWS 32u
 #define MOESAIC_TASK_INPUTS 36u

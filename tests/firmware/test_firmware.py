@@ -176,7 +176,7 @@ def test_all_targets_build_within_their_size() -> None:
         code, data, zeroed, handle = map(int, found.groups())
         assert 0 < code < 16 * 1024, target
         assert zeroed == 0, f"{target}: the core has global state"
-        assert handle < 12 * 1024, target
+        assert handle < 13 * 1024, target  # of it 4 KB are shapes: 32 outputs of each of 16 tasks
     # Only tables of constants that hold addresses, and only where code is position independent.
     assert " 0       0  core" in sizes["rv32imac-none"]
     assert sum("examples/baremetal.c" in line for line in lines) == 2

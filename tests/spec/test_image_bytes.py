@@ -16,7 +16,7 @@ from tests.compiler.random_intgraph import Shape, random_intgraph
 
 HEADER = struct.Struct("<IIQ10IQ32s")
 SECTION = struct.Struct("<IIQQII")
-TASK = struct.Struct("<32s52I")
+TASK = struct.Struct("<32s68I")
 
 
 def shapes(count: int) -> tuple[tuple[int, int], ...]:
@@ -63,7 +63,7 @@ def test_every_number_of_the_tables(name: str) -> None:
     for i, (task_name, task) in enumerate(tasks.items()):
         entry = TASK.unpack_from(raw, HEADER.size + sections * SECTION.size + i * TASK.size)
         outputs = [number for shape in task.outputs for number in shape]
-        numbers = (task.input_rows, task.inputs, i + 1, 0, *outputs, *[0] * (48 - len(outputs)))
+        numbers = (task.input_rows, task.inputs, i + 1, 0, *outputs, *[0] * (64 - len(outputs)))
         assert entry == (task_name.encode().ljust(32, b"\0"), *numbers)
 
 
