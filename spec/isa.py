@@ -20,7 +20,7 @@ from operator import xor
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS, UINT8_BITS
 
-ISA_VERSION = 6
+ISA_VERSION = 7
 INSTRUCTION_BYTES = 32
 CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""
@@ -247,6 +247,12 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("multiplier", MULTIPLIER_BITS, "logit to 2^-7 octaves, mantissa"),
         Field("shift", SHIFT_BITS, "logit to 2^-7 octaves, right shift"),
         Field("sequence", 8, "number of this routing, not 0", nonzero=True),
+        Field(
+            "corrected",
+            1,
+            "experts are chosen by their sigmoids plus corrections, in 2^-16 steps: one more row of"
+            " logits, in front of the tokens (`sigmoid`)",
+        ),
     ),
     Opcode.LOAD: (
         Field("window", 2, "CONSTANT or INPUT"),

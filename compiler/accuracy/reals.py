@@ -19,7 +19,13 @@ from moesaic.compiler.points import mlp_hidden, norm_point
 from moesaic.compiler.quant.build import WIDE_STEPS
 from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.spec import tables
-from moesaic.spec.formats import HIDDEN_BITS, RESIDUAL_BITS, RESIDUAL_GUARD_BITS, UINT8_LARGEST
+from moesaic.spec.formats import (
+    HIDDEN_BITS,
+    RESIDUAL_BITS,
+    RESIDUAL_GUARD_BITS,
+    SIGMOID_FRACTION_BITS,
+    UINT8_LARGEST,
+)
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -224,6 +230,11 @@ class _Reader:
                     top_k=layer.top_k,
                     renormalise=layer.renormalise,
                     sigmoid=layer.sigmoid,
+                    corrections=(
+                        None
+                        if layer.corrections is None
+                        else np.ldexp(layer.corrections, -SIGMOID_FRACTION_BITS)
+                    ),
                     experts=[
                         self._mlp(number, expert, mlp, norm, step)
                         for expert, mlp in enumerate(layer.experts)
