@@ -1,6 +1,7 @@
-"""The part of a partitioned model that the host computes behind the accelerator.
+"""The parts of a partitioned model that the host computes in front of the accelerator, to the
+residual stream, and behind it, from its dequantised output.
 
-ONNX Runtime runs it, frame by frame, from the accelerator's dequantised output: the compiler
+ONNX Runtime runs them, frame by frame: the compiler
 measures with exactly what a session runs. Importing this module needs numpy only.
 """
 
@@ -34,7 +35,7 @@ class HostPart:
     Parameters
     ----------
     model
-        ONNX with one input, the accelerator's output tensor.
+        ONNX with one input: the accelerator's output tensor, or of a front the task's input.
     name
         How messages name it.
     outputs
@@ -94,7 +95,7 @@ class HostPart:
         return UserError(f"ONNX Runtime cannot run {self._name} ({reason}): compile it again")
 
     def run(self, frames: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Return all outputs by name, [frames, ...], for the accelerator's output [frames, ...].
+        """Return all outputs by name, [frames, ...], for its input [frames, ...].
 
         Raises
         ------
@@ -104,7 +105,7 @@ class HostPart:
         self.open()
         (source,) = self._session.get_inputs()
         if prod(source.shape) != prod(frames.shape[1:]):
-            raise self._refusal(f"it takes {source.shape}, the accelerator gives {frames.shape}")
+            raise self._refusal(f"it takes {source.shape}, not {frames.shape}")
         inputs = frames.astype(_TYPES[source.type]).reshape(len(frames), *source.shape)
         names = [output.name for output in self._session.get_outputs()]
         try:
@@ -129,6 +130,22 @@ class HostPart:
 def without_batch(array: NDArray[Any]) -> NDArray[Any]:
     """Return one frame of an ONNX model's output: without the batch axis of 1, if it has one."""
     return array[0] if array.shape[:1] == (1,) else array
+
+
+def front_frames(front: HostPart | None, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the accelerator's input [frames, ...] of the task's; the same without a ``front``.
+
+    Raises
+    ------
+    UserError
+        The front cannot run, or its result is not finite.
+    """
+    if front is None:
+        return frames
+    ((_, result),) = front.run(frames).items()
+    if not np.isfinite(result).all():
+        raise UserError("what the host computes in front of the accelerator is NaN or infinite")
+    return result
 
 
 def task_outputs(

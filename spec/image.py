@@ -21,7 +21,7 @@ import numpy as np
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.intgraph import IntGraph, IntTokens
 from moesaic.spec.isa import INSTRUCTION_BYTES
 from moesaic.spec.registers import WINDOW_ALIGNMENT
 
@@ -110,9 +110,13 @@ class ImageTask:
     outputs: int
 
     @classmethod
-    def of(cls, graph: IntGraph, program: bytes, constants: bytes) -> ImageTask:
-        """The task whose codes are those of ``graph``."""
+    def of(cls, arch: ArchConfig, graph: IntGraph, program: bytes, constants: bytes) -> ImageTask:
+        """The task whose codes are those of ``graph``. Codes of the residual stream are one row:
+        the bytes of its words as the residual scratchpad has them."""
         rows, inputs = graph.gather.shape
+        if isinstance(graph.embed, IntTokens):
+            words = rows * layout.words(inputs, arch.lanes)
+            rows, inputs = 1, words * layout.load_bytes(arch, isa.Space.RESIDUAL)
         return cls(program, constants, rows, inputs, graph.head.rows, graph.head.linear.outputs)
 
 

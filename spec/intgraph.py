@@ -27,6 +27,8 @@ Shape = Annotated[tuple[Count, ...], Items(1, 8)]
 """Of a tensor of the model, the batch axis first."""
 Vector, Matrix, Any8 = Items(1, 1), Items(2, 2), Items(1, 8)
 """Ranks of arrays."""
+InputCodes = NDArray[np.int8] | NDArray[np.int16]
+"""Of patches, or of tokens: the rows of the residual stream."""
 EPSILON_BITS = 48
 MAX_LAYERS = 1024
 MAX_EXPERTS = 64
@@ -108,6 +110,24 @@ class IntEmbed:
     linear: IntLinear
     initial: Annotated[NDArray[np.int16], Matrix]
     first_row: int
+
+    @property
+    def tokens(self) -> int:
+        """Rows of the stream."""
+        return int(self.initial.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """Columns of the stream."""
+        return int(self.initial.shape[1])
+
+
+@dataclass(frozen=True)
+class IntTokens:
+    """The input is the first residual: int16 codes [tokens, channels] in the stream's own step."""
+
+    tokens: Count
+    channels: Count
 
 
 @dataclass(frozen=True)
@@ -265,9 +285,9 @@ class IntHead:
 class IntGraph:
     """One task.
 
-    Input codes: ``floor(x / input_scale + 0.5) + input_zero`` clamped to int8, then
-    ``flatten()[gather]``, [patches, inputs]. Output: ``(codes * output_scale).flatten()`` at
-    ``permutation``, as float32.
+    Input codes: ``floor(x / input_scale + 0.5) + input_zero`` clamped to int8, or to int16 where
+    they are the first residual itself, then ``flatten()[gather]``, [patches, inputs]. Output:
+    ``(codes * output_scale).flatten()`` at ``permutation``, as float32.
     """
 
     task: str
@@ -281,7 +301,7 @@ class IntGraph:
     permutation: Annotated[NDArray[np.int64], Any8]
     residual_scale: Step
     """Real value of one step of the residual stream, up to the first :class:`IntRenorm`."""
-    embed: IntEmbed
+    embed: IntEmbed | IntTokens
     layers: Annotated[tuple[IntLayer, ...], Items(0, MAX_LAYERS)]
     head: IntHead
     macs: int
@@ -291,11 +311,11 @@ class IntGraph:
 
     @property
     def tokens(self) -> int:
-        return int(self.embed.initial.shape[0])
+        return self.embed.tokens
 
     @property
     def channels(self) -> int:
-        return int(self.embed.initial.shape[1])
+        return self.embed.channels
 
     @property
     def begins_anew(self) -> bool:
@@ -305,7 +325,7 @@ class IntGraph:
 
 def frame_values(graph: IntGraph) -> int:
     """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
-    widths = [graph.channels, graph.embed.linear.inputs, graph.head.linear.outputs]
+    widths = [graph.channels, graph.gather.shape[1], graph.head.linear.outputs]
     for layer in graph.layers:
         match layer:
             case IntAttention():
@@ -324,7 +344,7 @@ def frame_values(graph: IntGraph) -> int:
 
 
 def layer_macs(
-    embed: IntEmbed, layers: tuple[IntLayer, ...], head: IntHead, patches: int
+    embed: IntEmbed | IntTokens, layers: tuple[IntLayer, ...], head: IntHead, patches: int
 ) -> list[int]:
     """MACs of one frame of the pure model: embedding, every layer, head."""
 
@@ -348,11 +368,13 @@ def layer_macs(
             case _:
                 unreachable(layer)
 
-    tokens = int(embed.initial.shape[0])
-    ends = linear(embed.linear, patches), linear(head.linear, head.rows)
-    return [ends[0], *(one(layer) for layer in layers), ends[1]]
+    tokens = embed.tokens
+    first = linear(embed.linear, patches) if isinstance(embed, IntEmbed) else 0
+    return [first, *(one(layer) for layer in layers), linear(head.linear, head.rows)]
 
 
-def count_macs(embed: IntEmbed, layers: tuple[IntLayer, ...], head: IntHead, patches: int) -> int:
+def count_macs(
+    embed: IntEmbed | IntTokens, layers: tuple[IntLayer, ...], head: IntHead, patches: int
+) -> int:
     """MACs of one frame of the pure model."""
     return sum(layer_macs(embed, layers, head, patches))

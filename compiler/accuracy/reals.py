@@ -23,6 +23,7 @@ from moesaic.spec.formats import HIDDEN_BITS, RESIDUAL_BITS, RESIDUAL_GUARD_BITS
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
+    IntEmbed,
     IntGraph,
     IntLayer,
     IntLinear,
@@ -82,11 +83,22 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
     Queries, keys and values are in units of their codes: only their products have a scale.
     """
     zero = graph.input_zero
-    roundings: dict[str, Rounding] = {"input": Codes(graph.input_scale, -128 - zero, 127 - zero)}
+    roundings: dict[str, Rounding] = {}
+    if isinstance(graph.embed, IntEmbed):
+        roundings["input"] = Codes(graph.input_scale, -128 - zero, 127 - zero)
     roundings["residual"] = Codes.signed(graph.residual_scale, RESIDUAL_BITS)
     reader = _Reader(graph, roundings)
-    embed, head = graph.embed, graph.head
-    patches = _linear("embed", embed.linear, graph.input_scale, reader.addend, zero)
+    head = graph.head
+    # torch wants what it may write to.
+    embed: ir.Embed | ir.Tokens = ir.Tokens(graph.gather.copy(), "embed")
+    if isinstance(graph.embed, IntEmbed):
+        embed = ir.Embed(
+            linear=_linear("embed", graph.embed.linear, graph.input_scale, reader.addend, zero),
+            gather=graph.gather.copy(),
+            initial=(graph.embed.initial * graph.residual_scale).astype(np.float32),
+            first_row=graph.embed.first_row,
+            name="embed",
+        )
     layers = [
         reader.layer(number, layer, norm_point(graph.layers, number))
         for number, layer in enumerate(graph.layers)
@@ -99,13 +111,7 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
         input_shape=graph.input_shape,
         output_name=graph.output_name,
         output_shape=graph.output_shape,
-        embed=ir.Embed(
-            linear=patches,
-            gather=graph.gather.copy(),  # torch wants what it may write to
-            initial=(embed.initial * graph.residual_scale).astype(np.float32),
-            first_row=embed.first_row,
-            name="embed",
-        ),
+        embed=embed,
         layers=layers,
         head=ir.Head(
             norm=norm,

@@ -45,7 +45,7 @@ class Backbone:
     """What the accelerator does up to the tensor `tensor`."""
 
     tensor: str
-    embed: ir.Embed
+    embed: ir.Embed | ir.Tokens
     layers: list[ir.Layer]
     head: ir.Head
     states: list[State]

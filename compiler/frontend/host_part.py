@@ -50,19 +50,15 @@ def extract_host_part(traced: Trace, tensor: str) -> ir.HostPart:
         The part draws random numbers, is no valid ONNX, its input is not float, or its output
         holds no numbers.
     """
-    nodes = _following(traced, tensor)
+    nodes = following(traced, tensor)
     makers = {name: node_name(node) for node in nodes for name in node.output}
     try:
-        proto = _extract(traced, tensor)
+        proto = extract(traced, tensor, traced.graph.output_name)
         checker.check_model(proto, full_check=True)
     except Exception as error:  # whatever onnx finds wrong with a model that a user hands in
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NotRecognised(f"what follows {tensor!r} is no valid ONNX ({reason})") from error
-    for node in proto.graph.node:
-        if node.op_type in RANDOM:
-            raise NotRecognised(
-                f"{describe(node)} draws random numbers: export the model for inference"
-            )
+    refuse_random(proto)
     for ends, kinds in ((proto.graph.input, FLOATS), (proto.graph.output, NUMBERS)):
         for end in ends:
             kind = end.type.tensor_type.elem_type
@@ -75,15 +71,25 @@ def extract_host_part(traced: Trace, tensor: str) -> ir.HostPart:
         model=proto.SerializeToString(deterministic=True),
         nodes=[_place(traced, node, makers) for node in nodes],
         macs=count_macs(proto),
-        nodes_before=len(_following(traced, traced.graph.input_name)) - len(nodes),
+        nodes_before=len(following(traced, traced.graph.input_name)) - len(nodes),
     )
 
 
-def _extract(traced: Trace, tensor: str) -> onnx.ModelProto:
-    model = onnx_ir.from_proto(_with_constants(traced))
-    graph = onnx_ir.convenience.extract(model.graph, [tensor], [traced.graph.output_name])
+def refuse_random(proto: onnx.ModelProto) -> None:
+    """Refuse a model that gives another result each time."""
+    for node in proto.graph.node:
+        if node.op_type in RANDOM:
+            raise NotRecognised(
+                f"{describe(node)} draws random numbers: export the model for inference"
+            )
+
+
+def extract(traced: Trace, source: str, target: str) -> onnx.ModelProto:
+    """Return what computes tensor ``target`` from tensor ``source``, whose shape is known."""
+    model = onnx_ir.from_proto(with_constants(traced))
+    graph = onnx_ir.convenience.extract(model.graph, [source], [target])
     (value,) = graph.inputs
-    view = traced.values[tensor]
+    view = traced.values[source]
     assert isinstance(view, View)
     value.shape = onnx_ir.Shape(view.shape)
     if value.dtype is None:  # behind an operator that ONNX does not know; those compute floats
@@ -100,7 +106,7 @@ def _extract(traced: Trace, tensor: str) -> onnx.ModelProto:
     return shape_inference.infer_shapes(proto)
 
 
-def _following(traced: Trace, tensor: str) -> list[onnx.NodeProto]:
+def following(traced: Trace, tensor: str) -> list[onnx.NodeProto]:
     """Return the nodes that depend on a tensor, constants apart, in the file's order."""
     computed = {tensor}
     result = []
@@ -114,7 +120,7 @@ def _following(traced: Trace, tensor: str) -> list[onnx.NodeProto]:
     return result
 
 
-def _with_constants(traced: Trace) -> onnx.ModelProto:
+def with_constants(traced: Trace) -> onnx.ModelProto:
     """Return the model with inferred types, and with what tracing found to be constant stored.
 
     The Shape of a tensor, for example, depends on the input as far as ONNX knows; left as it is,

@@ -16,6 +16,7 @@ from moesaic.spec.intgraph import (
     IntMlp,
     IntMoe,
     IntRenorm,
+    IntTokens,
     layer_macs,
 )
 
@@ -78,6 +79,8 @@ def _layer(
 
 
 def _embed_shape(graph: IntGraph) -> str:
+    if isinstance(graph.embed, IntTokens):
+        return f"{graph.tokens} tokens of {graph.channels} from the host"
     linear = graph.embed.linear
     return f"{len(graph.gather)} patches of {linear.inputs} to {linear.outputs}"
 

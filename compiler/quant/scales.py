@@ -69,6 +69,7 @@ class Scales:
         self.statistics = statistics
         self.shared = shared
         self.residual_headroom = residual_headroom
+        self._graphs = graphs
         self._chosen = clips
         self._clips: dict[Key, float] = {}
         self._given = {
@@ -143,7 +144,10 @@ class Scales:
         return self.clip(task, point) / INT8_MAX
 
     def input(self, task: str) -> tuple[float, int]:
-        """Step and code of zero of the input: pixels that are never negative use all codes."""
+        """Step and code of zero of the input: pixels that are never negative use all codes. An
+        input that is the residual stream has its step."""
+        if isinstance(self._graphs[task].embed, ir.Tokens):
+            return self.residual(task), 0
         if (step := self.given(task, "input")) is not None:
             return step, 0
         key = self.shared.find(task, "input")

@@ -21,6 +21,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntNorm,
     IntRenorm,
+    IntTokens,
     Scale,
     count_macs,
 )
@@ -57,6 +58,8 @@ class Shape:
     """Share of MLPs, all experts of a layer alike, that multiply pairs of hidden channels."""
     parallel: tuple[int, ...] = ()
     """Layers that read the rows of the one in front; each block has two layers."""
+    from_host: bool = False
+    """Whether the input is the residual stream, and there are no patches."""
 
 
 def random_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
@@ -199,7 +202,7 @@ def random_intgraph(
         else:
             perceptron = mlp(shape.hidden, wide, paired)
             layers.append(IntDense(before, perceptron, f"mlp{index}", wide, parallel))
-    embed = IntEmbed(
+    embed: IntEmbed | IntTokens = IntEmbed(
         linear(rng, c, shape.patch_inputs, 5e5),
         rng.integers(-3000, 3000, (shape.tokens, c)).astype(np.int16),
         shape.tokens - shape.patches,
@@ -209,14 +212,18 @@ def random_intgraph(
     if forms.random() < 0.3:
         before = IntNorm(c, 0, Scale.of(forms.uniform(0.5, 2) / c), plain=True)
     head = IntHead(before, last, shape.head_first, shape.head_rows, wide)
-    inputs = shape.patches * shape.patch_inputs
+    patches, patch_inputs, input_scale = shape.patches, shape.patch_inputs, 1 / 127
+    if shape.from_host:
+        embed = IntTokens(shape.tokens, c)
+        patches, patch_inputs, input_scale = shape.tokens, c, 1e-3
+    inputs = patches * patch_inputs
     outputs = shape.head_rows * shape.outputs
     return IntGraph(
         task,
         "x",
         (1, inputs),
-        1 / 127,
-        rng.permutation(inputs).reshape(shape.patches, shape.patch_inputs),
+        input_scale,
+        rng.permutation(inputs).reshape(patches, patch_inputs),
         "y",
         (1, outputs),
         1 / 32767,
@@ -225,11 +232,15 @@ def random_intgraph(
         embed,
         tuple(layers),
         head,
-        count_macs(embed, tuple(layers), head, shape.patches),
+        count_macs(embed, tuple(layers), head, patches),
     )
 
 
 def random_patches(graph: IntGraph, frames: int, seed: int = 0) -> np.ndarray:
-    """int8 input codes [frames, patches, inputs]."""
+    """Input codes [frames, patches, inputs]: int8, or int16 of a residual stream."""
     rng = np.random.default_rng(seed)
+    if isinstance(graph.embed, IntTokens):
+        codes = rng.integers(-8000, 8000, (frames, *graph.gather.shape)).astype(np.int16)
+        codes[:, 0, :2] = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+        return codes
     return rng.integers(-128, 128, (frames, *graph.gather.shape)).astype(np.int8)
