@@ -77,8 +77,8 @@ def compile(
     progress
         Told what is being done and, where that takes long, what share of it is over.
     partition
-        Let the host compute what follows the transformer layers where the accelerator does not
-        take it; None: where that is less than 1 % of the multiply-accumulates.
+        Let the host compute what lies in front of and behind the transformer layers where the
+        accelerator does not take it; None: where that is less than 1 % of the multiply-accumulates.
     options
         What quantisation does besides rounding; everything by default.
     held_out

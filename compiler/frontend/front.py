@@ -54,15 +54,19 @@ class Front:
 
 def find_front(whole: Trace) -> Front | None:
     """Return the graph that leaves the least to the host in front, None if there is none."""
-    model = with_constants(whole)
-    for name, shape in _candidates(whole, model):
+    try:
+        model = with_constants(whole)
+        candidates = list(_candidates(whole, model))
+    except Exception:  # onnx infers no types of a malformed model, which is refused for its node
+        return None
+    for name, shape in candidates:
         begun = _begin_at(whole, model, name, shape)
         if begun is None:
             continue
-        traced = trace(begun)
         try:
+            traced = trace(begun)
             backbone, tail = _read(traced)
-        except UNREADABLE:
+        except (UserError, *UNREADABLE):
             continue
         layers = [layer for layer in backbone.layers if not isinstance(layer, ir.Renorm)]
         if layers and isinstance(backbone.embed, ir.Tokens):
