@@ -66,7 +66,9 @@ def load_graph(
     except NotRecognised as error:
         front = find_front(traced)
         if front is not None:
-            return _fronted(traced, front, f"task {task!r}, {path}", partition, refusal)
+            # Of a head that the host takes anyway a refusal says nothing of the front.
+            why = str(error) if front.tail is not None else str(refusal)
+            return _fronted(traced, front, f"task {task!r}, {path}", partition, refusal, why)
         if partition:
             raise UserError(f"task {task!r}, {path}: --partition finds no cut: {error}") from error
         raise refusal from None
@@ -83,12 +85,17 @@ def load_graph(
 
 
 def _fronted(
-    whole: Trace, found: Front, task: str, partition: bool | None, refusal: UserError
+    whole: Trace,
+    found: Front,
+    task: str,
+    partition: bool | None,
+    refusal: UserError,
+    why: str,
 ) -> ir.Graph:
-    """The graph behind a front that the host computes."""
+    """The graph behind a front that the host computes, because of ``why``."""
     try:
         path = whole.graph.path  # of this machine: a bundle tells the name alone
-        front = extract_front(whole, found, str(refusal).replace(path, Path(path).name))
+        front = extract_front(whole, found, why.replace(path, Path(path).name))
     except NotRecognised as error:
         if partition:
             raise UserError(f"{task}: --partition finds no cut: {error}") from error
