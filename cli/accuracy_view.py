@@ -20,6 +20,9 @@ def accuracy_tables(result: dict[str, Any], worst: int, cycles: int) -> Iterator
         table.add_column(column)
     if result["weights_db"] is not None:
         table.add_row("against the float model", _db(result["total_db"]))
+        if len(result["outputs_db"]) > 1:
+            for name, value in result["outputs_db"].items():
+                table.add_row(Text(f"  of {name}"), _db(value))
         table.add_row("behind the host's part", _db(result["output_db"]))
         table.add_row("their weights alone", _db(result["weights_db"]))
     table.add_row("all but their weights", _db(result["roundings_db"]))

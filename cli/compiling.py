@@ -96,11 +96,16 @@ def compile(
     for name, task in report["tasks"].items():
         quantised = task["quantisation"]
         console.print(
-            f"{name}: {task['macs'] / 1e6:.1f} M MAC, about {task['cycles']:,} cycles a frame,"
+            f"{name}: {task['macs'] / 1e6:.1f} M MAC"
+            f"{'' if task['host'] else ', all on the accelerator'},"
+            f" about {task['cycles']:,} cycles a frame,"
             f" SQNR {task['sqnr_db']:.1f} dB on"
             f" {quantised['samples']} samples"
             f" {'held out' if quantised['held_out'] else 'that calibration saw'}"
         )
+        if len(task["outputs_db"]) > 1:
+            each = ", ".join(f"{output} {db:.1f}" for output, db in task["outputs_db"].items())
+            console.print(f"  SQNR of each output, dB: {each}", markup=False)
         if wide := _wide(quantised["points"]):
             console.print(f"  in 16 bits: {wide}")
         if task["warning"]:

@@ -74,7 +74,8 @@ ModelOutputOption = Annotated[
     typer.Option(
         "--model-output",
         metavar="[TASK=]NAME",
-        help="output that a task computes, where its model has several; repeated",
+        help="output that a task computes, where its model has several and not all are wanted;"
+        " repeated",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
@@ -135,7 +136,7 @@ def read_dims(given: list[str] | None) -> dict[str, int]:
     return dims
 
 
-def read_outputs(given: list[str] | None, tasks: Collection[str]) -> dict[str, str]:
+def read_outputs(given: list[str] | None, tasks: Collection[str]) -> dict[str, list[str]]:
     """Names of outputs by task; the task may be left out where there is one.
 
     Raises
@@ -143,7 +144,7 @@ def read_outputs(given: list[str] | None, tasks: Collection[str]) -> dict[str, s
     UserError
         It is not clear which task an output is for.
     """
-    outputs: dict[str, str] = {}
+    outputs: dict[str, list[str]] = {}
     for text in given or []:
         task, separator, name = text.partition("=")
         if not (separator and task in tasks):  # names of outputs may hold any sign
@@ -153,9 +154,7 @@ def read_outputs(given: list[str] | None, tasks: Collection[str]) -> dict[str, s
                     f" ({', '.join(tasks)}), not {text!r}"
                 )
             (task,), name = tasks, text
-        if task in outputs:
-            raise UserError(f"--model-output names two outputs for task {task!r}: give one")
-        outputs[task] = name
+        outputs.setdefault(task, []).append(name)
     return outputs
 
 
@@ -163,7 +162,7 @@ def read_choice(dims: list[str] | None, outputs: list[str] | None) -> Any:
     """What is chosen of the one model of a command."""
     from moesaic.compiler.ir import Choice
 
-    return Choice(read_dims(dims), read_outputs(outputs, ["default"]).get("default", ""))
+    return Choice(read_dims(dims), tuple(read_outputs(outputs, ["default"]).get("default", [])))
 
 
 def check_memory(latency: int, bandwidth: float) -> None:

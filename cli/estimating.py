@@ -31,6 +31,7 @@ from moesaic.spec.memory import DEFAULT_MEMORY
 if TYPE_CHECKING:
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.ir import Choice
+    from moesaic.spec.intgraph import IntGraph
 
 
 @app.command()
@@ -59,6 +60,14 @@ def estimate(
     partition: PartitionOption = None,
     dim: DimOption = None,
     model_output: ModelOutputOption = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HELD:MEANT",
+            help="with --targets, of a model: the file has so many equal blocks, estimate so many,"
+            " as 2:12",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
@@ -72,12 +81,14 @@ def estimate(
     check_clock(clock)
     if targets is not None and target is not None:
         raise UserError("--targets shows several targets, --target one: give one of the two")
+    if blocks is not None and (targets is None or source.is_dir()):
+        raise UserError("--blocks is for an ONNX model and --targets")
     memory = Memory(latency=latency, share=bandwidth)
     choice = read_choice(dim, model_output)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
     if targets is not None:
         _estimate_targets(
-            source, targets, clock, counts, routing, memory, partition, choice, as_json
+            source, targets, clock, counts, routing, memory, partition, choice, blocks, as_json
         )
         return
     with console.status("estimating"):
@@ -119,6 +130,7 @@ def _estimate_targets(
     memory: Memory,
     partition: bool | None,
     choice: Choice,
+    blocks: str | None,
     as_json: bool,
 ) -> None:
     """Every target, side by side."""
@@ -129,21 +141,26 @@ def _estimate_targets(
         targets_table,
     )
     from moesaic.compiler.codegen.image import WeightImage
-    from moesaic.compiler.estimate.models import shapes_of_onnx
+    from moesaic.compiler.estimate.models import deeper_shapes_of_onnx, shapes_of_onnx
+    from moesaic.compiler.estimate.repeat import Blocks
     from moesaic.compiler.estimate.shapes import ShapeImage
     from moesaic.compiler.estimate.targets import estimate_targets
 
     archs = read_targets(targets)
     image: type[WeightImage] = ShapeImage
+    deeper = None if blocks is None else Blocks.read(blocks)
+    few: dict[str, IntGraph] | None = None
     with console.status("reading the model") as status:
         if source.is_dir():
             bundle = load(source)
             graphs, image = bundle.graphs, WeightImage
             counts = counts if routing is not None else _measured_routing(bundle)
+        elif deeper is not None:
+            few, graphs = deeper_shapes_of_onnx(source, deeper, partition=partition, choice=choice)
         else:
             graphs = shapes_of_onnx(source, partition=partition, choice=choice)
         status.update(f"estimating {', '.join(arch.name for arch in archs)}")
-        results = estimate_targets(graphs, archs, image, routing=counts, memory=memory)
+        results = estimate_targets(graphs, archs, image, routing=counts, memory=memory, few=few)
         report = targets_report(results, clock, memory.share)
     if as_json:
         print(json.dumps(report, indent=1))

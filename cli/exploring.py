@@ -159,7 +159,13 @@ def _identity(judge: Judge, goal: Goal) -> str:
     from moesaic.spec import isa, resource_model
 
     shapes = {
-        task: [graph.input_shape, graph.output_shape, graph.macs, graph.tokens, graph.channels]
+        task: [
+            graph.input_shape,
+            [[head.depth, *head.shape] for head in graph.heads],
+            graph.macs,
+            graph.tokens,
+            graph.channels,
+        ]
         for task, graph in judge.graphs.items()
     }
     parts = [

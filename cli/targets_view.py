@@ -70,6 +70,7 @@ def _target(result: TargetEstimate, clock: Clock, bandwidth: float) -> dict[str,
         "dram_given_gb_s": clock.gigabytes_per_second(sustained_bytes(arch, bandwidth)),
         "tasks": {
             task: {
+                "macs": found.macs,
                 "cycles": found.cycles,
                 "ms": clock.milliseconds(found.cycles),
                 "frames_per_s": clock.mhz * 1e6 / found.cycles,

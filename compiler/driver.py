@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.compiler.validate.front import check_front
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.contents import float_part
 from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.hostpart import front_frames, task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
@@ -58,7 +59,7 @@ def compile(
     held_out: Samples | None = None,
     goal: Goal | None = None,
     dims: Mapping[str, int] | None = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str | Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Compile one ONNX model per task into the bundle directory ``output``.
 
@@ -89,7 +90,7 @@ def compile(
     dims
         Numbers for symbolic dimensions of inputs, by name.
     outputs
-        Task to the output that it computes, where its model has several.
+        Task to the output that it computes, or to several; all of its model without them.
 
     Returns
     -------
@@ -188,21 +189,25 @@ def _compile(
         rows = measured
         if calibrated.held_out and len(rows) < SAMPLES_KEPT:  # `verify` can do with any
             rows = np.concatenate([rows, calibrated.samples[name]])[:SAMPLES_KEPT]
-        given_by_file = oracles[name].run(rows)[oracles[name].outputs[0]]
-        reference = given_by_file.astype(np.float32)
+        given_by_file = oracles[name].run(rows)
         output_codes, routing = run_and_watch_routing(graph, quantise_input(graph, rows))
-        for part, values in (("input", rows), ("float", reference), ("codes", output_codes)):
-            kept[f"{name}.{part}"] = values[:SAMPLES_KEPT]
         outputs = task_outputs(graph, output_codes, host_parts[name])
-        (integer,) = outputs.values()
-        output_db = sqnr_db(reference[: len(measured)], integer[: len(measured)])
-        # Numbers of classes that differ say nothing by how much.
-        judged_db = output_db if given_by_file.dtype.kind == "f" else reports[name].sqnr_db
+        kept[f"{name}.input"], kept[f"{name}.codes"] = rows, output_codes
+        outputs_db, judged_db = {}, reports[name].sqnr_db
+        for number, (output_name, integer) in enumerate(outputs.items()):
+            reference = given_by_file[output_name].astype(np.float32)
+            kept[f"{name}.{float_part(number)}"] = reference
+            db = sqnr_db(reference[: len(measured)], integer[: len(measured)])
+            outputs_db[output_name] = db
+            # Numbers of classes that differ say nothing by how much.
+            if given_by_file[output_name].dtype.kind == "f":
+                judged_db = min(judged_db, db)
         report["tasks"][name] = {
             "source": path.name,
             "source_digest": digest(path.read_bytes()),
             "choice": dataclasses.asdict(graphs[name].choice),
-            "sqnr_db": output_db,
+            "sqnr_db": min(outputs_db.values()),
+            "outputs_db": outputs_db,
             "warning": advise(graph, reports[name], measured, judged_db),
             "macs": graph.macs,
             "cycles": estimate(codes[name].steps, arch, graph.macs, routing=routing).cycles,
@@ -220,6 +225,7 @@ def _compile(
             "host": report_host_part(graphs[name], graph, rows, output_codes, outputs),
         }
     say("writing the bundle")
+    kept = {name: values[:SAMPLES_KEPT] for name, values in kept.items()}
     models = {name: graph.host.model for name, graph in graphs.items() if graph.host}
     fronts = {name: graph.front.model for name, graph in graphs.items() if graph.front}
     files = bundle_files(arch, quantised, codes, image, kept, report, models, fronts)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesaic.compiler import ir
+from moesaic.spec.intgraph import head_name
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -181,21 +182,51 @@ def run_layers(
     return state
 
 
-def run_head(graph: ir.Graph, state: Tensor, observe: Observe, fold: Fold = folded) -> Tensor:
-    """Return the output [samples, elements], laid out as the file has it, in the state's dtype."""
-    head = graph.head
+def run_head(
+    graph: ir.Graph, number: int, state: Tensor, observe: Observe, fold: Fold = folded
+) -> Tensor:
+    """Return an output [samples, elements] of the stream in front of its head, laid out as the file
+    has it, in the state's dtype."""
+    head = graph.heads[number]
     rows = state[:, head.first_row : head.first_row + head.rows]
-    y = _seen(observe, "head.norm", _normalise(head.norm, rows))
-    result = _seen(observe, "output", _apply(fold, head.norm, head.linear, y))
+    y = _seen(observe, f"{head_name(number)}.norm", _normalise(head.norm, rows))
+    result = _seen(observe, ir.output_point(number), _apply(fold, head.norm, head.linear, y))
     return result.flatten(1)[:, torch.from_numpy(head.permutation)]
 
 
-def run_float(
+def run_rest(
+    graph: ir.Graph, state: Tensor, start: int, observe: Observe, fold: Fold = folded
+) -> dict[int, Tensor]:
+    """Run layer ``start`` and all behind it, and the heads there.
+
+    Parameters
+    ----------
+    state
+        The stream [samples, tokens, channels] in front of the layer.
+
+    Returns
+    -------
+    dict
+        Number of a head to its output, as :func:`run_head` has it; heads in front are left out.
+    """
+    streams = ir.stream_points(graph.layers)
+    results = {}
+    for depth in sorted({head.depth for head in graph.heads if head.depth >= start}):
+        layers = graph.layers[start:depth]
+        state = run_layers(layers, state, start, observe, fold, streams[start])
+        start = depth
+        for number, head in enumerate(graph.heads):
+            if head.depth == depth:
+                results[number] = run_head(graph, number, state, observe, fold)
+    return results
+
+
+def run_outputs(
     graph: ir.Graph,
     x: NDArray[np.floating],
     observe: Observe | None = None,
     dtype: torch.dtype = torch.float64,
-) -> NDArray[np.floating]:
+) -> dict[str, NDArray[np.floating]]:
     """Run a graph in float64 (or another ``dtype``).
 
     Parameters
@@ -213,19 +244,33 @@ def run_float(
         in front), `{i}.query`, `{i}.key`, `{i}.value`, `{i}.scores`
         [samples, heads, tokens, tokens] (scaled), `{i}.probability` (their softmax),
         `{i}.attention`, `{i}.hidden`, `{i}.logits`, `{i}.expert{e}.hidden` [routed tokens, hidden];
-        `head.norm` and `output` [samples, rows, outputs], before the output layout. What it
-        returns, if it does, takes the point's place.
+        `head.norm` and `output` [samples, rows, outputs], before the output layout, of further
+        heads `head1.norm`, `output1` and so on. What it returns, if it does, takes the point's
+        place.
 
     Returns
     -------
-    NDArray
-        [samples, *graph.output_shape[1:]].
+    dict
+        Every head's tensor to [samples, *head.shape[1:]].
     """
     note: Observe = observe or (lambda point, tensor: None)
     samples = np.asarray(x, np.float64).reshape(-1, int(np.prod(graph.input_shape)))
     with torch.no_grad():
         state = embed_patches(graph, torch.from_numpy(samples).to(dtype), note)
         state = _seen(note, "residual", state)
-        state = run_layers(graph.layers, state, 0, note)
-        laid_out = run_head(graph, state, note).numpy()
-    return laid_out.reshape(len(samples), *graph.output_shape[1:])
+        results = run_rest(graph, state, 0, note)
+    return {
+        head.tensor: results[number].numpy().reshape(len(samples), *head.shape[1:])
+        for number, head in enumerate(graph.heads)
+    }
+
+
+def run_float(
+    graph: ir.Graph,
+    x: NDArray[np.floating],
+    observe: Observe | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> NDArray[np.floating]:
+    """:func:`run_outputs` of a graph with one head: its output."""
+    (output,) = run_outputs(graph, x, observe, dtype).values()
+    return output

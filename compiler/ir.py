@@ -30,6 +30,8 @@ class Given:
     """[outputs, inputs], -127 to 127; each row of the file's weight is its codes times a scale."""
     source: float | None = None
     """Real value of one int8 code of what it reads."""
+    source_zero: int = 0
+    """The int8 code of 0 of what it reads."""
     target: float | None = None
     """Real value of one int8 code of what it gives."""
 
@@ -227,7 +229,8 @@ class Tokens:
 
 @dataclass
 class Head:
-    """``linear(norm(residual[first_row : first_row + rows]))``, then the output layout.
+    """``linear(norm(residual[first_row : first_row + rows]))`` of the stream behind the first
+    ``depth`` layers, then the output layout.
 
     ``output.flatten() = result.flatten()[permutation]``; result is [rows, linear.outputs].
     """
@@ -238,6 +241,11 @@ class Head:
     rows: int
     permutation: IndexArray
     name: str
+    tensor: str
+    """Of the file: an output of the task, or what its part on the host reads."""
+    shape: tuple[int, ...]
+    """Of one frame, behind an axis of 1 that the file's tensor may lack."""
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -251,12 +259,14 @@ class HostNode:
 
 @dataclass(frozen=True)
 class HostPart:
-    """What follows the accelerator's output, run by ONNX Runtime."""
+    """What follows the accelerator's outputs, run by ONNX Runtime."""
 
     model: bytes
-    """ONNX: one input, the accelerator's output; one output, the task's."""
+    """ONNX: its inputs are outputs of the accelerator, its outputs are the task's."""
+    outputs: list[str]
+    """The task's, those that the accelerator gives among them, in the file's order."""
     nodes: list[HostNode]
-    """All that depend on the input, in order."""
+    """All that depend on the inputs, in order."""
     macs: int | None
     """Multiply-accumulates of one frame, if they can be counted."""
     nodes_before: int
@@ -273,7 +283,9 @@ class HostFront:
     model: bytes
     """ONNX: the file's input to the accelerator's, the residual stream."""
     rest: bytes
-    """ONNX: all that follows, from the accelerator's input to the file's output."""
+    """ONNX: all that follows, from the accelerator's input to the file's outputs."""
+    outputs: list[str]
+    """Names of those."""
     why: str
     """Why not all of it is on the accelerator."""
     nodes: list[HostNode]
@@ -300,8 +312,8 @@ class Choice:
 
     dims: dict[str, int] = field(default_factory=dict)
     """Numbers for symbolic dimensions of the input, by name."""
-    output: str = ""
-    """Name of an output of several; "" for the only one."""
+    outputs: tuple[str, ...] = ()
+    """Names of some of the outputs, in the file's order; none of them for all."""
 
 
 @dataclass
@@ -312,12 +324,10 @@ class Graph:
     """File that it was read from."""
     input_name: str
     input_shape: tuple[int, ...]
-    output_name: str
-    output_shape: tuple[int, ...]
-    """Of one frame, behind an axis of 1 that the file's tensor may lack."""
     embed: Embed | Tokens
     layers: list[Layer]
-    head: Head
+    heads: list[Head]
+    """In the order of the file's outputs, whatever their depths."""
     streams: list[Stream | None] = field(default_factory=list)
     """Where the file has the stream before the first layer and behind each, if it does; between
     layers that are parallel it has none."""
@@ -326,7 +336,7 @@ class Graph:
     choice: Choice = field(default_factory=Choice)
     """That it was read by."""
     host: HostPart | None = None
-    """What the host computes from this graph's output; None if that is the task's output."""
+    """What the host computes from this graph's outputs; None if those are the task's."""
     front: HostFront | None = None
     """What the host computes this graph's input with; None if that is the file's."""
 
@@ -354,3 +364,8 @@ def stream_points(layers: Sequence[Layer], first: int = 0, stream: str = "residu
     for number, layer in enumerate(layers, first):
         points.append(f"{number}.residual" if isinstance(layer, Renorm) else points[-1])
     return points
+
+
+def output_point(number: int) -> str:
+    """What the float run calls a head's results."""
+    return f"output{number or ''}"

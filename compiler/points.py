@@ -2,19 +2,22 @@
 
 A *point* is a named tensor of the float run whose range sets a scale: ``input``, ``residual``,
 ``{i}.residual``, ``{i}.norm``, ``{i}.query``, ``{i}.hidden``, ``{i}.expert{e}.hidden``,
-``head.norm``, ``output`` and so on (see ``run_float``). Parallel layers read one point, the
+``head.norm``, ``output``, of a second head ``head1.norm``, ``output1`` and so on (see
+``run_outputs``). Parallel layers read one point, the
 ``{i}.norm`` of the first of them.
 """
 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, assert_never
 
 from moesaic.compiler import ir
 from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
+from moesaic.spec.intgraph import head_name
 
 WIDE_KINDS = ("norm", "query", "attention", "hidden")
 """Ends of the names of points that can be held in 16 bits instead of eight."""
@@ -27,7 +30,7 @@ class Site:
     """One linear layer: it reads the point ``source`` and sets the scale of ``target``."""
 
     role: str
-    """Unique in the graph: ``embed``, ``3.query``, ``5.expert2.up``, ``head``."""
+    """Unique in the graph: ``embed``, ``3.query``, ``5.expert2.up``, ``head``, ``head1``."""
     linear: ir.Linear
     source: str
     target: str
@@ -58,7 +61,29 @@ def norm_point(layers: Sequence[MaybeParallel], number: int) -> str:
 def plain_points(graph: ir.Graph) -> set[str]:
     """Points of rows that are those of the residual stream itself, and not normalised."""
     found = {f"{n}.norm" for n, layer in enumerate(graph.layers) if layer.norm.plain}
-    return found | {"head.norm"} if graph.head.norm.plain else found
+    heads = enumerate(graph.heads)
+    return found | {f"{head_name(n)}.norm" for n, head in heads if head.norm.plain}
+
+
+def is_output(point: str) -> bool:
+    """Whether a point is one of :func:`ir.output_point`."""
+    return point.startswith("output")
+
+
+def head_number(point: str) -> int:
+    """The head that a point such as ``head1.norm`` or ``output1`` is of."""
+    return int(point.partition(".")[0].lstrip(string.ascii_lowercase) or 0)
+
+
+def first_layer(graph: ir.Graph, point: str) -> int:
+    """The layer whose run a point is in, of parallel ones the first; -1 for the embedding, and of a
+    head the number of layers in front of it."""
+    name = point.partition(".")[0]
+    if name in ("input", "residual"):
+        return -1
+    if name.isdigit():
+        return rows_of(graph.layers, int(name))
+    return graph.heads[head_number(point)].depth
 
 
 def is_stream(point: str) -> bool:
@@ -106,8 +131,9 @@ def wide_points(graph: ir.Graph, names: Iterable[str]) -> dict[str, int]:
     for number, layer in enumerate(graph.layers):
         if isinstance(layer, ir.Renorm):
             found[f"{number}.norm"] = ALL_FEATURES
-    if graph.head.norm.plain:
-        found["head.norm"] = ALL_FEATURES
+    for number, head in enumerate(graph.heads):
+        if head.norm.plain:
+            found[f"{head_name(number)}.norm"] = ALL_FEATURES
     return found
 
 
@@ -160,7 +186,9 @@ def sites(graph: ir.Graph) -> Iterator[Site]:
                 yield Site(f"{number}.linear", layer.linear, norm, stream, INT16_LARGEST)
             case _:
                 assert_never(layer)
-    yield Site("head", graph.head.linear, "head.norm", "output", INT8_LARGEST)
+    for number, head in enumerate(graph.heads):
+        name = head_name(number)
+        yield Site(name, head.linear, f"{name}.norm", ir.output_point(number), INT8_LARGEST)
 
 
 def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Graph:
@@ -194,5 +222,8 @@ def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Grap
         graph,
         embed=embed,
         layers=layers,
-        head=replace(graph.head, linear=changed["head"]),
+        heads=[
+            replace(head, linear=changed[head_name(number)])
+            for number, head in enumerate(graph.heads)
+        ],
     )

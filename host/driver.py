@@ -37,7 +37,7 @@ class FrameResult:
     """Output codes of one frame and the performance counters it left."""
 
     codes: NDArray[np.int16]
-    """[rows, outputs]"""
+    """[codes], of all outputs, one behind the other"""
     counters: dict[str, int]
 
 
@@ -133,9 +133,9 @@ class Driver:
         self._call("wait", timeout_cycles or self._library.moesaic_frame_timeout(self._handle))
 
     def read_output(self, task: str) -> NDArray[np.int16]:
-        """Codes [rows, outputs] of the task's last frame; another task may run."""
+        """Codes [codes] of the task's last frame; another task may run."""
         number, shape = self._tasks[task]
-        codes = np.empty((shape.info.output_rows, shape.info.outputs), np.int16)
+        codes = np.empty(native.output_codes(shape.info), np.int16)
         self._call("read_output", number, codes.ctypes.data, codes.size)
         return codes
 

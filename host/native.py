@@ -56,6 +56,12 @@ class CWindow(ctypes.Structure):
     _fields_ = [("address", _u64), ("bytes", _u32)]
 
 
+class CShape(ctypes.Structure):
+    """``moesaic_shape``."""
+
+    _fields_ = [("rows", _u32), ("columns", _u32)]
+
+
 class CTaskInfo(ctypes.Structure):
     """``moesaic_task_info``."""
 
@@ -63,9 +69,14 @@ class CTaskInfo(ctypes.Structure):
         ("name", ctypes.c_char * image.NAME_BYTES),
         ("input_rows", _u32),
         ("inputs", _u32),
-        ("output_rows", _u32),
-        ("outputs", _u32),
+        ("output_count", _u32),
+        ("output", CShape * image.MAX_HEADS),
     ]
+
+
+def output_codes(info: CTaskInfo) -> int:
+    """Codes of all outputs of a frame."""
+    return sum(shape.rows * shape.columns for shape in info.output[: info.output_count])
 
 
 class CTask(ctypes.Structure):

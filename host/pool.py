@@ -29,7 +29,8 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class DeviceResult:
-    """Output codes [frames, rows, outputs] and, from hardware, each frame's counters."""
+    """Output codes [frames, codes], of all outputs one behind the other, and, from hardware, each
+    frame's counters."""
 
     codes: NDArray[np.int16]
     counters: list[dict[str, int]]

@@ -14,7 +14,7 @@ from moesaic.spec import layout, semantics, tables
 from moesaic.spec.activations import ACTIVATIONS, FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
-from moesaic.spec.intgraph import IntAttention, IntGraph, layer_macs
+from moesaic.spec.intgraph import IntAttention, IntGraph, part_macs
 from moesaic.spec.isa import Opcode, Stationary, Unit
 from moesaic.spec.memory import roofline_cycles
 
@@ -101,7 +101,7 @@ def _profile_means(
         return {name: sum(part.get(name, 0) for part in parts) / frames for name in names}
 
     layers: list[dict[str, Any]] = []
-    macs = layer_macs(graph.embed, graph.layers, graph.head, len(graph.gather))
+    macs = part_macs(graph.embed, graph.layers, graph.heads, len(graph.gather))
     matrix = zip(*(profile.states_by_layer(Unit.MATRIX) for profile in profiles), strict=True)
     by_layer = zip(*(profile.layers for profile in profiles), strict=True)
     for same, states, products in zip(by_layer, matrix, macs, strict=True):

@@ -15,8 +15,10 @@ from moesaic.sim.profile import Profile
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.sim.statistics import frame_statistics
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.contents import float_part
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import quantise_input
+from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import sqnr_db
 
 Seen = tuple[list[dict[str, PortStatistics]], list[Profile], list[float]]
@@ -38,6 +40,7 @@ class TaskVerdict:
     stale_codes: int
     first_difference: str
     sqnr_db: float
+    """Of the worst output."""
     cycles: list[int]
     statistics: dict[str, Any] | None
     """As ``frame_statistics``, if the device is the profiled simulator."""
@@ -101,11 +104,13 @@ def _judge(
     different = np.argwhere(got != expected)
     first = ""
     if len(different):
-        where = tuple(int(i) for i in different[0])
-        first = f"frame, row, column {where}: {int(got[where])} instead of {int(expected[where])}"
-    floats = bundle.sample(task, "float")[: len(got)]
+        first = _first_difference(bundle.graphs[task], got, expected)
     # Codes are compared where the accelerator delivers them, the float model at the task's end.
-    (output,) = task_outputs(bundle.graphs[task], expected, bundle.host_part(task)).values()
+    outputs = task_outputs(bundle.graphs[task], expected, bundle.host_part(task))
+    worst = min(
+        sqnr_db(bundle.sample(task, float_part(number))[: len(got)], output)
+        for number, output in enumerate(outputs.values())
+    )
     return TaskVerdict(
         task,
         len(got),
@@ -113,10 +118,23 @@ def _judge(
         len(different),
         int((stored != expected).sum()),
         first,
-        sqnr_db(floats, output),
+        worst,
         [counter["CYCLES"] for counter in counters],
         frame_statistics(bundle, task, counters, *seen) if seen[1] else None,
     )
+
+
+def _first_difference(graph: IntGraph, got: np.ndarray, expected: np.ndarray) -> str:
+    """Say where the first output that differs does so first."""
+    parts = zip(graph.heads, graph.split_codes(got), graph.split_codes(expected), strict=True)
+    for head, mine, wanted in parts:
+        different = np.argwhere(mine != wanted)
+        if len(different):
+            where = tuple(int(i) for i in different[0])
+            name = f"output {head.name!r}, " if len(graph.heads) > 1 else ""
+            values = f"{int(mine[where])} instead of {int(wanted[where])}"
+            return f"{name}frame, row, column {where}: {values}"
+    return ""
 
 
 def verdicts_to_dict(verdicts: list[TaskVerdict]) -> dict[str, Any]:

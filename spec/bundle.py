@@ -6,9 +6,9 @@
     TASK.front.onnx the same, to the accelerator's input
     graphs.json     the integer graphs; arrays by name
     graphs.npz      their arrays, equal arrays stored once
-    samples.npz     a few inputs of the accelerator (``TASK.input``), ONNX Runtime's float
-                    outputs (``TASK.float``) and the integer output codes expected of every
-                    device (``TASK.codes``)
+    samples.npz     a few inputs of the accelerator (``TASK.input``), ONNX Runtime's float outputs
+                    (``TASK.float``, of further outputs ``TASK.float1`` and so on) and the integer
+                    output codes expected of every device (``TASK.codes``)
 
 This module needs numpy only.
 """
@@ -92,7 +92,7 @@ class Bundle:
         if task not in self.host_parts:
             return None
         name = f"the host's part of task {task} of {self.path}"
-        return HostPart(self.host_parts[task], name, self.outputs(task))
+        return HostPart(self.host_parts[task], name, dict(self.outputs(task)))
 
     def front(self, task: str) -> HostPart | None:
         """Return what the host computes in front of the accelerator, if there is anything."""
@@ -114,12 +114,12 @@ class Bundle:
         """Return the outputs that a user of a task sees: name to shape, the first axis a frame."""
         graph = self.graphs[task]
         if task not in self.host_parts:
-            return {graph.output_name: tuple(graph.output_shape)}
+            return {head.name: tuple(head.shape) for head in graph.heads}
         shapes = self.report["tasks"][task]["host"]["outputs"]
         return {name: tuple(shape) for name, shape in shapes.items()}
 
     def sample(self, task: str, part: str) -> NDArray[Any]:
-        """Return a task's stored ``input``, ``float`` or ``codes``, [frames, ...].
+        """Return a task's stored ``input``, ``float``, ``float1`` or ``codes``, [frames, ...].
 
         Raises
         ------
@@ -245,6 +245,6 @@ def _checked(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bund
             {name: files[e.host_part] for name, e in manifest.tasks.items() if e.host_part},
             {name: files[e.front] for name, e in manifest.tasks.items() if e.front},
         )
-        outputs = {name: next(iter(bundle.outputs(name).values())) for name in names}
+        outputs = {name: bundle.outputs(name) for name in names}
         bundle.samples.update(read_samples(str(path), graphs, outputs, files[SAMPLES]))
         return bundle

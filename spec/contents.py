@@ -18,7 +18,12 @@ from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.manifest import ARRAYS, GRAPHS, IMAGE, SAMPLES
 from moesaic.spec.schema import Reader, SchemaError, load_json
 
-SAMPLE_PARTS = ("input", "float", "codes")
+
+def float_part(number: int) -> str:
+    """What samples call the float values of an output, by its number."""
+    return f"float{number or ''}"
+
+
 MAX_SAMPLES = 64
 """Frames that a bundle keeps of a task, at most."""
 
@@ -70,7 +75,7 @@ def read_graphs(
         if graph.task != name:
             raise SchemaError(f"{GRAPHS}.{name}.task is {graph.task!r}")
         _check_part(arch, name, graph, parts)
-        indices += graph.gather.nbytes + graph.permutation.nbytes
+        indices += graph.gather.nbytes + sum(head.permutation.nbytes for head in graph.heads)
     if reader.used != set(archive):
         raise SchemaError(f"{ARRAYS} holds an array that no graph has")
     # What is not an index is in the image too, where every array lies once and is not packed.
@@ -103,7 +108,7 @@ def _check_part(
 def read_samples(
     bundle: str,
     graphs: Mapping[str, IntGraph],
-    outputs: Mapping[str, tuple[int, ...]],
+    outputs: Mapping[str, Mapping[str, tuple[int, ...]]],
     data: bytes,
 ) -> dict[str, NDArray[Any]]:
     """Samples of each task that has them: as many inputs as float outputs and codes.
@@ -113,7 +118,7 @@ def read_samples(
     bundle
         How messages name the bundle.
     graphs, outputs
-        By task: its graph, and the shape of its output for the user.
+        By task: its graph, and the shapes of its outputs for the user.
     data
         Contents of the archive.
 
@@ -125,12 +130,12 @@ def read_samples(
     archive = Archive(data, f"{SAMPLES} of bundle {bundle}")
     expected: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
     for task, graph in graphs.items():
-        if not {f"{task}.{part}" for part in SAMPLE_PARTS} & set(archive.entries):
+        if not any(name.partition(".")[0] == task for name in archive.entries):
             continue
-        codes = (graph.head.rows, graph.head.linear.outputs)
         expected[f"{task}.input"] = np.dtype("<f4"), tuple(graph.input_shape[1:])
-        expected[f"{task}.float"] = np.dtype("<f4"), outputs[task][1:]
-        expected[f"{task}.codes"] = np.dtype("<i2"), codes
+        for number, shape in enumerate(outputs[task].values()):
+            expected[f"{task}.{float_part(number)}"] = np.dtype("<f4"), shape[1:]
+        expected[f"{task}.codes"] = np.dtype("<i2"), (graph.codes,)
     if set(expected) != set(archive.entries):
         raise SchemaError(f"{SAMPLES} must have an input, floats and codes of a task, and no more")
     counts = set()
@@ -144,7 +149,7 @@ def read_samples(
                 f"{name} of {SAMPLES} must be {dtype} of shape N{shape}, not"
                 f" {entry.dtype} {reprlib.repr(entry.shape)}"
             )
-    if len(counts) != len(expected) // len(SAMPLE_PARTS):
+    if len(counts) != len({task for task, _ in counts}):
         raise SchemaError(f"{SAMPLES} has unequal numbers of inputs, floats and codes")
     samples = dict(archive)
     for name, array in samples.items():

@@ -34,6 +34,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntRenorm,
     frame_values,
+    head_name,
 )
 from moesaic.spec.precision import exact_float32
 from moesaic.spec.prepared import Attention, Linear, Mlp
@@ -53,8 +54,10 @@ class _Graph:
         if isinstance(graph.embed, IntEmbed):
             self.embed = Linear([graph.embed.linear], ADDEND_BITS, device)
             self.initial = torch.tensor(graph.embed.initial, dtype=torch.float64, device=device)
-        largest = _largest(graph.head.wide)
-        self.head = Linear([graph.head.linear], RESIDUAL_BITS, device, largest)
+        self.heads = [
+            Linear([head.linear], RESIDUAL_BITS, device, _largest(head.wide))
+            for head in graph.heads
+        ]
         self.one = torch.tensor(2.0**-RESIDUAL_GUARD_BITS, device=device).double()
         self.attention: dict[int, Attention] = {}
         self.gates: dict[int, Linear] = {}
@@ -111,7 +114,8 @@ class Executor:
         return _Graph(self.graph, self.device)
 
     def run(self, patches: InputCodes, observe: Observe | None = None) -> NDArray[np.int16]:
-        """Run input codes [frames, patches, inputs] to int16 codes [frames, rows, outputs].
+        """Run input codes [frames, patches, inputs] to int16 codes [frames, codes], those of
+        all heads one behind the other.
 
         ``observe(name, value)`` sees intermediate integers, int64: those of every frame by
         itself, a name's frames in their order.
@@ -127,8 +131,7 @@ class Executor:
                 for frame in value:
                     observe(name, frame.to(torch.int64))
 
-        head = self.graph.head
-        result = np.empty((len(patches), head.rows, head.linear.outputs), np.int16)
+        result = np.empty((len(patches), self.graph.codes), np.int16)
         with exact_float32(self.device):
             for start in range(0, len(patches), self.chunk_frames):
                 part = slice(start, start + self.chunk_frames)
@@ -137,7 +140,7 @@ class Executor:
         return result
 
     def _chunk(self, patches: Tensor, watch: Observe) -> Tensor:
-        """Codes [frames, patches, inputs] to codes [frames, rows, outputs]."""
+        """Codes [frames, patches, inputs] to codes [frames, codes]."""
         graph, ready = self.graph, self._ready
         if isinstance(graph.embed, IntEmbed):
             residual = ready.initial.repeat(len(patches), 1, 1)
@@ -146,6 +149,8 @@ class Executor:
         else:
             residual = patches.double()
         watch("embed", residual)
+        outputs: list[Tensor | None] = [None] * len(graph.heads)
+        self._tap(0, residual, outputs, watch)
         for index, layer in enumerate(graph.layers):
 
             def inside(name: str, value: Tensor, index: int = index) -> None:
@@ -172,11 +177,19 @@ class Executor:
                 case _:
                     unreachable(layer)
             inside("residual", residual)
-        head = graph.head
-        last = residual[:, head.first_row : head.first_row + head.rows]
-        narrow, wide = kernels.layer_norm(last, head.norm)
-        watch("head.norm", narrow)
-        return ready.head(wide if head.wide else narrow)
+            self._tap(index + 1, residual, outputs, watch)
+        return torch.cat([output.flatten(1) for output in outputs if output is not None], 1)
+
+    def _tap(
+        self, depth: int, residual: Tensor, outputs: list[Tensor | None], watch: Observe
+    ) -> None:
+        """Compute the heads that read the stream behind ``depth`` layers."""
+        for number, head in enumerate(self.graph.heads):
+            if head.depth == depth:
+                rows = residual[:, head.first_row : head.first_row + head.rows]
+                narrow, wide = kernels.layer_norm(rows, head.norm)
+                watch(f"{head_name(number)}.norm", narrow)
+                outputs[number] = self._ready.heads[number](wide if head.wide else narrow)
 
     def _attention(self, normalised: Tensor, layer: Attention, watch: Observe) -> Tensor:
         query, key, value = layer.split(normalised)

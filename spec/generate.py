@@ -228,6 +228,7 @@ def image_header() -> str:
         f"#define MOESAIC_IMAGE_VERSION {image.IMAGE_VERSION}u",
         f"#define MOESAIC_MAX_TASKS {image.MAX_TASKS}u",
         f"#define MOESAIC_NAME_BYTES {image.NAME_BYTES}u",
+        f"#define MOESAIC_MAX_HEADS {image.MAX_HEADS}u",
         "",
         _comment("What an accelerator, and one instruction of its, can hold."),
         f"#define MOESAIC_MIN_DEPTH {MIN_DEPTH}u",

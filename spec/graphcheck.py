@@ -20,6 +20,7 @@ from moesaic.spec.intgraph import (
     IntDense,
     IntEmbed,
     IntGraph,
+    IntHead,
     IntLayer,
     IntLinear,
     IntMlp,
@@ -77,7 +78,8 @@ def linears(graph: IntGraph) -> Iterator[Found]:
                     yield of_rows(f"{where}.linears[{number}]", linear, True)
             case _:
                 unreachable(layer)
-    yield of_rows("head.linear", graph.head.linear, graph.head.wide)
+    for number, head in enumerate(graph.heads):
+        yield of_rows(f"heads[{number}].linear", head.linear, head.wide)
 
 
 def check_shapes(graph: IntGraph) -> None:
@@ -90,7 +92,6 @@ def check_shapes(graph: IntGraph) -> None:
     """
     channels, tokens = graph.channels, graph.tokens
     patches, inputs = graph.gather.shape
-    values = prod(graph.output_shape[1:])
     _most("channels", channels, MAX_CHANNELS)
     _most("tokens", tokens, ACCUMULATOR_MAX // (UINT8_LARGEST * INT8_LARGEST))
     for where, linear, _, _ in linears(graph):
@@ -124,16 +125,18 @@ def check_shapes(graph: IntGraph) -> None:
                     _linear(f"{where}.linears[{number}]", linear, channels, channels)
             case _:
                 unreachable(layer)
-    _norm("head", graph.head.norm, channels)
-    _linear("head.linear", graph.head.linear, graph.head.linear.outputs, channels)
-    _most("head.first_row and rows", graph.head.first_row + graph.head.rows, tokens)
+    for number, head in enumerate(graph.heads):
+        _head(f"heads[{number}]", head, graph)
     _most("values of the input", prod(graph.input_shape), MAX_TENSOR_VALUES)
     _most("gathered values", patches * inputs, MAX_TENSOR_VALUES)
-    _most("values of the output", values, MAX_TENSOR_VALUES)
-    _same("permutation", graph.permutation.size, values)
+    _most("codes of all outputs", graph.codes, MAX_TENSOR_VALUES)
+    deepest = max(head.depth for head in graph.heads)
+    _same("depth of the last head", deepest, len(graph.layers))
+    if len({head.name for head in graph.heads}) < len(graph.heads):
+        raise SchemaError("heads must have names of their own")
     _most("weights", sum(part.weight.size for _, part, *_ in linears(graph)), MAX_WEIGHTS)
     _most("values of a frame's widest tensor", frame_values(graph), MAX_FRAME_VALUES)
-    _same("macs", graph.macs, count_macs(graph.embed, graph.layers, graph.head, patches))
+    _same("macs", graph.macs, count_macs(graph.embed, graph.layers, graph.heads, patches))
 
 
 def check_values(graph: IntGraph) -> None:
@@ -145,7 +148,8 @@ def check_values(graph: IntGraph) -> None:
         Something is not so.
     """
     _indices("gather", graph.gather, prod(graph.input_shape[1:]))
-    _indices("permutation", graph.permutation, graph.head.rows * graph.head.linear.outputs)
+    for number, head in enumerate(graph.heads):
+        _indices(f"heads[{number}].permutation", head.permutation, head.codes)
     for where, mlp in mlps(graph):
         _entries(f"{where}.activation.positive", mlp.activation.positive)
         _entries(f"{where}.activation.negative", mlp.activation.negative)
@@ -158,6 +162,18 @@ def check_values(graph: IntGraph) -> None:
         sums += magnitudes[:, :wide].sum(1, dtype=np.int64) * INT16_LARGEST
         worst = int((sums + np.abs(linear.bias.astype(np.int64))).max(initial=0))
         _most(f"accumulators of {where}", worst, ACCUMULATOR_MAX)
+
+
+def _head(where: str, head: IntHead, graph: IntGraph) -> None:
+    _norm(where, head.norm, graph.channels)
+    _linear(f"{where}.linear", head.linear, head.linear.outputs, graph.channels)
+    _most(f"{where}.first_row and rows", head.first_row + head.rows, graph.tokens)
+    _most(f"{where}.depth", head.depth, len(graph.layers))
+    if head.depth < len(graph.layers) and graph.layers[head.depth].parallel:
+        raise SchemaError(f"{where}.depth must not lie between layers that are parallel")
+    values = prod(head.shape[1:])
+    _most(f"values of {where}", values, MAX_TENSOR_VALUES)
+    _same(f"{where}.permutation", head.permutation.size, values)
 
 
 def _attention(where: str, layer: IntAttention, channels: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.spec.errors import UserError
-from moesaic.spec.hostside import dequantise_output
+from moesaic.spec.hostside import dequantise_outputs
 from moesaic.spec.intgraph import IntGraph
 
 _TYPES = {
@@ -35,16 +35,16 @@ class HostPart:
     Parameters
     ----------
     model
-        ONNX with one input: the accelerator's output tensor, or of a front the task's input.
+        ONNX whose inputs are outputs of the accelerator, by name, or of a front the task's input.
     name
         How messages name it.
     outputs
-        What it must deliver: names to shapes, the first axis a frame. Not given where that is
-        what is to be found out.
+        What a user of the task gets: names to shapes, the first axis a frame; None where that is
+        to be found out. What the model does not deliver of it is the accelerator's.
     """
 
     def __init__(
-        self, model: bytes, name: str, outputs: Mapping[str, tuple[int, ...]] | None = None
+        self, model: bytes, name: str, outputs: Mapping[str, tuple[int, ...] | None]
     ) -> None:
         self._model, self._name, self._outputs = model, name, outputs
         self._lock = threading.Lock()
@@ -80,13 +80,13 @@ class HostPart:
             )
         except Exception as error:  # its exceptions share no base class
             raise self._refusal(error) from error
-        sources = session.get_inputs()
-        if len(sources) != 1 or sources[0].type not in _TYPES:
-            raise self._refusal("it must have one input, of floats")
-        if not all(isinstance(length, int) and length > 0 for length in sources[0].shape):
-            raise self._refusal("its input must have a fixed shape")
+        for source in session.get_inputs():
+            if source.type not in _TYPES:
+                raise self._refusal(f"its input {source.name!r} must be of floats")
+            if not all(isinstance(length, int) and length > 0 for length in source.shape):
+                raise self._refusal(f"its input {source.name!r} must have a fixed shape")
         names = {output.name for output in session.get_outputs()}
-        if self._outputs is not None and names != set(self._outputs):
+        if not names or not names <= set(self._outputs):
             raise self._refusal(f"it must deliver {', '.join(self._outputs)}")
         return session
 
@@ -94,8 +94,19 @@ class HostPart:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return UserError(f"ONNX Runtime cannot run {self._name} ({reason}): compile it again")
 
-    def run(self, frames: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Return all outputs by name, [frames, ...], for its input [frames, ...].
+    def inputs(self) -> list[str]:
+        """Return the names of its inputs.
+
+        Raises
+        ------
+        UserError
+            As :meth:`open`.
+        """
+        self.open()
+        return [source.name for source in self._session.get_inputs()]
+
+    def run(self, delivered: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """Return its outputs by name, [frames, ...], for the accelerator's, [frames, ...].
 
         Raises
         ------
@@ -103,13 +114,21 @@ class HostPart:
             As :meth:`open`, or ONNX Runtime fails.
         """
         self.open()
-        (source,) = self._session.get_inputs()
-        if prod(source.shape) != prod(frames.shape[1:]):
-            raise self._refusal(f"it takes {source.shape}, not {frames.shape}")
-        inputs = frames.astype(_TYPES[source.type]).reshape(len(frames), *source.shape)
+        inputs: dict[str, NDArray[Any]] = {}
+        for source in self._session.get_inputs():
+            if source.name not in delivered:
+                raise self._refusal(f"it takes {source.name!r}, which it is not given")
+            frames = delivered[source.name]
+            if prod(source.shape) != prod(frames.shape[1:]):
+                raise self._refusal(f"it takes {source.shape}, not {frames.shape}")
+            kind = _TYPES[source.type]
+            inputs[source.name] = frames.astype(kind).reshape(len(frames), *source.shape)
         names = [output.name for output in self._session.get_outputs()]
         try:
-            results = [self._session.run(names, {source.name: frame}) for frame in inputs]
+            results = [
+                self._session.run(names, dict(zip(inputs, frame, strict=True)))
+                for frame in zip(*inputs.values(), strict=True)
+            ]
             return {
                 name: self._stacked(name, [arrays[index] for arrays in results])
                 for index, name in enumerate(names)
@@ -119,11 +138,27 @@ class HostPart:
         except Exception as error:
             raise self._refusal(error) from error
 
+    def complete(
+        self, delivered: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return what a user of the task gets, in its order, for the accelerator's outputs.
+
+        Raises
+        ------
+        UserError
+            As :meth:`run`.
+        """
+        everything = {**delivered, **self.run(delivered)}
+        if missing := sorted(set(self._outputs).difference(everything)):
+            raise self._refusal(f"it must deliver {missing[0]}")
+        return {name: everything[name] for name in self._outputs}
+
     def _stacked(self, name: str, arrays: list[NDArray[Any]]) -> NDArray[np.float32]:
         """One output of all frames, [frames, ...]."""
         result = np.stack([without_batch(array) for array in arrays]).astype(np.float32)
-        if self._outputs is not None and result.shape[1:] != tuple(self._outputs[name][1:]):
-            raise self._refusal(f"it delivers {result.shape}, not {self._outputs[name]}")
+        wanted = self._outputs[name]
+        if wanted is not None and result.shape[1:] != tuple(wanted[1:]):
+            raise self._refusal(f"it delivers {result.shape}, not {wanted}")
         return result
 
 
@@ -142,7 +177,8 @@ def front_frames(front: HostPart | None, frames: NDArray[np.float32]) -> NDArray
     """
     if front is None:
         return frames
-    ((_, result),) = front.run(frames).items()
+    (name,) = front.inputs()
+    ((_, result),) = front.run({name: frames}).items()
     if not np.isfinite(result).all():
         raise UserError("what the host computes in front of the accelerator is NaN or infinite")
     return result
@@ -151,14 +187,12 @@ def front_frames(front: HostPart | None, frames: NDArray[np.float32]) -> NDArray
 def task_outputs(
     graph: IntGraph, codes: NDArray[np.int16], host_part: HostPart | None
 ) -> dict[str, NDArray[np.float32]]:
-    """Return a task's outputs by name, [frames, ...], from output codes [frames, rows, outputs].
+    """Return a task's outputs by name, [frames, ...], from output codes [frames, codes].
 
     Raises
     ------
     UserError
         The host's part cannot run.
     """
-    delivered = dequantise_output(graph, codes)
-    if host_part is None:
-        return {graph.output_name: delivered}
-    return host_part.run(delivered)
+    delivered = dequantise_outputs(graph, codes)
+    return delivered if host_part is None else host_part.complete(delivered)

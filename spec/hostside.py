@@ -120,8 +120,11 @@ def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> InputCodes:
     return codes.reshape(len(codes), -1)[:, graph.gather]
 
 
-def dequantise_output(graph: IntGraph, codes: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Host-side output scaling and layout: [frames, rows, outputs] codes to float32."""
-    flat = codes.reshape(len(codes), -1)[:, graph.permutation.reshape(-1)]
-    scaled = flat.astype(np.float64) * graph.output_scale
-    return scaled.astype(np.float32).reshape(len(codes), *graph.output_shape[1:])
+def dequantise_outputs(graph: IntGraph, codes: NDArray[np.int16]) -> dict[str, NDArray[np.float32]]:
+    """Host-side scaling and layout of outputs: [frames, codes] to float32 [frames, ...] by name."""
+    results = {}
+    for head, part in zip(graph.heads, graph.split_codes(codes), strict=True):
+        flat = part.reshape(len(codes), -1)[:, head.permutation.reshape(-1)]
+        scaled = (flat.astype(np.float64) * head.scale).astype(np.float32)
+        results[head.name] = scaled.reshape(len(codes), *head.shape[1:])
+    return results

@@ -21,13 +21,13 @@ import numpy as np
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntGraph, IntTokens
+from moesaic.spec.intgraph import MAX_HEADS, IntGraph, IntTokens
 from moesaic.spec.isa import INSTRUCTION_BYTES
 from moesaic.spec.registers import WINDOW_ALIGNMENT
 
 MAGIC = 0x494D4F4D
 """First four bytes of an image: the letters MOMI."""
-IMAGE_VERSION = 1
+IMAGE_VERSION = 2
 MAX_TASKS = 16
 NAME_BYTES = 32
 """Room for a task's name and the zero byte behind it."""
@@ -42,7 +42,7 @@ MAX_ROWS = _most(isa.Opcode.MATMUL, "rows")
 MAX_INPUT_WORDS = _most(isa.Opcode.LOAD, "words")
 """Words of ``depth`` bytes in an input: one instruction loads all of them."""
 MAX_OUTPUTS = _most(isa.Opcode.DRAIN, "columns")
-"""Codes in a row of an output."""
+"""Codes in a row of an output; of a task's outputs there are at most ``MAX_HEADS``."""
 MAX_OUTPUT_CHUNKS = _most(isa.Opcode.STORE, "words")
 """Chunks of ``lanes`` codes in an output: one instruction stores all of them."""
 
@@ -80,8 +80,9 @@ TASK = np.dtype(
         ("name", f"S{NAME_BYTES}"),
         ("input_rows", "<u4"),  # int8 codes [input_rows, inputs]
         ("inputs", "<u4"),
-        ("output_rows", "<u4"),  # int16 codes [output_rows, outputs]
-        ("outputs", "<u4"),
+        ("output_count", "<u4"),
+        ("reserved", "<u4"),
+        ("output", "<u4", (MAX_HEADS, 2)),  # of each: int16 codes [rows, columns]; others are zero
     ]
 )
 
@@ -106,8 +107,8 @@ class ImageTask:
     constants: bytes
     input_rows: int
     inputs: int
-    output_rows: int
-    outputs: int
+    outputs: tuple[tuple[int, int], ...]
+    """Rows and columns of each, in the order in which they lie in the OUTPUT window."""
 
     @classmethod
     def of(cls, arch: ArchConfig, graph: IntGraph, program: bytes, constants: bytes) -> ImageTask:
@@ -117,7 +118,8 @@ class ImageTask:
         if isinstance(graph.embed, IntTokens):
             words = rows * layout.words(inputs, arch.lanes)
             rows, inputs = 1, words * layout.load_bytes(arch, isa.Space.RESIDUAL)
-        return cls(program, constants, rows, inputs, graph.head.rows, graph.head.linear.outputs)
+        outputs = tuple((head.rows, head.linear.outputs) for head in graph.heads)
+        return cls(program, constants, rows, inputs, outputs)
 
 
 def _aligned(size: int) -> int:
@@ -164,8 +166,9 @@ def build_image(arch: ArchConfig, weights: bytes, tasks: Mapping[str, ImageTask]
     entries = np.zeros(len(tasks), TASK)
     for entry, (name, task) in zip(entries, tasks.items(), strict=True):
         entry["name"] = name.encode()
-        for field in ("input_rows", "inputs", "output_rows", "outputs"):
-            entry[field] = getattr(task, field)
+        entry["input_rows"], entry["inputs"] = task.input_rows, task.inputs
+        entry["output_count"] = len(task.outputs)
+        entry["output"][: len(task.outputs)] = task.outputs
     tables = sections.tobytes() + entries.tobytes()
     header["table_crc"] = zlib.crc32(header.tobytes() + tables)
     return header.tobytes() + tables + gap + bytes(payload)
@@ -247,14 +250,22 @@ def _tasks(arch: ArchConfig, entries: np.ndarray, parts: Sequence[bytes]) -> dic
             text = name.decode()
         except UnicodeDecodeError as error:
             raise ImageError("has a task whose name is no text") from error
-        shape = [int(entry[f]) for f in ("input_rows", "inputs", "output_rows", "outputs")]
-        _require(text not in tasks and all(shape), f"has task {text!r} twice, or empty")
-        rows, columns = layout.words(shape[1], arch.depth), layout.words(shape[3], arch.lanes)
-        fits = max(shape[0] * rows * arch.depth, 2 * shape[2] * columns * arch.lanes) <= 0xFFFFFFFF
+        count = int(entry["output_count"])
+        _require(1 <= count <= MAX_HEADS, f"has task {text!r} without outputs, or with too many")
+        rows, inputs = int(entry["input_rows"]), int(entry["inputs"])
+        outputs = tuple((int(r), int(c)) for r, c in entry["output"][:count])
+        whole = rows and inputs and all(r and c for r, c in outputs)
+        _require(text not in tasks and bool(whole), f"has task {text!r} twice, or empty")
+        _require(
+            not entry["output"][count:].any(), f"has task {text!r} with outputs behind its last"
+        )
+        chunks = sum(layout.output_chunks(arch, r, c) for r, c in outputs)
+        input_bytes = rows * layout.words(inputs, arch.depth) * arch.depth
+        fits = max(input_bytes, 2 * chunks * arch.lanes) <= 0xFFFFFFFF
         _require(fits, f"has task {text!r} with windows beyond 32 bits")
-        whole = len(program) % INSTRUCTION_BYTES == 0
-        _require(whole, f"has task {text!r} with a part of an instruction")
-        tasks[text] = ImageTask(program, constants, *shape)
+        even = len(program) % INSTRUCTION_BYTES == 0
+        _require(even, f"has task {text!r} with a part of an instruction")
+        tasks[text] = ImageTask(program, constants, rows, inputs, outputs)
     return tasks
 
 

@@ -32,6 +32,8 @@ InputCodes = NDArray[np.int8] | NDArray[np.int16]
 EPSILON_BITS = 48
 MAX_LAYERS = 1024
 MAX_EXPERTS = 64
+MAX_HEADS = 32
+"""A ViT-L that gives the stream in front of and behind each of its 24 blocks has 25."""
 
 
 @dataclass(frozen=True)
@@ -271,14 +273,34 @@ IntLayer = IntAttention | IntDense | IntMoe | IntRenorm
 
 @dataclass(frozen=True)
 class IntHead:
-    """``linear`` gives int16 codes of the task's output for rows first_row .. first_row + rows,
-    from the int8 normalised rows or the 16-bit ones (``wide``)."""
+    """One output of the task: ``linear`` gives int16 codes [rows, linear.outputs] for rows
+    first_row .. first_row + rows of the stream behind the first ``depth`` layers, from the int8
+    normalised rows or the 16-bit ones (``wide``).
 
+    The output is ``(codes * scale).flatten()`` at ``permutation``, as float32 of ``shape``.
+    """
+
+    name: str
+    """Of the output, or of the tensor that the host's part reads."""
+    shape: Shape
+    scale: Step
+    permutation: Annotated[NDArray[np.int64], Any8]
+    depth: Annotated[int, Range(0, MAX_LAYERS)]
     norm: IntNorm
     linear: IntLinear
     first_row: int
     rows: Count
     wide: bool = False
+
+    @property
+    def codes(self) -> int:
+        """How many it gives of a frame."""
+        return self.rows * self.linear.outputs
+
+
+def head_name(number: int) -> str:
+    """What points and messages call a head."""
+    return f"head{number or ''}"
 
 
 @dataclass(frozen=True)
@@ -286,8 +308,8 @@ class IntGraph:
     """One task.
 
     Input codes: ``floor(x / input_scale + 0.5) + input_zero`` clamped to int8, or to int16 where
-    they are the first residual itself, then ``flatten()[gather]``, [patches, inputs]. Output:
-    ``(codes * output_scale).flatten()`` at ``permutation``, as float32.
+    they are the first residual itself, then ``flatten()[gather]``, [patches, inputs]. Output codes
+    of a frame are those of all heads, one behind the other.
     """
 
     task: str
@@ -295,15 +317,12 @@ class IntGraph:
     input_shape: Shape
     input_scale: Step
     gather: Annotated[NDArray[np.int64], Matrix]
-    output_name: str
-    output_shape: Shape
-    output_scale: Step
-    permutation: Annotated[NDArray[np.int64], Any8]
     residual_scale: Step
     """Real value of one step of the residual stream, up to the first :class:`IntRenorm`."""
     embed: IntEmbed | IntTokens
     layers: Annotated[tuple[IntLayer, ...], Items(0, MAX_LAYERS)]
-    head: IntHead
+    heads: Annotated[tuple[IntHead, ...], Items(1, MAX_HEADS)]
+    """In the order of the model's outputs, in which their codes come, whatever their depths."""
     macs: int
     """Multiply-accumulates of one frame without any padding; experts count ``top_k`` a token."""
     input_zero: Annotated[int, Range(-128, 127)] = 0
@@ -318,6 +337,19 @@ class IntGraph:
         return self.embed.channels
 
     @property
+    def codes(self) -> int:
+        """Output codes of a frame."""
+        return sum(head.codes for head in self.heads)
+
+    def split_codes(self, codes: NDArray[np.int16]) -> list[NDArray[np.int16]]:
+        """Output codes [frames, codes] of every head, [frames, rows, outputs]."""
+        ends = np.cumsum([head.codes for head in self.heads])[:-1]
+        return [
+            part.reshape(len(codes), head.rows, head.linear.outputs)
+            for part, head in zip(np.split(codes, ends, axis=1), self.heads, strict=True)
+        ]
+
+    @property
     def begins_anew(self) -> bool:
         """Whether the residual stream is emptied on the way."""
         return any(isinstance(layer, IntRenorm) for layer in self.layers)
@@ -325,7 +357,8 @@ class IntGraph:
 
 def frame_values(graph: IntGraph) -> int:
     """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
-    widths = [graph.channels, graph.gather.shape[1], graph.head.linear.outputs]
+    widths = [graph.channels, graph.gather.shape[1]]
+    widths += [head.linear.outputs for head in graph.heads]
     for layer in graph.layers:
         match layer:
             case IntAttention():
@@ -343,38 +376,65 @@ def frame_values(graph: IntGraph) -> int:
     return graph.tokens * max(widths)
 
 
-def layer_macs(
-    embed: IntEmbed | IntTokens, layers: tuple[IntLayer, ...], head: IntHead, patches: int
+Part = IntEmbed | IntTokens | IntLayer | IntHead
+
+
+def parts(
+    embed: IntEmbed | IntTokens, layers: tuple[IntLayer, ...], heads: tuple[IntHead, ...]
+) -> list[Part]:
+    """Everything in the order in which it is computed, each with a number of its own: instructions,
+    profiles and estimates count like this; heads come as soon as the stream is there."""
+    result: list[Part] = [embed]
+    for depth in range(len(layers) + 1):
+        result += [head for head in heads if head.depth == depth]
+        result += layers[depth : depth + 1]
+    return result
+
+
+def part_macs(
+    embed: IntEmbed | IntTokens,
+    layers: tuple[IntLayer, ...],
+    heads: tuple[IntHead, ...],
+    patches: int,
 ) -> list[int]:
-    """MACs of one frame of the pure model: embedding, every layer, head."""
+    """MACs of one frame of the pure model, in the order of :func:`parts`."""
 
     def linear(layer: IntLinear, rows: int) -> int:
         return rows * layer.outputs * layer.inputs
 
-    def one(layer: IntLayer) -> int:
-        match layer:
+    def one(part: Part) -> int:
+        match part:
+            case IntEmbed():
+                return linear(part.linear, patches)
+            case IntTokens():
+                return 0
+            case IntHead():
+                return linear(part.linear, part.rows)
             case IntAttention():
-                parts = (layer.query, layer.key, layer.value, layer.output)
-                products = layer.heads * tokens * tokens * (layer.head_dim + layer.value_dim)
-                return sum(linear(part, tokens) for part in parts) + products
+                each = (part.query, part.key, part.value, part.output)
+                products = part.heads * tokens * tokens * (part.head_dim + part.value_dim)
+                return sum(linear(layer, tokens) for layer in each) + products
             case IntDense():
-                return linear(layer.mlp.up, tokens) + linear(layer.mlp.down, tokens)
+                return linear(part.mlp.up, tokens) + linear(part.mlp.down, tokens)
             case IntMoe():
-                each = [linear(e.up, tokens) + linear(e.down, tokens) for e in layer.experts]
+                costs = [linear(e.up, tokens) + linear(e.down, tokens) for e in part.experts]
                 # Experts of different widths count with their mean: routing is not known here.
-                return linear(layer.gate, tokens) + layer.top_k * sum(each) // max(1, len(each))
+                mean = part.top_k * sum(costs) // max(1, len(costs))
+                return linear(part.gate, tokens) + mean
             case IntRenorm():
                 return 0  # the model has a norm there, and no product
             case _:
-                unreachable(layer)
+                unreachable(part)
 
     tokens = embed.tokens
-    first = linear(embed.linear, patches) if isinstance(embed, IntEmbed) else 0
-    return [first, *(one(layer) for layer in layers), linear(head.linear, head.rows)]
+    return [one(part) for part in parts(embed, layers, heads)]
 
 
 def count_macs(
-    embed: IntEmbed | IntTokens, layers: tuple[IntLayer, ...], head: IntHead, patches: int
+    embed: IntEmbed | IntTokens,
+    layers: tuple[IntLayer, ...],
+    heads: tuple[IntHead, ...],
+    patches: int,
 ) -> int:
     """MACs of one frame of the pure model."""
-    return sum(layer_macs(embed, layers, head, patches))
+    return sum(part_macs(embed, layers, heads, patches))

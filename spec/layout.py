@@ -89,6 +89,13 @@ def output_chunks(arch: ArchConfig, rows: int, columns: int) -> int:
     return rows * words(columns, arch.lanes)
 
 
+def output_offsets(arch: ArchConfig, shapes: Sequence[tuple[int, int]]) -> list[int]:
+    """First chunk of each output [rows, columns] in the OUTPUT window, and the end of the last:
+    output behind output."""
+    chunks = [output_chunks(arch, *shape) for shape in shapes]
+    return [sum(chunks[:number]) for number in range(len(chunks) + 1)]
+
+
 def join_outputs(arch: ArchConfig, parts: Sequence[bytes]) -> bytes:
     """The chunks of an output from the windows of the output ports: port i holds part i of each."""
     part_bytes = 2 * arch.lanes // arch.output_ports
@@ -96,10 +103,22 @@ def join_outputs(arch: ArchConfig, parts: Sequence[bytes]) -> bytes:
     return np.stack(split, axis=1).tobytes()
 
 
-def unpack_output(arch: ArchConfig, raw: bytes, rows: int, columns: int) -> NDArray[np.int16]:
-    """Undo the drain order: bytes of all chunks to int16 codes [rows, columns]."""
+def outputs_index(arch: ArchConfig, shapes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """Position of every code [codes] of several outputs [rows, columns] in their window."""
+    starts = output_offsets(arch, shapes)
+    parts = [
+        output_index(arch, *shape).reshape(-1) + start * arch.lanes
+        for start, shape in zip(starts, shapes, strict=False)
+    ]
+    return np.concatenate(parts)
+
+
+def unpack_outputs(
+    arch: ArchConfig, raw: bytes, shapes: Sequence[tuple[int, int]]
+) -> NDArray[np.int16]:
+    """Undo the drain order: bytes of all chunks of outputs [rows, columns] to int16 [codes]."""
     codes = np.frombuffer(raw, "<i2")
-    return codes[output_index(arch, rows, columns)].astype(np.int16)
+    return codes[outputs_index(arch, shapes)].astype(np.int16)
 
 
 def split_ports(arch: ArchConfig, image: bytes) -> list[bytes]:

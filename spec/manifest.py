@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.image import MAX_TASKS, NAME_BYTES
-from moesaic.spec.intgraph import Count, IntGraph, IntMoe, Shape, Total
+from moesaic.spec.intgraph import MAX_HEADS, Count, IntGraph, IntMoe, Shape, Total
 from moesaic.spec.schema import Items, Range, Reader, SchemaError, Unbounded, load_json
 
 FORMAT = 11
@@ -71,7 +71,7 @@ class HostNodeReport:
 
 @dataclass(frozen=True)
 class CutReport:
-    """The tensor at which the host takes over."""
+    """A tensor at which the host takes over."""
 
     tensor: str
     shape: Shape
@@ -82,8 +82,9 @@ class CutReport:
 class HostReport:
     """The host's part of a task."""
 
-    cut: CutReport
-    outputs: Annotated[dict[str, Shape], Items(1, 1)]
+    cuts: Annotated[list[CutReport], Items(1, MAX_HEADS)]
+    outputs: Annotated[dict[str, Shape], Items(1, MAX_HEADS)]
+    """All that a user of the task gets, the accelerator's own among them, in the file's order."""
     accelerator_nodes: int
     nodes: Annotated[list[HostNodeReport], Items(0, MAX_REPORTED_NODES)]
     macs: int | None
@@ -107,6 +108,9 @@ class TaskReport:
     """What is used of a task's report; it has more for people to read."""
 
     sqnr_db: Annotated[float, Unbounded()]
+    """Of the worst output."""
+    outputs_db: Annotated[dict[str, Annotated[float, Unbounded()]], Items(1, MAX_HEADS)]
+    """Of each."""
     macs: Total
     cycles: Total
     """Of a frame, estimated with ``routing``."""

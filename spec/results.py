@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-ABI = 1
+ABI = 2
 """Version of the driver's structures and signatures; a binding of another one is refused."""
 
 

@@ -93,7 +93,7 @@ class FunctionalModel:
             assert unit is not None
             queues[unit].append(instruction)
         tokens = {(a, b): 0 for a in Unit for b in Unit}
-        self.stored = bytearray()
+        self.pieces: dict[int, bytes] = {}  # by their place in the OUTPUT window
         while any(queues.values()):
             ready = [u for u in Unit if queues[u] and self._ready(u, queues[u][0], tokens)]
             if not ready:
@@ -108,7 +108,11 @@ class FunctionalModel:
             for other in Unit:
                 if instruction.values["signal"] >> other & 1:
                     tokens[unit, other] += 1
-        return bytes(self.stored)
+        stored = bytearray()
+        for offset, piece in sorted(self.pieces.items()):
+            assert offset == len(stored)  # one behind the other, without gaps
+            stored += piece
+        return bytes(stored)
 
     def _count(self, values: dict[str, int]) -> int:
         if values["predicated"]:
@@ -391,6 +395,6 @@ class FunctionalModel:
             self.state.activation[start : start + count] = part8
 
     def _store(self, values: dict[str, int]) -> None:
-        assert len(self.stored) == values["offset"]
-        for _ in range(values["words"]):
-            self.stored += self.state.outputs.popleft()
+        data = b"".join(self.state.outputs.popleft() for _ in range(values["words"]))
+        assert values["offset"] not in self.pieces
+        self.pieces[values["offset"]] = data

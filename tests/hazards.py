@@ -416,8 +416,10 @@ class OrderModel:
             if kind is Drain.LOGITS:
                 self.collected = True
             if kind is Drain.OUTPUT:
-                done = min(values["columns"], (group + 1) * values["n_tiles"] * self.arch.width)
-                self.outputs = work.rows * layout.words(done, self.arch.lanes)
+                tiles = values["n_tiles"] * self.arch.width
+                ends = (min(values["columns"], n * tiles) for n in (group, group + 1))
+                before, done = (layout.words(end, self.arch.lanes) for end in ends)
+                self.outputs += work.rows * (done - before)
             self.full -= 1
             self.filled -= 1
             self.blocks -= needed
@@ -430,7 +432,7 @@ class OrderModel:
             case Drain.LOGITS:
                 return self.collecting
             case Drain.OUTPUT:
-                return self.storing > 0
+                return self.storing > self.outputs
             case Drain.SOFTMAX:
                 return self.scales < ROW_SCALES
             case Drain.ATTENTION:

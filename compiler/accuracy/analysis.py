@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.accuracy.noise import noise_alone
 from moesaic.compiler.accuracy.reals import Codes, Rounding, in_reals
 from moesaic.compiler.accuracy.sizes import cycles, widened
-from moesaic.compiler.float_reference import choose_experts, run_float
+from moesaic.compiler.float_reference import choose_experts, run_outputs
 from moesaic.compiler.points import WIDE_KINDS, layer_point
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
 from moesaic.compiler.quant.samples import spread
@@ -23,7 +24,7 @@ from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostside import dequantise_outputs, quantise_input
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import ratio_db, sqnr_db
 
@@ -67,7 +68,10 @@ class TaskAccuracy:
     task: str
     samples: int
     total_db: float
-    """Of the integers against the float model, or without one against the integers' weights."""
+    """Of the integers against the float model, or without one against the integers' weights; this
+    and the others of the worst output."""
+    outputs_db: dict[str, float]
+    """``total_db`` of each output."""
     weights_db: float | None
     """Of the integers' weights in float against the float model; None without one."""
     roundings_db: float
@@ -89,7 +93,7 @@ def analyse(
     samples: NDArray[np.float32],
     model: ir.Graph | None = None,
 ) -> tuple[TaskAccuracy, NDArray[np.int16]]:
-    """Measure one task; also returns the integers' output codes [frames, rows, outputs].
+    """Measure one task; also returns the integers' output codes [frames, codes].
 
     Parameters
     ----------
@@ -105,14 +109,16 @@ def analyse(
     exact, logits = _float_run(yardstick, samples)
     weights = exact if model is None else _float_run(reals, samples)[0]
     codes, chosen = _integer_run(graph, samples)
-    integer = dequantise_output(graph, codes).reshape(exact.shape)
+    integer = dequantise_outputs(graph, codes)
+    outputs_db = _db(exact, integer)
     rows = spread(samples, graph.tokens * graph.channels)
     result = TaskAccuracy(
         task=graph.task,
         samples=len(samples),
-        total_db=_db(exact, integer),
-        weights_db=None if model is None else _db(exact, weights),
-        roundings_db=_db(weights, integer),
+        total_db=min(outputs_db.values()),
+        outputs_db=outputs_db,
+        weights_db=None if model is None else min(_db(exact, weights).values()),
+        roundings_db=min(_db(weights, integer).values()),
         points=_points(graph, arch, schedule, rows, reals, roundings),
         flips=[
             _flips(yardstick.layers[number], graph.layers[number].name, values, chosen[number])
@@ -122,23 +128,32 @@ def analyse(
     return result, codes
 
 
-def _db(exact: NDArray[np.floating], value: NDArray[np.floating]) -> float:
-    return sqnr_db(exact.astype(np.float32), value.astype(np.float32))
+Outputs = Mapping[str, NDArray[np.floating]]
 
 
-def _float_run(
-    graph: ir.Graph, samples: NDArray[np.float32]
-) -> tuple[NDArray[np.floating], dict[int, Tensor]]:
+def _db(exact: Outputs, values: Outputs) -> dict[str, float]:
+    """Of each output."""
+    return {
+        name: sqnr_db(exact[name].astype(np.float32), value.reshape(exact[name].shape))
+        for name, value in values.items()
+    }
+
+
+def _float_run(graph: ir.Graph, samples: NDArray[np.float32]) -> tuple[Outputs, dict[int, Tensor]]:
     """Outputs and the logits of every gate."""
-    outputs, logits = [], defaultdict[int, list[Tensor]](list)
+    outputs: dict[str, list[NDArray[np.floating]]] = defaultdict(list)
+    logits = defaultdict[int, list[Tensor]](list)
 
     def observe(point: str, value: Tensor) -> None:
         if point.endswith(".logits"):
             logits[int(point.split(".")[0])].append(value)
 
     for start in range(0, len(samples), CHUNK_FRAMES):
-        outputs.append(run_float(graph, samples[start : start + CHUNK_FRAMES], observe))
-    return np.concatenate(outputs), {number: torch.cat(part) for number, part in logits.items()}
+        part = run_outputs(graph, samples[start : start + CHUNK_FRAMES], observe)
+        for name, value in part.items():
+            outputs[name].append(value)
+    joined = {name: np.concatenate(values) for name, values in outputs.items()}
+    return joined, {number: torch.cat(part) for number, part in logits.items()}
 
 
 def _integer_run(
@@ -189,7 +204,7 @@ def _points(
             peaks = value.abs().flatten(0, -2).amax(0)
             outliers[layer_point(point)] += int((peaks > OUTLIER * peaks.median()).sum())
 
-    run_float(reals, rows, observe, torch.float32)
+    run_outputs(reals, rows, observe, torch.float32)
     bits = {
         layer_point(point): int(np.asarray(rounding.highest - rounding.lowest).min()).bit_length()
         for point, rounding in roundings.items()

@@ -36,7 +36,7 @@ def measure_bundle(
     say: Progress,
 ) -> dict[str, dict[str, Any]]:
     """Task to :meth:`TaskAccuracy.to_dict`, with ``cycles`` of a frame and, where the model is
-    given, ``output_db``: SQNR of the task's output, behind the host's part.
+    given, ``output_db``: SQNR of the task's worst output, behind the host's part.
 
     Parameters
     ----------
@@ -46,8 +46,10 @@ def measure_bundle(
         Arrays by input name.
     models
         Task to the ONNX file that it was compiled from, for those that are there.
-    labels, metrics
+    metrics
         By task.
+    labels
+        By task; of one that has several outputs by ``TASK.OUTPUT``, for those that are measured.
 
     Raises
     ------
@@ -78,16 +80,18 @@ def measure_bundle(
                 )
         say(f"measuring {name}")
         result, codes = analyse(graph, bundle.arch, schedule, given, model)
-        (integer,) = task_outputs(graph, codes, bundle.host_part(name)).values()
-        exact = None
+        integers = task_outputs(graph, codes, bundle.host_part(name))
+        floats: dict[str, NDArray[np.float32]] | None = None
         if model is not None:
-            oracle = open_oracle(models[name], model)
-            exact = oracle.run(given)[oracle.outputs[0]]
+            floats = open_oracle(models[name], model).run(given)
         if name in metrics:
-            result = replace(result, metrics=_metrics(name, metrics[name], labels, exact, integer))
+            measured = _metrics(name, metrics[name], labels, floats, integers)
+            result = replace(result, metrics=measured)
         results[name] = {
             **result.to_dict(),
-            "output_db": None if exact is None else sqnr_db(exact, integer),
+            "output_db": None
+            if floats is None
+            else min(sqnr_db(floats[output], value) for output, value in integers.items()),
             "cycles": cycles(graph, bundle.arch, schedule),
         }
     if not results:
@@ -99,7 +103,7 @@ def measure_bundle(
 def _choice(report: Mapping[str, Any], task: str) -> Choice:
     """What the bundle was compiled with; older ones do not say, for there was no choice."""
     try:
-        given = report.get("choice", {"dims": {}, "output": ""})
+        given = report.get("choice", {"dims": {}, "outputs": []})
         choice: Choice = Reader().read(Choice, given, f"report.tasks.{task}.choice")
     except SchemaError as error:
         raise UserError(f"the bundle is damaged: {error}; compile it again") from error
@@ -114,20 +118,28 @@ def _metrics(
     task: str,
     wanted: Mapping[str, Metric],
     labels: Mapping[str, NDArray[Any]],
-    exact: NDArray[np.float32] | None,
-    integer: NDArray[np.float32],
+    floats: Mapping[str, NDArray[np.float32]] | None,
+    integers: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, dict[str, float]]:
-    if task not in labels:
-        raise UserError(_lacks("labels", [task], labels))
-    if labels[task].shape[:1] != (len(integer),):
-        raise UserError(
-            f"labels of {task} must be as many as the samples, {len(integer)},"
-            f" not of the shape {labels[task].shape}"
-        )
+    """Metric to its values; of a task with several outputs, metric and output."""
+    several = len(integers) > 1
+    keys = {output: f"{task}.{output}" if several else task for output in integers}
+    if not any(key in labels for key in keys.values()):
+        raise UserError(_lacks("labels", list(keys.values()), labels))
     values = {}
-    for name, metric in wanted.items():
-        # Copies: a user's function may write to what it gets.
-        values[name] = {"integer": metric(integer.copy(), labels[task].copy())}
-        if exact is not None:
-            values[name]["float"] = metric(exact.copy(), labels[task].copy())
+    for output, integer in integers.items():
+        if keys[output] not in labels:
+            continue
+        own = labels[keys[output]]
+        if own.shape[:1] != (len(integer),):
+            raise UserError(
+                f"labels of {keys[output]} must be as many as the samples, {len(integer)},"
+                f" not of the shape {own.shape}"
+            )
+        for name, metric in wanted.items():
+            # Copies: a user's function may write to what it gets.
+            found = {"integer": metric(integer.copy(), own.copy())}
+            if floats is not None:
+                found["float"] = metric(floats[output].copy(), own.copy())
+            values[f"{name} of {output}" if several else name] = found
     return values

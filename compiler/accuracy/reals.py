@@ -25,12 +25,14 @@ from moesaic.spec.intgraph import (
     IntDense,
     IntEmbed,
     IntGraph,
+    IntHead,
     IntLayer,
     IntLinear,
     IntMlp,
     IntMoe,
     IntNorm,
     IntRenorm,
+    head_name,
 )
 from moesaic.spec.semantics import dither
 
@@ -88,7 +90,6 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
         roundings["input"] = Codes(graph.input_scale, -128 - zero, 127 - zero)
     roundings["residual"] = Codes.signed(graph.residual_scale, RESIDUAL_BITS)
     reader = _Reader(graph, roundings)
-    head = graph.head
     # torch wants what it may write to.
     embed: ir.Embed | ir.Tokens = ir.Tokens(graph.gather.copy(), "embed")
     if isinstance(graph.embed, IntEmbed):
@@ -99,28 +100,21 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
             first_row=graph.embed.first_row,
             name="embed",
         )
-    layers = [
-        reader.layer(number, layer, norm_point(graph.layers, number))
-        for number, layer in enumerate(graph.layers)
-    ]
-    norm, narrow = reader.norm("head.norm", head.norm, head.wide)
-    roundings["output"] = Codes.signed(graph.output_scale, RESIDUAL_BITS)
+    layers: list[ir.Layer] = []
+    heads: dict[int, ir.Head] = {}
+    for depth in range(len(graph.layers) + 1):
+        for number, head in enumerate(graph.heads):
+            if head.depth == depth:
+                heads[number] = reader.head(number, head)
+        for layer in graph.layers[depth : depth + 1]:
+            layers.append(reader.layer(depth, layer, norm_point(graph.layers, depth)))
     return ir.Graph(
         source=graph.task,
         input_name=graph.input_name,
         input_shape=graph.input_shape,
-        output_name=graph.output_name,
-        output_shape=graph.output_shape,
         embed=embed,
         layers=layers,
-        head=ir.Head(
-            norm=norm,
-            linear=_linear("head", head.linear, narrow, graph.output_scale),
-            first_row=head.first_row,
-            rows=head.rows,
-            permutation=graph.permutation.copy(),
-            name="head",
-        ),
+        heads=[heads[number] for number in range(len(heads))],
     ), roundings
 
 
@@ -200,6 +194,22 @@ class _Reader:
         """Step of a norm's rows in 16 bits."""
         unit = self.residual / norm.channels if norm.plain else 1.0
         return unit / norm.scale.value
+
+    def head(self, number: int, head: IntHead) -> ir.Head:
+        name = head_name(number)
+        norm, narrow = self.norm(f"{name}.norm", head.norm, head.wide)
+        self.roundings[ir.output_point(number)] = Codes.signed(head.scale, RESIDUAL_BITS)
+        return ir.Head(
+            norm=norm,
+            linear=_linear(name, head.linear, narrow, head.scale),
+            first_row=head.first_row,
+            rows=head.rows,
+            permutation=head.permutation.copy(),
+            name=name,
+            tensor=head.name,
+            shape=head.shape,
+            depth=head.depth,
+        )
 
     def layer(self, number: int, layer: IntLayer, rows: str) -> ir.Layer:
         norm, step = self.norm(rows, layer.norm, layer.wide)

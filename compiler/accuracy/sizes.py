@@ -18,6 +18,7 @@ from moesaic.spec.intgraph import (
     IntMlp,
     IntMoe,
     IntRenorm,
+    head_name,
 )
 
 
@@ -94,5 +95,8 @@ def widened(graph: IntGraph, points: Iterable[str]) -> IntGraph:
                 case _:
                     assert_never(layer)
 
-    head = replace(graph.head, wide=graph.head.wide or "head.norm" in wide)
-    return replace(graph, layers=tuple(layers()), head=head)
+    heads = tuple(
+        replace(head, wide=head.wide or f"{head_name(number)}.norm" in wide)
+        for number, head in enumerate(graph.heads)
+    )
+    return replace(graph, layers=tuple(layers()), heads=heads)

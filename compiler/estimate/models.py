@@ -8,6 +8,7 @@ from pathlib import Path
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.repeat import Blocks, repeat_blocks
 from moesaic.compiler.estimate.shapes import ShapeImage, shape_graph
 from moesaic.compiler.estimate.task import Estimate, check_routing, estimate
 from moesaic.compiler.estimate.tuning import choose_schedule, naming_a_preset
@@ -95,6 +96,24 @@ def shapes_of_onnx(
     graph = load_graph(path, partition=partition, choice=choice)
     check_dims([choice] if choice else [], [graph])
     return {"default": shape_graph(graph)}
+
+
+def deeper_shapes_of_onnx(
+    path: str | Path, blocks: Blocks, *, partition: bool | None = None, choice: Choice | None = None
+) -> tuple[dict[str, IntGraph], dict[str, IntGraph]]:
+    """The model of an ONNX file of its first blocks, as it is and with as many as are meant.
+
+    As :func:`shapes_of_onnx` gives it; a schedule that is good for the first is for the second.
+
+    Raises
+    ------
+    UserError
+        The file holds no supported model, or no equal blocks.
+    """
+    graph = load_graph(path, partition=partition, choice=choice)
+    check_dims([choice] if choice else [], [graph])
+    deeper = repeat_blocks(graph, blocks)
+    return {"default": shape_graph(graph)}, {"default": shape_graph(deeper)}
 
 
 def estimate_bundle(

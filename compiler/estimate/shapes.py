@@ -122,12 +122,20 @@ def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
         _layer(number, layer, replace(norm, plain=layer.norm.plain))
         for number, layer in enumerate(graph.layers)
     )
-    head = IntHead(
-        replace(norm, plain=graph.head.norm.plain),
-        _linear(graph.head.linear),
-        graph.head.first_row,
-        graph.head.rows,
-        wide=graph.head.norm.plain,
+    heads = tuple(
+        IntHead(
+            name=head.tensor,
+            shape=head.shape,
+            scale=1.0,
+            permutation=head.permutation,
+            depth=head.depth,
+            norm=replace(norm, plain=head.norm.plain),
+            linear=_linear(head.linear),
+            first_row=head.first_row,
+            rows=head.rows,
+            wide=head.norm.plain,
+        )
+        for head in graph.heads
     )
     return IntGraph(
         task=task,
@@ -135,15 +143,11 @@ def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
         input_shape=graph.input_shape,
         input_scale=1.0,
         gather=graph.embed.gather,
-        output_name=graph.output_name,
-        output_shape=graph.output_shape,
-        output_scale=1.0,
-        permutation=graph.head.permutation,
         residual_scale=1.0,
         embed=embed,
         layers=layers,
-        head=head,
-        macs=count_macs(embed, layers, head, len(graph.embed.gather)),
+        heads=heads,
+        macs=count_macs(embed, layers, heads, len(graph.embed.gather)),
     )
 
 

@@ -9,6 +9,7 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.models import Routing, estimate_graphs
 from moesaic.compiler.estimate.task import Estimate
+from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.schedule.capacity import WAY_OUT
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
@@ -42,6 +43,7 @@ def estimate_targets(
     *,
     routing: Routing | None = None,
     memory: Memory | None = None,
+    few: Mapping[str, IntGraph] | None = None,
 ) -> Iterator[TargetEstimate]:
     """Estimate every task on every target; one that a task does not fit yields its reason.
 
@@ -51,6 +53,8 @@ def estimate_targets(
         As for :func:`~moesaic.compiler.estimate.models.estimate_graphs`.
     image
         Where segments are placed, for a target.
+    few
+        Graphs of fewer of the same blocks, whose schedules are taken: deep ones need no search.
 
     Raises
     ------
@@ -59,7 +63,17 @@ def estimate_targets(
     """
     for arch in archs:
         try:
-            found = estimate_graphs(graphs, arch, routing=routing, memory=memory, image=image(arch))
+            schedules = None
+            if few is not None:
+                schedules = {name: choose_schedule(graph, arch) for name, graph in few.items()}
+            found = estimate_graphs(
+                graphs,
+                arch,
+                routing=routing,
+                memory=memory,
+                image=image(arch),
+                schedules=schedules,
+            )
         except UserError as error:
             if not str(error).startswith("the model does not fit"):
                 raise

@@ -98,6 +98,8 @@ def naming_a_preset(graph: IntGraph) -> Iterator[None]:
 
 
 NO_PRESET = "no preset holds it"
+ROW_BLOCKS = (2, 4, 8, 16)
+"""Parts of the rows that are worth a try for their memory: hidden activations are those of two."""
 MOST_QUERY_BLOCKS = 16
 """Parts of the queries that are worth a try for their memory; each loads all keys again."""
 
@@ -105,7 +107,8 @@ MOST_QUERY_BLOCKS = 16
 def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tuple[Schedule, int]:
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
-    Fewer hidden activations wait for their second products; scores are taken in smaller parts;
+    Fewer hidden activations wait for their second products, those of fewer rows at a time; scores
+    are taken in smaller parts;
     and a product whose groups fit the accumulator banks may be drained over its own source.
 
     Raises
@@ -127,13 +130,21 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
         return start, cycles
     parts = [n for n in (1, 2, 4, 8, MOST_QUERY_BLOCKS) if n > start.query_blocks]
     parts = [start.query_blocks, *parts]
+    rows = [start.row_blocks, *(n for n in ROW_BLOCKS if n > start.row_blocks)]
     tiles = sorted({start.bank_tiles, *candidates(arch)["bank_tiles"]})
     # If the leanest do not fit, none does.
-    leanest = replace(start, query_blocks=parts[-1], experts_ahead=0)
+    leanest = replace(start, row_blocks=rows[-1], query_blocks=parts[-1], experts_ahead=0)
     if all(tried(replace(leanest, bank_tiles=count)) is None for count in tiles):
         raise refusals[-1]
-    for blocks, ahead, count in product(parts, sorted({start.experts_ahead, 0})[::-1], tiles):
-        schedule = replace(start, query_blocks=blocks, experts_ahead=ahead, bank_tiles=count)
+    aheads = sorted({start.experts_ahead, 0})[::-1]
+    for row_blocks, blocks, ahead, count in product(rows, parts, aheads, tiles):
+        schedule = replace(
+            start,
+            row_blocks=row_blocks,
+            query_blocks=blocks,
+            experts_ahead=ahead,
+            bank_tiles=count,
+        )
         cycles = tried(schedule)
         if cycles is not None:
             return schedule, cycles

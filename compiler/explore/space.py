@@ -57,7 +57,9 @@ class Needs:
             for layer in graph.layers
             if isinstance(layer, IntMoe)
         ]
-        tokens = [max(g.tokens, g.head.rows, g.gather.shape[0]) for g in graphs]
+        tokens = [
+            max(g.tokens, *(head.rows for head in g.heads), g.gather.shape[0]) for g in graphs
+        ]
         return cls(max(tokens), max(g.channels for g in graphs), max(experts, default=1))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import assert_never
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.cut import UNREADABLE, Backbone, find_cut
+from moesaic.compiler.frontend.boundary import find_boundary
+from moesaic.compiler.frontend.cut import UNREADABLE, Backbone
 from moesaic.compiler.frontend.front import Front, describe_front, extract_front, find_front
-from moesaic.compiler.frontend.head import read_head
 from moesaic.compiler.frontend.host_part import extract_host_part
 from moesaic.compiler.frontend.load import read_model
 from moesaic.compiler.frontend.modules import name_layers
@@ -18,8 +18,9 @@ from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.recognise import read_embedding, read_layers
 from moesaic.compiler.frontend.streams import find_streams
 from moesaic.compiler.frontend.tail import MOST_SHARE, describe_tail, host_share
+from moesaic.compiler.frontend.taps import last_state, place_heads, read_taps
 from moesaic.compiler.frontend.trace import Trace, trace
-from moesaic.compiler.frontend.views import NotRecognised, View
+from moesaic.compiler.frontend.views import NotRecognised
 from moesaic.spec.errors import UserError
 
 NO_INTEGERS = "weights that are no int8 with a scale for each output are quantised anew"
@@ -48,7 +49,7 @@ def load_graph(
         accelerator does not take it. A model that it takes whole stays whole. None: if that is
         less than 1 % of the multiply-accumulates.
     choice
-        Of one of its outputs, and numbers for symbolic dimensions.
+        Of some of its outputs, and numbers for symbolic dimensions.
 
     Raises
     ------
@@ -61,8 +62,8 @@ def load_graph(
     except UserError as error:
         refusal = error
     try:
-        backbone = find_cut(traced)
-        host = extract_host_part(traced, backbone.tensor)
+        backbone = find_boundary(traced)
+        host = extract_host_part(traced, [head.tensor for head in backbone.heads])
     except NotRecognised as error:
         front = find_front(traced)
         if front is not None:
@@ -117,14 +118,17 @@ def _fronted(
 
 
 def _read_whole(traced: Trace, task: str) -> Backbone:
-    """Read a graph that the accelerator computes up to the output."""
+    """Read a graph that the accelerator computes up to the outputs."""
     arena = traced.arena
-    output = traced.output()
+    outputs = traced.outputs()
     where = f"{task}: head"
     try:
-        head, state = read_head(arena, output)
+        taps = read_taps(arena, outputs)
+        state = last_state(arena, taps)
         where = task
         layers, states = read_layers(arena, state)
+        where = f"{task}: head"
+        heads = place_heads(taps, states, layers)
         where = f"{task}: patch embedding"
         embed = read_embedding(arena, states[0], traced.source)
     except NotRecognised as error:
@@ -135,7 +139,7 @@ def _read_whole(traced: Trace, task: str) -> Backbone:
             f"{where}: the graph is no vision transformer that is supported ({error!r}): "
             "compare it with the reference model's export"
         ) from error
-    return Backbone(traced.graph.output_name, embed, layers, head, states)
+    return Backbone(embed, layers, heads, states)
 
 
 def _graph(
@@ -144,26 +148,19 @@ def _graph(
     host: ir.HostPart | None = None,
     tail: Sequence[Note] = (),
 ) -> ir.Graph:
-    output = traced.values[backbone.tensor]
-    assert isinstance(output, View)
     elsewhere = {node.name for node in host.nodes} if host else set()
     hosted = {describe(node) for node in traced.graph.nodes if node_name(node) in elsewhere}
     notes = [*traced.notes, *sorted(traced.arena.notes)]
     notes = [note for note in notes if note[1] not in hosted]
     notes = [*tail, *notes, *_quantised_anew(traced, backbone)]
     name_layers(backbone.layers, traced.graph.nodes)
-    shape = output.shape
-    if shape[:1] != (1,):
-        shape = (1, *shape)  # a tensor need have no batch axis, a frame has
     return ir.Graph(
         source=traced.graph.path,
         input_name=traced.graph.input_name,
         input_shape=traced.graph.input_shape,
-        output_name=backbone.tensor,
-        output_shape=shape,
         embed=backbone.embed,
         layers=backbone.layers,
-        head=backbone.head,
+        heads=backbone.heads,
         streams=find_streams(traced, backbone.states, backbone.layers),
         notes=_summarise(notes),
         choice=traced.graph.choice,
@@ -188,8 +185,9 @@ def _quantised_anew(traced: Trace, backbone: Backbone) -> list[Note]:
                 pass  # a LayerNorm has no integers
             case _:
                 assert_never(layer)
-    if backbone.head.linear.name != backbone.head.norm.name:  # else it is the LayerNorm itself
-        linears.append(backbone.head.linear)
+    for head in backbone.heads:
+        if head.linear.name != head.norm.name:  # else it is the LayerNorm itself
+            linears.append(head.linear)
     return [
         (NO_INTEGERS, f"node {linear.name!r}") for linear in linears if linear.given.codes is None
     ]

@@ -65,15 +65,15 @@ def unbatch(model: onnx.ModelProto, path: str | Path) -> int:
                 f"{path} has a fixed batch of {frames} frames, which {describe(node)} cannot leave"
                 f" ({first_line(error)}): export the model for a batch of 1"
             ) from error
-    output = model.graph.output[0]
-    first = _axis(whole, single, output.name, frames) == 0
-    if not first or whole.inside.get(output.name, 1) != 1:
-        raise UserError(
-            f"output {output.name!r} of {path} must have the batch of {frames} frames as its first"
-            " axis: export the model for a batch of 1"
-        )
+    for output in model.graph.output:
+        first = _axis(whole, single, output.name, frames) == 0
+        if not first or whole.inside.get(output.name, 1) != 1:
+            raise UserError(
+                f"output {output.name!r} of {path} must have the batch of {frames} frames as its"
+                " first axis: export the model for a batch of 1"
+            )
+        output.type.tensor_type.ClearField("shape")
     dims[0].dim_value = 1
-    output.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
     return frames
 

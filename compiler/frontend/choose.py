@@ -1,8 +1,8 @@
-"""What a user chooses of a file: one of its outputs, numbers for its symbolic dimensions."""
+"""What a user chooses of a file: some of its outputs, numbers for its symbolic dimensions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -15,14 +15,14 @@ from moesaic.spec.errors import UserError
 def read_choices(
     tasks: Iterable[str],
     dims: Mapping[str, int] | None = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str | Sequence[str]] | None = None,
 ) -> dict[str, Choice]:
     """What is chosen of each task's model.
 
     Raises
     ------
     UserError
-        A dimension is no size, or an output is of no task.
+        A dimension is no size, or an output is of no task or named twice.
     """
     sizes = dict(dims or {})
     for name, size in sizes.items():
@@ -34,7 +34,11 @@ def read_choices(
             f"an output is chosen for the task {unknown[0]!r}, but there are only"
             f" {', '.join(names)}"
         )
-    return {name: Choice(sizes, chosen.get(name, "")) for name in names}
+    wanted = {task: (of,) if isinstance(of, str) else tuple(of) for task, of in chosen.items()}
+    for task, several in wanted.items():
+        if len(set(several)) < len(several):
+            raise UserError(f"an output of task {task!r} is chosen twice: name each once")
+    return {name: Choice(sizes, wanted.get(name, ())) for name in names}
 
 
 def check_dims(choices: Iterable[Choice], graphs: Iterable[Graph]) -> None:
@@ -54,31 +58,24 @@ def check_dims(choices: Iterable[Choice], graphs: Iterable[Graph]) -> None:
         )
 
 
-def choose_output(model: onnx.ModelProto, choice: Choice, path: str | Path) -> None:
-    """Leave one output in a model, and the nodes that it needs, in place.
+def choose_outputs(model: onnx.ModelProto, choice: Choice, path: str | Path) -> None:
+    """Leave the chosen outputs in a model, and the nodes that they need, in place.
 
     Raises
     ------
     UserError
-        None is chosen of several, or there is no such output.
+        There is no such output.
     """
     outputs = {value.name: value for value in model.graph.output}
-    names = ", ".join(map(repr, outputs)) or "none"
-    if choice.output and choice.output not in outputs:
-        raise UserError(f"{path} has no output {choice.output!r}, only {names}")
-    if not choice.output:
-        if len(outputs) > 1:
-            raise UserError(
-                f"{path} must have one output, not {len(outputs)} ({names}): say which one the"
-                f" task computes by --model-output {next(iter(outputs))!r}, or compile a task for"
-                " each from the same file"
-            )
-        return
-    if len(outputs) == 1:
+    for name in choice.outputs:
+        if name not in outputs:
+            names = ", ".join(map(repr, outputs)) or "none"
+            raise UserError(f"{path} has no output {name!r}, only {names}")
+    if not choice.outputs or len(choice.outputs) == len(outputs):
         return
     del model.graph.output[:]
-    model.graph.output.append(outputs[choice.output])
-    wanted, kept = {choice.output}, []
+    model.graph.output.extend(value for n, value in outputs.items() if n in choice.outputs)
+    wanted, kept = set(choice.outputs), []
     for node in reversed(model.graph.node):
         if not wanted.isdisjoint(node.output):
             kept.append(node)

@@ -1,6 +1,7 @@
 """Where a graph is divided: the accelerator computes one tensor, the host all that follows.
 
-Every path from the input to the output must pass through that tensor, and the accelerator must be
+Every path from the input to the output must pass through that tensor (where it does not, see
+``boundary``), and the accelerator must be
 able to deliver it: tokens of the residual stream, perhaps behind a LayerNorm, one linear layer, or
 both. The stream itself is given only behind the last layer: a layer that the accelerator does not
 take is refused, not left to the host together with all that follow.
@@ -16,7 +17,6 @@ from itertools import pairwise
 import onnx
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.head import read_head
 from moesaic.compiler.frontend.nodes import describe, reads
 from moesaic.compiler.frontend.read import State
 from moesaic.compiler.frontend.recognise import (
@@ -25,6 +25,7 @@ from moesaic.compiler.frontend.recognise import (
     read_embedding,
     read_layers,
 )
+from moesaic.compiler.frontend.taps import Tap, last_state, place_heads, read_taps
 from moesaic.compiler.frontend.trace import Trace
 from moesaic.compiler.frontend.views import Norm, NotRecognised, Sum, View
 
@@ -42,12 +43,11 @@ UNREADABLE = (
 
 @dataclass
 class Backbone:
-    """What the accelerator does up to the tensor `tensor`."""
+    """What the accelerator does up to the tensors of its heads."""
 
-    tensor: str
     embed: ir.Embed | ir.Tokens
     layers: list[ir.Layer]
-    head: ir.Head
+    heads: list[ir.Head]
     states: list[State]
     """The residual stream before the first layer and behind each, as ``read_layers`` has it."""
 
@@ -57,7 +57,7 @@ def is_data(traced: Trace, name: str) -> bool:
     return name not in traced.values or isinstance(traced.values[name], View)
 
 
-def common_tensors(traced: Trace) -> list[str]:
+def common_tensors(traced: Trace, output: str) -> list[str]:
     """Return the tensors that all paths from input to output pass through, the output first.
 
     These are the output's dominators in the graph of data; what is constant once the shapes are
@@ -83,7 +83,7 @@ def common_tensors(traced: Trace) -> list[str]:
         for name in node.output:
             if is_data(traced, name):
                 parent[name], depth[name] = meeting, depth[meeting] + 1
-    name = graph.output_name
+    name = output
     result = []
     while name in depth:
         result.append(name)
@@ -93,8 +93,8 @@ def common_tensors(traced: Trace) -> list[str]:
     return result
 
 
-def find_cut(traced: Trace) -> Backbone:
-    """Return the backbone that leaves the least to the host.
+def find_cut(traced: Trace, output: str) -> Backbone:
+    """Return the backbone up to one tensor that leaves the least of an output to the host.
 
     Raises
     ------
@@ -104,35 +104,41 @@ def find_cut(traced: Trace) -> Backbone:
     arena = traced.arena
     first: dict[bool, Exception] = {}
     """What is wrong in front of the nearest head, by whether it reads the stream itself."""
-    for name in common_tensors(traced):
+    for name in common_tensors(traced, output):
         view = traced.values.get(name)
         if not isinstance(view, View):
             continue
         try:
-            head, state = read_head(arena, view)
+            taps = read_taps(arena, {name: view})
         except UNREADABLE:
             continue
         try:
-            layers, states = read_layers(arena, state)
+            layers, states = read_layers(arena, last_state(arena, taps))
+            (head,) = place_heads(taps, states, layers)
             if head.norm.plain and _goes_on(traced, name):
                 continue
             if not layers:
                 raise NotRecognised(f"no transformer layer lies in front of {head.norm.name!r}")
             embed = read_embedding(arena, states[0], traced.source)
         except UNREADABLE as error:
-            first.setdefault(head.norm.plain, error)
+            first.setdefault(is_plain(taps), error)
             continue
-        return Backbone(name, embed, layers, head, states)
+        return Backbone(embed, layers, [head], states)
     reasons = [str(first[plain]) for plain in (False, True) if plain in first]
     # What is wrong with a layer tells more than what a head is not.
     reasons.sort(key=lambda reason: not reason.startswith(LAYER))
-    joins = _joins(traced)
+    joins = _joins(traced, output)
     if joins and not (reasons and (False in first or reasons[0].startswith(LAYER))):
         raise NotRecognised(joins)
-    raise NotRecognised(reasons[0] if reasons else _obstacle(traced))
+    raise NotRecognised(reasons[0] if reasons else _obstacle(traced, output))
 
 
-_SUMS = ("Add", "Sub", "Sum", "Gemm", "SkipLayerNormalization")
+def is_plain(taps: Iterable[Tap]) -> bool:
+    """Say whether a tap reads the stream as it is."""
+    return any(tap.head is not None and tap.head.norm.plain for tap in taps)
+
+
+SUMS = ("Add", "Sub", "Sum", "Gemm", "SkipLayerNormalization")
 
 
 def _goes_on(traced: Trace, tensor: str) -> bool:
@@ -148,12 +154,12 @@ def _goes_on(traced: Trace, tensor: str) -> bool:
 
     for node in traced.graph.nodes:
         read = [name for name in reads(node) if is_data(traced, name)]
-        if node.op_type in _SUMS and len(read) > 1 and any(map(of_stream, read)):
+        if node.op_type in SUMS and len(read) > 1 and any(map(of_stream, read)):
             return True
     return False
 
 
-def _obstacle(traced: Trace) -> str:
+def _obstacle(traced: Trace, output: str) -> str:
     """Say what is in the way of every cut."""
     refused = next(iter(traced.refused.values()), None)
     if refused is not None and not any(isinstance(s, Norm) for s in traced.arena.sources):
@@ -161,23 +167,23 @@ def _obstacle(traced: Trace) -> str:
             f"no transformer layer lies in front of {refused.node}, which the accelerator does "
             f"not take ({refused.reason}): only what follows the last layer can run on the host"
         )
-    return f"no LayerNorm of tokens lies in front of output {traced.graph.output_name!r}"
+    return f"no LayerNorm of tokens lies in front of output {output!r}"
 
 
-def _joins(traced: Trace) -> str | None:
+def _joins(traced: Trace, output: str) -> str | None:
     """Name the node that joins several results of the backbone, if one does."""
     makers = {name: node for node in traced.graph.nodes for name in node.output}
 
     def label(name: str) -> str:
         return describe(makers[name]) if name in makers else traced.source.node
 
-    for behind, before in pairwise(common_tensors(traced)):
+    for behind, before in pairwise(common_tensors(traced, output)):
         view = traced.values.get(before)
         stream = isinstance(view, View) and _is_stream(traced, view)
         if not stream and before != traced.graph.input_name:
             continue
         joined = dict.fromkeys(n for n in reads(makers[behind]) if is_data(traced, n))
-        if stream and makers[behind].op_type in _SUMS and (why := _refused(traced, makers, joined)):
+        if stream and makers[behind].op_type in SUMS and (why := _refused(traced, makers, joined)):
             return f"the layer that {label(behind)} adds to the residual stream holds {why}"
         if len(joined) > 1:
             names = " and ".join(label(name) for name in list(joined)[:2])

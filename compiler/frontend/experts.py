@@ -9,7 +9,7 @@ import numpy as np
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.activation import read_activation
 from moesaic.compiler.frontend.choices import Experts
-from moesaic.compiler.frontend.given import find_step
+from moesaic.compiler.frontend.given import find_step_and_zero
 from moesaic.compiler.frontend.read import (
     LinearReading,
     NormalisedLinear,
@@ -85,7 +85,8 @@ def read_expert(arena: Arena, state: State, view: View) -> ExpertReading:
         for linear in (reading.linear, reading.factor)
         if linear is not None
     ]
-    given = replace(down.given, source=find_step(arena, down.inputs, "activations"))
+    step, zero = find_step_and_zero(arena, down.inputs, "activations")
+    given = replace(down.given, source=step, source_zero=zero)
     return ExpertReading(
         inner[0],
         make_linear(down.weight, down.bias, down.name, given),

@@ -15,21 +15,20 @@ import onnx
 from onnx import checker, shape_inference
 
 from moesaic.compiler import ir
-from moesaic.compiler.frontend.cut import UNREADABLE, Backbone, common_tensors, find_cut
-from moesaic.compiler.frontend.head import read_head
+from moesaic.compiler.frontend.boundary import find_boundary, read_backbone
+from moesaic.compiler.frontend.cut import UNREADABLE, Backbone, common_tensors
 from moesaic.compiler.frontend.host_macs import count_macs
 from moesaic.compiler.frontend.host_part import (
     FLOATS,
     extract,
     extract_host_part,
-    following,
+    host_nodes,
     refuse_random,
     with_constants,
 )
 from moesaic.compiler.frontend.load import OnnxGraph
 from moesaic.compiler.frontend.nodes import first_output, node_name, reads
 from moesaic.compiler.frontend.operators import Note
-from moesaic.compiler.frontend.recognise import read_embedding, read_layers
 from moesaic.compiler.frontend.trace import Trace, trace
 from moesaic.compiler.frontend.views import NotRecognised, View
 from moesaic.spec.errors import UserError
@@ -93,8 +92,8 @@ def extract_front(whole: Trace, front: Front, why: str) -> ir.HostFront:
     """
     name, tensor = whole.graph.input_name, front.traced.graph.input_name
     try:
-        model = extract(whole, name, tensor)
-        rest = extract(front.traced, tensor, whole.graph.output_name)
+        model = extract(whole, [name], [tensor])
+        rest = extract(front.traced, [tensor], whole.graph.output_names)
         for part in (model, rest):
             checker.check_model(part, full_check=True)
     except Exception as error:  # whatever onnx finds wrong with a model that a user hands in
@@ -103,16 +102,17 @@ def extract_front(whole: Trace, front: Front, why: str) -> ir.HostFront:
     refuse_random(model)
     if any(value.type.tensor_type.elem_type not in FLOATS for value in model.graph.output):
         raise NotRecognised(f"{tensor!r}, the residual stream, must hold floats")
-    behind = following(front.traced, tensor)
+    behind = host_nodes(front.traced, [])
     inside = {node.output[0] for node in model.graph.node}
     nodes = [
-        _place(whole, node) for node in following(whole, name) if not inside.isdisjoint(node.output)
+        _place(whole, node) for node in host_nodes(whole, []) if not inside.isdisjoint(node.output)
     ]
     return ir.HostFront(
         input_name=name,
         input_shape=whole.graph.input_shape,
         model=model.SerializeToString(deterministic=True),
         rest=rest.SerializeToString(deterministic=True),
+        outputs=list(whole.graph.output_names),
         why=why,
         nodes=nodes,
         macs=count_macs(model),
@@ -132,13 +132,11 @@ def describe_front(front: ir.HostFront, share: float) -> list[Note]:
 def _read(traced: Trace) -> tuple[Backbone, ir.HostPart | None]:
     """Read a whole graph, or one whose tail is left to the host."""
     try:
-        head, state = read_head(traced.arena, traced.output())
-        layers, states = read_layers(traced.arena, state)
-        embed = read_embedding(traced.arena, states[0], traced.source)
-        return Backbone(traced.graph.output_name, embed, layers, head, states), None
+        return read_backbone(traced, list(traced.graph.output_names)), None
     except (UserError, *UNREADABLE):
-        backbone = find_cut(traced)
-        return backbone, extract_host_part(traced, backbone.tensor)
+        backbone = find_boundary(traced)
+        tensors = [head.tensor for head in backbone.heads]
+        return backbone, extract_host_part(traced, tensors)
 
 
 def _candidates(whole: Trace, folded: onnx.ModelProto) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -154,7 +152,10 @@ def _candidates(whole: Trace, folded: onnx.ModelProto) -> Iterator[tuple[str, tu
     for value in shape_inference.infer_shapes(model, data_prop=True).graph.value_info:
         dims = value.type.tensor_type.shape.dim
         shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else 0 for d in dims)
-    for name in reversed(common_tensors(whole)[1:]):
+    first, *others = (common_tensors(whole, output) for output in whole.graph.output_names)
+    for name in reversed(first[1:]):
+        if not all(name in other for other in others):
+            continue
         known = whole.values.get(name)
         shape = known.shape if isinstance(known, View) else shapes.get(name, ())
         if len(shape) == 3 and shape[0] == 1 and min(shape[1:]) > 1:
@@ -175,7 +176,7 @@ def _begin_at(
         if other in stored and not isinstance(value, View)
     }
     nodes: list[onnx.NodeProto] = []
-    wanted = {graph.output_name}
+    wanted = set(graph.output_names)
     for node in reversed(folded.graph.node):
         needed = [n for n in node.output if n in wanted and n != name and n not in constants]
         if needed:

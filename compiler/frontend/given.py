@@ -11,6 +11,8 @@ from moesaic.compiler.ir import FloatArray
 
 MOST_CODE = 127
 """Largest magnitude of a weight's code."""
+NO_ZERO = "activations with a zero point are rounded around 0 at a step calibrated here"
+"""A note on queries, keys, values and attended values."""
 CLOSE = 1e-6
 """Relative difference of equal scales: factors of files are rounded to float32."""
 
@@ -84,28 +86,51 @@ def find_rounding(arena: Arena, view: View) -> tuple[Quantiser, float] | None:
 
 
 def find_step(arena: Arena, view: View, what: str) -> float | None:
-    """Return the step that the file gives the values of a view, if it gives one.
+    """Return the step that the file gives the values of a view, if it gives one that the
+    accelerator has, too.
+
+    One of codes around another zero point is noted, and not taken: products of two activations have
+    none.
 
     Raises
     ------
     NotRecognised
-        Its codes are not those that the accelerator has: symmetric, of 8 bits.
+        Its codes are not of 8 bits.
+    """
+    step, zero = find_step_and_zero(arena, view, what)
+    if not zero:
+        return step
+    found = find_rounding(arena, view)
+    assert found is not None
+    arena.notes.add((NO_ZERO, found[0].node))
+    return None
+
+
+def find_step_and_zero(arena: Arena, view: View, what: str) -> tuple[float | None, int]:
+    """Return the step that the file gives the values of a view, and the int8 code of 0 there.
+
+    (None, 0) where it gives none.
+
+    Raises
+    ------
+    NotRecognised
+        Its codes are not of 8 bits.
     """
     found = find_rounding(arena, view)
     if found is None:
-        return None
+        return None, 0
     quantiser, step = found
     if quantiser.bits != BITS:
         raise NotRecognised(
             f"{quantiser.node} rounds the {what} to {quantiser.bits} bits, where the accelerator "
             f"has {BITS}: quantise activations with activation_type=QuantType.QInt8"
         )
-    if not quantiser.is_symmetric:
+    if not -128 <= quantiser.signed_zero <= MOST_CODE:
         raise NotRecognised(
-            f"{quantiser.node} gives the {what} the zero point {quantiser.zero}, where the "
-            "accelerator has none: quantise with ActivationSymmetric=True and QuantType.QInt8"
+            f"{quantiser.node} gives the {what} the zero point {quantiser.zero}, which is no code "
+            f"of {BITS} bits: quantise the float model again"
         )
-    return step
+    return step, quantiser.signed_zero
 
 
 def find_output_step(arena: Arena, view: View) -> float | None:

@@ -33,7 +33,7 @@ from moesaic.compiler.ir import IndexArray
 
 
 def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
-    """Read the head; returns it and the residual stream behind the last layer.
+    """Read a head; returns it, of no place yet, and the residual stream that it reads.
 
     Normalised tokens are a head, too: the linear layer is then diagonal. Its rows have one weight
     each, gamma, which int8 with a scale per row holds exactly. So are the tokens of the stream
@@ -83,6 +83,9 @@ def read_head(arena: Arena, output: View) -> tuple[ir.Head, State]:
         rows=last - first + 1,
         permutation=(tokens[rows] - first) * width + columns,
         name=source.name,
+        tensor="",
+        shape=(),
+        depth=-1,
     )
     return head, state
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
+
 import numpy as np
 import onnx
 import onnx_ir
@@ -34,30 +36,33 @@ NUMBERS = (
 LATE = "at most a LayerNorm and one linear layer can follow the last transformer layer"
 
 
-def extract_host_part(traced: Trace, tensor: str) -> ir.HostPart:
-    """Return everything between `tensor` and the output as a model of its own.
+def extract_host_part(traced: Trace, tensors: Collection[str]) -> ir.HostPart:
+    """Return everything between `tensors` and the other outputs as a model of its own.
 
     Parameters
     ----------
     traced
         The whole model.
-    tensor
-        Computed by the accelerator; all paths from the input to the output pass through it.
+    tensors
+        Computed by the accelerator; all paths from the input to the outputs pass through them.
 
     Raises
     ------
     NotRecognised
-        The part draws random numbers, is no valid ONNX, its input is not float, or its output
+        The part draws random numbers, is no valid ONNX, an input is not float, or an output
         holds no numbers.
     """
-    nodes = following(traced, tensor)
+    nodes = host_nodes(traced, tensors)
     makers = {name: node_name(node) for node in nodes for name in node.output}
     try:
-        proto = extract(traced, tensor, traced.graph.output_name)
+        read = {name for node in nodes for name in reads(node)}
+        inputs = [name for name in tensors if name in read]
+        outputs = [name for name in traced.graph.output_names if name not in tensors]
+        proto = extract(traced, inputs, outputs)
         checker.check_model(proto, full_check=True)
     except Exception as error:  # whatever onnx finds wrong with a model that a user hands in
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NotRecognised(f"what follows {tensor!r} is no valid ONNX ({reason})") from error
+        raise NotRecognised(f"what follows {min(tensors)!r} is no valid ONNX ({reason})") from error
     refuse_random(proto)
     for ends, kinds in ((proto.graph.input, FLOATS), (proto.graph.output, NUMBERS)):
         for end in ends:
@@ -71,7 +76,8 @@ def extract_host_part(traced: Trace, tensor: str) -> ir.HostPart:
         model=proto.SerializeToString(deterministic=True),
         nodes=[_place(traced, node, makers) for node in nodes],
         macs=count_macs(proto),
-        nodes_before=len(following(traced, traced.graph.input_name)) - len(nodes),
+        outputs=traced.graph.output_names,
+        nodes_before=len(host_nodes(traced, [])) - len(nodes),
     )
 
 
@@ -84,16 +90,16 @@ def refuse_random(proto: onnx.ModelProto) -> None:
             )
 
 
-def extract(traced: Trace, source: str, target: str) -> onnx.ModelProto:
-    """Return what computes tensor ``target`` from tensor ``source``, whose shape is known."""
+def extract(traced: Trace, sources: Sequence[str], targets: Sequence[str]) -> onnx.ModelProto:
+    """Return what computes tensors ``targets`` from tensors ``sources``, whose shapes are known."""
     model = onnx_ir.from_proto(with_constants(traced))
-    graph = onnx_ir.convenience.extract(model.graph, [source], [target])
-    (value,) = graph.inputs
-    view = traced.values[source]
-    assert isinstance(view, View)
-    value.shape = onnx_ir.Shape(view.shape)
-    if value.dtype is None:  # behind an operator that ONNX does not know; those compute floats
-        value.dtype = onnx_ir.DataType.FLOAT
+    graph = onnx_ir.convenience.extract(model.graph, sources, targets)
+    for value in graph.inputs:
+        view = traced.values[str(value.name)]
+        assert isinstance(view, View)
+        value.shape = onnx_ir.Shape(view.shape)
+        if value.dtype is None:  # behind an operator that ONNX does not know; those compute floats
+            value.dtype = onnx_ir.DataType.FLOAT
     for node in graph.all_nodes():
         # Exporters leave stack traces here: paths on the machine of whoever exported the model.
         node.metadata_props.clear()
@@ -106,18 +112,19 @@ def extract(traced: Trace, source: str, target: str) -> onnx.ModelProto:
     return shape_inference.infer_shapes(proto)
 
 
-def following(traced: Trace, tensor: str) -> list[onnx.NodeProto]:
-    """Return the nodes that depend on a tensor, constants apart, in the file's order."""
-    computed = {tensor}
+def host_nodes(
+    traced: Trace, tensors: Collection[str], outputs: Iterable[str] | None = None
+) -> list[onnx.NodeProto]:
+    """Return the nodes between tensors and outputs, by default all of the graph, constants apart,
+    in the file's order; of no tensors all that depend on the input."""
+    wanted = set(traced.graph.output_names if outputs is None else outputs).difference(tensors)
     result = []
-    for node in traced.graph.nodes:
-        if computed.isdisjoint(reads(node)):
-            continue
-        outputs = {name for name in node.output if is_data(traced, name)}
-        if outputs:
-            computed |= outputs
+    for node in reversed(traced.graph.nodes):
+        made = wanted.intersection(node.output)
+        if any(is_data(traced, name) for name in made):
             result.append(node)
-    return result
+            wanted.update(name for name in reads(node) if name not in tensors)
+    return result[::-1]
 
 
 def with_constants(traced: Trace) -> onnx.ModelProto:

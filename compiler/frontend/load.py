@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from moesaic.compiler.frontend.batch import unbatch
-from moesaic.compiler.frontend.choose import choose_output, label, set_dimensions
+from moesaic.compiler.frontend.choose import choose_outputs, label, set_dimensions
 from moesaic.compiler.frontend.floats import narrow, widen
 from moesaic.compiler.frontend.nodes import describe, reads
 from moesaic.compiler.frontend.opset import convert_opset, opset_of
@@ -31,14 +31,14 @@ class Rewritten:
     """A model that was made from a file by more than reading it."""
 
     model: bytes
-    """ONNX of one output, on one frame; floats of 16 bits and quantisers as the file has them."""
+    """ONNX on one frame; floats of 16 bits and quantisers as the file has them."""
     frames: int
     """That the file itself takes at once."""
 
 
 @dataclass
 class OnnxGraph:
-    """A checked graph: nodes in order, constants, and its one input and output."""
+    """A checked graph: nodes in order, constants, its one input and its outputs."""
 
     path: str
     model: onnx.ModelProto
@@ -49,7 +49,7 @@ class OnnxGraph:
     constants: dict[str, NDArray[np.generic]]
     input_name: str
     input_shape: tuple[int, ...]
-    output_name: str
+    output_names: list[str]
     rounded: set[str]
     """Values that the file rounds to 16 bits: its input, results of casts."""
     quantisation: Quantisation = field(default_factory=Quantisation)
@@ -68,17 +68,17 @@ def read_model(path: str | Path, choice: Choice | None = None) -> OnnxGraph:
     Parameters
     ----------
     choice
-        Of one of its outputs, and numbers for symbolic dimensions.
+        Of some of its outputs, and numbers for symbolic dimensions.
 
     Raises
     ------
     UserError
-        No such file, no ONNX, another opset, not one static float input and one output, or a
+        No such file, no ONNX, another opset, not one static float input, no output, or a
         constant that is not finite.
     """
     choice = choice or Choice()
     model, notes = sort_nodes(inline(parse(Path(path)), path), path)
-    choose_output(model, choice, path)
+    choose_outputs(model, choice, path)
     used = set_dimensions(model, choice)
     model, rewritten, more = _rewrite(model, path)
     opsets = {entry.domain or "": entry.version for entry in model.opset_import}
@@ -102,23 +102,26 @@ def read_model(path: str | Path, choice: Choice | None = None) -> OnnxGraph:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
         raise UserError(f"{path} must have one input, not {len(inputs)} ({names})")
     if not graph.output:
-        raise UserError(f"{path} must have one output, not 0 (none)")
-    output = graph.output[0].name
+        raise UserError(f"{path} must have an output, not 0 (none)")
+    outputs = [output.name for output in graph.output]
     produced = {name for node in graph.node for name in node.output}
-    if output not in produced:
-        raise UserError(f"output {output!r} of {path} must be computed by a node, but none does")
+    for output in outputs:
+        if output not in produced:
+            raise UserError(
+                f"output {output!r} of {path} must be computed by a node, but none does"
+            )
     return OnnxGraph(
         path=str(path),
         model=model,
         opsets=opsets,
-        nodes=_needed(list(graph.node), output, path, {*produced, *constants, inputs[0].name}),
+        nodes=_needed(list(graph.node), outputs, path, {*produced, *constants, inputs[0].name}),
         constants=constants,
         input_name=inputs[0].name,
         input_shape=_static_shape(inputs[0], path),
-        output_name=output,
+        output_names=outputs,
         rounded=rounded,
         quantisation=quantisation,
-        choice=Choice(used, choice.output),
+        choice=Choice(used, choice.outputs),
         rewritten=rewritten,
         notes=notes + more,
     )
@@ -224,10 +227,10 @@ def _static_shape(value: onnx.ValueInfoProto, path: str | Path) -> tuple[int, ..
 
 
 def _needed(
-    nodes: list[onnx.NodeProto], output: str, path: str | Path, known: set[str]
+    nodes: list[onnx.NodeProto], outputs: list[str], path: str | Path, known: set[str]
 ) -> list[onnx.NodeProto]:
-    """Return the nodes that the output depends on, in the file's order."""
-    wanted = {output}
+    """Return the nodes that the outputs depend on, in the file's order."""
+    wanted = set(outputs)
     kept = []
     for node in reversed(nodes):
         if wanted.isdisjoint(node.output):

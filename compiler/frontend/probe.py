@@ -13,9 +13,9 @@ from moesaic.compiler.ir import Choice
 
 def expose_tensors(
     path: str | Path, tensors: Iterable[str], choice: Choice | None = None
-) -> tuple[bytes, Rewritten | None]:
-    """Return the model of a file as ONNX, its own output first, then ``tensors``; and what it was
-    made from where that is not the file itself.
+) -> tuple[bytes, list[str], Rewritten | None]:
+    """Return the model of a file as ONNX, its own outputs first, then ``tensors``; the names of its
+    own; and what it was made from where that is not the file itself.
 
     Raises
     ------
@@ -24,7 +24,7 @@ def expose_tensors(
         hold in one piece.
     """
     graph = read_model(path, choice)
-    return _expose(graph.model, tensors, path), graph.rewritten
+    return _expose(graph.model, tensors, path), graph.output_names, graph.rewritten
 
 
 def expose_rest(rest: bytes, tensors: Iterable[str], path: str | Path) -> bytes:

@@ -25,9 +25,14 @@ class Quantiser:
     """How messages name it."""
 
     @property
+    def signed_zero(self) -> int:
+        """The code of 0 where codes are counted from the middle of their range."""
+        return self.zero - (0 if self.signed else 1 << self.bits - 1)
+
+    @property
     def is_symmetric(self) -> bool:
         """Whether 0 has the code in the middle of the range."""
-        return self.zero == (0 if self.signed else 1 << self.bits - 1)
+        return self.signed_zero == 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from moesaic.spec.errors import UserError
 Array = NDArray[np.generic]
 FOLDED = (
     "Cast",
+    "Clip",
     "Constant",
     "Identity",
     "QuantizeLinear",

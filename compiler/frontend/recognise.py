@@ -7,7 +7,7 @@ import numpy as np
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.branches import read_branches
 from moesaic.compiler.frontend.choices import Experts
-from moesaic.compiler.frontend.given import find_step
+from moesaic.compiler.frontend.given import find_step_and_zero
 from moesaic.compiler.frontend.read import (
     State,
     as_matrix,
@@ -191,7 +191,8 @@ def read_embedding(arena: Arena, state: State, source: Input) -> ir.Embed | ir.T
     linear_weight = weight * per_column(inputs.scale, "scale")
     gather: IndexArray = inputs.ids - source.start
     codes = None if product.codes is None else product.codes[columns]
-    given = ir.Given(codes, source=find_step(arena, inputs.plain, "input"))
+    step, zero = find_step_and_zero(arena, inputs.plain, "input")
+    given = ir.Given(codes, source=step, source_zero=zero)
     return ir.Embed(
         linear=make_linear(linear_weight, np.zeros(weight.shape[0]), product.name, given),
         gather=gather,

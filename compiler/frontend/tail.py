@@ -58,5 +58,5 @@ def _weight_macs(backbone: Backbone) -> int:
 
     embed = backbone.embed
     ends = len(embed.gather) * embed.linear.weight.size if isinstance(embed, ir.Embed) else 0
-    ends += backbone.head.rows * backbone.head.linear.weight.size
+    ends += sum(head.rows * head.linear.weight.size for head in backbone.heads)
     return ends + tokens * sum(one(layer) for layer in backbone.layers)

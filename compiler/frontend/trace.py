@@ -103,24 +103,27 @@ class Trace:
     refused: dict[str, Refusal] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
 
-    def output(self) -> View:
-        """Return the graph's output.
+    def outputs(self) -> dict[str, View]:
+        """Return the graph's outputs by name.
 
         Raises
         ------
         UserError
-            A node cannot be traced, or the output does not depend on the input.
+            A node cannot be traced, or an output does not depend on the input.
         """
         graph = self.graph
         for refusal in self.refused.values():
             raise UserError(refusal.sentence)
-        output = self.values[graph.output_name]
-        if not isinstance(output, View):
-            raise UserError(
-                f"output {graph.output_name!r} of {graph.path} must depend on input "
-                f"{graph.input_name!r}, but it is constant"
-            )
-        return output
+        outputs = {}
+        for name in graph.output_names:
+            output = self.values[name]
+            if not isinstance(output, View):
+                raise UserError(
+                    f"output {name!r} of {graph.path} must depend on input "
+                    f"{graph.input_name!r}, but it is constant: leave it out by --model-output"
+                )
+            outputs[name] = output
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def trace(graph: OnnxGraph) -> Trace:
     arena = Arena(graph.quantisation.weights)
     algebra = Algebra(arena)
     size = int(np.prod(graph.input_shape))
-    read = {graph.output_name, *(name for node in graph.nodes for name in reads(node))}
+    read = {*graph.output_names, *(name for node in graph.nodes for name in reads(node))}
     source = Input(f"input {graph.input_name!r}", graph.input_name, size)
     arena.add(source)
     traced = Trace(graph, arena, source, dict(graph.constants), notes=list(graph.notes))

@@ -7,6 +7,7 @@ pair is removed. What was there is remembered by tensor.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,13 @@ class _Remover:
         self.renamed: dict[str, str] = {}
         """What reads the first tensor reads the second one from now on."""
         self.codes: dict[str, onnx.NodeProto] = {}
-        """Integer tensors, and the QuantizeLinear that makes each."""
+        """Integer tensors, and the QuantizeLinear that makes each, perhaps through a Clip."""
 
     def run(self) -> Quantisation:
         kept = []
         for node in self.graph.node:
-            if not _is_quantiser(node):
+            narrows = node.op_type == "Clip" and node.input[0] in self.codes
+            if not narrows and not _is_quantiser(node):
                 kept.append(node)
                 continue
             try:
@@ -83,6 +85,8 @@ class _Remover:
             self._quantise(node)
         elif node.op_type == "DequantizeLinear":
             self._dequantise(node)
+        elif node.op_type == "Clip":
+            self._narrow(node)
         else:
             self._quant(node)
 
@@ -97,6 +101,24 @@ class _Remover:
             raise self.inputs.wrong(node, f"must give integers, not {name}: quantise to QInt8")
         self._remember(node, zero, *width)
         self.codes[node.output[0]] = node
+
+    def _narrow(self, node: onnx.NodeProto) -> None:
+        """A Clip of codes: a quantiser of fewer of them, as Brevitas exports narrow ranges."""
+        first = self.codes[node.input[0]]
+        source = self._source(first)
+        quantiser = self.found.activations[source]
+        least = -(1 << quantiser.bits - 1) if quantiser.signed else 0
+        bounds = [least, least + (1 << quantiser.bits) - 1]
+        for index, keep in ((1, max), (2, min)):
+            if index < len(node.input) and node.input[index]:
+                bound = self.inputs.number(node, index, "bound")
+                bounds[index - 1] = keep(bounds[index - 1], int(bound.reshape(-1)[0]))
+        if bounds[0] >= bounds[1]:
+            raise self.inputs.wrong(node, f"must leave more than one code, not {bounds}")
+        bits = (bounds[1] - bounds[0]).bit_length()
+        if quantiser.node == describe(first):  # else it is of a later rounding, which counts
+            self.found.activations[source] = replace(quantiser, bits=bits)
+        self.codes[node.output[0]] = first
 
     def _dequantise(self, node: onnx.NodeProto) -> None:
         codes = self.inputs.constant(node.input[0])
@@ -221,8 +243,22 @@ class _Remover:
         }
 
     def _drop_unread(self) -> None:
-        read = {name for node in self.graph.node for name in reads(node)}
+        read = {output.name for output in self.graph.output}
+        needed = []
+        for node in reversed(
+            self.graph.node
+        ):  # what changes constants in front of quantisers is not
+            if not read.isdisjoint(node.output):
+                needed.append(node)
+                read.update(reads(node))
+        del self.graph.node[:]
+        self.graph.node.extend(reversed(needed))
         kept = [tensor for tensor in self.graph.initializer if tensor.name in read]
+        # Files of old tools list their constants among the inputs, too.
+        gone = {tensor.name for tensor in self.graph.initializer} - read
+        inputs = [value for value in self.graph.input if value.name not in gone]
+        del self.graph.input[:]
+        self.graph.input.extend(inputs)
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
         known = {name for node in self.graph.node for name in node.output}

@@ -158,7 +158,7 @@ def _task(
         gigabytes_per_second=clock.gigabytes_per_second(dram_bytes, estimate.cycles),
         layers=layers,
         experts=[
-            ExpertFacts(layers[names.index(layer) + 1].short, tokens, flips.get(layer))
+            ExpertFacts(_body(layers)[names.index(layer)].short, tokens, flips.get(layer))
             for layer, tokens in figures.routing.items()
         ],
         points=[
@@ -178,14 +178,22 @@ def _place(point: tuple[str, PointFigures]) -> tuple[int, ...]:
     return (0,) if first in ("input", "residual") else (2,)
 
 
+def _body(layers: list[LayerFacts]) -> list[LayerFacts]:
+    """The layers of the stream."""
+    return [layer for layer in layers if layer.kind not in ("embed", "head")]
+
+
 def _point(
     name: str, figures: PointFigures, layers: list[LayerFacts], decibels: float | None
 ) -> PointFacts:
     """A point with its layer: they are named by number, and those at the ends by what they are."""
     first, _, _ = name.partition(".")
-    number = int(first) + 1 if first.isdigit() and len(first) < 5 else -1
-    if 0 < number < len(layers) - 1:
-        layer = layers[number].short
+    body = _body(layers)
+    number = int(first) if first.isdigit() and len(first) < 5 else -1
+    if 0 <= number < len(body):
+        layer = body[number].short
+    elif first.startswith(("head", "output")):
+        layer = first.replace("output", "head")
     else:
         layer = {"input": layers[0].short, "residual": "all layers"}.get(first, layers[-1].short)
     kind = name.rpartition(".")[2]

@@ -11,13 +11,17 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
+    IntEmbed,
     IntGraph,
+    IntHead,
     IntLayer,
     IntMlp,
     IntMoe,
     IntRenorm,
     IntTokens,
-    layer_macs,
+    Part,
+    part_macs,
+    parts,
 )
 
 
@@ -44,26 +48,39 @@ class LayerFacts:
 
 
 def layer_facts(graph: IntGraph, estimate: Estimate, arch: ArchConfig) -> list[LayerFacts]:
-    """Embedding, layers and head of a task, in order."""
-    shapes = [_embed_shape(graph), *(_shape(layer) for layer in graph.layers), _head_shape(graph)]
-    macs = layer_macs(graph.embed, graph.layers, graph.head, len(graph.gather))
-    last = len(macs) - 1
+    """Embedding, layers and heads of a task, in the order in which they are computed."""
+    everything = parts(graph.embed, graph.layers, graph.heads)
+    macs = part_macs(graph.embed, graph.layers, graph.heads, len(graph.gather))
+    names = _short_names(graph)
     return [
-        _layer(layer, number, last, shape, products, arch)
-        for number, (layer, shape, products) in enumerate(
-            zip(estimate.layers, shapes, macs, strict=True)
+        _layer(layer, name.format(layer.kind), _shape(graph, part), products, arch)
+        for layer, name, part, products in zip(
+            estimate.layers, names, everything, macs, strict=True
         )
     ]
 
 
-def _layer(
-    layer: LayerEstimate, number: int, last: int, shape: str, macs: int, arch: ArchConfig
-) -> LayerFacts:
+def _short_names(graph: IntGraph) -> list[str]:
+    """Place of every part, with a gap for its kind."""
+    names, layers = [], 0
+    heads = [head.name for head in graph.heads]
+    for part in parts(graph.embed, graph.layers, graph.heads):
+        if isinstance(part, IntEmbed):
+            names.append("{}")
+        elif isinstance(part, IntHead):
+            names.append("{}" + (str(heads.index(part.name) or "")))
+        else:
+            names.append(f"{layers} {{}}")
+            layers += 1
+    return names
+
+
+def _layer(layer: LayerEstimate, short: str, shape: str, macs: int, arch: ArchConfig) -> LayerFacts:
     products = macs / arch.macs_per_cycle
     useful = min(products, float(layer.matrix_busy))
     return LayerFacts(
         name=layer.label,
-        short=layer.kind if number in (0, last) else f"{number - 1} {layer.kind}",
+        short=short,
         kind=layer.kind,
         shape=shape,
         macs=macs,
@@ -78,20 +95,21 @@ def _layer(
     )
 
 
-def _embed_shape(graph: IntGraph) -> str:
-    if isinstance(graph.embed, IntTokens):
-        return f"{graph.tokens} tokens of {graph.channels} from the host"
-    linear = graph.embed.linear
-    return f"{len(graph.gather)} patches of {linear.inputs} to {linear.outputs}"
+def _shape(graph: IntGraph, part: Part) -> str:
+    """Sizes in words; 16-bit operands are named."""
+    match part:
+        case IntEmbed():
+            sizes = f"{part.linear.inputs} to {part.linear.outputs}"
+            return f"{len(graph.gather)} patches of {sizes}"
+        case IntTokens():
+            return f"{graph.tokens} tokens of {graph.channels} from the host"
+        case IntHead():
+            return f"{part.rows} rows of {part.linear.inputs} to {part.linear.outputs}"
+        case _:
+            return _layer_shape(part)
 
 
-def _head_shape(graph: IntGraph) -> str:
-    linear = graph.head.linear
-    return f"{graph.head.rows} rows of {linear.inputs} to {linear.outputs}"
-
-
-def _shape(layer: IntLayer) -> str:
-    """Sizes of a layer in words; 16-bit operands are named."""
+def _layer_shape(layer: IntLayer) -> str:
     match layer:
         case IntAttention():
             shape = f"{layer.heads} heads of {layer.head_dim}"

@@ -14,6 +14,7 @@ from moesaic.compiler.points import (
     ALL_FEATURES,
     WIDE_KINDS,
     Site,
+    first_layer,
     mlp_hidden,
     norm_point,
     sites,
@@ -45,6 +46,7 @@ from moesaic.spec.intgraph import (
     IntTokens,
     Scale,
     count_macs,
+    head_name,
 )
 
 WIDE_STEPS = 256
@@ -113,7 +115,7 @@ class Builder:
         graph = self.graph
         embed = self._embed()
         layers = tuple(self._layer(number, layer) for number, layer in enumerate(graph.layers))
-        head = self._head()
+        heads = tuple(self._head(number, head) for number, head in enumerate(graph.heads))
         return IntGraph(
             task=self.task,
             input_name=graph.input_name,
@@ -121,15 +123,11 @@ class Builder:
             input_scale=self.scales.input(self.task)[0],
             input_zero=self.scales.input(self.task)[1],
             gather=graph.embed.gather,
-            output_name=graph.output_name,
-            output_shape=graph.output_shape,
-            output_scale=self.scales.output(self.task),
-            permutation=graph.head.permutation,
             residual_scale=self.residuals[0],
             embed=embed,
             layers=layers,
-            head=head,
-            macs=count_macs(embed, layers, head, len(graph.embed.gather)),
+            heads=heads,
+            macs=count_macs(embed, layers, heads, len(graph.embed.gather)),
         )
 
     def _embed(self) -> IntEmbed | IntTokens:
@@ -273,17 +271,25 @@ class Builder:
             wide=wide,
         )
 
-    def _head(self) -> IntHead:
-        head = self.graph.head
-        norm = self._norm("head.norm", head.norm)
-        linear = self._from_norm("head.norm", "head", self.scales.output(self.task))
-        wide = "head.norm" in self.wide
-        return IntHead(norm, linear, head.first_row, head.rows, wide)
+    def _head(self, number: int, head: ir.Head) -> IntHead:
+        name = head_name(number)
+        rows, scale = f"{name}.norm", self.scales.output(self.task, ir.output_point(number))
+        return IntHead(
+            name=head.tensor,
+            shape=head.shape,
+            scale=scale,
+            permutation=head.permutation,
+            depth=head.depth,
+            norm=self._norm(rows, head.norm),
+            linear=self._from_norm(rows, name, scale),
+            first_row=head.first_row,
+            rows=head.rows,
+            wide=rows in self.wide,
+        )
 
     def _norm(self, point: str, norm: ir.Norm) -> IntNorm:
         channels, step = self.graph.channels, self._norm_step(point)
-        number = point.partition(".")[0]
-        residual = self.residuals[int(number) if number.isdigit() else -1]
+        residual = self.residuals[first_layer(self.graph, point)]
         if norm.plain:
             factor = residual / (step * channels)
             return IntNorm(channels, 0, _scale(factor, f"rows of {norm.name}"), plain=True)

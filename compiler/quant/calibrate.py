@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.float_reference import run_float
-from moesaic.compiler.points import Site, is_stream, sites
+from moesaic.compiler.float_reference import run_outputs
+from moesaic.compiler.points import Site, is_output, is_stream, sites
 from moesaic.compiler.quant.growth import FramePeaks
 from moesaic.compiler.quant.hidden import HiddenPeaks
 from moesaic.compiler.quant.moments import Moments
@@ -23,8 +23,12 @@ CHUNK_FRAMES = 8
 """Frames per float run: bounds memory."""
 REWRITTEN = ("query", "key", "value", "attention")
 """Points whose features are centred and equalised."""
-WIDER = ("residual", "output", "logits", "active", "factor")
-"""Ends of the names of points that have more than eight bits."""
+_WIDER = ("residual", "logits", "active", "factor")
+
+
+def is_wider(point: str) -> bool:
+    """Whether a point has more than eight bits whoever asks."""
+    return point.endswith(_WIDER) or is_output(point)
 
 
 @dataclass
@@ -65,7 +69,7 @@ def calibrate(
             array = value.detach().numpy()
             key = shared.find(task, point)  # noqa: B023
             statistics.ranges[key].add(array)
-            if value.dim() == 3 and not point.endswith(WIDER):
+            if value.dim() == 3 and not is_wider(point):
                 statistics.frames[key].add(task, value, point.endswith(REWRITTEN))  # noqa: B023
             if point == "input":
                 low, high = statistics.input_bounds.get(key, (np.inf, -np.inf))
@@ -86,7 +90,7 @@ def calibrate(
                     statistics.addends[stream] = largest
 
         for start in range(0, len(samples[task]), CHUNK_FRAMES):
-            run_float(graph, samples[task][start : start + CHUNK_FRAMES], observe)
+            run_outputs(graph, samples[task][start : start + CHUNK_FRAMES], observe)
     return statistics
 
 
@@ -131,5 +135,5 @@ def channel_statistics(
 
         for start in range(0, len(samples[task]), CHUNK_FRAMES):
             part = samples[task][start : start + CHUNK_FRAMES]
-            run_float(graph, part, observe, torch.float32)
+            run_outputs(graph, part, observe, torch.float32)
     return seen

@@ -19,7 +19,7 @@ from torch import Tensor
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import Change
 from moesaic.compiler.points import layer_point, mlps, sites
-from moesaic.compiler.quant.calibrate import WIDER, Statistics
+from moesaic.compiler.quant.calibrate import Statistics, is_wider
 from moesaic.compiler.quant.hidden_codes import INT8_MAX, UINT8_MAX, hidden_codes
 from moesaic.compiler.quant.samples import spread
 from moesaic.compiler.quant.share import Key, SharedPoints
@@ -110,7 +110,7 @@ class _Trials:
         for site in sites(self.graph):
             for point in (site.source, site.target):
                 group = groups[layer_point(point)]
-                if not point.endswith(WIDER) and point != "input" and point not in group:
+                if not is_wider(point) and point != "input" and point not in group:
                     group.append(point)
         for number, points in enumerate(groups.values()):
             self.share = 1.0 - (1.0 - number / len(groups)) ** 2
@@ -121,7 +121,7 @@ class _Trials:
                 continue  # there is nothing to choose
             changes = {point: self._rounding(point) for point in points}
             errors = self.replay.run(changes, len(MIXTURES)) - self.replay.output
-            squared = errors.flatten(2).double().square().sum(2).clamp_min(1e-300).log()
+            squared = errors.double().square().sum(2).clamp_min(1e-300).log()
             for mixture, logarithms in zip(MIXTURES, squared.tolist(), strict=True):
                 yield points, mixture, logarithms
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,17 @@ OUTPUT_STEPS = 256
 """Steps of a 16-bit output in one of the file's 8-bit codes."""
 
 
-def given_steps(graph: ir.Graph) -> dict[str, float]:
+@dataclass(frozen=True)
+class GivenStep:
+    """What the codes of a point mean in the file."""
+
+    step: float
+    """Real value of one int8 code."""
+    zero: int = 0
+    """The int8 code of 0: of inputs and activations, which linear layers alone read."""
+
+
+def given_steps(graph: ir.Graph) -> dict[str, GivenStep]:
     """Return the int8 steps that the file gives, by point.
 
     These are the points that both have: inputs, queries, keys, values, attended values, activations
@@ -24,11 +35,11 @@ def given_steps(graph: ir.Graph) -> dict[str, float]:
     """
     steps = {}
     for site in sites(graph):
-        own = site.source.endswith("norm")
-        if site.linear.given.source is not None and not own:
-            steps[site.source] = site.linear.given.source
-        if site.linear.given.target is not None:
-            steps[site.target] = site.linear.given.target
+        given, own = site.linear.given, site.source.endswith("norm")
+        if given.source is not None and not own:
+            steps[site.source] = GivenStep(given.source, given.source_zero)
+        if given.target is not None:
+            steps[site.target] = GivenStep(given.target)
     return steps
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.float_reference import choose_experts, run_float
+from moesaic.compiler.float_reference import choose_experts, run_outputs
 from moesaic.compiler.points import ALL_FEATURES, mlp_hidden, sites, wide_points
 from moesaic.compiler.quant.calibrate import CHUNK_FRAMES
 from moesaic.compiler.quant.given import given_notes
@@ -21,7 +21,7 @@ from moesaic.compiler.quant.report import PointReport, QuantReport
 from moesaic.compiler.quant.scales import INT16_MAX, Scales
 from moesaic.spec.execute import Executor
 from moesaic.spec.formats import UINT8_LARGEST
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostside import dequantise_outputs, quantise_input
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import ratio_db
 
@@ -39,7 +39,8 @@ class Comparison:
 
     def __init__(self, graph: ir.Graph, integer: IntGraph, samples: NDArray[np.float32]) -> None:
         self.graph = graph
-        self.signal = self.noise = 0.0
+        self._signal: dict[str, float] = defaultdict(float)
+        self._noise: dict[str, float] = defaultdict(float)
         self.saturated = 0
         self.samples = len(samples)
         self._flipped: dict[int, int] = defaultdict(int)
@@ -49,9 +50,14 @@ class Comparison:
             self._compare(integer, executor, samples[start : start + CHUNK_FRAMES])
 
     @property
+    def outputs_db(self) -> dict[str, float]:
+        """Output to 10 log10(signal / noise); infinite if there is no error."""
+        return {name: ratio_db(self._signal[name], self._noise[name]) for name in self._signal}
+
+    @property
     def sqnr_db(self) -> float:
-        """10 log10(signal / noise); infinite if there is no error."""
-        return ratio_db(self.signal, self.noise)
+        """Of the worst output."""
+        return min(self.outputs_db.values())
 
     @property
     def flips(self) -> dict[str, float]:
@@ -75,11 +81,12 @@ class Comparison:
             elif point == "embed" or point.endswith(".residual"):
                 self.saturated += int((value.abs() >= INT16_MAX).sum())
 
-        exact = run_float(self.graph, samples, observe_float)
+        floats = run_outputs(self.graph, samples, observe_float)
         codes = executor.run(quantise_input(integer, samples), observe_integer)
-        error = exact - dequantise_output(integer, codes).reshape(exact.shape)
-        self.signal += float((exact**2).sum())
-        self.noise += float((error**2).sum())
+        for name, value in dequantise_outputs(integer, codes).items():
+            exact = floats[name]
+            self._signal[name] += float((exact**2).sum())
+            self._noise[name] += float(((exact - value.reshape(exact.shape)) ** 2).sum())
         for number, values in logits.items():
             layer = self.graph.layers[number]
             assert isinstance(layer, ir.Moe)
@@ -113,6 +120,7 @@ def make_report(
         samples=comparison.samples,
         held_out=held_out,
         sqnr_db=comparison.sqnr_db,
+        outputs_db=comparison.outputs_db,
         routing_flips=comparison.flips,
         points=_points(task, graph, scales, wide),
         notes=[*notes, *given_notes(graph), *without, *_notes(task, graph, scales)],

@@ -35,7 +35,9 @@ class QuantReport:
     held_out: bool
     """Whether these are others than those of calibration."""
     sqnr_db: float
-    """Of the integer graph's output against the float64 run."""
+    """Of the integer graph's worst output against the float64 run."""
+    outputs_db: dict[str, float]
+    """Of each, by name."""
     routing_flips: dict[str, float]
     """MoE layer's name to the share of tokens whose set of chosen experts differs from float's."""
     points: dict[str, PointReport]
@@ -46,4 +48,7 @@ class QuantReport:
         values = asdict(self)
         if not math.isfinite(self.sqnr_db):
             values["sqnr_db"] = None
+        values["outputs_db"] = {
+            name: db if math.isfinite(db) else None for name, db in self.outputs_db.items()
+        }
         return values

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler import ir
-from moesaic.compiler.points import is_stream, mlps
+from moesaic.compiler.points import is_output, is_stream, mlps
 from moesaic.compiler.quant.calibrate import Statistics
-from moesaic.compiler.quant.given import OUTPUT_STEPS, given_steps
+from moesaic.compiler.quant.given import OUTPUT_STEPS, GivenStep, given_steps
 from moesaic.compiler.quant.hidden import HiddenPeaks
 from moesaic.compiler.quant.hidden_codes import (
     INT8_MAX,
@@ -88,8 +88,8 @@ class Scales:
 
         An expert that no sample reached takes the largest clip of its layer's experts.
         """
-        if (step := self.given(task, point)) is not None:
-            return step * INT8_MAX
+        if (given := self.given(task, point)) is not None:
+            return given.step * (INT8_MAX + abs(given.zero))
         key = self.shared.find(task, point)
         if key not in self._clips:
             clip = self._best(key) * self.statistics.growth(key)
@@ -144,12 +144,9 @@ class Scales:
         return self.clip(task, point) / INT8_MAX
 
     def input(self, task: str) -> tuple[float, int]:
-        """Step and code of zero of the input: pixels that are never negative use all codes. An
-        input that is the residual stream has its step."""
-        if isinstance(self._graphs[task].embed, ir.Tokens):
-            return self.residual(task), 0
-        if (step := self.given(task, "input")) is not None:
-            return step, 0
+        """Step and code of zero of the input: pixels that are never negative use all codes."""
+        if (given := self.given(task, "input")) is not None:
+            return given.step, given.zero
         key = self.shared.find(task, "input")
         lowest, highest = self.statistics.input_bounds[key]
         room = (self.statistics.growth(key) - 1) * (highest - lowest) / 2
@@ -161,15 +158,15 @@ class Scales:
         """Of the rows at a point; empty if there were none."""
         return self.statistics.moments.get(self.shared.find(task, point), Moments())
 
-    def given(self, task: str, point: str) -> float | None:
+    def given(self, task: str, point: str) -> GivenStep | None:
         """The int8 step that a quantised file gives a point, if it gives one."""
         own = self._given.get((task, point))
         return self._shared_given.get(self.shared.find(task, point)) if own is None else own
 
     def hidden(self, task: str, point: str) -> tuple[float, int]:
         """Step and code of zero of uint8 hidden rows."""
-        if (step := self.given(task, point)) is not None:
-            return step, 128  # a quantised file's codes are signed
+        if (given := self.given(task, point)) is not None:
+            return given.step, given.zero + INT8_MAX + 1  # of int8, where these are of uint8
         return self._hidden_codes(task, point, self.clip(task, point))
 
     def largest_first(self, task: str, point: str, count: int) -> NDArray[np.intp] | None:
@@ -229,8 +226,8 @@ class Scales:
             return 16, self.wide(task, point) * INT16_MAX
         if is_stream(point):
             return 16, self.residual(task, point) * INT16_MAX
-        if point == "output":
-            return 16, self.output(task) * INT16_MAX
+        if is_output(point):
+            return 16, self.output(task, point) * INT16_MAX
         if point.endswith(".logits"):
             return 24, self.logits(task, int(point.split(".")[0])) * INT24_MAX
         return 8, self.clip(task, point)
@@ -250,9 +247,9 @@ class Scales:
         """Step of a gate's 24-bit logits."""
         return self.maximum(task, f"{layer}.logits") / LOGIT_LIMIT
 
-    def output(self, task: str) -> float:
-        """int16 step of a task's output."""
-        step = self.given(task, "output")
-        if step is not None:
-            return step / OUTPUT_STEPS
-        return self.maximum(task, "output") * OUTPUT_HEADROOM / INT16_MAX
+    def output(self, task: str, point: str = "output") -> float:
+        """int16 step of an output of a task."""
+        given = self.given(task, point)
+        if given is not None:
+            return given.step / OUTPUT_STEPS
+        return self.maximum(task, point) * OUTPUT_HEADROOM / INT16_MAX

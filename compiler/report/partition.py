@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.compiler.float_reference import run_float
+from moesaic.compiler.float_reference import run_outputs
 from moesaic.compiler.ir import Graph
 from moesaic.spec.hostpart import HostPart
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostside import dequantise_outputs, quantise_input
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import sqnr_db
 
@@ -26,7 +26,9 @@ def open_host_part(graph: Graph) -> HostPart | None:
     """
     if graph.host is None:
         return None
-    part = HostPart(graph.host.model, f"the host's part of {graph.source}")
+    part = HostPart(
+        graph.host.model, f"the host's part of {graph.source}", dict.fromkeys(graph.host.outputs)
+    )
     part.open()
     return part
 
@@ -88,17 +90,20 @@ def report_host_part(
     codes
         The integer graph's for the samples.
     outputs
-        The host's for the codes.
+        The task's for the codes.
     """
     if graph.host is None:
         return None
-    exact = run_float(graph, rows).astype(np.float32)
+    exact, given = run_outputs(graph, rows), dequantise_outputs(integer, codes)
     return {
-        "cut": {
-            "tensor": graph.output_name,
-            "shape": list(graph.output_shape),
-            "sqnr_db": sqnr_db(exact, dequantise_output(integer, codes)),
-        },
+        "cuts": [
+            {
+                "tensor": head.tensor,
+                "shape": list(head.shape),
+                "sqnr_db": sqnr_db(exact[head.tensor].astype(np.float32), given[head.tensor]),
+            }
+            for head in graph.heads
+        ],
         "outputs": {name: [1, *array.shape[1:]] for name, array in outputs.items()},
         "accelerator_nodes": graph.host.nodes_before,
         "nodes": [asdict(node) for node in graph.host.nodes],

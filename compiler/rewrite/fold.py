@@ -56,12 +56,11 @@ def fold_norms(graph: ir.Graph) -> ir.Graph:
                 layers.append(replace(layer, norm=_plain(norm), linear=linear))
             case _:
                 assert_never(layer)
-    head = replace(
-        graph.head,
-        norm=_plain(graph.head.norm),
-        linear=_folded(graph.head.linear, graph.head.norm),
-    )
-    return replace(graph, layers=layers, head=head)
+    heads = [
+        replace(head, norm=_plain(head.norm), linear=_folded(head.linear, head.norm))
+        for head in graph.heads
+    ]
+    return replace(graph, layers=layers, heads=heads)
 
 
 def _require_finite(graph: ir.Graph) -> None:
@@ -94,5 +93,6 @@ def _require_finite(graph: ir.Graph) -> None:
                 assert_never(layer)
         for part in parts:
             linear(part)
-    require(graph.head.norm.name, graph.head.norm.gamma, graph.head.norm.beta)
-    linear(graph.head.linear)
+    for head in graph.heads:
+        require(head.norm.name, head.norm.gamma, head.norm.beta)
+        linear(head.linear)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.float_reference import run_float
-from moesaic.compiler.points import Site, map_linears, sites
+from moesaic.compiler.float_reference import run_outputs
+from moesaic.compiler.points import Site, first_layer, map_linears, sites
 
 SEED = 0
 
@@ -69,7 +69,7 @@ def crest(graph: ir.Graph, samples: NDArray[np.float32]) -> float:
             squares = value.double().square()
             rows[point] = float(squares.max() / squares.mean().clamp_min(1e-300))
 
-    run_float(graph, samples, observe, torch.float32)
+    run_outputs(graph, samples, observe, torch.float32)
     noise = []
     renorms = {id(layer.linear) for layer in graph.layers if isinstance(layer, ir.Renorm)}
     for site in sites(graph):
@@ -88,9 +88,7 @@ def _begin(graph: ir.Graph) -> int:
 
 def _ends(graph: ir.Graph, site: Site) -> tuple[bool, bool]:
     """Whether a linear layer reads the last residual stream, and whether it writes it."""
-    number = site.source.partition(".")[0]
-    behind = not number.isdigit() or int(number) > _begin(graph)
-    reads = site.source.endswith("norm") and behind
+    reads = site.source.endswith("norm") and first_layer(graph, site.source) > _begin(graph)
     return reads, site.target == ir.stream_points(graph.layers)[-1]
 
 

@@ -49,17 +49,26 @@ def _most(opcode: isa.Opcode, field: str) -> int:
 
 def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     residual_words = layout.words(graph.channels, arch.lanes)
-    tokens = max(graph.tokens, graph.head.rows, graph.gather.shape[0])
+    key_tiles = layout.words(graph.tokens, arch.width)
     yield (
         "its residual stream needs {} words, the residual scratchpad has {}",
         graph.tokens * residual_words,
         arch.residual_words,
     )
-    yield "its {} tokens exceed the {} accumulator rows", tokens, arch.accumulator_rows
+    yield (
+        "a row of scores takes {} accumulator rows, a bank has {}",
+        key_tiles,
+        arch.accumulator_rows,
+    )
+    yield (
+        "a head of it reads {} rows, an accumulator bank has {}",
+        max(head.rows for head in graph.heads),
+        arch.accumulator_rows,
+    )
     yield (
         "its {} tokens exceed the {} rows of an instruction",
-        tokens,
-        _most(isa.Opcode.MATMUL, "rows"),
+        max(graph.tokens, graph.gather.shape[0]),
+        _most(isa.Opcode.MATMUL, "stationary_rows"),
     )
     yield (
         "its {} channels exceed the {} of a normalisation",
@@ -86,6 +95,11 @@ def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:
         layer.top_k,
         min(experts, _most(isa.Opcode.ROUTE, "top_k")),
     )
+    yield (
+        where + " may choose an expert for all {} tokens, an accumulator bank has {} rows",
+        tokens,
+        arch.accumulator_rows,
+    )
     yield where + " routes {} tokens, the router holds {}", tokens, arch.max_tokens
     yield (
         where + " needs {} accumulator rows for its logits, a bank has {}",
@@ -103,7 +117,8 @@ def _sizes(graph: IntGraph) -> Iterator[tuple[str, int]]:
     """Sizes that no instruction can have as zero."""
     yield "its tokens", graph.tokens
     yield "its patches", graph.gather.shape[0]
-    yield "the rows of its head", graph.head.rows
+    for head in graph.heads:
+        yield f"the rows of output {head.name}", head.rows
     for layer in graph.layers:
         if isinstance(layer, IntMoe):
             yield f"the experts of layer {layer.name}", len(layer.experts)
@@ -136,4 +151,5 @@ def _linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear]]:
                     yield where, linear
             case _:
                 assert_never(layer)
-    yield "the head", graph.head.linear
+    for head in graph.heads:
+        yield f"the head of output {head.name}", head.linear

@@ -20,7 +20,16 @@ from moesaic.compiler.schedule.steps import (
 from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMoe, IntRenorm, IntTokens
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntHead,
+    IntMoe,
+    IntRenorm,
+    IntTokens,
+    head_name,
+)
 
 
 def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
@@ -35,11 +44,12 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
     writer = StepWriter(graph, arch, schedule)
     writer.following = _next_norm(writer, 0)
     _lower_embed(writer)
+    _lower_heads(writer, 0)
     for index, layer in enumerate(graph.layers):
         if not layer.parallel:
             assert writer.following is not None
             normal = writer.following
-        writer.layer, writer.label = index + 1, layer.name
+        writer.layer, writer.label = _layer_number(graph, index), layer.name
         writer.following = _next_norm(writer, index + 1)
         match layer:
             case IntAttention():
@@ -53,26 +63,36 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
             case _:
                 assert_never(layer)
         writer.complete(graph.tokens)
-    assert writer.following is not None
-    normal = writer.following
-    writer.layer, writer.label = normal.layer, normal.label
-    _lower_head(writer, normal)
+        _lower_heads(writer, index + 1)
     return writer.steps
 
 
 def _next_norm(writer: StepWriter, index: int) -> Normal | None:
-    """The norm that layer ``index``, or the head behind the last one, begins with; None where the
-    layer reads that of the one in front of it."""
+    """The norm that layer ``index``, or the first head behind the last one, begins with; None where
+    the layer reads that of the one in front of it."""
     graph = writer.graph
     if index == len(graph.layers):
-        head = graph.head
-        rows = range(head.first_row, head.first_row + head.rows)
-        return writer.begin_norm(head.norm, rows, head.wide, index + 1, "head")
+        return _head_norm(writer, next(n for n, h in enumerate(graph.heads) if h.depth == index))
     layer = graph.layers[index]
     if layer.parallel:
         return None
     rows, wide = range(graph.tokens), _has_wide_rows(graph, index)
-    return writer.begin_norm(layer.norm, rows, wide, index + 1, layer.name)
+    return writer.begin_norm(layer.norm, rows, wide, _layer_number(graph, index), layer.name)
+
+
+def _head_norm(writer: StepWriter, number: int) -> Normal:
+    """The norm that a head begins with."""
+    heads = writer.graph.heads
+    head = heads[number]
+    before = sum((h.depth, n) < (head.depth, number) for n, h in enumerate(heads))
+    label = "head" if len(heads) == 1 else f"{head_name(number)}:{head.name}"
+    rows = range(head.first_row, head.first_row + head.rows)
+    return writer.begin_norm(head.norm, rows, head.wide, 1 + head.depth + before, label)
+
+
+def _layer_number(graph: IntGraph, index: int) -> int:
+    """Place of a layer in ``intgraph.parts``, where heads have theirs, too."""
+    return 1 + index + sum(head.depth <= index for head in graph.heads)
 
 
 def _has_wide_rows(graph: IntGraph, index: int) -> bool:
@@ -136,11 +156,31 @@ def _load_stream(writer: StepWriter, window: isa.Window, rows: range) -> None:
     )
 
 
-def _lower_head(writer: StepWriter, normal: Normal) -> None:
-    """Project normalised rows, and store the outputs as they drain."""
-    head = writer.graph.head
+def _lower_heads(writer: StepWriter, depth: int) -> None:
+    """Lower the heads that read the stream where it is now: what comes next may change it."""
+    graph = writer.graph
+    shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
+    offsets = layout.output_offsets(writer.arch, shapes)
+    for number, head in enumerate(graph.heads):
+        if head.depth != depth:
+            continue
+        following = writer.following
+        if depth < len(graph.layers) or following is None:
+            writer.following = _head_norm(writer, number)
+            writer.complete(graph.tokens)
+        normal = writer.following
+        assert normal is not None
+        # Behind the last layer the first head's norm was what followed.
+        writer.following = following if depth < len(graph.layers) else None
+        writer.layer, writer.label = normal.layer, normal.label
+        _lower_head(writer, head, normal, offsets[number])
+
+
+def _lower_head(writer: StepWriter, head: IntHead, normal: Normal, offset: int) -> None:
+    """Project normalised rows, and store the output from chunk ``offset`` on as it drains."""
     writer.emit(
         isa.Opcode.STORE,
+        offset=offset * 2 * writer.arch.lanes,
         words=layout.output_chunks(writer.arch, head.rows, head.linear.outputs),
     )
     writer.linear(

@@ -17,9 +17,9 @@ class Schedule:
     Attributes
     ----------
     row_blocks
-        Tiling: parts that the rows of the stream are taken in, at most. The array works on one
-        while the vector unit adds up and normalises the other. Every part loads the weights
-        again.
+        Tiling: parts that the rows of the stream are taken in, at least; more where a part would
+        not fit an accumulator bank. The array works on one while the vector unit adds up and
+        normalises the other. Every part loads the weights again.
     query_blocks
         Tiling: parts that the rows of queries are taken in, at least; more where the scores of a
         part would not fit an accumulator bank. Every part loads the keys and values again.
@@ -65,7 +65,7 @@ def candidates(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
     return {
         "fetches_ahead": tuple(sorted(early)),
         "experts_ahead": (1, 0, 2),
-        "row_blocks": (1, 2, 3, 4),
+        "row_blocks": (1, 2, 3),
         "query_blocks": (1, 2),
         "bank_tiles": tuple(range(1, arch.parameter_blocks)),
         "speculated_experts": (arch.max_experts, 0, arch.max_experts // 2),

@@ -7,7 +7,7 @@ tiles on the diagonal are computed: column tiles that need the same inputs are o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, product
 
 import numpy as np
 
@@ -32,10 +32,10 @@ def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Normal) -> None:
         base=0,
     )
     plane = normal.buffer.words // 3
-    blocks = ((linear, *block) for linear in layer.linears for block in _blocks(linear, arch))
-    for linear, inputs, outputs in blocks:
-        drain = writer.to_residual()
-        drain["base"] = outputs.start // arch.lanes
+    blocks = [(linear, *block) for linear in layer.linears for block in _blocks(linear, arch)]
+    for rows, (linear, inputs, outputs) in product(writer.blocks(graph.tokens), blocks):
+        drain = writer.to_residual(rows.start)
+        drain["base"] = rows.start * writer.residual_words + outputs.start // arch.lanes
         writer.linear(
             Source(
                 normal.buffer,
@@ -45,11 +45,13 @@ def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Normal) -> None:
                 stride=writer.words(graph.channels),
             ),
             Weights(linear, pad_to(tuple(inputs), arch.depth), pad_to(tuple(outputs), arch.width)),
-            Rows(graph.tokens),
+            Rows.block(rows),
             drain,
-            updates_stream(),
+            updates_stream(rows),
             columns=layout.words(len(outputs), arch.lanes) * arch.lanes,
         )
+        writer.complete(rows.start)
+    writer.complete(graph.tokens)
 
 
 def _blocks(linear: IntLinear, arch: ArchConfig) -> Iterator[tuple[range, range]]:

@@ -14,31 +14,38 @@ def insert_tokens(steps: list[Step]) -> int:
     earlier one between the same units already proves it: tokens of a pair are then produced and
     consumed in the same order, which is what counters can express.
     """
-    # Per resource, accesses that a later step can still conflict with, newest last.
-    live: list[tuple[int, isa.Unit, Access]] = []
+    # By unit, accesses that a later step can still conflict with, newest last.
+    live: dict[isa.Unit, list[tuple[int, Access]]] = {unit: [] for unit in isa.Unit}
     matched: dict[tuple[isa.Unit, isa.Unit], int] = {}
     count = 0
     for index, step in enumerate(steps):
-        needed: dict[isa.Unit, int] = {}
-        for access in step.accesses:
-            for earlier, unit, other in live:
-                if unit is not step.unit and conflict(access, other):
-                    needed[unit] = max(needed.get(unit, -1), earlier)
-        for unit, earlier in needed.items():
-            pair = (unit, step.unit)
-            if earlier > matched.get(pair, -1):
-                steps[earlier].signal.add(step.unit)
+        mine = step.unit
+        for unit, accesses in live.items():
+            known = matched.get((unit, mine), -1)
+            earlier = -1 if unit is mine else _last_conflict(step.accesses, accesses, known)
+            if earlier > known:
+                steps[earlier].signal.add(mine)
                 step.wait.add(unit)
-                matched[pair] = earlier
+                matched[unit, mine] = earlier
                 count += 1
         # A later access of the same unit to the same rows, of the same strength, replaces it.
-        mine = [
-            (i, unit, other)
-            for i, unit, other in live
-            if not (
-                unit is step.unit
-                and any(other.within(a) and (a.write or not other.write) for a in step.accesses)
-            )
+        kept = [
+            (earlier, other)
+            for earlier, other in live[mine]
+            if not any(other.within(a) and (a.write or not other.write) for a in step.accesses)
         ]
-        live = mine + [(index, step.unit, access) for access in step.accesses]
+        live[mine] = kept + [(index, access) for access in step.accesses]
     return count
+
+
+def _last_conflict(
+    accesses: tuple[Access, ...], earlier: list[tuple[int, Access]], known: int
+) -> int:
+    """Index of the last step of ``earlier`` behind step ``known`` with which one of ``accesses``
+    conflicts; -1 if there is none."""
+    for index, other in reversed(earlier):
+        if index <= known:
+            break
+        if any(conflict(access, other) for access in accesses):
+            return index
+    return -1

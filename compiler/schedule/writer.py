@@ -157,8 +157,10 @@ class StepWriter:
         return layout.words(self.graph.channels, self.arch.lanes)
 
     def blocks(self, rows: int) -> list[range]:
-        """Row blocks of ``rows`` rows, as the schedule says."""
-        size = layout.words(rows, self.schedule.row_blocks)
+        """Row blocks of ``rows`` rows, as the schedule says, or more: an accumulator bank holds
+        one."""
+        wanted = layout.words(rows, self.schedule.row_blocks)
+        size = min(wanted, self.arch.accumulator_rows)
         return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
 
     def begin_norm(self, norm: IntNorm, rows: range, wide: bool, layer: int, label: str) -> Normal:

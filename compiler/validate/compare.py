@@ -45,7 +45,7 @@ class Validation:
     samples
         Inputs: calibration samples and perturbed ones.
     points
-        Tensors that were compared for each: layers, and the output.
+        Tensors that were compared for each: layers, and the outputs.
     worst
         Largest difference as a share of its bound.
     near_ties
@@ -66,10 +66,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class _Place:
-    """A tensor that both compute: the stream in front of layer ``number``, or the output."""
+    """A tensor that both compute: the stream in front of layer ``number``, or what a head makes of
+    it."""
 
     number: int
     tensor: str
+    head: int | None = None
 
 
 def open_oracle(path: str | Path, graph: ir.Graph) -> Oracle:
@@ -82,15 +84,16 @@ def open_oracle(path: str | Path, graph: ir.Graph) -> Oracle:
         ONNX Runtime refuses it.
     """
     inner = [stream.tensor for stream in graph.streams if stream is not None]
-    inner.append(graph.output_name)
+    ends = [head.tensor for head in graph.heads]
     if graph.front is not None:
         inner = [name for name in inner if name != graph.input_name]
-        rest = expose_rest(graph.front.rest, inner, path)
-        return Oracle(rest, f"what follows {graph.input_name!r} of {path}", graph.input_name)
-    model, rewritten = expose_tensors(path, inner, graph.choice)
-    oracle = Oracle(model, str(path), graph.input_name)
+        rest = expose_rest(graph.front.rest, [*inner, *ends], path)
+        where = f"what follows {graph.input_name!r} of {path}"
+        return Oracle(rest, where, graph.input_name, graph.front.outputs)
+    model, own, rewritten = expose_tensors(path, [*inner, *ends], graph.choice)
+    oracle = Oracle(model, str(path), graph.input_name, own)
     if rewritten is not None:
-        oracle.original = Original(Path(path), rewritten, graph.input_name, oracle.outputs[0])
+        oracle.original = Original(Path(path), rewritten, graph.input_name, own)
     return oracle
 
 
@@ -140,8 +143,10 @@ class _Comparison:
                 if stream is not None and stream.tensor != graph.input_name:
                     self._segment(known, number, _Place(number, stream.tensor))
                     known = number
-            last = _Place(len(graph.layers) + 1, graph.output_name)
-            self._segment(known, len(graph.layers), last)
+            for number, head in enumerate(graph.heads):
+                before = [n for n, s in enumerate(graph.streams[: head.depth + 1]) if s is not None]
+                place = _Place(head.depth, head.tensor, number)
+                self._segment(max(before, default=-1), head.depth, place)
         return self.result
 
     def _stream(self, number: int) -> Tensor:
@@ -165,13 +170,13 @@ class _Comparison:
             else:
                 state = self._stream(start).to(dtype)
             state = run_layers(layers, state, max(start, 0), observe)
-            if place.number > len(graph.layers):
-                return run_head(graph, state, observe)[:, None]
+            if place.head is not None:
+                return run_head(graph, place.head, state, observe)[:, None]
             return state
 
         exact = compute(torch.float64, ties.observe)
         short = compute(torch.float32, ties.observe_short).double()
-        if place.number > len(graph.layers):
+        if place.head is not None:
             value = torch.from_numpy(self.file[place.tensor].astype(np.float64))[:, None]
         else:
             value = self._stream(place.number)
@@ -233,8 +238,8 @@ class _Comparison:
 
     def _name(self, place: _Place) -> str:
         layers = self.graph.layers
-        if place.number > len(layers):
-            return f"the head at {self.graph.head.name!r}"
+        if place.head is not None:
+            return f"the head at {self.graph.heads[place.head].name!r}"
         if not place.number:
             return f"the patch embedding at {self.graph.embed.name!r}"
         first, last = rows_of(layers, place.number - 1), place.number - 1
@@ -245,7 +250,7 @@ class _Comparison:
     def _refuse(self, place: _Place, ratio: Tensor, exact: Tensor, value: Tensor) -> None:
         where = np.unravel_index(int(ratio.argmax()), ratio.shape)
         sample, row, column = (int(index) for index in where)
-        at_end = place.number > len(self.graph.layers)
+        at_end = place.head is not None
         spot = f"element {column}" if at_end else f"token {row}, channel {column}"
         what = self._name(place)
         raise UserError(

@@ -43,15 +43,15 @@ def check_front(
         They differ by more than float rounding.
     """
     assert graph.front is not None
-    model, rewritten = expose_tensors(path, [graph.input_name], graph.choice)
-    whole = Oracle(model, str(path), graph.front.input_name)
-    output = whole.outputs[0]
+    model, outputs, rewritten = expose_tensors(path, [graph.input_name], graph.choice)
+    whole = Oracle(model, str(path), graph.front.input_name, outputs)
     own = own_samples(samples, graph.tokens)
     if rewritten is not None:
-        original = Original(Path(path), rewritten, graph.front.input_name, output)
+        original = Original(Path(path), rewritten, graph.front.input_name, outputs)
         original.check(own, own[:0], task)
     file = whole.run(own)
-    found = {graph.input_name: streams[: len(own)], output: rest.run(streams[: len(own)])[output]}
+    behind = rest.run(streams[: len(own)])
+    found = {graph.input_name: streams[: len(own)], **{name: behind[name] for name in outputs}}
     for name, value in found.items():
         wanted = file[name].astype(np.float64).reshape(len(own), -1)
         error = np.abs(value.reshape(wanted.shape) - wanted).max()

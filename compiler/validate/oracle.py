@@ -27,6 +27,8 @@ class Oracle:
         How messages name it.
     input_name
         Its one input.
+    own
+        Names of the model's own outputs, where it has more; all without them.
 
     Raises
     ------
@@ -34,7 +36,9 @@ class Oracle:
         ONNX Runtime refuses the model.
     """
 
-    def __init__(self, model: Path | bytes, name: str, input_name: str) -> None:
+    def __init__(
+        self, model: Path | bytes, name: str, input_name: str, own: list[str] | None = None
+    ) -> None:
         self._name, self._input = name, input_name
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -46,7 +50,9 @@ class Oracle:
         except Exception as error:  # its exceptions share no base class
             raise self._refusal(error) from error
         self.outputs = [output.name for output in self._session.get_outputs()]
-        """Names of all outputs, the model's own first."""
+        """Names of all outputs."""
+        self.own = self.outputs if own is None else own
+        """Of those, the model's."""
         self.original: Original | None = None
         """The file itself, where the model was made from it by more than reading."""
 
@@ -62,7 +68,7 @@ class Oracle:
         Raises
         ------
         UserError
-            ONNX Runtime fails, or, with ``finite``, the model's own output is not finite.
+            ONNX Runtime fails, or, with ``finite``, an output of the model's own is not finite.
         """
         try:
             runs = [self._session.run(None, {self._input: sample[None]}) for sample in samples]
@@ -73,7 +79,7 @@ class Oracle:
             name: np.stack([without_batch(value) for value in column])
             for name, column in zip(self.outputs, columns, strict=True)
         }
-        if finite and not np.isfinite(results[self.outputs[0]]).all():
+        if finite and not all(np.isfinite(results[name]).all() for name in self.own):
             raise UserError(
                 f"{self._name} gives NaN or infinity on the samples; check the model's weights"
             )
@@ -81,7 +87,7 @@ class Oracle:
 
 
 def run_onnx(path: Path, name: str, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Float outputs of an ONNX model for ``samples`` [n, ...], fed one by one.
+    """Float outputs of an ONNX model with one output for ``samples`` [n, ...], fed one by one.
 
     Raises
     ------
@@ -89,4 +95,5 @@ def run_onnx(path: Path, name: str, samples: NDArray[np.float32]) -> NDArray[np.
         ONNX Runtime refuses the model or its output is not finite.
     """
     oracle = Oracle(path, str(path), name)
-    return oracle.run(samples)[oracle.outputs[0]]
+    (output,) = oracle.own
+    return oracle.run(samples)[output]

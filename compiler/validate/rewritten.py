@@ -34,7 +34,7 @@ class Original:
     ----------
     path, rewritten
         The file, and what became of it.
-    input_name, output_name
+    input_name, output_names
         Of both.
 
     Raises
@@ -43,9 +43,11 @@ class Original:
         ONNX Runtime refuses one of them.
     """
 
-    def __init__(self, path: Path, rewritten: Rewritten, input_name: str, output_name: str) -> None:
+    def __init__(
+        self, path: Path, rewritten: Rewritten, input_name: str, output_names: list[str]
+    ) -> None:
         self._path, self._rewritten = path, rewritten
-        self._input, self._output = input_name, output_name
+        self._input, self._outputs = input_name, output_names
         self._file = self._open(str(path))
         self._type = _TYPES.get(self._file.get_inputs()[0].type, np.float32)
         self._model = self._open(rewritten.model)
@@ -76,8 +78,9 @@ class Original:
             batch[numbers % frames] = own[numbers % len(own)]
             whole = self._run(self._file, batch)
             for number in numbers:
-                part = whole[[number % frames]] if frames > 1 else whole
-                self._compare(part, alone[number % len(own)], task)
+                for whole_of, frame in zip(whole, alone[number % len(own)], strict=True):
+                    part = whole_of[[number % frames]] if frames > 1 else whole_of
+                    self._compare(part, frame, task)
 
     def _compare(self, file: NDArray[np.float64], model: NDArray[np.float64], task: str) -> None:
         if file.shape == model.shape:
@@ -108,12 +111,12 @@ class Original:
 
     def _run(
         self, session: onnxruntime.InferenceSession, frames: NDArray[np.generic]
-    ) -> NDArray[np.float64]:
+    ) -> list[NDArray[np.float64]]:
         try:
-            (value,) = session.run([self._output], {self._input: frames.astype(self._type)})
+            values = session.run(self._outputs, {self._input: frames.astype(self._type)})
         except Exception as error:
             raise self._refusal(error) from error
-        return np.asarray(value, np.float64)
+        return [np.asarray(value, np.float64) for value in values]
 
     def _refusal(self, error: Exception) -> UserError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -55,27 +55,20 @@ moesaic_result moesaic_write_input(moesaic_device *device, uint32_t number, cons
     return fill ? write_block(device, address, device->buffer, fill) : MOESAIC_OK;
 }
 
-moesaic_result moesaic_read_output(moesaic_device *device, uint32_t number, int16_t *codes,
-                                   size_t count) {
-    const moesaic_task *task;
-    moesaic_platform *platform;
-    uint32_t rows, outputs, width, lanes, ports, part, chunks, batch, tile = 0, row = 0, column = 0;
-    TRY(usable(device, number, codes, &task));
-    rows = task->info.output_rows;
-    outputs = task->info.outputs;
-    if (count != (uint64_t)rows * outputs) return MOESAIC_BAD_ARGUMENT;
-    platform = &device->platform;
-    width = device->sizes.width;
-    lanes = device->sizes.lanes;
-    ports = device->sizes.output_ports;
-    part = 2 * lanes / ports; /* bytes of a chunk in each port's window */
-    chunks = task->output[0].bytes / part;
-    batch = MOESAIC_BUFFER_BYTES / (2 * lanes);
+/* One output of a task, whose chunks begin at number `start` of the output windows. */
+static moesaic_result read_one(moesaic_device *device, const moesaic_task *task, uint32_t start,
+                               const moesaic_shape *shape, int16_t *codes) {
+    moesaic_platform *platform = &device->platform;
+    uint32_t outputs = shape->columns, width = device->sizes.width, lanes = device->sizes.lanes;
+    uint32_t ports = device->sizes.output_ports;
+    uint32_t part = 2 * lanes / ports; /* bytes of a chunk in each port's window */
+    uint32_t chunks = shape->rows * ((outputs - 1) / lanes + 1);
+    uint32_t batch = MOESAIC_BUFFER_BYTES / (2 * lanes), tile = 0, row = 0, column = 0;
     for (uint32_t first = 0; first < chunks; first += batch) {
         uint32_t many = chunks - first < batch ? chunks - first : batch;
         for (uint32_t port = 0; port < ports; ++port) {
             if (platform->read_memory(platform->context,
-                                      task->output[port].address + (uint64_t)first * part,
+                                      task->output[port].address + (uint64_t)(start + first) * part,
                                       device->buffer + (size_t)port * many * part,
                                       (size_t)many * part))
                 return MOESAIC_PLATFORM_ERROR;
@@ -92,13 +85,29 @@ moesaic_result moesaic_read_output(moesaic_device *device, uint32_t number, int1
             }
             column += lanes;
             if (column >= outputs || column >= (tile + 1) * width) {
-                if (++row == rows) {
+                if (++row == shape->rows) {
                     row = 0;
                     ++tile;
                 }
                 column = tile * width;
             }
         }
+    }
+    return MOESAIC_OK;
+}
+
+moesaic_result moesaic_read_output(moesaic_device *device, uint32_t number, int16_t *codes,
+                                   size_t count) {
+    const moesaic_task *task;
+    uint32_t start = 0, lanes;
+    TRY(usable(device, number, codes, &task));
+    if (count != moesaic_output_codes(&task->info)) return MOESAIC_BAD_ARGUMENT;
+    lanes = device->sizes.lanes;
+    for (uint32_t output = 0; output < task->info.output_count; ++output) {
+        const moesaic_shape *shape = &task->info.output[output];
+        TRY(read_one(device, task, start, shape, codes));
+        codes += (size_t)shape->rows * shape->columns;
+        start += shape->rows * ((shape->columns - 1) / lanes + 1);
     }
     return MOESAIC_OK;
 }

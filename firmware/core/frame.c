@@ -106,7 +106,7 @@ moesaic_result moesaic_run(moesaic_device *device, uint32_t task, const int8_t *
     if (device->state != STATE_LOADED) return MOESAIC_BAD_STATE;
     if (task >= device->task_count) return MOESAIC_NO_TASK;
     info = &device->task[task].info;
-    if (output_count != (uint64_t)info->output_rows * info->outputs) return MOESAIC_BAD_ARGUMENT;
+    if (output_count != moesaic_output_codes(info)) return MOESAIC_BAD_ARGUMENT;
     TRY(moesaic_write_input(device, task, input, input_count));
     TRY(moesaic_submit(device, task));
     TRY(moesaic_wait(device, moesaic_frame_timeout(device)));

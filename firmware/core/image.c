@@ -65,8 +65,12 @@ void moesaic_image_task(const moesaic_image *image, uint32_t task, moesaic_task_
     memcpy(info->name, record + MOESAIC_TASK_NAME, MOESAIC_NAME_BYTES);
     info->input_rows = u32(record + MOESAIC_TASK_INPUT_ROWS);
     info->inputs = u32(record + MOESAIC_TASK_INPUTS);
-    info->output_rows = u32(record + MOESAIC_TASK_OUTPUT_ROWS);
-    info->outputs = u32(record + MOESAIC_TASK_OUTPUTS);
+    info->output_count = u32(record + MOESAIC_TASK_OUTPUT_COUNT);
+    for (uint32_t output = 0; output < MOESAIC_MAX_HEADS; ++output) {
+        const uint8_t *shape = record + MOESAIC_TASK_OUTPUT + 8 * output;
+        info->output[output].rows = u32(shape);
+        info->output[output].columns = u32(shape + 4);
+    }
 }
 
 /* Words of `per_word` values that hold `rows` rows of `values`, which begin on words of their own. */
@@ -79,8 +83,18 @@ uint64_t moesaic_input_bytes(const moesaic_sizes *sizes, const moesaic_task_info
 }
 
 uint64_t moesaic_output_bytes(const moesaic_sizes *sizes, const moesaic_task_info *info) {
-    return words(info->output_rows, info->outputs, sizes->lanes) *
-           (2 * sizes->lanes / sizes->output_ports);
+    uint64_t chunks = 0;
+    for (uint32_t output = 0; output < info->output_count; ++output)
+        chunks += words(info->output[output].rows, info->output[output].columns, sizes->lanes);
+    return chunks * (2 * sizes->lanes / sizes->output_ports);
+}
+
+uint64_t moesaic_output_codes(const moesaic_task_info *info) {
+    uint64_t codes = 0;
+    if (!info || info->output_count > MOESAIC_MAX_HEADS) return 0;
+    for (uint32_t output = 0; output < info->output_count; ++output)
+        codes += (uint64_t)info->output[output].rows * info->output[output].columns;
+    return codes;
 }
 
 static moesaic_result check_header(moesaic_image *image, const uint8_t *data, size_t bytes) {
@@ -154,17 +168,25 @@ static moesaic_result check_sections(const moesaic_image *image, size_t bytes) {
     return end == bytes ? MOESAIC_OK : MOESAIC_BAD_IMAGE;
 }
 
-/* Whether the accelerator can be given such an input, and can give such an output. */
+/* Whether the accelerator can be given such an input, and can give such outputs. */
 static moesaic_result check_shapes(const moesaic_sizes *sizes, const moesaic_task_info *info) {
     if (info->input_rows == 0 || info->input_rows > MOESAIC_MAX_ROWS || info->inputs == 0)
         return MOESAIC_BAD_IMAGE;
-    if (info->output_rows == 0 || info->output_rows > MOESAIC_MAX_ROWS || info->outputs == 0 ||
-        info->outputs > MOESAIC_MAX_OUTPUTS)
+    if (words(info->input_rows, info->inputs, sizes->depth) > MOESAIC_MAX_INPUT_WORDS)
         return MOESAIC_BAD_IMAGE;
-    if (words(info->input_rows, info->inputs, sizes->depth) > MOESAIC_MAX_INPUT_WORDS ||
-        words(info->output_rows, info->outputs, sizes->lanes) > MOESAIC_MAX_OUTPUT_CHUNKS)
-        return MOESAIC_BAD_IMAGE;
-    return MOESAIC_OK;
+    if (info->output_count == 0 || info->output_count > MOESAIC_MAX_HEADS) return MOESAIC_BAD_IMAGE;
+    for (uint32_t output = 0; output < MOESAIC_MAX_HEADS; ++output) {
+        const moesaic_shape *shape = &info->output[output];
+        if (output >= info->output_count) {
+            if (shape->rows || shape->columns) return MOESAIC_BAD_IMAGE;
+            continue;
+        }
+        if (shape->rows == 0 || shape->rows > MOESAIC_MAX_ROWS || shape->columns == 0 ||
+            shape->columns > MOESAIC_MAX_OUTPUTS ||
+            words(shape->rows, shape->columns, sizes->lanes) > MOESAIC_MAX_OUTPUT_CHUNKS)
+            return MOESAIC_BAD_IMAGE;
+    }
+    return moesaic_output_bytes(sizes, info) > UINT32_MAX ? MOESAIC_BAD_IMAGE : MOESAIC_OK;
 }
 
 static moesaic_result check_tasks(const moesaic_image *image) {

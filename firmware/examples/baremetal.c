@@ -68,7 +68,7 @@ static moesaic_result run(void) {
     if (result == MOESAIC_OK) result = moesaic_get_task(&accelerator, 0, &task);
     if (result != MOESAIC_OK) return result;
     inputs = (size_t)task.info.input_rows * task.info.inputs;
-    outputs = (size_t)task.info.output_rows * task.info.outputs;
+    outputs = (size_t)moesaic_output_codes(&task.info);
     if (inputs > MOST_INPUTS || outputs > MOST_OUTPUTS) return MOESAIC_NO_MEMORY;
     for (;;) {
         next_input(input, inputs);

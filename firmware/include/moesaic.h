@@ -54,9 +54,14 @@ typedef struct {
 } moesaic_window;
 
 typedef struct {
+    uint32_t rows, columns;
+} moesaic_shape;
+
+typedef struct {
     char name[MOESAIC_NAME_BYTES];
-    uint32_t input_rows, inputs;   /* int8 codes [input_rows, inputs] */
-    uint32_t output_rows, outputs; /* int16 codes [output_rows, outputs] */
+    uint32_t input_rows, inputs; /* int8 codes [input_rows, inputs] */
+    uint32_t output_count;
+    moesaic_shape output[MOESAIC_MAX_HEADS]; /* of each: int16 codes [rows, columns] */
 } moesaic_task_info;
 
 typedef struct {
@@ -122,7 +127,9 @@ moesaic_result moesaic_submit(moesaic_device *device, uint32_t task);
  * error the accelerator has been reset, and the next frame may be submitted; not so after
  * MOESAIC_STUCK and MOESAIC_PLATFORM_ERROR, when moesaic_reset has to go well first. */
 moesaic_result moesaic_wait(moesaic_device *device, uint64_t timeout_cycles);
-/* Codes of the task's last frame, row after row. Allowed while another task's frame runs. */
+/* Codes of all outputs of a frame: what moesaic_read_output gives. */
+uint64_t moesaic_output_codes(const moesaic_task_info *info);
+/* Codes of the task's last frame, output after output, each row after row. Allowed while another task's frame runs. */
 moesaic_result moesaic_read_output(moesaic_device *device, uint32_t task, int16_t *codes,
                                    size_t count);
 /* Time after which the watchdog must have ended a frame and reported it, for moesaic_wait; 0 for a

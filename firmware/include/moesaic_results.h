@@ -3,7 +3,7 @@
 #define MOESAIC_RESULTS_H
 
 /* Changed when a structure or a signature of the driver changes. */
-#define MOESAIC_ABI 1u
+#define MOESAIC_ABI 2u
 
 typedef enum {
     MOESAIC_OK = 0, /* done */

@@ -17,32 +17,43 @@ static moesaic_config config(void) {
     return c;
 }
 
-/* Code (row, column) of the output that the mock "computes": negative for odd rows. */
-static int16_t expected_code(uint32_t row, uint32_t column) {
-    int32_t value = (int32_t)(row * 1000 + column + 1);
+/* Code (row, column) of output `number` that the mock "computes": negative for odd rows. */
+static int16_t expected_code(uint32_t number, uint32_t row, uint32_t column) {
+    int32_t value = (int32_t)(number * 5000 + row * 1000 + column + 1);
     return (int16_t)(row % 2 ? -value : value);
 }
 
-/* Write the output of `task` as the gateware would: by the position of each code in drain order. */
-static void drain(moesaic_mock *self, void *user) {
-    const moesaic_task_info *info = user;
+/* Write one output from chunk `start` on: by the position of each code in drain order. */
+static void drain_one(moesaic_mock *self, uint32_t number, const moesaic_shape *shape,
+                      uint32_t start) {
     const uint32_t part = 2 * SAMPLE_LANES / SAMPLE_OUTPUT_PORTS;
-    uint32_t padded = (info->outputs + SAMPLE_LANES - 1) / SAMPLE_LANES * SAMPLE_LANES;
-    for (uint32_t row = 0; row < info->output_rows; ++row) {
-        for (uint32_t column = 0; column < info->outputs; ++column) {
+    uint32_t padded = (shape->columns + SAMPLE_LANES - 1) / SAMPLE_LANES * SAMPLE_LANES;
+    for (uint32_t row = 0; row < shape->rows; ++row) {
+        for (uint32_t column = 0; column < shape->columns; ++column) {
             uint32_t tile = column / SAMPLE_WIDTH, rest = padded - tile * SAMPLE_WIDTH;
             uint32_t in_row = rest < SAMPLE_WIDTH ? rest : SAMPLE_WIDTH;
-            uint32_t code = tile * SAMPLE_WIDTH * info->output_rows + row * in_row +
+            uint32_t code = tile * SAMPLE_WIDTH * shape->rows + row * in_row +
                             column % SAMPLE_WIDTH;
-            uint32_t chunk = code / SAMPLE_LANES, byte = code % SAMPLE_LANES * 2;
+            uint32_t chunk = start + code / SAMPLE_LANES, byte = code % SAMPLE_LANES * 2;
             uint32_t port = byte / part;
             uint64_t base = moesaic_mock_base(
                 self, MOESAIC_OUTPUT_BASE_LO + MOESAIC_WINDOW_STRIDE * port);
             uint8_t *p = self->memory + (base - self->memory_base) + chunk * part + byte % part;
-            uint16_t value = (uint16_t)expected_code(row, column);
+            uint16_t value = (uint16_t)expected_code(number, row, column);
             p[0] = (uint8_t)value;
             p[1] = (uint8_t)(value >> 8);
         }
+    }
+}
+
+/* Write the outputs of a task as the gateware would: one behind the other. */
+static void drain(moesaic_mock *self, void *user) {
+    const moesaic_task_info *info = user;
+    uint32_t start = 0;
+    for (uint32_t number = 0; number < info->output_count; ++number) {
+        const moesaic_shape *shape = &info->output[number];
+        drain_one(self, number, shape, start);
+        start += shape->rows * ((shape->columns + SAMPLE_LANES - 1) / SAMPLE_LANES);
     }
 }
 
@@ -79,6 +90,23 @@ static void image_lies_in_windows_that_do_not_overlap(void) {
     CHECK(device.task[0].input.bytes == 5 * 48 && device.task[0].output[0].bytes == 7 * 36);
 }
 
+static void outputs_come_back_one_behind_the_other(void) {
+    const moesaic_task_info *info = &SAMPLE_INFO[1];
+    int16_t codes[4 * 4 + 3 * 9 + 1], *next = codes;
+    unsigned wrong = 0;
+    open_and_load();
+    mock.user = &device.task[1].info;
+    codes[4 * 4 + 3 * 9] = 0x1234;
+    CHECK(moesaic_run(&device, 1, input, 3 * 16, codes, 4 * 4) == MOESAIC_BAD_ARGUMENT);
+    CHECK(moesaic_run(&device, 1, input, 3 * 16, codes, 4 * 4 + 3 * 9) == MOESAIC_OK);
+    for (uint32_t n = 0; n < info->output_count; ++n)
+        for (uint32_t row = 0; row < info->output[n].rows; ++row)
+            for (uint32_t column = 0; column < info->output[n].columns; ++column)
+                wrong += *next++ != expected_code(n, row, column);
+    CHECK(wrong == 0 && *next == 0x1234);
+    CHECK(device.task[1].output[0].bytes == (4 + 3 * 3) * SAMPLE_LANES * 2 / SAMPLE_OUTPUT_PORTS);
+}
+
 static void frame_runs_and_its_codes_come_back(void) {
     uint64_t counters[MOESAIC_COUNTER_COUNT];
     uint32_t task = 9;
@@ -93,7 +121,7 @@ static void frame_runs_and_its_codes_come_back(void) {
     CHECK(moesaic_run(&device, 0, input, sizeof(input), output, 7 * 35) == MOESAIC_OK);
     for (uint32_t row = 0; row < 7; ++row)
         for (uint32_t column = 0; column < 35; ++column)
-            wrong += output[row * 35 + column] != expected_code(row, column);
+            wrong += output[row * 35 + column] != expected_code(0, row, column);
     CHECK(wrong == 0);
     for (uint32_t row = 0; row < 5; ++row)
         for (uint32_t column = 0; column < 48; ++column) {
@@ -211,6 +239,7 @@ static void results_have_texts(void) {
 int main(void) {
     sample_image(image);
     RUN(image_lies_in_windows_that_do_not_overlap);
+    RUN(outputs_come_back_one_behind_the_other);
     RUN(frame_runs_and_its_codes_come_back);
     RUN(second_frame_writes_only_what_changes);
     RUN(next_input_goes_in_while_a_frame_runs);

@@ -89,7 +89,7 @@ static void lying_tables_are_refused_though_their_checksums_match(void) {
         {task + MOESAIC_TASK_NAME, 0},
         {task + MOESAIC_TASK_INPUTS, 0},
         {task + MOESAIC_TASK_INPUTS, UINT32_MAX},
-        {task + MOESAIC_TASK_OUTPUT_ROWS, UINT32_MAX},
+        {task + MOESAIC_TASK_OUTPUT, UINT32_MAX},
         {MOESAIC_HEADER_MAGIC, MOESAIC_IMAGE_MAGIC + 1},
         {MOESAIC_HEADER_TOTAL_BYTES + 4, 1},
         {MOESAIC_HEADER_TABLE_BYTES, SAMPLE_TABLES + 4},

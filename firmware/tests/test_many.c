@@ -7,7 +7,7 @@ enum {
     TASKS = MOESAIC_MAX_TASKS + 1,
     SECTIONS = PORTS + 2 * TASKS,
     PART = 32,
-    BYTES = (SECTIONS + 1) * SAMPLE_ALIGN + PART
+    BYTES = (SECTIONS + 2) * SAMPLE_ALIGN + PART
 };
 
 static uint8_t image[BYTES];
@@ -44,7 +44,9 @@ static size_t make(uint32_t ports, uint32_t output_ports, uint32_t lanes, uint32
         {MOESAIC_HEADER_LANES, lanes},               {MOESAIC_HEADER_WEIGHT_PORTS, ports},
         {MOESAIC_HEADER_OUTPUT_PORTS, output_ports},
     };
-    uint32_t next = SAMPLE_ALIGN, end = 0;
+    const uint32_t all =
+        MOESAIC_HEADER_SIZE + sections * MOESAIC_SECTION_SIZE + tasks * MOESAIC_TASK_SIZE;
+    uint32_t next = (all + SAMPLE_ALIGN - 1) / SAMPLE_ALIGN * SAMPLE_ALIGN, end = 0;
     uint8_t *record = image + MOESAIC_HEADER_SIZE;
     memset(image, 0, BYTES);
     for (size_t i = 0; i < sizeof(header) / sizeof(header[0]); ++i)
@@ -64,8 +66,9 @@ static size_t make(uint32_t ports, uint32_t output_ports, uint32_t lanes, uint32
         record[MOESAIC_TASK_NAME] = (uint8_t)('a' + t);
         put32(record + MOESAIC_TASK_INPUT_ROWS, 1);
         put32(record + MOESAIC_TASK_INPUTS, 1);
-        put32(record + MOESAIC_TASK_OUTPUT_ROWS, 1);
-        put32(record + MOESAIC_TASK_OUTPUTS, 1);
+        put32(record + MOESAIC_TASK_OUTPUT_COUNT, 1);
+        put32(record + MOESAIC_TASK_OUTPUT, 1);
+        put32(record + MOESAIC_TASK_OUTPUT + 4, 1);
     }
     *tables = (size_t)(record - image);
     put32(image + MOESAIC_HEADER_TABLE_BYTES, (uint32_t)*tables);

@@ -17,8 +17,8 @@ static moesaic_result shaped(uint32_t input_rows, uint32_t inputs, uint32_t outp
     memcpy(copy, image, SAMPLE_BYTES);
     put32(task + MOESAIC_TASK_INPUT_ROWS, input_rows);
     put32(task + MOESAIC_TASK_INPUTS, inputs);
-    put32(task + MOESAIC_TASK_OUTPUT_ROWS, output_rows);
-    put32(task + MOESAIC_TASK_OUTPUTS, outputs);
+    put32(task + MOESAIC_TASK_OUTPUT, output_rows);
+    put32(task + MOESAIC_TASK_OUTPUT + 4, outputs);
     sample_seal(copy);
     return moesaic_check_image(copy, SAMPLE_BYTES, NULL);
 }
@@ -123,6 +123,37 @@ static void shapes_end_where_instructions_do(void) {
     CHECK(shaped(1, 1, 0, 1) == MOESAIC_BAD_IMAGE && shaped(1, 1, 1, 0) == MOESAIC_BAD_IMAGE);
 }
 
+/* Result for an image whose task 0 has `count` outputs, of which `listed` have a shape, and other lanes. */
+static moesaic_result counted(uint32_t count, uint32_t listed, uint32_t rows, uint32_t columns,
+                              uint32_t lanes) {
+    uint8_t *task = copy + SAMPLE_FIRST_TASK;
+    memcpy(copy, image, SAMPLE_BYTES);
+    put32(copy + MOESAIC_HEADER_LANES, lanes);
+    put32(task + MOESAIC_TASK_OUTPUT_COUNT, count);
+    for (uint32_t output = 0; output < MOESAIC_MAX_HEADS; ++output) {
+        put32(task + MOESAIC_TASK_OUTPUT + 8 * output, output < listed ? rows : 0);
+        put32(task + MOESAIC_TASK_OUTPUT + 8 * output + 4, output < listed ? columns : 0);
+    }
+    sample_seal(copy);
+    return moesaic_check_image(copy, SAMPLE_BYTES, NULL);
+}
+
+static void outputs_are_those_that_are_counted(void) {
+    const uint32_t most = MOESAIC_MAX_HEADS;
+    const uint32_t lanes = SAMPLE_LANES;
+    CHECK(counted(most, most, 3, 9, lanes) == MOESAIC_OK && load_copy() == MOESAIC_OK);
+    CHECK(device.task[0].output[0].bytes == most * 3 * 3 * SAMPLE_LANES * 2 / SAMPLE_OUTPUT_PORTS);
+    CHECK(moesaic_output_codes(&device.task[0].info) == most * 27);
+    CHECK(moesaic_output_codes(NULL) == 0);
+    CHECK(counted(0, 0, 3, 9, lanes) == MOESAIC_BAD_IMAGE);
+    CHECK(counted(most + 1, most, 3, 9, lanes) == MOESAIC_BAD_IMAGE);
+    CHECK(counted(2, 1, 3, 9, lanes) == MOESAIC_BAD_IMAGE);
+    CHECK(counted(1, 2, 3, 9, lanes) == MOESAIC_BAD_IMAGE);
+    /* Each fits by itself; all of them exceed the 32 bits of a window. */
+    CHECK(counted(16, 16, 4095, 65535, 16) == MOESAIC_OK);
+    CHECK(counted(17, 17, 4095, 65535, 16) == MOESAIC_BAD_IMAGE);
+}
+
 /* Windows of shapes that are no multiples of words and differ between input and output. */
 static void windows_hold_whole_words_of_every_row(void) {
     CHECK(shaped(3, 17, 5, 9) == MOESAIC_OK && load_copy() == MOESAIC_OK);
@@ -135,6 +166,7 @@ int main(void) {
     sample_image(image);
     RUN(sizes_end_where_those_of_accelerators_do);
     RUN(shapes_end_where_instructions_do);
+    RUN(outputs_are_those_that_are_counted);
     RUN(windows_hold_whole_words_of_every_row);
     RUN(output_rows_that_wrap_around_are_refused);
     RUN(every_product_is_that_of_the_integers);

@@ -10,6 +10,9 @@ from unittest import mock
 import torch
 from torch import nn
 
+Twin = tuple[nn.Module, tuple[int, ...]]
+"""A module, and the shape of its input."""
+
 
 def load_torchvision() -> None:
     """Import torchvision, so that libraries that want it do not fail on it.
@@ -36,14 +39,32 @@ class Entry:
     build
         Makes the module, with random weights and two layers where the library can.
     shape
-        Of its input, the batch axis first.
+        Of its input, the batch axis first; of a function where only the library knows it.
+    blocks
+        Gives the blocks of the module that is built, and of the architecture; None where the
+        module is the whole.
+    small
+        Makes a module of the same structure that fits a small target, and its input's shape; None
+        where the library has none. What is from here is small itself.
     """
 
     name: str
     family: str
     source: str
     build: Callable[[], nn.Module]
-    shape: tuple[int, ...] = (1, 3, 224, 224)
+    shape: tuple[int, ...] | Callable[[], tuple[int, ...]] = (1, 3, 224, 224)
+    blocks: Callable[[], tuple[int, int] | None] = lambda: None
+    small: Callable[[], Twin | None] | None = None
+
+    def input_shape(self) -> tuple[int, ...]:
+        """Of its input, the batch axis first."""
+        return self.shape() if callable(self.shape) else self.shape
+
+    def twin(self) -> Twin | None:
+        """A module of the same structure that fits a small target, and its input's shape."""
+        if self.small is not None:
+            return self.small()
+        return (self.build(), self.input_shape()) if self.source == "here" else None
 
 
 class FirstTensor(nn.Module):
@@ -58,4 +79,5 @@ class FirstTensor(nn.Module):
         found = self.inner(x)
         if self.name:
             return getattr(found, self.name)  # type: ignore[no-any-return]
-        return found[0] if isinstance(found, (tuple, list)) else found  # type: ignore[no-any-return]
+        # Outputs of transformers are dictionaries that can be counted, too.
+        return found if isinstance(found, torch.Tensor) else found[0]  # type: ignore[no-any-return]

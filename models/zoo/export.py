@@ -1,23 +1,74 @@
 """Exports one architecture: ``python -m moesaic.models.zoo.export NAME FOLDER``.
 
-Writes ``model.onnx`` and ``samples.npz``. A process of its own: libraries leak, and some crash.
+Writes ``model.onnx``, ``calibration.npz``, ``held_out.npz`` and ``facts.json``. A process of its
+own: libraries leak, and some crash.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from torch import nn
 
-from moesaic.models.zoo import timm_entries
 from moesaic.models.zoo.catalogue import catalogue
 
-SAMPLES = 4
+CALIBRATION, HELD_OUT = 4, 2
+"""Samples of a trial."""
+NEXT_TO_ZERO, NOISE = 1e-3, 0.1
+NO_TWIN = 3
+"""Exit code where the library has no small model."""
+
+
+def enliven(module: nn.Module) -> None:
+    """Add noise to parameters that begin as a constant or next to zero.
+
+    Biases, gammas, layer scales, tables of positions: as they begin, a row would say nothing of
+    what they do in a trained model, and class tokens of 1e-6 drown in a LayerNorm's epsilon.
+    """
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and float(parameter.std(correction=0)) < NEXT_TO_ZERO:
+                parameter += NOISE * torch.randn(parameter.shape, generator=generator)
+
+
+def export(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
+    """Write the ONNX file of a module, and samples; returns its opset and the exporter.
+
+    Masks that are added to fused attention keep torch's newer exporter (``dynamo``) from some; the
+    older one (``trace``) takes those.
+    """
+    torch.manual_seed(0)
+    enliven(module)
+    # Its notes on operators that are not needed here concern nobody.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    words: dict[str, Any] = {"input_names": ["x"], "external_data": False, "verbose": False}
+    form = "dynamo"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x = torch.randn(shape)
+        try:
+            torch.onnx.export(module.eval(), (x,), folder / "model.onnx", dynamo=True, **words)
+        except Exception:  # its exceptions share no base class
+            form = "trace"
+            torch.onnx.export(module, (x,), folder / "model.onnx", dynamo=False, **words)
+    rng = np.random.default_rng(0)
+    for name, count in (("calibration", CALIBRATION), ("held_out", HELD_OUT)):
+        samples = rng.standard_normal((count, *shape[1:])).astype(np.float32)
+        np.savez(folder / f"{name}.npz", x=samples)
+    imports = onnx.load(folder / "model.onnx", load_external_data=False).opset_import
+    opset = next(entry.version for entry in imports if entry.domain in ("", "ai.onnx"))
+    return {"opset": opset, "form": form}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,26 +76,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moesaic.models.zoo.export")
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--twin", action="store_true", help="a small model of the same structure")
     options = parser.parse_args(arguments)
     entry = catalogue()[options.name]
-    shape = entry.shape or timm_entries.input_shape(entry.name)
     torch.manual_seed(0)
-    # Its notes on operators that are not needed here concern nobody.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            entry.build().eval(),
-            (torch.randn(shape),),
-            options.folder / "model.onnx",
-            dynamo=True,
-            input_names=["x"],
-            external_data=False,
-            verbose=False,
-        )
-    samples = np.random.default_rng(0).standard_normal((SAMPLES, *shape[1:]))
-    np.savez(options.folder / "samples.npz", x=samples.astype(np.float32))
+    twin = entry.twin() if options.twin else None
+    if options.twin and twin is None:
+        return NO_TWIN
+    module, shape = twin or (entry.build(), entry.input_shape())
+    facts = export(module, shape, options.folder)
+    facts["blocks"] = None if options.twin else entry.blocks()
+    (options.folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
     return 0
 
 

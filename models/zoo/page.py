@@ -6,12 +6,38 @@ from collections import Counter
 
 from rich.table import Table
 
-from moesaic.models.zoo.trial import STATES, Row
+from moesaic.models.zoo.export import CALIBRATION, HELD_OUT
+from moesaic.models.zoo.trial import STATES, TWIN_TARGET, WITHOUT, Row
+
+INTRODUCTION = f"""# Architectures that were tried
+
+Made by `make zoo ZOO_ARGS='--rtl --page docs/zoo.md'`, which takes hours; a rerun tries what has
+changed.
+
+Each is built by its library, with random weights (also where it begins with constants, such as
+1e-5 for layer scales) and its own sizes, two blocks deep where that can be said, exported by torch
+(`dynamo`, its newer way, or `trace`), and compiled for a target with room for everything. *Whole*:
+all of it is on the accelerator. *Partitioned*: the host runs the rest, in ONNX Runtime.
+*Refused*: a sentence says why. *Wrong*: recognised as something else, which is found before it is
+compiled, or another result on the RTL. *Crash*: a traceback.
+
+SQNR is against float, with {CALIBRATION} random samples to calibrate on and {HELD_OUT} others to
+measure on, without {" and ".join(WITHOUT)}, which take most of the time. Random weights
+say what is recognised and computed, nothing of what eight bits cost trained ones.
+
+Multiply-accumulates, share and cycles are those of the whole architecture, by its shapes and the
+cost model: the graph with its last block as often as the architecture has it, on each preset that
+holds it. Where blocks differ, or stages do, multiply-accumulates are those of what was built.
+
+*RTL*: a twin of the same structure, two blocks of 64 channels and 9 patches (mixtures: the model
+itself), runs on `{TWIN_TARGET}` in simulation. *exact*: each code of a frame equals the integer
+reference. Else the column says why there is none; an empty one was not tried.
+"""
 
 
 def counts(rows: list[Row]) -> Table:
     """How many of each family there are in each state."""
-    table = Table(title="architectures with random weights, two layers deep")
+    table = Table(title="architectures with random weights, two blocks deep")
     table.add_column("family")
     for state in STATES:
         table.add_column(state, justify="right")
@@ -25,44 +51,56 @@ def counts(rows: list[Row]) -> Table:
 
 
 def _share(row: Row) -> str:
-    if row.macs is None:
+    macs = row.full_macs or row.macs
+    if macs is None:
         return ""
     if row.host_macs is None:
         return "not known"
-    return f"{row.macs / (row.macs + row.host_macs):.1%}"
+    share = macs / (macs + row.host_macs)
+    return "100 %" if row.state == "whole" else f"{100 * share:.1f} %"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _cells(row: Row) -> list[str]:
+    macs = row.full_macs or row.macs
+    return [
+        f"`{row.name}`",
+        row.source,
+        row.state,
+        row.form,
+        str(row.opset or ""),
+        str(row.tokens or ""),
+        str(row.blocks or ""),
+        "" if macs is None else f"{macs / 1e6:,.0f}",
+        _share(row),
+        "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
+        ", ".join(f"{target} {cycles:,}" for target, cycles in row.cycles.items()),
+        _cell(row.rtl),
+        _cell(row.why),
+    ]
 
 
 def page(rows: list[Row]) -> str:
     """Markdown: counts, then a row for each architecture."""
     families = list(dict.fromkeys(row.family for row in rows))
-    lines = [
-        f"| family | {' | '.join(STATES)} |",
-        "|---" * (len(STATES) + 1) + "|",
-    ]
+    lines = [INTRODUCTION]
+    lines += [f"| family | {' | '.join(STATES)} | all |", "|---" * (len(STATES) + 2) + "|"]
     for family in [*families, "all"]:
         found = Counter(row.state for row in rows if family in (row.family, "all"))
-        lines.append(f"| {family} | {' | '.join(str(found[state]) for state in STATES)} |")
+        numbers = [str(found[state]) for state in STATES]
+        lines.append(f"| {' | '.join([family, *numbers, str(found.total())])} |")
+    exact = sum(row.rtl == "exact" for row in rows)
+    if exact:
+        lines += ["", f"{exact} twins are exact on the RTL."]
     for family in families:
         lines += ["", f"## {family[0].upper()}{family[1:]}", ""]
         lines += [
-            "| architecture | from | | tokens | M MAC | on the accelerator | SQNR, dB | cycles |"
-            " presets that hold two layers | why |",
-            "|---" * 10 + "|",
+            "| architecture | from | | form | opset | tokens | blocks | M MAC | accelerator |"
+            " SQNR, dB | cycles a frame | RTL | why |",
+            "|---" * 13 + "|",
         ]
-        for row in rows:
-            if row.family != family:
-                continue
-            cells = [
-                f"`{row.name}`",
-                row.source,
-                row.state,
-                "" if row.tokens is None else str(row.tokens),
-                "" if row.macs is None else f"{row.macs / 1e6:.1f}",
-                _share(row),
-                "" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
-                "" if row.cycles is None else f"{row.cycles:,}",
-                ", ".join(row.targets),
-                row.why.replace("|", "\\|").removeprefix("moesaic: "),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+        lines += [f"| {' | '.join(_cells(row))} |" for row in rows if row.family == family]
     return "\n".join([*lines, ""])

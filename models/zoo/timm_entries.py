@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
-from moesaic.models.zoo.entry import Entry, FirstTensor, load_torchvision
+from moesaic.models.zoo.entry import Entry, FirstTensor, Twin, load_torchvision
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "ViT": (
@@ -80,9 +82,13 @@ def _timm() -> Any:
     return importlib.import_module("timm")
 
 
+_BLOCKS = 2
+"""Of a model that is built, where timm lets one say so."""
+
+
 def _build(name: str) -> nn.Module:
     timm = _timm()
-    for options in ({"depth": 2}, {}):
+    for options in ({"depth": _BLOCKS}, {}):
         try:
             return FirstTensor(timm.create_model(name, pretrained=False, **options))
         except (TypeError, AssertionError, IndexError, RuntimeError):
@@ -91,8 +97,32 @@ def _build(name: str) -> nn.Module:
     raise AssertionError(name)
 
 
-def input_shape(name: str) -> tuple[int, ...]:
-    """Of a model, the batch axis first."""
+def _blocks(name: str) -> tuple[int, int] | None:
+    with torch.device("meta"):
+        try:
+            few = len(_timm().create_model(name, pretrained=False, depth=_BLOCKS).blocks)
+            whole = len(_timm().create_model(name, pretrained=False).blocks)
+        except (TypeError, AssertionError, IndexError, RuntimeError, AttributeError):
+            return None  # of stages, and built whole
+    return few, whole
+
+
+def _twin(name: str) -> Twin | None:
+    found = re.search(r"patch(\d+)", name)
+    if found is None:
+        return None
+    side = 3 * int(found[1])
+    sizes = {"depth": 2, "embed_dim": 64, "num_heads": 4, "img_size": side, "num_classes": 10}
+    try:
+        module = FirstTensor(_timm().create_model(name, pretrained=False, **sizes)).eval()
+        with torch.no_grad():
+            module(torch.zeros(1, 3, side, side))
+    except (TypeError, AssertionError, IndexError, RuntimeError, ValueError):
+        return None
+    return module, (1, 3, side, side)
+
+
+def _input_shape(name: str) -> tuple[int, ...]:
     config = _timm().get_pretrained_cfg(name.partition(".")[0])
     return (1, *config.input_size)
 
@@ -101,4 +131,12 @@ def entries() -> Iterator[Entry]:
     """All of them; timm itself is imported when one is built."""
     for family, names in FAMILIES.items():
         for name in names:
-            yield Entry(name, family, "timm", functools.partial(_build, name), ())
+            yield Entry(
+                name,
+                family,
+                "timm",
+                functools.partial(_build, name),
+                functools.partial(_input_shape, name),
+                functools.partial(_blocks, name),
+                functools.partial(_twin, name),
+            )

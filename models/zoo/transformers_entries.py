@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from moesaic.models.zoo.entry import Entry, FirstTensor, load_torchvision
+from moesaic.models.zoo.entry import Entry, FirstTensor, Twin, load_torchvision
 
 _LAYERS = {"num_hidden_layers": 2}
 _STAGES = {"depths": [1, 1, 1, 1]}
@@ -63,11 +63,30 @@ MODELS: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
 """By family: model, configuration, and what of it differs from its defaults."""
 
 
+def _twin(model: str, config: str, options: dict[str, Any]) -> Twin | None:
+    if options.keys() & {"depths", "backbone_out_indices", "num_frames"}:
+        return None
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+    side = [48, 48] if isinstance(options.get("image_size"), list) else 48
+    sizes |= {"image_size": side, "patch_size": 16}
+    try:
+        return _build(model, config, options | sizes).eval(), (1, 3, 48, 48)
+    except (TypeError, ValueError, AttributeError, RuntimeError):
+        return None
+
+
+def _blocks(config: str, options: dict[str, Any]) -> tuple[int, int] | None:
+    few = options.get("num_hidden_layers")
+    if few is None:
+        return None
+    transformers: Any = importlib.import_module("transformers")
+    return few, getattr(transformers, config)().num_hidden_layers
+
+
 def _build(model: str, config: str, options: dict[str, Any]) -> nn.Module:
     load_torchvision()
     transformers: Any = importlib.import_module("transformers")
     made = getattr(transformers, config)(**options, attn_implementation="eager")
-    made.return_dict = False
     return FirstTensor(getattr(transformers, model)(made))
 
 
@@ -79,4 +98,6 @@ def entries() -> Iterator[Entry]:
             form += f"-{options['hidden_act']}" if "hidden_act" in options else ""
             shape = (1, 4, 3, 32, 32) if model == "VivitModel" else (1, 3, 224, 224)
             build = functools.partial(_build, model, config, options)
-            yield Entry(model + form, family, "transformers", build, shape)
+            blocks = functools.partial(_blocks, config, options)
+            twin = functools.partial(_twin, model, config, options)
+            yield Entry(model + form, family, "transformers", build, shape, blocks, twin)

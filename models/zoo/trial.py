@@ -1,4 +1,4 @@
-"""One architecture through the project's commands: what becomes of it."""
+"""One architecture through the compiler: what becomes of it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import json
 import subprocess
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moesaic.models.commands import module, moesaic
 from moesaic.models.zoo.entry import Entry
+from moesaic.models.zoo.export import NO_TWIN
+from moesaic.models.zoo.keys import row_key
 
-STATES = ("whole", "partitioned", "refused", "misread", "crash", "no export", "too slow")
-"""``misread``: recognised as something else, which the comparison with ONNX Runtime has found.
-``no export``: torch writes no ONNX of it."""
+STATES = ("whole", "partitioned", "refused", "wrong", "crash", "no export", "too slow")
+"""``wrong``: recognised as something else, which the comparison with ONNX Runtime has found, or its
+twin differs on the RTL. ``no export``: torch writes no ONNX of it."""
 _MISREAD = "was not recognised for what it is"
 _REFUSED = 2
+TWIN_TARGET = "nano"
+WITHOUT = ("ranges", "feedback")
+"""Of quantisation: what takes most of a trial's time, and brings a decibel or two."""
 SECONDS = 900
-"""A trial that takes longer is ended."""
+"""A trial whose step takes longer is ended."""
 
 # Memories for whatever a row needs: the zoo asks what is understood, not what fits a part.
 ROOMY = {
@@ -50,12 +55,21 @@ class Row:
         One of :data:`STATES`.
     why
         The refusal's sentence, or the last line of an error.
+    key
+        Of :func:`~moesaic.models.zoo.keys.row_key`.
+    form, opset
+        Of the exported file: by torch's newer exporter, ``dynamo``, or the older one, ``trace``.
+    tokens, sqnr_db
+        Of the accelerator's part; the latter of the whole task, on samples held out.
     macs, host_macs
-        Multiply-accumulates of the accelerator's part, and of the host's if they can be counted.
-    tokens, cycles, sqnr_db
-        Of the accelerator's part; cycles by the cost model on :data:`ROOMY`.
-    targets
-        Presets that hold it.
+        Multiply-accumulates of the accelerator's part of what was built, and of the host's if they
+        can be counted.
+    blocks, full_macs, cycles
+        Of the whole architecture: its blocks where fewer were built, the accelerator's part of its
+        multiply-accumulates, and cycles by preset, of those that hold it. None and {} where the
+        graph is not one block several times.
+    rtl, rtl_cycles
+        What became of a small twin on the RTL: ``exact``, or why there is none.
     seconds
         That the trial took.
     """
@@ -65,12 +79,18 @@ class Row:
     source: str
     state: str
     why: str = ""
+    key: str = ""
+    form: str = ""
+    opset: int | None = None
+    tokens: int | None = None
+    sqnr_db: float | None = None
     macs: int | None = None
     host_macs: int | None = None
-    tokens: int | None = None
-    cycles: int | None = None
-    sqnr_db: float | None = None
-    targets: tuple[str, ...] = ()
+    blocks: int | None = None
+    full_macs: int | None = None
+    cycles: dict[str, int] = field(default_factory=dict)
+    rtl: str = ""
+    rtl_cycles: int | None = None
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,64 +98,109 @@ class Row:
         return asdict(self)
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
-
-
-def run_trial(entry: Entry) -> Row:
-    """Export, compile and estimate it."""
+def run_trial(entry: Entry, rtl: bool = False) -> Row:
+    """Export, compile and estimate it; with ``rtl`` also run a small twin on the RTL."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
-        found = _run(entry, Path(folder))
+        found = _run(entry, Path(folder), rtl)
     seconds = round(time.monotonic() - began, 1)
-    return Row(entry.name, entry.family, entry.source, **found, seconds=seconds)
+    key = row_key(entry, rtl)
+    return Row(entry.name, entry.family, entry.source, **found, key=key, seconds=seconds)
 
 
-def _run(entry: Entry, folder: Path) -> dict[str, Any]:
+def _run(entry: Entry, folder: Path, rtl: bool) -> dict[str, Any]:
     target = folder / "zoo.json"
     target.write_text(json.dumps(ROOMY))
     try:
         done = _command(module("models.zoo.export", entry.name, folder))
         if done.returncode:
             return {"state": "no export", "why": _last_line(done.stderr)}
-        model, bundle = folder / "model.onnx", folder / "bundle"
-        samples = ("--calibrate", folder / "samples.npz", "--partition")
-        done = _command(moesaic("compile", model, "--target", target, *samples, "-o", bundle))
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        found = {"opset": facts["opset"], "form": facts["form"]}
+        done = _command(_compile(folder, str(target)))
         if done.returncode:
-            return _refusal(done, folder)
-        report = json.loads(_command(moesaic("inspect", bundle, "--json")).stdout)
-        fits = _command(moesaic("estimate", model, "--targets", "all", "--partition", "--json"))
+            return found | _refusal(done, folder)
+        report = json.loads(_command(moesaic("inspect", folder / "bundle", "--json")).stdout)
+        task = report["tasks"]["default"]
+        host = task.get("host")
+        found |= {
+            "state": "partitioned" if host else "whole",
+            "macs": task["macs"],
+            "host_macs": host["macs"] if host else 0,
+            "tokens": task["tokens"],
+            "sqnr_db": task["sqnr_db"],
+        }
+        found |= _full_depth(folder, facts["blocks"])
+        return found | (_twin(entry, folder / "twin") if rtl else {})
     except subprocess.TimeoutExpired:
         return {"state": "too slow", "why": f"more than {SECONDS} s"}
-    task = report["tasks"]["default"]
-    host = task.get("host")
+
+
+def _compile(folder: Path, target: str) -> list[str]:
+    return moesaic(
+        *("compile", folder / "model.onnx", "--target", target, "--partition"),
+        *("--calibrate", folder / "calibration.npz", "--held-out", folder / "held_out.npz"),
+        *("--without", ",".join(WITHOUT), "-o", folder / "bundle"),
+    )
+
+
+def _full_depth(folder: Path, blocks: tuple[int, int] | None) -> dict[str, Any]:
+    """Of the whole architecture: multiply-accumulates, and cycles by preset that holds it."""
+    words: list[str | Path] = [
+        "estimate",
+        folder / "model.onnx",
+        "--targets",
+        "all",
+        "--partition",
+        "--json",
+    ]
+    if blocks:
+        words += ["--blocks", f"{blocks[0]}:{blocks[1]}"]
+    try:
+        targets = json.loads(_command(moesaic(*words)).stdout)["targets"]
+    except (ValueError, KeyError):  # blocks that differ
+        return {}
+    held = {found["target"]: found["tasks"]["default"] for found in targets if found["fits"]}
     return {
-        "state": "partitioned" if host else "whole",
-        "macs": task["macs"],
-        "host_macs": host["macs"] if host else 0,
-        "tokens": task["tokens"],
-        "cycles": task["cycles"],
-        "sqnr_db": task["sqnr_db"],
-        "targets": _holders(fits.stdout),
+        "blocks": blocks[1] if blocks else None,
+        "full_macs": next((found["macs"] for found in held.values()), None),
+        "cycles": {name: found["cycles"] for name, found in held.items()},
     }
+
+
+def _twin(entry: Entry, folder: Path) -> dict[str, Any]:
+    """A small model of the same structure on the RTL, bit for bit: what became of it."""
+    done = _command(module("models.zoo.export", entry.name, folder, "--twin"))
+    if done.returncode:
+        why = "no twin" if done.returncode == NO_TWIN else f"no export: {_last_line(done.stderr)}"
+        return {"rtl": why}
+    done = _command(_compile(folder, TWIN_TARGET))
+    if done.returncode:
+        found = _refusal(done, folder)
+        return found if found["state"] == "crash" else {"rtl": f"refused: {found['why']}"}
+    done = _command(moesaic("verify", folder / "bundle", "--samples", "1", "--json"))
+    try:
+        verdict = json.loads(done.stdout)["tasks"]["default"]
+    except (ValueError, KeyError):
+        return {"state": "crash", "why": f"twin: {_last_line(done.stderr)}"}
+    if done.returncode or not verdict["bit_exact"]:
+        return {"state": "wrong", "why": f"RTL: {verdict['first_difference']}", "rtl": "differs"}
+    return {"rtl": "exact", "rtl_cycles": verdict["cycles"][0]}
 
 
 def _command(words: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
 def _refusal(done: subprocess.CompletedProcess[str], folder: Path) -> dict[str, Any]:
-    why = _last_line(done.stderr).replace(f"{folder}/", "")
+    why = _last_line(done.stderr).replace(f"{folder}/", "").removeprefix("moesaic: ")
     if done.returncode != _REFUSED or "Traceback" in done.stderr:
-        return {"state": "crash", "why": why}
-    return {"state": "misread" if _MISREAD in why else "refused", "why": why}
-
-
-def _holders(text: str) -> tuple[str, ...]:
-    """Presets that an estimate says a model fits on; none where no estimate was made."""
-    try:
-        targets = json.loads(text)["targets"]
-    except (ValueError, KeyError):
-        return ()
-    return tuple(found["target"] for found in targets if found["fits"])
+        places = [line for line in done.stderr.splitlines() if line.strip().startswith("File ")]
+        where = f" ({places[-1].strip()})" if places else ""
+        return {"state": "crash", "why": f"{why}{where}, exit code {done.returncode}"}
+    return {"state": "wrong" if _MISREAD in why else "refused", "why": why}

@@ -23,10 +23,11 @@ from moesaic.models.export import export_onnx
 from moesaic.models.m3vit import random_model, trained_model
 from moesaic.models.scenes import HELDOUT_SEED, make_batch
 from moesaic.spec.execute import Executor
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostside import quantise_input
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import sqnr_db
 from tests.compiler.qdq import own_ways, quantise_file, run, without
+from tests.outputs import only_output
 
 
 @dataclass
@@ -58,14 +59,14 @@ class Comparison:
 
 
 def integers(graph: IntGraph, x: np.ndarray) -> np.ndarray:
-    return dequantise_output(graph, Executor(graph).run(quantise_input(graph, x)))
+    return only_output(graph, Executor(graph).run(quantise_input(graph, x)))
 
 
 def compare(source: Path, calibration: np.ndarray, x: np.ndarray, folder: Path) -> Comparison:
     """Quantise a float file in `folder` on `calibration`, and compare on `x`, both [n, ...]."""
     path = quantise_file(source, folder / "qdq.onnx", calibration)
     graph = load_graph(path)
-    step = given_steps(graph)["output"]
+    step = given_steps(graph)["output"].step
     quantised, report = quantise(graph, calibration, "default")
     ours, exact, theirs = integers(quantised, x), run(source, x), run(path, x)
     codes = [np.rint(values / step).clip(-128, 127) for values in (ours, theirs)]

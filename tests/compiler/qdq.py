@@ -100,7 +100,7 @@ def without(path: Path, tensors: Collection[str]) -> onnx.ModelProto:
 def own_ways(path: Path) -> dict[str, list[str]]:
     """Return the tensors that a file quantises and the accelerator does not, by what they are."""
     traced, graph = trace(read_model(path)), load_graph(path)
-    taken = set(given_steps(graph).values())
+    taken = {given.step for given in given_steps(graph).values()}
     ups = {part.name for layer in graph.layers for part in _ups(layer)}
     quantisers = traced.graph.quantisation.activations
     sources = {name: _source(traced, name) for name in quantisers}

@@ -92,18 +92,21 @@ def float_graph(model: M3ViT, task: str) -> ir.Graph:
         source=f"{task}.onnx",
         input_name="image",
         input_shape=shape,
-        output_name=task,
-        output_shape=(1, channels, config.height, config.width),
         embed=ir.Embed(embed, gather, initial, first, "patch_embed"),
         layers=layers,
-        head=ir.Head(
-            _norm(head.norm, "head.norm"),
-            _linear(head.linear, "head.linear"),
-            first,
-            config.patches,
-            codes.reshape(-1),
-            f"heads.{task}",
-        ),
+        heads=[
+            ir.Head(
+                _norm(head.norm, "head.norm"),
+                _linear(head.linear, "head.linear"),
+                first,
+                config.patches,
+                codes.reshape(-1),
+                f"heads.{task}",
+                task,
+                (1, channels, config.height, config.width),
+                len(layers),
+            )
+        ],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,6 +60,8 @@ class Shape:
     """Layers that read the rows of the one in front; each block has two layers."""
     from_host: bool = False
     """Whether the input is the residual stream, and there are no patches."""
+    taps: float = 0.15
+    """Share of places on the stream, the last one among them, that have one more head."""
 
 
 def random_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: float) -> IntLinear:
@@ -211,29 +213,57 @@ def random_intgraph(
     last, before = normalised(shape.outputs, 9000, wide), norm()
     if forms.random() < 0.3:
         before = IntNorm(c, 0, Scale.of(forms.uniform(0.5, 2) / c), plain=True)
-    head = IntHead(before, last, shape.head_first, shape.head_rows, wide)
+    heads = [_head("y", len(layers), before, last, shape.head_first, shape.head_rows, wide)]
+    heads += _taps(seed, shape, layers, normalised)
+    # Outputs need not come in the order of their depths.
+    heads = [heads[n] for n in np.random.default_rng([seed, 8]).permutation(len(heads))]
     patches, patch_inputs, input_scale = shape.patches, shape.patch_inputs, 1 / 127
     if shape.from_host:
         embed = IntTokens(shape.tokens, c)
         patches, patch_inputs, input_scale = shape.tokens, c, 1e-3
     inputs = patches * patch_inputs
-    outputs = shape.head_rows * shape.outputs
     return IntGraph(
         task,
         "x",
         (1, inputs),
         input_scale,
         rng.permutation(inputs).reshape(patches, patch_inputs),
-        "y",
-        (1, outputs),
-        1 / 32767,
-        np.arange(outputs),
         1e-3,
         embed,
         tuple(layers),
-        head,
-        count_macs(embed, tuple(layers), head, patches),
+        tuple(heads),
+        count_macs(embed, tuple(layers), tuple(heads), patches),
     )
+
+
+def _head(
+    name: str, depth: int, norm: IntNorm, linear: IntLinear, first: int, rows: int, wide: bool
+) -> IntHead:
+    codes = rows * linear.outputs
+    order = np.arange(codes)
+    return IntHead(name, (1, codes), 1 / 32767, order, depth, norm, linear, first, rows, wide)
+
+
+def _taps(
+    seed: int,
+    shape: Shape,
+    layers: list[IntLayer],
+    normalised: Callable[[int, float, bool], IntLinear],
+) -> Iterator[IntHead]:
+    """Heads of other sizes, of normalised rows or of the stream itself."""
+    rng = np.random.default_rng([seed, 7])
+    c = shape.channels
+    for depth in range(len(layers) + 1):
+        if depth < len(layers) and layers[depth].parallel or rng.random() >= shape.taps:
+            continue
+        first = int(rng.integers(0, shape.tokens))
+        rows = int(rng.integers(1, shape.tokens - first + 1))
+        plain, wide = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+        scale = Scale.of(rng.uniform(0.5, 2) / c if plain else rng.uniform(20, 40))
+        norm = IntNorm(c, 0 if plain else int(rng.integers(1, 1 << 30)), scale, plain=plain)
+        outputs = int(rng.integers(1, 2 * c))
+        made = normalised(outputs, 9000, wide)
+        yield _head(f"tap{depth}", depth, norm, made, first, rows, wide)
 
 
 def random_patches(graph: IntGraph, frames: int, seed: int = 0) -> np.ndarray:

@@ -20,11 +20,12 @@ from moesaic.compiler.points import sites
 from moesaic.compiler.quant import Calibrated, QuantOptions
 from moesaic.compiler.replay import Replay
 from moesaic.spec.execute import Executor
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostside import quantise_input
 from moesaic.spec.intgraph import IntGraph, IntMoe
 from moesaic.spec.metrics import sqnr_db
 from moesaic.spec.presets import PRESETS
 from tests.compiler.quant_models import dense_graph, random_graph, random_samples
+from tests.outputs import only_output
 
 SOME = {"1.hidden:9", "3.expert0.hidden:5", "3.expert2.hidden"}
 WIDE = {"0.query", "0.attention", "1.hidden", "2.norm", "3.norm", "3.expert2.hidden", "head.norm"}
@@ -80,7 +81,7 @@ def test_noise_of_all_points_is_that_of_the_integers(wide: Collection[str]) -> N
     weights = sqnr_db(run_float(graph, samples).astype(np.float32), exact.astype(np.float32))
     assert weights > 30
     codes = Executor(integer).run(quantise_input(integer, samples))
-    whole = dequantise_output(integer, codes).reshape(exact.shape)
+    whole = only_output(integer, codes).reshape(exact.shape)
     noise = sqnr_db(exact.astype(np.float32), whole)
     alone = 10 * np.log10(1 / sum(cost.noise for cost in noise_alone(integer, samples)))
     assert abs(noise - alone) < 2

@@ -69,7 +69,7 @@ def test_module_is_exported_and_left_as_it_was(
     assert [part.training for part in module.modules()] == modes and len(set(modes)) == 2
     assert report["tasks"]["seg"]["sqnr_db"] > 20
     graph = load_bundle(tmp_path / "b").graphs["seg"]
-    assert (graph.input_name, graph.output_name) == ("picture", "seg")
+    assert (graph.input_name, graph.heads[0].name) == ("picture", "seg")
 
 
 def test_size_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

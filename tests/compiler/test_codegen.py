@@ -73,8 +73,8 @@ def run_both(
     patches = random_patches(graph, 1, seed)
     model = FunctionalModel(arch, image, code.constants, layout.pack_codes(arch, patches[0]), seed)
     raw = model.run(code.program)
-    rows, columns = graph.head.rows, graph.head.linear.outputs
-    return layout.unpack_output(arch, raw, rows, columns), Executor(graph).run(patches)[0]
+    shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
+    return layout.unpack_outputs(arch, raw, shapes), Executor(graph).run(patches)[0]
 
 
 @pytest.mark.parametrize("arch", [SMALL, PRESETS["nano"], PRESETS["zcu102"]], ids=lambda a: a.name)
@@ -149,10 +149,10 @@ def test_order_of_units_changes_nothing(arch: ArchConfig, shape: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "needle"),
     [
-        (Shape(outputs=0), "the outputs of a linear layer in the head"),
+        (Shape(outputs=0), "the outputs of a linear layer in the head of output y"),
         (Shape(patch_inputs=0), "the inputs of a linear layer in the embedding"),
         (Shape(hidden=0), "the outputs of a linear layer in layer mlp0"),
-        (Shape(head_rows=0), "the rows of its head"),
+        (Shape(head_rows=0), "the rows of output y"),
         (Shape(tokens=1, patches=0, head_rows=1, head_first=0), "its patches"),
         (Shape(heads=0), "the outputs of a linear layer in layer attention0"),
         (Shape(top_k=0), "the experts that layer moe1 chooses"),
@@ -170,7 +170,8 @@ def test_sizes_of_zero_are_refused(shape: Shape, needle: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "needle"),
     [
-        (Shape(outputs=1024 * 32 + 1), "layer head, MATMUL field groups must be below 1024"),
+        (Shape(outputs=1024 * 32 + 1, taps=0.0),
+         "layer head, MATMUL field groups must be below 1024"),
         (Shape(patch_inputs=8 * 1024, tokens=1, patches=1, head_rows=1, head_first=0),
          "layer embed, MATMUL field k_tiles must be below 1024"),
         (Shape(channels=8192, tokens=1, patches=1, head_rows=1, head_first=0),
@@ -222,7 +223,8 @@ def test_equal_weights_are_stored_once() -> None:
 @pytest.mark.parametrize(
     ("shape", "needle"),
     [
-        (Shape(tokens=65, patches=64), "65 tokens exceed the 64 accumulator rows"),
+        (Shape(tokens=65, patches=64, head_rows=65, head_first=0), "head reads 65 rows"),
+        (Shape(tokens=65, patches=64, moe=(True,)), "an expert for all 65 tokens"),
         (Shape(experts=17, moe=(True,)), "moe0 has 17 experts, the router holds 16"),
         (Shape(tokens=60, patches=59, channels=800), "residual stream needs"),
         (Shape(tokens=60, patches=59, patch_inputs=6000), "scratchpad has"),

@@ -137,9 +137,9 @@ def test_each_of_two_outputs(tmp_path: Path) -> None:
     path, names = two_outputs(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for name, shape in zip(names, [(1, 5), (1, 7, 4)], strict=True):
-        graph = load_graph(path, choice=Choice(output=name))
-        assert graph.output_name == name and graph.output_shape == shape
-        assert graph.choice.output == name and compare(graph, path).worst < 0.25
+        graph = load_graph(path, choice=Choice(outputs=(name,)))
+        assert graph.heads[0].tensor == name and graph.heads[0].shape == shape
+        assert graph.choice.outputs == (name,) and compare(graph, path).worst < 0.25
         x = samples_for(graph, 1)
         (expected,) = session.run([name], {"x": x})
         assert np.abs(run_float(graph, x) - expected).max() < 1e-5 * np.abs(expected).max()
@@ -147,10 +147,9 @@ def test_each_of_two_outputs(tmp_path: Path) -> None:
 
 def test_output_that_is_not_chosen_or_not_there(tmp_path: Path) -> None:
     path, names = two_outputs(tmp_path / "model.onnx")
-    with pytest.raises(UserError, match=f"not 2 .*--model-output '{names[0]}'"):
-        load_graph(path)
+    assert [head.tensor for head in load_graph(path).heads] == names
     with pytest.raises(UserError, match=f"has no output 'depth', only '{names[0]}', '{names[1]}'"):
-        load_graph(path, choice=Choice(output="depth"))
+        load_graph(path, choice=Choice(outputs=("depth",)))
 
 
 def test_what_another_output_needs_is_left_out(tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ def test_what_another_output_needs_is_left_out(tmp_path: Path) -> None:
     proto.graph.node.append(helper.make_node("NonZero", [names[1]], ["places"]))
     proto.graph.output.append(helper.make_tensor_value_info("places", TensorProto.INT64, None))
     onnx.save(proto, path)
-    graph = load_graph(path, choice=Choice(output=names[0]))
+    graph = load_graph(path, choice=Choice(outputs=(names[0],)))
     assert graph.host is None and compare(graph, path).worst < 0.25
 
 
@@ -182,7 +181,7 @@ def test_two_tasks_of_one_file(bundle: tuple[Path, dict[str, Any]]) -> None:
     streams = [task["weight_stream_bytes"] for task in report["tasks"].values()]
     assert report["weight_bytes"] < 0.8 * sum(streams)
     chosen = {name: task["choice"] for name, task in report["tasks"].items()}
-    assert all(choice["output"] and choice["dims"] == {} for choice in chosen.values())
+    assert all(len(choice["outputs"]) == 1 and choice["dims"] == {} for choice in chosen.values())
 
 
 def test_accuracy_reads_the_file_as_the_bundle_did(bundle: tuple[Path, dict[str, Any]]) -> None:
@@ -199,13 +198,10 @@ def test_accuracy_reads_the_file_as_the_bundle_did(bundle: tuple[Path, dict[str,
 
     with pytest.raises(UserError, match="is not the file that task tokens was compiled from"):
         measure()
-    for wrong in ({"dims": {}, "output": 3}, {"dims": {"x": "y"}, "output": ""}, 7):
+    for wrong in ({"dims": {}, "outputs": 3}, {"dims": {"x": "y"}, "outputs": []}, 7):
         loaded.report["tasks"]["tokens"]["choice"] = wrong
         with pytest.raises(UserError, match="the bundle is damaged: .*choice"):
             measure()
-    del loaded.report["tasks"]["tokens"]["choice"]
-    with pytest.raises(UserError, match="--model-output"):
-        measure()
 
 
 # -- on the command line ------------------------------------------------------------------------
@@ -221,10 +217,14 @@ def test_dimensions_on_the_command_line() -> None:
 
 
 def test_outputs_on_the_command_line() -> None:
-    assert read_outputs(["seg=a=b", "depth=c"], ["seg", "depth"]) == {"seg": "a=b", "depth": "c"}
-    assert read_outputs(["a=b"], ["seg"]) == {"seg": "a=b"}
+    assert read_outputs(["seg=a=b", "depth=c"], ["seg", "depth"]) == {
+        "seg": ["a=b"],
+        "depth": ["c"],
+    }
+    assert read_outputs(["a=b"], ["seg"]) == {"seg": ["a=b"]}
     for wrong in ("c", "other=c"):
         with pytest.raises(UserError, match=r"takes TASK=NAME .*\(seg, depth\)"):
             read_outputs([wrong], ["seg", "depth"])
-    with pytest.raises(UserError, match="two outputs for task 'seg'"):
-        read_outputs(["a", "seg=b"], ["seg"])
+    assert read_outputs(["a", "seg=b"], ["seg"]) == {"seg": ["a", "b"]}
+    with pytest.raises(UserError, match="an output of task 'seg' is chosen twice"):
+        read_choices(["seg"], outputs={"seg": ["a", "a"]})

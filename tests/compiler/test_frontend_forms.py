@@ -139,20 +139,20 @@ def test_structure_is_read_off(tmp_path: Path) -> None:
     assert all(expert.norm is moe.norm for expert in moe.experts)
     assert (graph.tokens, graph.channels) == (PATCHES + 2, CHANNELS)
     assert (graph.embed.first_row, graph.embed.gather.shape) == (2, (PATCHES, 48))
-    assert (graph.head.first_row, graph.head.rows) == (2, PATCHES)
-    assert sorted(graph.head.permutation) == list(range(PATCHES * 32))
+    assert (graph.heads[0].first_row, graph.heads[0].rows) == (2, PATCHES)
+    assert sorted(graph.heads[0].permutation) == list(range(PATCHES * 32))
 
 
 def test_head_without_a_norm(tmp_path: Path) -> None:
     """The linear layer reads the stream as the last layer leaves it."""
     graph, error = compare(Vit(head="no norm").save(tmp_path))
-    assert error < 2e-6 and graph.head.norm.plain
-    assert (graph.head.norm.gamma == 1).all() and not graph.head.norm.beta.any()
+    assert error < 2e-6 and graph.heads[0].norm.plain
+    assert (graph.heads[0].norm.gamma == 1).all() and not graph.heads[0].norm.beta.any()
 
 
 def test_class_head_keeps_one_row(tmp_path: Path) -> None:
     graph = load_graph(Vit(head="class").save(tmp_path))
-    assert (graph.head.first_row, graph.head.rows, graph.output_shape) == (0, 1, (1, 5))
+    assert (graph.heads[0].first_row, graph.heads[0].rows, graph.heads[0].shape) == (0, 1, (1, 5))
 
 
 def test_weights_are_unchanged(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_reference_model(tmp_path: Path, config: M3ViTConfig, opset: int) -> Non
     graph, error = compare(tmp_path / "model.onnx")
     assert error < 1e-5
     assert (graph.tokens, graph.channels) == (config.tokens, config.dim)
-    assert graph.output_shape == (1, config.channels(task), config.height, config.width)
+    assert graph.heads[0].shape == (1, config.channels(task), config.height, config.width)
     moes = [layer for layer in graph.layers if isinstance(layer, ir.Moe)]
     assert len(graph.layers) == 2 * config.depth and len(moes) == len(model.moe_layers())
     assert not graph.notes
@@ -113,7 +113,7 @@ def test_torch_encoder_by_the_older_exporter(tmp_path: Path) -> None:
     graph, error = compare(tmp_path / "model.onnx")
     assert error < 1e-5
     assert [type(layer) for layer in graph.layers] == [ir.Attention, ir.Mlp] * 2
-    assert (graph.head.first_row, graph.head.rows, graph.output_shape) == (0, 1, (1, 9))
+    assert (graph.heads[0].first_row, graph.heads[0].rows, graph.heads[0].shape) == (0, 1, (1, 9))
 
 
 def test_observations(tmp_path: Path) -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.preprocess import quant_pre_process
 
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import run_float
 from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.frontend.given import NO_ZERO
 from moesaic.compiler.frontend.load import read_model
 from moesaic.compiler.points import Site, sites
 from moesaic.compiler.quant import quantise, quantise_tasks
-from moesaic.compiler.quant.given import given_steps, kept_scale
-from moesaic.spec.hostside import quantise_input
+from moesaic.compiler.quant.given import GivenStep, given_steps, kept_scale
+from moesaic.models.zoo.mixtures import MixtureViT, mlp
+from moesaic.spec.execute import Executor
+from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.intgraph import IntMoe
+from moesaic.spec.metrics import sqnr_db
 from tests.compiler.onnx_vit import CHANNELS, HEIGHT, WIDTH, Vit
 from tests.compiler.qdq import quantise_file, run, without
 from tests.compiler.validated import read_validated, samples_for
@@ -36,6 +44,8 @@ KINDS: list[dict[str, Any]] = [
     {"activations": QuantType.QUInt8},  # symmetric around 128
     {"weights": QuantType.QInt4},
     {"AddQDQPairToWeight": True},
+    {"symmetric": False},  # as `quantize_static` does by itself
+    {"symmetric": False, "activations": QuantType.QUInt8, "per_channel": False},
 ]
 
 
@@ -51,7 +61,7 @@ def by_role(graph: ir.Graph) -> dict[str, Site]:
 
 def test_head_on_the_stream_keeps_its_integers(tmp_path: Path) -> None:
     graph, _ = read_validated(quantised(tmp_path, {"head": "no norm"}))
-    assert graph.head.norm.plain and graph.head.linear.given.codes is not None
+    assert graph.heads[0].norm.plain and graph.heads[0].linear.given.codes is not None
     assert not any("quantised anew" in note for note in graph.notes)
 
 
@@ -65,15 +75,20 @@ def test_quantised_graph_is_read(
     graph, found = read_validated(path)
     assert found.worst < 0.25
     assert all(site.linear.given.codes is not None for site in sites(graph))
-    wanted = {"input", "output"}
+    wanted, products = {"input", "output"}, set()
+    symmetric = kind.get("symmetric", True)
+    assert symmetric == (not any(NO_ZERO in note for note in graph.notes))
     for number, layer in enumerate(graph.layers):
         if isinstance(layer, ir.Attention):
-            wanted |= {f"{number}.{part}" for part in ("query", "key", "value", "attention")}
+            products |= {f"{number}.{part}" for part in ("query", "key", "value", "attention")}
         elif isinstance(layer, ir.Mlp):
             wanted |= {f"{number}.hidden"}
         else:
             wanted |= {f"{number}.expert{e}.hidden" for e in range(len(layer.experts))}
-    assert given_steps(graph).keys() == wanted
+    given = given_steps(graph)
+    assert given.keys() - products == wanted
+    # A range that happens to lie around 0 has no zero point.
+    assert products <= given.keys() if symmetric else products - given.keys()
 
 
 def test_the_last_of_several_roundings_counts(tmp_path: Path) -> None:
@@ -92,7 +107,7 @@ def test_the_last_of_several_roundings_counts(tmp_path: Path) -> None:
     first.input[1] = second.input[1] = "other"
     onnx.save(proto, tmp_path / "changed.onnx")
     before, after = (given_steps(load_graph(p)) for p in (path, tmp_path / "changed.onnx"))
-    assert after == {**before, "0.key": 0.125}
+    assert after == {**before, "0.key": GivenStep(0.125)}
 
 
 @pytest.mark.parametrize("scale", ["query", "both", "scores", "per head"])
@@ -116,7 +131,8 @@ def test_steps_are_those_of_the_points(tmp_path: Path, attention: str, scale: st
     # A scale for each head becomes part of the queries read here: they are not the file's.
     joint_parts = ("key", "value") if scale == "per head" else ("query", "key", "value")
     joint = max(largest[f"0.{part}"] for part in joint_parts)
-    for point, step in steps.items():
+    for point, given in steps.items():
+        step = given.step
         if "expert" in point:  # the file runs all experts on all tokens
             continue
         seen = [largest[point]]
@@ -132,7 +148,7 @@ def test_what_is_left_is_the_file_without_its_pairs(tmp_path: Path) -> None:
     plain = without(path, set(graph.quantisation.activations))
     x = SAMPLES[:2]
     assert np.array_equal(run(graph.model, x), run(plain, x))
-    assert graph.output_name == onnx.load(path).graph.output[0].name
+    assert graph.heads[0].tensor == onnx.load(path).graph.output[0].name
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -148,9 +164,9 @@ def test_integers_are_the_files(tmp_path: Path, per_channel: bool) -> None:
     assert first.input[0] == "x" and integer.input_scale == float(tensors[first.input[1]])
     steps = {float(a.item()) for a in tensors.values() if a.dtype == np.float32 and a.size == 1}
     given = given_steps(graph)
-    assert steps >= {step for point, step in given.items() if point != "output"}
-    assert integer.output_scale == given["output"] / 256 and given["output"] in steps
-    codes = np.rint(SAMPLES / given["input"]).clip(-128, 127)
+    assert steps >= {found.step for point, found in given.items() if point != "output"}
+    assert integer.heads[0].scale == given["output"].step / 256 and given["output"].step in steps
+    codes = np.rint(SAMPLES / given["input"].step).clip(-128, 127)
     ours = quantise_input(integer, SAMPLES)
     assert (np.sort(ours.ravel()) == np.sort(codes.ravel())).mean() > 0.999
     attention, moe = integer.layers
@@ -178,6 +194,59 @@ def test_integers_stay_behind_a_norm_that_scales_all_alike(tmp_path: Path) -> No
     _, report = quantise(graph, samples_for(graph), "default")
     count = len(list(sites(graph)))
     assert f"{count} of {count} quantised layers keep the file's integers; 0" in report.notes[0]
+
+
+@pytest.mark.parametrize("kind", [QuantType.QInt8, QuantType.QUInt8])
+def test_zero_points_are_the_files(tmp_path: Path, kind: QuantType) -> None:
+    """Input and activations have the file's codes to the bit, and the sums take the zero off."""
+    path = quantised(tmp_path, {"mlp": "loop"}, symmetric=False, activations=kind)
+    graph, _ = read_validated(path)
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    nodes = [n for n in onnx.load(path).graph.node if n.op_type == "QuantizeLinear"]
+    middle = 128 if kind == QuantType.QUInt8 else 0
+    held = {(float(tensors[n.input[1]]), int(tensors[n.input[2]]) - middle) for n in nodes}
+    given = given_steps(graph)
+    hidden = [point for point in given if point.endswith("hidden")]
+    assert hidden and all(given[point].zero < -90 for point in hidden)  # GELU is above -0.17
+    assert {(given[p].step, given[p].zero) for p in ["input", *hidden]} <= held
+    integer, report = quantise(graph, samples_for(graph), "default")
+    assert (integer.input_scale, integer.input_zero) == next(
+        (float(tensors[n.input[1]]), int(tensors[n.input[2]]) - middle)
+        for n in nodes
+        if n.input[0] == "x"
+    )
+    moe = integer.layers[1]
+    assert isinstance(moe, IntMoe)
+    assert [e.offset for e in moe.experts] == [given[point].zero + 128 for point in hidden]
+    assert report.sqnr_db > 25
+
+
+def test_default_quantisation_of_exported_modules(tmp_path: Path) -> None:
+    """The way that ONNX Runtime's documents show, of both exporters of torch: nothing is left out,
+    and all layers have the file's integers."""
+    torch.manual_seed(0)
+    module = MixtureViT(mlp()).eval()
+    x = np.random.default_rng(0).standard_normal((8, 3, 64, 64)).astype(np.float32)
+    for dynamo in (True, False):
+        source, ready = tmp_path / f"{dynamo}.onnx", tmp_path / f"{dynamo} ready.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module, (torch.from_numpy(x[:1]),), source, dynamo=dynamo, verbose=False,
+                input_names=["x"],
+            )  # fmt: skip
+        quant_pre_process(source, ready)
+        for given, per_channel in ((source, False), (ready, True)):
+            path = quantise_file(
+                given, tmp_path / "qdq.onnx", x, symmetric=False, per_channel=per_channel
+            )
+            graph, found = read_validated(path)
+            assert graph.host is None and found.worst < 0.25
+            assert all(site.linear.given.codes is not None for site in sites(graph))
+            integer, report = quantise(graph, x, "default")
+            assert report.sqnr_db > 25
+            codes = Executor(integer).run(quantise_input(integer, x))
+            assert sqnr_db(run(path, x), dequantise_output(integer, codes)) > 15
 
 
 @pytest.mark.parametrize("gelu", ["torch", "half gate", "tanh arithmetic"])
@@ -238,8 +307,8 @@ def test_tasks_with_other_steps_keep_their_own(tmp_path: Path) -> None:
     other, _ = read_validated(path)
     x = samples_for(graph)
     built, _ = quantise_tasks({"a": graph, "b": other}, {"a": x, "b": x})
-    assert built["a"].input_scale == given_steps(graph)["input"]
-    assert built["b"].input_scale == given_steps(other)["input"] != built["a"].input_scale
+    assert built["a"].input_scale == given_steps(graph)["input"].step
+    assert built["b"].input_scale == given_steps(other)["input"].step != built["a"].input_scale
     first, second = (built[task].layers[0].output for task in "ab")  # type: ignore[union-attr]
     assert np.array_equal(first.weight, second.weight)
 
@@ -252,7 +321,7 @@ def test_task_without_steps_takes_those_it_shares(tmp_path: Path) -> None:
         site.linear.given = ir.Given()
     x = samples_for(graph)
     built, _ = quantise_tasks({"a": graph, "b": plain}, {"a": x, "b": x})
-    assert built["b"].input_scale == given_steps(graph)["input"]
+    assert built["b"].input_scale == given_steps(graph)["input"].step
 
 
 # -- Quant nodes of QONNX and Brevitas ---------------------------------------------------------
@@ -352,6 +421,65 @@ def test_constant_behind_a_transposition(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "turned.onnx")
     graph, _ = read_validated(tmp_path / "turned.onnx")
     assert all(site.linear.given.codes is not None for site in sites(graph))
+
+
+def with_clips(path: Path, least: int, most: int) -> Path:
+    """Clip all codes of activations, and those of matrices to -127, and write it beside."""
+    model = onnx.load(path)
+    kinds = {t.name: t for t in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for name, value in (("least", least), ("most", most), ("narrow", -127), ("full", 127)):
+        tensor = numpy_helper.from_array(np.array(value, np.int8), f"clip {name}")
+        model.graph.initializer.append(tensor)
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            source = node.input[0]
+            held = kinds.get(source)
+            if source in makers and makers[source].input[0] in kinds:  # a float weight
+                held = kinds[makers[source].input[0]]
+            if held is None or held.data_type != TensorProto.INT32:
+                bounds = ["clip narrow", "clip full"] if held else ["clip least", "clip most"]
+                node.input[0] = f"{source} clipped for {node.name}"
+                nodes.append(
+                    helper.make_node(
+                        "Clip", [source, *bounds], [node.input[0]], f"{node.name} clip"
+                    )
+                )
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    target = path.with_name("clipped.onnx")
+    onnx.save(model, target)
+    return target
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_codes_of_a_narrow_range(tmp_path: Path, floats: bool) -> None:
+    """Brevitas exports QuantizeLinear, Clip to -127 and 127, DequantizeLinear; weights as integers
+    or, with torch's newer exporter, as floats in front of all three."""
+    path = quantised(tmp_path, {"mlp": "loop"}, AddQDQPairToWeight=floats)
+    plain, _ = read_validated(path)
+    clipped, _ = read_validated(with_clips(path, -127, 127))
+    assert given_steps(clipped) == given_steps(plain)
+    for one, other in zip(sites(clipped), sites(plain), strict=True):
+        assert np.array_equal(one.linear.given.codes, other.linear.given.codes)
+
+
+@pytest.mark.parametrize("nodes", [False, True])
+def test_constants_among_the_inputs(tmp_path: Path, nodes: bool) -> None:
+    """As old tools list them, and Brevitas does: those that quantisers read are no inputs."""
+    path = quantised(tmp_path)
+    if nodes:
+        path = with_quant_nodes(path, "qonnx.custom_op.general")
+    model = onnx.load(path)
+    model.graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in model.graph.initializer
+    )
+    onnx.save(model, tmp_path / "listed.onnx")
+    listed, plain = (read_validated(p)[0] for p in (tmp_path / "listed.onnx", path))
+    assert listed.input_name == "x" and given_steps(listed) == given_steps(plain)
 
 
 def test_half_precision_scales(tmp_path: Path) -> None:

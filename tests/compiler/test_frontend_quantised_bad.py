@@ -12,11 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
 
 from moesaic.compiler.frontend import load_graph
+from moesaic.compiler.frontend.given import NO_ZERO
+from moesaic.compiler.quant.given import given_steps
 from moesaic.spec.errors import UserError
 from tests.compiler.onnx_vit import Vit
 from tests.compiler.qdq import quantise_file
 from tests.compiler.test_frontend_damaged import damage
-from tests.compiler.test_frontend_quantised import SAMPLES, quantised, with_quant_nodes
+from tests.compiler.test_frontend_quantised import SAMPLES, quantised, with_clips, with_quant_nodes
 from tests.compiler.validated import read_validated
 
 
@@ -28,19 +30,12 @@ def refusal(path: Path) -> str:
     return text
 
 
-@pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QInt8])
-def test_asymmetric_activations(tmp_path: Path, kind: QuantType) -> None:
-    """The point that the arithmetic cannot take, and the option that avoids it."""
-    text = refusal(quantised(tmp_path, symmetric=False, activations=kind))
-    assert "(QuantizeLinear) gives the " in text and "the zero point " in text
-    assert "ActivationSymmetric=True" in text
-
-
-def test_each_point_is_checked(tmp_path: Path) -> None:
+def test_each_zero_point_is_taken_or_noted(tmp_path: Path) -> None:
     """One zero point alone is found, whichever value it is of."""
     path = quantised(tmp_path, {"attention": "separate"})
     proto = onnx.load(path)
-    found = set()
+    before = given_steps(load_graph(path))
+    taken, noted = set(), set()
     for node in proto.graph.node:
         if node.op_type != "QuantizeLinear":
             continue
@@ -52,12 +47,38 @@ def test_each_point_is_checked(tmp_path: Path) -> None:
         moved = numpy_helper.from_array(np.array(7, np.int8), "moved")
         changed.graph.initializer.append(moved)
         onnx.save(changed, tmp_path / "moved.onnx")
-        try:
-            load_graph(tmp_path / "moved.onnx")
-        except UserError as error:
-            assert f"{node.name!r} (QuantizeLinear) gives the " in str(error)
-            found.add(str(error).split("gives the ")[1].split(" the zero point")[0])
-    assert found == {"input", "query", "key", "value", "attended values", "activations"}
+        graph = load_graph(tmp_path / "moved.onnx")
+        after = given_steps(graph)
+        taken |= {point for point, given in after.items() if given.zero == 7}
+        lost = before.keys() - after.keys()
+        noted |= lost
+        said = f"{NO_ZERO}: node {node.name!r} (QuantizeLinear)"
+        assert bool(lost) == any(note == said for note in graph.notes)
+        kept = {point for point in before if point not in lost and after[point].zero == 0}
+        assert all(after[point] == before[point] for point in kept - {"output"})
+    assert taken == {"input", "1.hidden"}
+    assert noted == {"0.query", "0.key", "0.value", "0.attention"}
+
+
+def test_codes_that_do_not_reach_zero(tmp_path: Path) -> None:
+    path = with_quant_nodes(quantised(tmp_path), "qonnx.custom_op.general")
+    proto = onnx.load(path)
+    node = next(n for n in proto.graph.node if n.op_type == "Quant" and n.input[0] == "x")
+    _replace(proto, node, 2, np.array(300.0, np.float32))
+    onnx.save(proto, tmp_path / "far.onnx")
+    assert "the zero point 300, which is no code of 8 bits" in refusal(tmp_path / "far.onnx")
+
+
+def test_clip_of_codes_to_fewer_bits(tmp_path: Path) -> None:
+    """Brevitas exports four bits as int8 behind a Clip."""
+    path = with_clips(quantised(tmp_path), -8, 7)
+    text = refusal(path)
+    assert "(QuantizeLinear) rounds the " in text and " to 4 bits, where the accelerator" in text
+
+
+def test_clip_of_codes_to_one(tmp_path: Path) -> None:
+    text = refusal(with_clips(quantised(tmp_path), 5, 5))
+    assert "(Clip) of " in text and "must leave more than one code, not [5, 5]" in text
 
 
 def test_outputs_may_have_a_zero_point(tmp_path: Path) -> None:
@@ -72,7 +93,7 @@ def test_outputs_may_have_a_zero_point(tmp_path: Path) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.array(-100, np.int8), "moved"))
     onnx.save(proto, tmp_path / "moved.onnx")
     moved, still = load_graph(tmp_path / "moved.onnx"), load_graph(path)
-    assert moved.head.linear.given.target == 2 * still.head.linear.given.target  # type: ignore[operator]
+    assert moved.heads[0].linear.given.target == 2 * still.heads[0].linear.given.target  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", [QuantType.QInt16, QuantType.QUInt16])
@@ -255,7 +276,6 @@ QUANT_EDITS = {
     "zero points": (_input(2, 0.0, 1.0), "must have one zero point and one width"),
     "one bit": (_input(3, 1.0), "must have a whole zero point and 2 to 32 bits, not 0 and 1"),
     "few bits": (_input(3, 4.0), "rounds the activations to 4 bits, where the accelerator has 8"),
-    "unsigned": (_attribute("signed", 0), "gives the activations the zero point 0, where"),
 }
 
 

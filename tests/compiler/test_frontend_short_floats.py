@@ -51,7 +51,7 @@ def test_short_graph_is_read(tmp_path: Path, kind: str, form: dict[str, object])
 
 
 def _linears(graph: ir.Graph) -> list[ir.Linear]:
-    linears = [graph.embed.linear, graph.head.linear]
+    linears = [graph.embed.linear, graph.heads[0].linear]
     for layer in graph.layers:
         if isinstance(layer, ir.Attention):
             linears += [layer.query, layer.key, layer.value, layer.output]

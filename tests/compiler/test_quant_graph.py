@@ -24,10 +24,11 @@ from moesaic.models.scenes import HELDOUT_SEED, make_batch
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
 from moesaic.spec.graphcheck import check_shapes, check_values
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostside import quantise_input
 from moesaic.spec.intgraph import IntDense, IntGraph, IntMoe
 from moesaic.spec.schema import SchemaError
 from tests.compiler.quant_models import SMALL, float_graph, random_graph, random_samples
+from tests.outputs import only_output
 
 
 def changed(**fields: object) -> M3ViTConfig:
@@ -52,15 +53,17 @@ def test_random_models_keep_25_db(name: str) -> None:
     assert integer.tokens == config.tokens and integer.macs > 0
     assert all(flips <= 0.15 for flips in report.routing_flips.values())
     fresh = random_samples(config, seed=99)
-    got = dequantise_output(integer, Executor(integer).run(quantise_input(integer, fresh)))
+    got = only_output(integer, Executor(integer).run(quantise_input(integer, fresh)))
     assert sqnr_db(run_float(graph, fresh), got) >= 22
 
 
 def test_rows_of_the_stream_have_16_bits_and_the_report_says_so() -> None:
     graph = random_graph()
-    graph = replace(graph, head=replace(graph.head, norm=replace(graph.head.norm, plain=True)))
+    graph = replace(
+        graph, head=replace(graph.heads[0], norm=replace(graph.heads[0].norm, plain=True))
+    )
     integer, report = quantise(graph, random_samples(), "seg")
-    assert integer.head.wide and integer.head.norm.plain
+    assert integer.heads[0].wide and integer.heads[0].norm.plain
     assert report.points["head.norm"].bits == 16 and report.sqnr_db > 30
 
 
@@ -76,7 +79,7 @@ def test_trained_model_keeps_its_accuracy() -> None:
         assert reports[task].sqnr_db >= 28
         exact[task] = run_float(graphs[task], scenes.image)
         codes = Executor(graph).run(quantise_input(graph, scenes.image))
-        got[task] = dequantise_output(graph, codes)
+        got[task] = only_output(graph, codes)
         assert sqnr_db(exact[task], got[task]) >= 28
     iou = [mean_iou(x["seg"].argmax(1), scenes.seg) for x in (exact, got)]
     assert abs(iou[0] - iou[1]) <= 0.01
@@ -308,8 +311,8 @@ def exact_weights() -> ir.Graph:
         )  # fmt: skip
         layers.append(replace(layer, **{name: on_grid(getattr(layer, name)) for name in names}))  # type: ignore[arg-type]
     embed = replace(graph.embed, linear=on_grid(graph.embed.linear))
-    head = replace(graph.head, linear=on_grid(graph.head.linear))
-    return replace(graph, embed=embed, head=head, layers=layers)
+    head = replace(graph.heads[0], linear=on_grid(graph.heads[0].linear))
+    return replace(graph, embed=embed, heads=[head], layers=layers)
 
 
 def test_rows_in_16_bits_are_nearer_to_float() -> None:

@@ -67,7 +67,7 @@ def test_first_residual_and_scales_agree(quantised: dict[str, IntGraph]) -> None
     assert np.array_equal(seg.embed.initial, depth.embed.initial)
     assert seg.residual_scale == depth.residual_scale
     assert seg.input_scale == depth.input_scale
-    assert seg.output_scale != depth.output_scale
+    assert seg.heads[0].scale != depth.heads[0].scale
 
 
 def test_shared_scales_cover_both_tasks(graphs: dict[str, ir.Graph]) -> None:
@@ -98,8 +98,8 @@ def test_one_changed_weight_unshares_only_its_layer(graphs: dict[str, ir.Graph])
 def test_the_stream_shares_no_range_with_normalised_rows(graphs: dict[str, ir.Graph]) -> None:
     """Not even in front of equal heads."""
     normalised = fold_norms(graphs["seg"])
-    norm = replace(normalised.head.norm, plain=True)
-    stream = replace(normalised, head=replace(normalised.head, norm=norm))
+    norm = replace(normalised.heads[0].norm, plain=True)
+    stream = replace(normalised, head=replace(normalised.heads[0], norm=norm))
     for other, together in ((normalised, True), (stream, False)):
         shared = SharedPoints({"a": normalised, "b": other})
         assert (shared.find("a", "head.norm") == shared.find("b", "head.norm")) == together

@@ -19,8 +19,9 @@ from moesaic.models.m3vit import random_model
 from moesaic.models.metrics import sqnr_db
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostside import quantise_input
 from tests.compiler.quant_models import SMALL, float_graph, random_graph, random_samples
+from tests.outputs import only_output
 
 OPTIONS = ("rotate", "centre", "equalise")
 
@@ -67,9 +68,9 @@ def like_pretrained(task: str, seed: int = 0) -> ir.Graph:
         else:
             layer = replace(layer, norm=norm)
         layers.append(layer)
-    head = replace(graph.head, norm=stretched(graph.head.norm))
+    head = replace(graph.heads[0], norm=stretched(graph.heads[0].norm))
     embed = replace(graph.embed, initial=initial)
-    return replace(graph, layers=layers, head=head, embed=embed, streams=[])
+    return replace(graph, layers=layers, heads=[head], embed=embed, streams=[])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 40, 192])
@@ -172,7 +173,7 @@ def test_dead_channels_are_left_alone() -> None:
 def held_out_db(graph: ir.Graph, samples: np.ndarray, options: QuantOptions) -> float:
     integer, _ = quantise(graph, samples, "seg", options)
     fresh = random_samples(seed=77, count=6)
-    got = dequantise_output(integer, Executor(integer).run(quantise_input(integer, fresh)))
+    got = only_output(integer, Executor(integer).run(quantise_input(integer, fresh)))
     return sqnr_db(run_float(graph, fresh), got)
 
 
@@ -185,7 +186,7 @@ def test_stream_is_rotated_where_values_stand_out_and_for_all_tasks_alike() -> N
         result = rewrite_tasks(graphs, tasks, QuantOptions().without(["centre", "equalise"]))
         for task, graph in graphs.items():
             as_it_was = np.array_equal(
-                result[task].head.linear.weight, fold_norms(graph).head.linear.weight
+                result[task].heads[0].linear.weight, fold_norms(graph).heads[0].linear.weight
             )
             assert as_it_was != rotates, task
 

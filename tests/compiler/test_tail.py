@@ -89,7 +89,8 @@ def test_both_parts_give_what_the_file_gives(tmp_path: Path, vit: type[HeadedVit
     assert graph.host is not None and compare(graph, path).worst < 0.25
     x = samples_for(graph, 5)
     tokens = run_float(graph, x).astype(np.float32)
-    (found,) = HostPart(graph.host.model, "the host's part").run(tokens).values()
+    part = HostPart(graph.host.model, "the host's part", dict.fromkeys(graph.host.outputs))
+    (found,) = part.run({graph.heads[0].tensor: tokens}).values()
     assert found.dtype == np.float32  # numbers of classes, too
     expected = run_onnx(path, "x", x)
     assert found.shape == expected.shape
@@ -98,8 +99,9 @@ def test_both_parts_give_what_the_file_gives(tmp_path: Path, vit: type[HeadedVit
 
 def share(path: Path) -> float | None:
     traced = trace(read_model(path))
-    backbone = find_cut(traced)
-    return host_share(backbone, extract_host_part(traced, backbone.tensor))
+    backbone = find_cut(traced, traced.graph.output_names[0])
+    tensors = [head.tensor for head in backbone.heads]
+    return host_share(backbone, extract_host_part(traced, tensors))
 
 
 @pytest.mark.parametrize("mlp", ["dense", "loop", "renormalised"])

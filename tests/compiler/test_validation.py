@@ -103,7 +103,7 @@ def _swap_tokens(graph: ir.Graph) -> None:
 
 
 def _swap_outputs(graph: ir.Graph) -> None:
-    graph.head.permutation[[0, 1]] = graph.head.permutation[[1, 0]]
+    graph.heads[0].permutation[[0, 1]] = graph.heads[0].permutation[[1, 0]]
 
 
 MUTATIONS: dict[str, tuple[Mutation, str]] = {
@@ -124,9 +124,9 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "up": (_scaled(lambda g: _moe(g).experts[1].up.weight, 1.01), "layer 1"),
     "down bias": (_scaled(lambda g: _moe(g).experts[2].down.bias), "layer 1"),
     "tanh form": (_set(lambda g: _moe(g).experts[0], activation="gelu_tanh"), "layer 1"),
-    "head": (_scaled(lambda g: g.head.linear.weight), "the head"),
+    "head": (_scaled(lambda g: g.heads[0].linear.weight), "the head"),
     "outputs exchanged": (_swap_outputs, "the head"),
-    "head's row": (_set(lambda g: g.head, first_row=0), "the head"),
+    "head's row": (_set(lambda g: g.heads[0], first_row=0), "the head"),
 }
 
 

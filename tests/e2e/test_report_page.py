@@ -76,7 +76,7 @@ def evil(bundle: Bundle) -> Bundle:
         graphs[task] = replace(
             graph,
             input_name=EVIL[0],
-            output_name=EVIL[1],
+            heads=tuple(replace(head, name=EVIL[1]) for head in graph.heads),
             layers=tuple(replace(layer, name=names[layer.name]) for layer in graph.layers),
         )
         mine = report["tasks"][task]
@@ -88,7 +88,7 @@ def evil(bundle: Bundle) -> Bundle:
         for number, name in enumerate(EVIL):
             quantised["points"][name] = {**point, "clipped": 0.01 * (number + 1)}
         mine["host"] = {
-            "cut": {"tensor": EVIL[0], "shape": [1, 2], "sqnr_db": math.inf},
+            "cuts": [{"tensor": EVIL[0], "shape": [1, 2], "sqnr_db": math.inf}],
             "outputs": {EVIL[0]: [1, 2]},
             "accelerator_nodes": 3,
             "nodes": [{"name": n, "operator": n, "reason": n} for n in EVIL],

@@ -115,7 +115,8 @@ def test_outputs_over_several_ports(ports: int, dram: DramConfig) -> None:
     )
     graph = random_intgraph(SHAPES["wide_heads"], seed=4)
     counters = run(graph, arch, frames=2, dram=dram)
-    chunks = layout.output_chunks(arch, graph.head.rows, graph.head.linear.outputs)
+    shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
+    chunks = layout.output_offsets(arch, shapes)[-1]
     assert counters["DATA_WRITE_BYTES"] == chunks * 2 * arch.lanes
     if dram == DramConfig.ideal():  # a beat per port and cycle, as in the estimate
         estimated = estimate_graphs({"task": graph}, arch, memory=IDEAL)["task"]

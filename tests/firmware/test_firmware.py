@@ -134,8 +134,9 @@ def test_fuzz_target_finds_a_fault(tmp_path: Path) -> None:
     """The image target, on a parser that does not bound an output."""
     broken = (FIRMWARE / "core" / "image.c").read_text()
     for bound in (
-        "info->output_rows > MOESAIC_MAX_ROWS",
-        "words(info->output_rows, info->outputs, sizes->lanes) > MOESAIC_MAX_OUTPUT_CHUNKS",
+        "shape->rows > MOESAIC_MAX_ROWS",
+        "words(shape->rows, shape->columns, sizes->lanes) > MOESAIC_MAX_OUTPUT_CHUNKS",
+        "moesaic_output_bytes(sizes, info) > UINT32_MAX",
     ):
         assert bound in broken
         broken = broken.replace(bound, "0")

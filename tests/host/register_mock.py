@@ -32,7 +32,7 @@ FAULTS = (
 
 
 Answers = Mapping[str, Callable[[NDArray[np.int8]], NDArray[np.int16]]]
-"""Task to what turns frames [frames, patches, inputs] into codes [frames, rows, outputs]."""
+"""Task to what turns frames [frames, patches, inputs] into codes [frames, codes]."""
 
 
 def in_integers(bundle: Bundle) -> Answers:
@@ -125,9 +125,10 @@ class RegisterMock:
         rows, inputs = graph.gather.shape
         raw = np.frombuffer(self.read_memory(*self._window("INPUT")), np.int8)
         codes = self._answers[task](raw.reshape(rows, -1)[None, :, :inputs])[0] + spoiled
-        chunks = layout.output_chunks(arch, *codes.shape)
+        shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
+        chunks = layout.output_offsets(arch, shapes)[-1]
         drained = np.zeros(chunks * arch.lanes, "<i2")
-        drained[layout.output_index(arch, *codes.shape)] = codes
+        drained[layout.outputs_index(arch, shapes)] = codes
         parts = drained.view(np.uint8).reshape(chunks, arch.output_ports, -1)
         for port in range(arch.output_ports):
             address, size = self._window(f"OUTPUT{port or ''}")

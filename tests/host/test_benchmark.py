@@ -39,7 +39,7 @@ class Counter:
 
     def run(self, task: str, patches: np.ndarray) -> DeviceResult:
         self.calls.append(len(patches))
-        return DeviceResult(np.zeros((len(patches), 1, 1), np.int16), [])
+        return DeviceResult(np.zeros((len(patches), 1), np.int16), [])
 
     def close(self) -> None:
         pass

@@ -14,9 +14,9 @@ import pytest
 from moesaic.host import DeviceError, Session
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
-from moesaic.spec.hostside import dequantise_output
 from tests.host.faulty_devices import FaultySimulation, draw, inject
 from tests.host.register_mock import FAULTS, MockAccelerator
+from tests.outputs import only_output
 
 pytestmark = pytest.mark.usefixtures("faulty_devices")
 
@@ -42,7 +42,7 @@ def test_frame_in_flight_is_run_elsewhere_and_the_device_comes_back(
             if number == 1:
                 inject(kind, fault)
             answer = session.run(inputs, task=task)
-            expected = dequantise_output(two_tasks.graphs[task], codes)
+            expected = only_output(two_tasks.graphs[task], codes)
             np.testing.assert_array_equal(answer["y"], expected)
             assert answer.device == ("cpu" if number == 1 else kind)
             if number == 1:
@@ -58,7 +58,7 @@ def test_lost_interrupt_loses_no_frame(two_tasks: Bundle, kind: str) -> None:
         inputs, codes = draw(two_tasks, "seg", 3)
         inject(kind, "lost interrupt")
         answer = session.run(None, inputs, task="seg")
-        expected = dequantise_output(two_tasks.graphs["seg"], codes)
+        expected = only_output(two_tasks.graphs["seg"], codes)
         np.testing.assert_array_equal(answer["y"], expected)
         assert answer.device == kind
         device: Any = session.device
@@ -92,7 +92,7 @@ def test_device_that_computes_wrongly_is_not_taken_back(two_tasks: Bundle) -> No
             MockAccelerator.__init__ = make  # type: ignore[method-assign]
         assert answer.device == "cpu"
         assert session.placement()[0].reason.startswith("self-check of task")
-        expected = dequantise_output(two_tasks.graphs["depth"], codes)
+        expected = only_output(two_tasks.graphs["depth"], codes)
         np.testing.assert_array_equal(answer["y"], expected)
         assert session.run(inputs, task="depth").device == "mock"
     assert all(device.transport.closed for device in MockAccelerator.opened)

@@ -18,9 +18,9 @@ from moesaic.host.fpga import FpgaDevice
 from moesaic.host.pool import DeviceUnavailable
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
-from moesaic.spec.hostside import dequantise_output
 from tests.host.faulty_devices import draw
 from tests.host.uio_files import UioFiles
+from tests.outputs import only_output
 
 CLOCK_HZ = 1_000_000  # slow, so that no time-out comes before the thread that plays the hardware
 
@@ -52,7 +52,7 @@ def test_both_tasks_run_and_nothing_is_left_open(board: UioFiles, two_tasks: Bun
         for number, task in enumerate(("seg", "depth", "seg", "depth")):
             inputs, codes = draw(two_tasks, task, 40 + number)
             answer = session.run(None, inputs, task=task)
-            expected = dequantise_output(two_tasks.graphs[task], codes)
+            expected = only_output(two_tasks.graphs[task], codes)
             np.testing.assert_array_equal(answer["y"], expected)
             assert answer.device == "fpga"
     assert board.peek("IRQ_ENABLE") == 0
@@ -65,7 +65,7 @@ def test_frame_that_hangs_is_run_by_the_next_device(board: UioFiles, two_tasks: 
     with Session(two_tasks, ["fpga", "cpu"], {"fpga": short}, pause_seconds=60) as session:
         inputs, codes = draw(two_tasks, "seg", 50)
         answer = session.run(inputs, task="seg")
-        expected = dequantise_output(two_tasks.graphs["seg"], codes)
+        expected = only_output(two_tasks.graphs["seg"], codes)
         np.testing.assert_array_equal(answer["y"], expected)
         assert answer.device == "cpu"
         assert "did not end in time" in session.placement()[0].reason
@@ -91,7 +91,7 @@ def test_second_process_is_told_that_the_device_is_in_use(
     with Session(two_tasks, ["fpga"], {"fpga": options(board)}) as session:
         assert "DeviceError" in (said := other()) and "another process uses" in said
         inputs, codes = draw(two_tasks, "depth", 51)  # the first one goes on undisturbed
-        expected = dequantise_output(two_tasks.graphs["depth"], codes)
+        expected = only_output(two_tasks.graphs["depth"], codes)
         np.testing.assert_array_equal(session.run(inputs, task="depth")["y"], expected)
     assert other() == "taken\n"
 

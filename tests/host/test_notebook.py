@@ -36,7 +36,9 @@ EVIL = "<script>alert('&')</script>"
 @pytest.fixture(scope="module")
 def evil(two_tasks: Bundle) -> Bundle:
     """Names out of a file that somebody else has made."""
-    seg = dataclasses.replace(two_tasks.graphs["seg"], input_name=EVIL, output_name=EVIL)
+    graph = two_tasks.graphs["seg"]
+    heads = tuple(dataclasses.replace(head, name=EVIL) for head in graph.heads)
+    seg = dataclasses.replace(graph, input_name=EVIL, heads=heads)
     return dataclasses.replace(two_tasks, path=Path(EVIL), graphs={**two_tasks.graphs, "seg": seg})
 
 

@@ -99,7 +99,7 @@ def test_metadata_and_health(bundle: Bundle, client: triton.InferenceServerClien
             assert (model["name"], model["versions"]) == (task, ["1"])
             for tensors, name, shape in (
                 (model["inputs"], "x", graph.input_shape),
-                (model["outputs"], "y", graph.output_shape),
+                (model["outputs"], "y", graph.heads[0].shape),
             ):
                 assert tensors == [{"name": name, "datatype": "FP32", "shape": [-1, *shape[1:]]}]
     assert not client.is_model_ready("night")
@@ -150,7 +150,7 @@ def test_example_runs(bundle: Bundle, running: Running, task: str) -> None:
     command = [sys.executable, str(example), "--url", running.address, "--task", task]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    shape = (1, *bundle.graphs[task].output_shape[1:])
+    shape = (1, *bundle.graphs[task].heads[0].shape[1:])
     assert f"y: shape {shape}, float32" in done.stdout and "on cpu" in done.stdout
 
 

@@ -59,7 +59,7 @@ def test_another_device_answers_and_the_metrics_tell(bundle: Bundle) -> None:
         assert [reply.status for reply in answers] == [200, 200, 200]
         devices = ["puppet" if b'"puppet"' in reply.body else "cpu" for reply in answers]
         assert devices == ["puppet", "cpu", "cpu"]
-        tail = 4 * bundle.graphs["seg"].output_shape[1]
+        tail = 4 * bundle.graphs["seg"].heads[0].shape[1]
         assert len({reply.body[-tail:] for reply in answers}) == 1, "devices differ"
         assert running.metric("moesaic_failovers_total") == 1
         state = "moesaic_device_state"
@@ -137,7 +137,7 @@ class Stuck:
         return self.futures[-1]
 
     def answer(self, seconds: float) -> None:
-        result = DeviceResult(np.zeros((1, 1, 1), np.int16), [])
+        result = DeviceResult(np.zeros((1, 1), np.int16), [])
         self.futures.pop(0).set_result(Outputs({}, "board", seconds, result))
 
 

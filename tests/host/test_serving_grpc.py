@@ -88,7 +88,7 @@ def test_metadata_and_health(bundle: Bundle, client: triton.InferenceServerClien
         assert (model.name, list(model.versions), model.platform) == (task, ["1"], "moesaic")
         for (tensor,), name, shape in (
             (model.inputs, "x", graph.input_shape),
-            (model.outputs, "y", graph.output_shape),
+            (model.outputs, "y", graph.heads[0].shape),
         ):
             assert (tensor.name, tensor.datatype) == (name, "FP32")
             assert list(tensor.shape) == [-1, *shape[1:]]

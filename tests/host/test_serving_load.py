@@ -33,7 +33,7 @@ class Paced(helpers.Puppet):
     def run(self, task: str, patches: np.ndarray) -> DeviceResult:
         started = time.perf_counter()
         time.sleep(SERVICE_SECONDS)
-        head = self._executors[task].graph.head
+        head = self._executors[task].graph.heads[0]
         # One row of codes for all frames: the answer's own size does not matter here.
         codes = np.zeros((1, head.rows, head.linear.outputs), np.int16)
         seconds = time.perf_counter() - started

@@ -38,8 +38,8 @@ class Talker(Puppet):
     """A device that answers a frame with many frames of zeros."""
 
     def run(self, task: str, patches: np.ndarray) -> DeviceResult:
-        head = self._executors[task].graph.head
-        return DeviceResult(np.zeros((FRAMES, head.rows, head.linear.outputs), np.int16), [])
+        head = self._executors[task].graph.heads[0]
+        return DeviceResult(np.zeros((FRAMES, head.codes), np.int16), [])
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,11 @@ from tests.e2e.bundles import expected_codes
 
 SHAPES = (
     Shape(tokens=5, patches=4, patch_inputs=7, channels=8, heads=2, head_dim=4, value_dim=3,
-          hidden=9, expert_hidden=6, experts=3, outputs=5, head_rows=4, head_first=1),
+          hidden=9, expert_hidden=6, experts=3, outputs=5, head_rows=4, head_first=1,
+          taps=0.0),
     Shape(tokens=4, patches=4, patch_inputs=3, channels=12, heads=1, head_dim=5, value_dim=8,
-          moe=(True,), experts=4, top_k=1, renormalise=True, outputs=3, head_rows=1, head_first=0),
+          moe=(True,), experts=4, top_k=1, renormalise=True, outputs=3, head_rows=1, head_first=0,
+          taps=0.0),
 )  # fmt: skip
 
 
@@ -128,21 +130,22 @@ def host_model(values: int, scale: float = 2.0) -> bytes:
 
 
 def _report(graph: IntGraph, host: bool) -> dict[str, Any]:
-    values = graph.output_shape[1]
+    values = graph.heads[0].shape[1]
     routing = {
         layer.name: [graph.tokens] * layer.top_k + [0] * (len(layer.experts) - layer.top_k)
         for layer in graph.layers
         if isinstance(layer, IntMoe)
     }
     placed = {
-        "cut": {"tensor": "y", "shape": [1, values], "sqnr_db": 30.0},
+        "cuts": [{"tensor": "y", "shape": [1, values], "sqnr_db": 30.0}],
         "outputs": {"z": [1, values]},
         "accelerator_nodes": 9,
         "nodes": [{"name": "n", "operator": "Mul", "reason": "a test"}],
         "macs": None,
     }
     return {
-        "source": "model.onnx", "sqnr_db": 30.0, "macs": graph.macs, "layers": len(graph.layers),
+        "source": "model.onnx", "sqnr_db": 30.0, "outputs_db": {"y": 30.0},
+        "macs": graph.macs, "layers": len(graph.layers),
         "tokens": graph.tokens, "instructions": 100, "activation_bytes": 1024,
         "cycles": 1000, "weight_stream_bytes": 4096, "notes": ["a note"], "routing": routing,
         "schedule": vars(first_schedule(PRESETS["nano"])), "quantisation": {},
@@ -164,10 +167,10 @@ def _made(seed: int) -> Pieces:
     for name, graph in graphs.items():
         x = rng.uniform(-1, 1, (2, *graph.input_shape[1:])).astype(np.float32)
         samples[f"{name}.input"] = x
-        samples[f"{name}.float"] = np.zeros((2, *graph.output_shape[1:]), np.float32)
+        samples[f"{name}.float"] = np.zeros((2, *graph.heads[0].shape[1:]), np.float32)
         patches = np.zeros((2, *graph.gather.shape), np.int8)
         samples[f"{name}.codes"] = expected_codes(graph, patches)
-    hosts = {"depth": host_model(graphs["depth"].output_shape[1])} if seed % 2 else {}
+    hosts = {"depth": host_model(graphs["depth"].heads[0].shape[1])} if seed % 2 else {}
     report = {"tasks": {name: _report(g, name in hosts) for name, g in graphs.items()}}
     files = bundle_files(arch, graphs, codes, store, samples, report, hosts, {})
     parsed = json.loads(files.pop(manifest.MANIFEST))

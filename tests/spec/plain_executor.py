@@ -198,7 +198,7 @@ def moe(row: Row, narrow: Row, wide: Row, layer: IntMoe) -> Row:
 
 
 def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
-    """One frame: patches [patches, inputs] to codes [rows, outputs]."""
+    """One frame: patches [patches, inputs] to codes [codes], head after head."""
     if isinstance(graph.embed, IntTokens):
         rows: list[Row] = patches.tolist()
     else:
@@ -206,6 +206,7 @@ def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
         for number, patch in enumerate(patches.tolist(), start=graph.embed.first_row):
             rows[number] = add(rows[number], linear(patch, graph.embed.linear, 24))
     normal: list[tuple[Row, Row]] = []
+    streams = [rows]
     for layer in graph.layers:
         if not layer.parallel:
             normal = [norm(row, layer.norm) for row in rows]
@@ -224,8 +225,9 @@ def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
                     rows = [add(x, y) for x, y in zip(rows, addends, strict=True)]
             case _:
                 assert_never(layer)
-    head = graph.head
-    last = rows[head.first_row : head.first_row + head.rows]
-    return np.array(
-        [linear(norm(row, head.norm)[head.wide], head.linear, 16) for row in last], np.int16
-    )
+        streams.append(rows)
+    codes: Row = []
+    for head in graph.heads:
+        for row in streams[head.depth][head.first_row : head.first_row + head.rows]:
+            codes += linear(norm(row, head.norm)[head.wide], head.linear, 16)
+    return np.array(codes, np.int16)

@@ -14,9 +14,17 @@ from moesaic.spec import image
 from moesaic.spec.errors import UserError
 from tests.spec.bundle_pieces import host_model, pieces, refusal, reseal_image, seal_tables
 
+
+def outputs(*shapes: list[int]) -> np.ndarray:
+    """Rows and columns as a task's record has them."""
+    table = np.zeros((image.MAX_HEADS, 2), np.uint32)
+    table[: len(shapes)] = shapes
+    return table
+
+
 IMAGE_CHANGES: dict[str, tuple[np.dtype, str, int, str]] = {
     "magic": (image.HEADER, "magic", 1, "does not begin"),
-    "version": (image.HEADER, "version", 2, "is not of version"),
+    "version": (image.HEADER, "version", 1, "is not of version"),
     "length": (image.HEADER, "total_bytes", 1, "another length"),
     "arch": (image.HEADER, "arch_hash", 1, "for another architecture"),
     "depth": (image.HEADER, "depth", 32, "for another depth"),
@@ -33,7 +41,11 @@ IMAGE_CHANGES: dict[str, tuple[np.dtype, str, int, str]] = {
     "wraps": (image.SECTION, "bytes", (1 << 64) - 4096, "section 0 of"),
     "empty": (image.SECTION, "bytes", 0, "section 0 of 0 bytes"),
     "uneven": (image.SECTION, "bytes", 8, "weights of another length"),
-    "rows": (image.TASK, "output_rows", 0x80000002, "windows beyond 32 bits"),
+    "rows": (image.TASK, "output", outputs([0x80000002, 5]), "windows beyond 32 bits"),
+    "surplus": (image.TASK, "output", outputs([4, 5], [1, 1]), "outputs behind its last"),
+    "no outputs": (image.TASK, "output_count", 0, "without outputs, or with too many"),
+    "many outputs": (image.TASK, "output_count", 33, "without outputs, or with too many"),
+    "an output less": (image.TASK, "output_count", 2, "twice, or empty"),
     "no rows": (image.TASK, "input_rows", 0, "twice, or empty"),
     "columns": (image.TASK, "inputs", 0xFFFFFFFF, "windows beyond 32 bits"),
     "shapes": (image.TASK, "inputs", 8, "other shapes for task seg"),
@@ -74,7 +86,9 @@ def test_checksum_of_every_section_is_compared(tmp_path: Path) -> None:
         made = pieces(0)
         place = image.HEADER.itemsize + number * image.SECTION.itemsize
         made.image[place + image.SECTION.fields["crc"][1]] ^= 1  # type: ignore[index]
-        digest = hashlib.sha256(made.image[image.HEADER.itemsize + 6 * 32 + 2 * 48 :]).digest()
+        digest = hashlib.sha256(
+            made.image[image.HEADER.itemsize + 6 * 32 + 2 * image.TASK.itemsize :]
+        ).digest()
         seal_tables(made.image, digest)
         folder = tmp_path / str(number)
         folder.mkdir()

@@ -62,13 +62,21 @@ def hidden_of(made: Any, kind: str) -> int:
     return int(made.arrays[first(made, kind)["down"]["weight"]["array"]].shape[1])
 
 
+def parallel_layers(layers: list[Any]) -> list[Any]:
+    """With one more behind the head, parallel to the last."""
+    return [*layers, {**layers[-1], "parallel": True}]
+
+
 GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
     "multiplier": (lambda p: first(p, "Scale").update(multiplier=65536), "multiplier must be 0 to"),
     "shift": (lambda p: first(p, "Scale").update(shift=64), "shift must be 0 to 63, not 64"),
     "truth": (lambda p: first(p, "Scale").update(shift=True), "shift must be int"),
     "shifts": (lambda p: fill(p, first(p, "IntLinear"), "shift", 64), "shift must be 0 to 63"),
-    "negative rows": (lambda p: first(p, "IntHead").update(rows=-1), "head.rows must be 1 to"),
-    "rows behind": (lambda p: first(p, "IntHead").update(first_row=2), "head.first_row and rows"),
+    "negative rows": (lambda p: first(p, "IntHead").update(rows=-1), "].rows must be 1 to"),
+    "rows behind": (
+        lambda p: first(p, "IntHead").update(first_row=2),
+        "].first_row and rows",
+    ),
     "patches behind": (lambda p: first(p, "IntEmbed").update(first_row=2), "embed.first_row and"),
     "channels": (lambda p: first(p, "IntNorm").update(channels=9), "norm.channels must be 8"),
     "epsilon": (lambda p: first(p, "IntNorm").update(epsilon=1 << 48), "epsilon must be 0 to"),
@@ -118,11 +126,25 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
     "one expert less": (lambda p: first(p, "IntMoe")["experts"].pop(), "gate.weight must have"),
     "gather": (lambda p: fill(p, p.graphs["seg"], "gather", 28), "gather must hold indices"),
     "gather below": (lambda p: fill(p, p.graphs["seg"], "gather", -1), "gather must hold"),
-    "permutation": (lambda p: fill(p, p.graphs["seg"], "permutation", 20), "permutation must hold"),
+    "permutation": (
+        lambda p: fill(p, first(p, "IntHead"), "permutation", 20),
+        "permutation must hold",
+    ),
     "input": (lambda p: p.graphs["seg"].update(input_shape=[1, 1 << 30]), "values of the input"),
-    "output": (lambda p: p.graphs["seg"].update(output_shape=[1, 21]), "permutation must be 21"),
+    "output": (lambda p: first(p, "IntHead").update(shape=[1, 21]), "permutation must be 21"),
+    "no heads": (lambda p: p.graphs["seg"].update(heads=[]), "heads must have 1 to 32 entries"),
+    "heads of one name": (
+        lambda p: p.graphs["seg"].update(heads=2 * p.graphs["seg"]["heads"]),
+        "heads must have names of their own",
+    ),
+    "depth": (lambda p: first(p, "IntHead").update(depth=9), "heads[0].depth must be at most 4"),
+    "layers behind": (lambda p: first(p, "IntHead").update(depth=3), "depth of the last head"),
+    "between parallel layers": (
+        lambda p: p.graphs["seg"].update(layers=parallel_layers(p.graphs["seg"]["layers"])),
+        "heads[0].depth must not lie between layers that are parallel",
+    ),
     "scale of 0": (lambda p: p.graphs["seg"].update(input_scale=0), "input_scale must be"),
-    "infinite scale": (lambda p: p.graphs["seg"].update(output_scale=float("inf")), "output_scale"),
+    "infinite scale": (lambda p: first(p, "IntHead").update(scale=float("inf")), "scale must be"),
     "macs": (lambda p: p.graphs["seg"].update(macs=1), "macs must be"),
     "task": (lambda p: p.graphs["seg"].update(task="depth"), "task is 'depth'"),
     "two lines": (lambda p: p.graphs["seg"].update(input_name="a\nb"), "must be text of one line"),

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moesaic.spec.hostside import dequantise_output, quantise_input
+from moesaic.spec.hostside import dequantise_outputs, quantise_input
 from moesaic.spec.intgraph import IntGraph
 from tests.compiler.random_intgraph import Shape, random_intgraph
+from tests.outputs import only_output
 
 
 def one_row(scale: float, values: int) -> IntGraph:
@@ -66,15 +67,44 @@ def test_inputs_are_gathered_frame_by_frame() -> None:
         assert (got[frame] == x[frame].reshape(-1)[gather]).all()
 
 
+def with_head(
+    graph: IntGraph,
+    shape: tuple[int, ...],
+    scale: float,
+    permutation: np.ndarray,
+    rows: int,
+    columns: int,
+) -> IntGraph:
+    """The graph with one head of another layout; its weights mean nothing."""
+    head = graph.heads[0]
+    linear = replace(head.linear, weight=np.zeros((columns, graph.channels), np.int8))
+    changed = replace(
+        head, shape=shape, scale=scale, permutation=permutation, rows=rows, linear=linear
+    )
+    return replace(graph, heads=(changed,))
+
+
+def test_codes_of_several_outputs_are_those_of_each() -> None:
+    graph = random_intgraph(Shape(taps=1.0), seed=1)
+    codes = np.random.default_rng(0).integers(-99, 99, (3, graph.codes)).astype(np.int16)
+    outputs = dequantise_outputs(graph, codes)
+    assert list(outputs) == [head.name for head in graph.heads] and len(outputs) == 6
+    start = 0
+    for head in graph.heads:
+        part = codes[:, start : start + head.codes].astype(np.float64) * head.scale
+        assert (outputs[head.name] == part.astype(np.float32)).all()
+        start += head.codes
+
+
 @pytest.mark.parametrize("frames", [1, 3])
 def test_outputs_are_scaled_and_permuted_frame_by_frame(frames: int) -> None:
     graph = random_intgraph(Shape(moe=()), seed=1)
     rng = np.random.default_rng(frames)
     shape = (1, 5, 2, 3)
     permutation = rng.permutation(30).reshape(shape[1:])
-    graph = replace(graph, output_shape=shape, output_scale=0.1, permutation=permutation)
-    values = rng.integers(-32768, 32768, (frames, 6, 5)).astype(np.int16)
-    got = dequantise_output(graph, values)
+    graph = with_head(graph, shape, 0.1, permutation, 6, 5)
+    values = rng.integers(-32768, 32768, (frames, 30)).astype(np.int16)
+    got = only_output(graph, values)
     assert got.dtype == np.float32 and got.shape == (frames, 5, 2, 3)
     for frame in range(frames):
         flat = values[frame].reshape(-1)[permutation]
@@ -83,6 +113,6 @@ def test_outputs_are_scaled_and_permuted_frame_by_frame(frames: int) -> None:
 
 def test_full_scale_codes_keep_their_sign() -> None:
     graph = random_intgraph(Shape(moe=()), seed=1)
-    graph = replace(graph, output_shape=(1, 2), output_scale=2.0, permutation=np.array([1, 0]))
-    got = dequantise_output(graph, np.array([[[-32768, 32767]]], np.int16))
+    graph = with_head(graph, (1, 2), 2.0, np.array([1, 0]), 1, 2)
+    got = only_output(graph, np.array([[-32768, 32767]], np.int16))
     assert got.tolist() == [[65534.0, -65536.0]]

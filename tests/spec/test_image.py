@@ -19,8 +19,8 @@ def made(name: str, lines: int = 5) -> tuple[bytes, dict[str, image.ImageTask], 
     rng = np.random.default_rng(lines)
     weights = rng.bytes(lines * arch.line_bytes)
     tasks = {
-        "seg": image.ImageTask(rng.bytes(96), rng.bytes(5000), 4, 17, 3, 9),
-        "depth": image.ImageTask(rng.bytes(32), rng.bytes(16), 1, 1, 1, 1),
+        "seg": image.ImageTask(rng.bytes(96), rng.bytes(5000), 4, 17, ((3, 9), (2, 40))),
+        "depth": image.ImageTask(rng.bytes(32), rng.bytes(16), 1, 1, ((1, 1),)),
     }
     return weights, tasks, image.build_image(arch, weights, tasks)
 

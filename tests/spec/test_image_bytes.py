@@ -16,14 +16,19 @@ from tests.compiler.random_intgraph import Shape, random_intgraph
 
 HEADER = struct.Struct("<IIQ10IQ32s")
 SECTION = struct.Struct("<IIQQII")
-TASK = struct.Struct("<32s4I")
+TASK = struct.Struct("<32s68I")
+
+
+def shapes(count: int) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of several outputs."""
+    return tuple((5 + n, 7 + count) for n in range(count + 1))
 
 
 def made(name: str, names: list[str]) -> tuple[bytes, dict[str, image.ImageTask], bytes]:
     rng = np.random.default_rng(len(names))
     weights = rng.bytes(3 * PRESETS[name].line_bytes)
     tasks = {
-        task: image.ImageTask(rng.bytes(32 * (i + 1)), rng.bytes(4095 + i), 2 + i, 3, 5, 7 + i)
+        task: image.ImageTask(rng.bytes(32 * (i + 1)), rng.bytes(4095 + i), 2 + i, 3, shapes(i))
         for i, task in enumerate(names)
     }
     return weights, tasks, image.build_image(PRESETS[name], weights, tasks)
@@ -57,8 +62,9 @@ def test_every_number_of_the_tables(name: str) -> None:
     assert end == len(raw)
     for i, (task_name, task) in enumerate(tasks.items()):
         entry = TASK.unpack_from(raw, HEADER.size + sections * SECTION.size + i * TASK.size)
-        shape = (task.input_rows, task.inputs, task.output_rows, task.outputs)
-        assert entry == (task_name.encode().ljust(32, b"\0"), *shape)
+        outputs = [number for shape in task.outputs for number in shape]
+        numbers = (task.input_rows, task.inputs, i + 1, 0, *outputs, *[0] * (64 - len(outputs)))
+        assert entry == (task_name.encode().ljust(32, b"\0"), *numbers)
 
 
 def test_magic_is_four_letters() -> None:
@@ -86,6 +92,8 @@ def test_sixteen_tasks_fit_and_seventeen_do_not() -> None:
 
 
 def test_task_of_a_graph_has_its_shapes() -> None:
-    graph = random_intgraph(Shape(patches=8, patch_inputs=20, head_rows=6, outputs=30), seed=2)
+    graph = random_intgraph(
+        Shape(patches=8, patch_inputs=20, head_rows=6, outputs=30, taps=0.0), seed=2
+    )
     task = image.ImageTask.of(PRESETS["nano"], graph, b"program", b"constants")
-    assert task == image.ImageTask(b"program", b"constants", 8, 20, 6, 30)
+    assert task == image.ImageTask(b"program", b"constants", 8, 20, ((6, 30),))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moesaic.spec.intgraph import Scale, count_macs, layer_macs
+from moesaic.spec.intgraph import Scale, count_macs, part_macs
 from tests.compiler.random_intgraph import Shape, random_intgraph
 
 
@@ -17,27 +17,29 @@ def test_macs_of_every_layer(top_k: int) -> None:
         pairs=0.0,
         tokens=9, patches=8, patch_inputs=20, channels=24, heads=3, head_dim=7, value_dim=5,
         hidden=40, expert_hidden=20, experts=5, top_k=top_k, moe=(False, True), outputs=30,
-        head_rows=6,
+        head_rows=6, taps=0.0,
     )  # fmt: skip
     graph = random_intgraph(shape, seed=4)
     projections = 9 * 24 * (2 * 3 * 7 + 3 * 5) + 9 * 3 * 5 * 24
     attention = projections + 3 * 9 * 9 * (7 + 5)
     dense, moe = 2 * 9 * 24 * 40, 9 * 24 * 5 + top_k * 2 * 9 * 24 * 20
     expected = [8 * 20 * 24, attention, dense, attention, moe, 6 * 24 * 30]
-    assert layer_macs(graph.embed, graph.layers, graph.head, 8) == expected
-    assert count_macs(graph.embed, graph.layers, graph.head, 8) == sum(expected) == graph.macs
+    assert part_macs(graph.embed, graph.layers, graph.heads, 8) == expected
+    assert count_macs(graph.embed, graph.layers, graph.heads, 8) == sum(expected) == graph.macs
 
 
 def test_macs_of_a_single_expert() -> None:
-    graph = random_intgraph(Shape(tokens=9, experts=1, top_k=1, moe=(True,), pairs=0.0), seed=4)
-    macs = layer_macs(graph.embed, graph.layers, graph.head, 8)
+    graph = random_intgraph(
+        Shape(tokens=9, experts=1, top_k=1, moe=(True,), pairs=0.0, taps=0.0), seed=4
+    )
+    macs = part_macs(graph.embed, graph.layers, graph.heads, 8)
     assert macs[2] == 9 * 24 * 1 + 2 * 9 * 24 * 20
 
 
 def test_sizes_are_those_of_the_arrays() -> None:
     graph = random_intgraph(Shape(tokens=9, channels=24), seed=4)
     assert (graph.tokens, graph.channels) == (9, 24)
-    linear = replace(graph.head.linear, weight=np.zeros((4, 11), np.int8))
+    linear = replace(graph.heads[0].linear, weight=np.zeros((4, 11), np.int8))
     assert (linear.outputs, linear.inputs) == (4, 11)
 
 

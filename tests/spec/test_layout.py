@@ -97,10 +97,13 @@ def test_outputs_are_read_in_the_order_in_which_they_are_drained(
     split = np.frombuffer(raw, np.uint8).reshape(-1, arch.output_ports, part)
     parts = [split[:, port].tobytes() for port in range(arch.output_ports)]
     assert layout.join_outputs(arch, parts) == raw
-    got = layout.unpack_output(arch, raw, rows, columns)
-    assert got.dtype == np.int16 and (got == codes).all()
+    got = layout.unpack_outputs(arch, raw, [(rows, columns)])
+    assert got.dtype == np.int16 and (got == codes.reshape(-1)).all()
     index = layout.output_index(arch, rows, columns)
     assert len(np.unique(index)) == rows * columns
+    more = np.arange(3 * 5, dtype=np.int16).reshape(3, 5)
+    both = layout.unpack_outputs(arch, drained(arch, more) + raw, [(3, 5), (rows, columns)])
+    assert np.array_equal(both, [*more.reshape(-1), *codes.reshape(-1)])
 
 
 def test_parameter_entries_are_as_the_gateware_takes_them_apart() -> None:

@@ -99,12 +99,15 @@ def test_frames_do_not_influence_each_other() -> None:
 
 
 def test_one_changed_bias_changes_the_output() -> None:
-    graph = random_intgraph(SHAPES["mixed"], seed=1)
+    graph = random_intgraph(replace(SHAPES["mixed"], taps=1.0), seed=1)
     x = random_patches(graph, 1, seed=2)
     before = Executor(graph).run(x)
-    linear = graph.head.linear
+    linear = graph.heads[0].linear
     bias = linear.bias.copy()
     bias[0] += 1 << 20
-    head = replace(graph.head, linear=replace(linear, bias=bias))
-    after = Executor(replace(graph, head=head)).run(x)
-    assert (after[..., 0] != before[..., 0]).any() and (after[..., 1:] == before[..., 1:]).all()
+    head = replace(graph.heads[0], linear=replace(linear, bias=bias))
+    after = Executor(replace(graph, heads=(head, *graph.heads[1:]))).run(x)
+    mine, *others = zip(graph.split_codes(before), graph.split_codes(after), strict=True)
+    assert (mine[0][..., 0] != mine[1][..., 0]).any()
+    assert (mine[0][..., 1:] == mine[1][..., 1:]).all()
+    assert len(others) > 2 and all(np.array_equal(*other) for other in others)

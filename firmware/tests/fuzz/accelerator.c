@@ -10,32 +10,40 @@ uint32_t accelerator_digest(const uint8_t *window, size_t bytes) {
     return sum;
 }
 
-int16_t accelerator_code(uint32_t digest, uint32_t row, uint32_t column) {
-    uint32_t mixed = (digest ^ (row * 40503u + column + 1)) * 2654435761u;
+int16_t accelerator_code(uint32_t digest, uint32_t output, uint32_t row, uint32_t column) {
+    uint32_t mixed = (digest ^ (output * 97u + row * 40503u + column + 1)) * 2654435761u;
     return (int16_t)((int32_t)(mixed >> 16) - 0x8000);
 }
 
-uint32_t accelerator_place(const moesaic_sizes *sizes, const moesaic_task_info *info, uint32_t row,
-                           uint32_t column, uint32_t *port) {
+uint32_t accelerator_place(const moesaic_sizes *sizes, const moesaic_task_info *info,
+                           uint32_t output, uint32_t row, uint32_t column, uint32_t *port) {
     const uint32_t part = 2 * sizes->lanes / sizes->output_ports;
-    uint32_t padded = (info->outputs + sizes->lanes - 1) / sizes->lanes * sizes->lanes;
+    const moesaic_shape *shape = &info->output[output];
+    uint32_t start = 0, padded = (shape->columns + sizes->lanes - 1) / sizes->lanes * sizes->lanes;
     uint32_t first = column / sizes->width * sizes->width, rest = padded - first;
     uint32_t in_row = rest < sizes->width ? rest : sizes->width;
-    uint32_t code = first * info->output_rows + row * in_row + (column - first);
+    uint32_t code = first * shape->rows + row * in_row + (column - first);
     uint32_t byte = code % sizes->lanes * 2;
+    for (uint32_t n = 0; n < output; ++n)
+        start += info->output[n].rows * ((info->output[n].columns - 1) / sizes->lanes + 1);
     *port = byte / part;
-    return code / sizes->lanes * part + byte % part;
+    return (start + code / sizes->lanes) * part + byte % part;
 }
 
 void accelerator_drain(accelerator *self, const moesaic_task *task, uint32_t digest) {
-    for (uint32_t row = 0; row < task->info.output_rows; ++row) {
-        for (uint32_t column = 0; column < task->info.outputs; ++column) {
-            uint32_t port, byte;
-            uint16_t code = (uint16_t)accelerator_code(digest, row, column);
-            byte = accelerator_place(&self->device->sizes, &task->info, row, column, &port);
-            REQUIRE(byte + 2 <= task->output[port].bytes);
-            self->memory[task->output[port].address - MEMORY_BASE + byte] = (uint8_t)code;
-            self->memory[task->output[port].address - MEMORY_BASE + byte + 1] = (uint8_t)(code >> 8);
+    const moesaic_task_info *info = &task->info;
+    for (uint32_t output = 0; output < info->output_count; ++output) {
+        for (uint32_t row = 0; row < info->output[output].rows; ++row) {
+            for (uint32_t column = 0; column < info->output[output].columns; ++column) {
+                uint32_t port, byte;
+                uint16_t code = (uint16_t)accelerator_code(digest, output, row, column);
+                uint8_t *place;
+                byte = accelerator_place(&self->device->sizes, info, output, row, column, &port);
+                REQUIRE(byte + 2 <= task->output[port].bytes);
+                place = self->memory + (task->output[port].address - MEMORY_BASE + byte);
+                place[0] = (uint8_t)code;
+                place[1] = (uint8_t)(code >> 8);
+            }
         }
     }
 }

@@ -41,12 +41,12 @@ void accelerator_begin(accelerator *self, uint32_t hash, const uint8_t *script, 
 /* From now on it does what an accelerator does. */
 void accelerator_works(accelerator *self);
 
-/* Digest of the bytes of an input window; code (row, column) of the output that it makes. */
+/* Digest of the bytes of an input window; code (row, column) of an output that it makes. */
 uint32_t accelerator_digest(const uint8_t *window, size_t bytes);
-int16_t accelerator_code(uint32_t digest, uint32_t row, uint32_t column);
+int16_t accelerator_code(uint32_t digest, uint32_t output, uint32_t row, uint32_t column);
 /* Where the code lies in the output windows: the port, and the byte in its window. */
-uint32_t accelerator_place(const moesaic_sizes *sizes, const moesaic_task_info *info, uint32_t row,
-                           uint32_t column, uint32_t *port);
+uint32_t accelerator_place(const moesaic_sizes *sizes, const moesaic_task_info *info,
+                           uint32_t output, uint32_t row, uint32_t column, uint32_t *port);
 /* Write all codes of a task into its windows. */
 void accelerator_drain(accelerator *self, const moesaic_task *task, uint32_t digest);
 

@@ -63,10 +63,11 @@ static int8_t *new_input(uint32_t task, size_t *count, uint32_t *digest) {
 }
 
 static void check_output(uint32_t task, const int16_t *codes, uint32_t digest) {
-    for (uint32_t row = 0; row < SAMPLE_INFO[task].output_rows; ++row)
-        for (uint32_t column = 0; column < SAMPLE_INFO[task].outputs; ++column)
-            REQUIRE(codes[row * SAMPLE_INFO[task].outputs + column] ==
-                    accelerator_code(digest, row, column));
+    const moesaic_task_info *info = &SAMPLE_INFO[task];
+    for (uint32_t output = 0; output < info->output_count; ++output)
+        for (uint32_t row = 0; row < info->output[output].rows; ++row)
+            for (uint32_t column = 0; column < info->output[output].columns; ++column)
+                REQUIRE(*codes++ == accelerator_code(digest, output, row, column));
 }
 
 static void forget(void) { memset(known, 0, sizeof(known)); }
@@ -134,7 +135,7 @@ static void wait_for(uint64_t cycles) {
 }
 
 static void read_output(uint32_t task, uint32_t number) {
-    size_t count = (size_t)SAMPLE_INFO[task].output_rows * SAMPLE_INFO[task].outputs;
+    size_t count = (size_t)moesaic_output_codes(&SAMPLE_INFO[task]);
     int16_t *codes = fuzz_block(count * sizeof(*codes));
     moesaic_result result;
     begin_call(CALL_OUTPUT, task);
@@ -148,7 +149,7 @@ static void read_output(uint32_t task, uint32_t number) {
 }
 
 static moesaic_result run(uint32_t task) {
-    size_t inputs, outputs = (size_t)SAMPLE_INFO[task].output_rows * SAMPLE_INFO[task].outputs;
+    size_t inputs, outputs = (size_t)moesaic_output_codes(&SAMPLE_INFO[task]);
     uint32_t digest;
     int8_t *input = new_input(task, &inputs, &digest);
     int16_t *output = fuzz_block(outputs * sizeof(*output));

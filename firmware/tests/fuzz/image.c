@@ -60,9 +60,11 @@ static double needed(const moesaic_image *image) {
         AFTER((double)moesaic_program_section(image, number).bytes);
         AFTER((double)moesaic_constant_section(image, number).bytes);
         AFTER((double)info.input_rows * ((info.inputs - 1) / sizes->depth + 1) * sizes->depth);
+        double chunks = 0;
+        for (uint32_t n = 0; n < info.output_count; ++n)
+            chunks += (double)info.output[n].rows * ((info.output[n].columns - 1) / sizes->lanes + 1);
         for (uint32_t port = 0; port < sizes->output_ports; ++port)
-            AFTER((double)info.output_rows * ((info.outputs - 1) / sizes->lanes + 1) * 2 *
-                  sizes->lanes / sizes->output_ports);
+            AFTER(chunks * 2 * sizes->lanes / sizes->output_ports);
     }
 #undef AFTER
     return end;
@@ -91,7 +93,8 @@ static void check_tables(const moesaic_image *image, const uint8_t *data, size_t
         moesaic_image_task(image, number, &info);
         REQUIRE(memchr(info.name, 0, sizeof(info.name)) && info.name[0]);
         REQUIRE((double)info.input_rows * info.inputs < 4294967296.0);
-        REQUIRE((double)info.output_rows * info.outputs < 2147483648.0);
+        REQUIRE(info.output_count >= 1 && info.output_count <= MOESAIC_MAX_HEADS);
+        REQUIRE(moesaic_output_codes(&info) > 0 && moesaic_output_codes(&info) < 2147483648.0);
     }
 }
 
@@ -122,7 +125,8 @@ static void check_codes(moesaic_device *device, uint32_t number) {
     const uint8_t *window = bus.memory + (task->input.address - MEMORY_BASE);
     size_t padded = task->input.bytes / info->input_rows, wrong = 0;
     size_t inputs = (size_t)info->input_rows * info->inputs;
-    size_t outputs = (size_t)info->output_rows * info->outputs;
+    size_t outputs = (size_t)moesaic_output_codes(info);
+    const int16_t *next;
     int8_t *input = fuzz_block(inputs);
     int16_t *output = fuzz_block(outputs * sizeof(*output));
     bus.task = number;
@@ -139,10 +143,11 @@ static void check_codes(moesaic_device *device, uint32_t number) {
     accelerator_drain(&bus, task, number + 1);
     REQUIRE(moesaic_read_output(device, number, output, outputs) == MOESAIC_OK);
     REQUIRE(moesaic_read_output(device, number, output, outputs + 1) == MOESAIC_BAD_ARGUMENT);
-    for (uint32_t row = 0; row < info->output_rows; ++row)
-        for (uint32_t column = 0; column < info->outputs; ++column)
-            wrong += output[(size_t)row * info->outputs + column] !=
-                     accelerator_code(number + 1, row, column);
+    next = output;
+    for (uint32_t n = 0; n < info->output_count; ++n)
+        for (uint32_t row = 0; row < info->output[n].rows; ++row)
+            for (uint32_t column = 0; column < info->output[n].columns; ++column)
+                wrong += *next++ != accelerator_code(number + 1, n, row, column);
     REQUIRE(wrong == 0);
     free(input);
     free(output);
