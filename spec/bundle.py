@@ -114,7 +114,7 @@ class Bundle:
     def image(self) -> bytes:
         """The device image, see :mod:`moesaic.spec.image`."""
         tasks = {
-            name: image.ImageTask.of(graph, self.programs[name], self.constants[name])
+            name: image.ImageTask.of(graph, self.arch, self.programs[name], self.constants[name])
             for name, graph in self.graphs.items()
         }
         return image.build_image(self.arch, self.weights, tasks)

@@ -62,7 +62,7 @@ def bundle_files(
         for name, code in codes.items()
     }
     parts = {
-        name: ImageTask.of(graphs[name], code.program, code.constants)
+        name: ImageTask.of(graphs[name], arch, code.program, code.constants)
         for name, code in codes.items()
     }
     arrays: dict[str, NDArray[Any]] = {}

@@ -10,6 +10,7 @@ from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.renorm import lower_renorm
+from moesaic.compiler.schedule.spill import Spill
 from moesaic.compiler.schedule.steps import (
     Address,
     Step,
@@ -42,7 +43,10 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
     check_capacity(graph, arch)
     writer = StepWriter(graph, arch, schedule)
     writer.following = _next_norm(writer, 0)
-    _lower_embed(writer)
+    if writer.spill:
+        _lower_embed_in_blocks(writer, writer.spill)
+    else:
+        _lower_embed(writer)
     _lower_heads(writer, 0)
     for index, layer in enumerate(graph.layers):
         if not layer.parallel:
@@ -142,6 +146,45 @@ def _lower_embed(writer: StepWriter) -> None:
         )
         writer.complete(first + len(rows))
     writer.complete(graph.tokens)
+
+
+def _lower_embed_in_blocks(writer: StepWriter, spill: Spill) -> None:
+    """The same, a block of the stream behind the other, which all go to scratch."""
+    graph, arch = writer.graph, writer.arch
+    embed, count = graph.embed, graph.gather.shape[0]
+    patches = writer.buffer("patches", count, embed.linear.inputs)
+    writer.emit(
+        isa.Opcode.LOAD,
+        writes(patches),
+        window=isa.Window.INPUT,
+        space=isa.Space.ACTIVATION,
+        words=count * writer.words(embed.linear.inputs),
+        base=Address(patches),
+    )
+    for block in spill.blocks(range(graph.tokens)):
+        place = writer.resident(block)
+        writer.emit(
+            isa.Opcode.LOAD,
+            (writes_stream(place),),
+            window=isa.Window.CONSTANT,
+            space=isa.Space.RESIDUAL,
+            offset=block.start * spill.row_bytes,
+            words=len(block) * spill.words,
+            base=place.start * spill.words,
+        )
+        first = max(block.start, embed.first_row)
+        last = min(block.stop, embed.first_row + count)
+        if first < last:
+            place = writer.resident(range(first, last))
+            writer.linear(
+                Source(patches),
+                writer.weights(embed.linear),
+                Rows(last - first, first=first - embed.first_row),
+                writer.to_residual(place.start),
+                updates_stream(place),
+                columns=layout.words(embed.linear.outputs, arch.lanes) * arch.lanes,
+            )
+        writer.complete(block.stop)
 
 
 def _lower_heads(writer: StepWriter, depth: int) -> None:

@@ -14,6 +14,7 @@ class Resource(enum.Enum):
 
     ACTIVATION = "activation scratchpad"
     RESIDUAL = "residual scratchpad"
+    SCRATCH = "rows of the residual stream in external memory"
     QUEUES = "expert queues"
     TABLE_0 = "first activation table"
     TABLE_1 = "second activation table"
@@ -130,6 +131,16 @@ def writes_stream(rows: range | None = None) -> Access:
 def updates_stream(rows: range | None = None) -> tuple[Access, ...]:
     """Accesses that add to rows of the residual stream, or all."""
     return reads_stream(rows), writes_stream(rows)
+
+
+def reads_scratch(rows: range | None = None) -> Access:
+    """An access that reads rows of the stream in external memory, or all."""
+    return Access(Resource.SCRATCH, False, rows=rows)
+
+
+def writes_scratch(rows: range | None = None) -> Access:
+    """An access that writes rows of the stream to external memory, or all."""
+    return Access(Resource.SCRATCH, True, rows=rows)
 
 
 TABLES = (Resource.TABLE_0, Resource.TABLE_1)
