@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+
 from moesaic.compiler.frontend.choices import (
     Compare,
     Counted,
@@ -16,6 +18,7 @@ from moesaic.compiler.frontend.views import (
     Product,
     RowSum,
     Softmax,
+    Source,
     Sum,
     Times,
     Unary,
@@ -33,9 +36,27 @@ def is_weighted(arena: Arena, view: View) -> bool:
     return True in _holds(arena, view)
 
 
-def _holds(arena: Arena, view: View) -> set[bool]:
-    """Return True for scores and choices, False for other values, at the leaves of a view."""
-    found: set[bool] = set()
+def inner(source: Source) -> Sequence[View]:
+    """Return what values are computed from element by element, or by adding up a row; of anything
+    else nothing."""
+    match source:
+        case Sum():
+            return source.terms
+        case Times():
+            return source.left, source.right
+        case RowSum():
+            return (source.rows,)
+        case Unary():
+            return (source.argument,)
+        case _:
+            return ()
+
+
+def leaves_of(
+    arena: Arena, view: View, inside: Callable[[Source], Sequence[View]] = inner
+) -> Iterator[Source]:
+    """Yield the sources that a view is made of in the end, each once: those of which ``inside``
+    returns nothing."""
     waiting: list[View] = [view]
     seen: set[int] = set()
     while waiting:
@@ -43,25 +64,28 @@ def _holds(arena: Arena, view: View) -> set[bool]:
             if source.start in seen:
                 continue
             seen.add(source.start)
-            match source:
-                case Sum():
-                    waiting += source.terms
-                case Times():
-                    waiting += [source.left, source.right]
-                case RowSum():
-                    waiting.append(source.rows)
-                case Unary():
-                    waiting.append(source.argument)
-                case Compare() | Counted() | Masked() | TopKIndices() | TopKValues() | Softmax():
-                    found.add(True)
-                case BatchProduct():
-                    sides = [_holds(arena, part) for part in (source.left, source.right)]
-                    found.add(all(side <= {True} for side in sides))
-                case Lookup():
-                    inner = _holds(arena, source.data)
-                    found |= {True} if _are_scores(arena, source) else inner or {True}
-                case _:
-                    found.add(False)
+            parts = inside(source)
+            if parts:
+                waiting += parts
+            else:
+                yield source
+
+
+def _holds(arena: Arena, view: View) -> set[bool]:
+    """Return True for scores and choices, False for other values, at the leaves of a view."""
+    found: set[bool] = set()
+    for source in leaves_of(arena, view):
+        match source:
+            case Compare() | Counted() | Masked() | TopKIndices() | TopKValues() | Softmax():
+                found.add(True)
+            case BatchProduct():
+                sides = [_holds(arena, part) for part in (source.left, source.right)]
+                found.add(all(side <= {True} for side in sides))
+            case Lookup():
+                data = _holds(arena, source.data)
+                found |= {True} if _are_scores(arena, source) else data or {True}
+            case _:
+                found.add(False)
     return found
 
 
@@ -76,26 +100,11 @@ def _are_scores(arena: Arena, source: Lookup) -> bool:
 
 def _products(arena: Arena, view: View) -> set[int]:
     """Return the linear layers that scores are computed from."""
-    found: set[int] = set()
-    waiting: list[View] = [view]
-    seen: set[int] = set()
-    while waiting:
-        for source in arena.sources_of(waiting.pop()):
-            if source.start in seen:
-                continue
-            seen.add(source.start)
-            match source:
-                case Sum():
-                    waiting += source.terms
-                case Times():
-                    waiting += [source.left, source.right]
-                case Unary():
-                    waiting.append(source.argument)
-                case RowSum() | Softmax():
-                    waiting.append(source.rows)
-                case _:
-                    found.add(source.start)
-    return found
+
+    def inside(source: Source) -> Sequence[View]:
+        return (source.rows,) if isinstance(source, Softmax) else inner(source)
+
+    return {source.start for source in leaves_of(arena, view, inside)}
 
 
 def is_weighted_product(arena: Arena, source: BatchProduct) -> bool:

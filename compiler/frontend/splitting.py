@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,13 @@ from moesaic.compiler.frontend.choices import (
     Lookup,
     TopKIndices,
 )
-from moesaic.compiler.frontend.gates import is_gate, is_weighted, is_weighted_product
+from moesaic.compiler.frontend.gates import (
+    inner,
+    is_gate,
+    is_weighted,
+    is_weighted_product,
+    leaves_of,
+)
 from moesaic.compiler.frontend.leaves import factors
 from moesaic.compiler.frontend.operators.choosing import compare
 from moesaic.compiler.frontend.substitute import MIXED, Labels, Substitution
@@ -26,7 +32,6 @@ from moesaic.compiler.frontend.views import (
     Source,
     Sum,
     Times,
-    Unary,
     View,
 )
 
@@ -164,32 +169,23 @@ class Splitter:
 
     def _lookups(self, view: View) -> TopKIndices | None:
         """Return what chose the experts whose weights a view has looked up."""
-        waiting: list[View] = [view]
-        seen: set[int] = set()
-        while waiting:
-            for source in self._arena.sources_of(waiting.pop()):
-                if source.start in seen:
-                    continue
-                seen.add(source.start)
-                match source:
-                    case Sum():
-                        waiting += source.terms
-                    case Times():
-                        waiting += [source.left, source.right]
-                    case RowSum() | Product():
-                        waiting.append(source.rows)
-                    case Unary():
-                        waiting.append(source.argument)
-                    case BatchProduct():
-                        waiting += [source.left, source.right]
-                    case Lookup() if not is_gate(self._arena, view_of(source)) or (
-                        source.data.is_constant
-                    ):
-                        (found,) = self._arena.sources_of(source.index)
-                        assert isinstance(found, TopKIndices)
-                        return found
-                    case _:
-                        pass
+
+        def inside(source: Source) -> Sequence[View]:
+            match source:
+                case Product():
+                    return (source.rows,)
+                case BatchProduct():
+                    return source.left, source.right
+                case _:
+                    return inner(source)
+
+        for source in leaves_of(self._arena, view, inside):
+            if not isinstance(source, Lookup):
+                continue
+            if source.data.is_constant or not is_gate(self._arena, view_of(source)):
+                (found,) = self._arena.sources_of(source.index)
+                assert isinstance(found, TopKIndices)
+                return found
         return None
 
     def _assume(self, view: View, gates: tuple[View, ...], chosen: TopKIndices) -> Iterator[Part]:
