@@ -226,7 +226,7 @@ def test_runtime_needs_numpy_only(
     if python is None:
         pytest.skip(f"there is no Python {version}")
     alone = environment(tmp_path / "env", distributions[0], borrow=False, python=python)
-    for name in ("__init__", "runtime_alone", "host/uio_files", "host/register_mock"):
+    for name in ("__init__", "runtime_alone", "outputs", "host/uio_files", "host/register_mock"):
         copy = tmp_path / "tests" / f"{name}.py"
         copy.parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests" / f"{name}.py", copy)

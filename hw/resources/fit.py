@@ -19,6 +19,9 @@ Coefficients = dict[str, dict[str, list[float]]]
 """By kind and block."""
 MULTIPLIERS = [0.0, 1.0, 0.0, 0.5]
 """Of the array, for its features: one a product, one for two if packed. By design, not by fit."""
+ROUNDING = 1e-9
+"""Less than that of a coefficient, all of which count a size in bits or words, is what float sums
+leave of 0: it differs from processor to processor."""
 REFERENCE = "xcup"
 """The family with the most samples. Of the others too few are counted for a fit of their own: their
 blocks are those of this family times one factor for each block and kind."""
@@ -62,6 +65,7 @@ def _fit_block(samples: Sequence[Sample], block: str, kind: str) -> list[float]:
     used = [n for n in range(rows.shape[1]) if rows[:, n].any()]
     while used and counts.any():
         found = np.linalg.lstsq(rows[:, used] * weights[:, None], counts * weights, rcond=None)[0]
+        found[np.abs(found) < ROUNDING] = 0.0
         if (found >= 0).all():
             result[used] = found
             break

@@ -36,6 +36,7 @@ LIMITS = {
     "a row of scores takes": "accumulator rows",
     "an accumulator bank has": "accumulator rows",
     "accumulator rows for its logits": "accumulator rows",
+    "accumulator_rows and more": "accumulator rows",
     "rows of an instruction": "a field of an instruction",
     "the router holds": "experts or tokens of the router",
     "the router at most": "choices",
@@ -73,10 +74,10 @@ def test_no_shape_at_a_limit_hangs(preset: ArchConfig) -> None:
         grown[case.grown].add(outcome == "fits")
     print(dict(found))
     assert found.total() == SHAPES_PER_PRESET
-    # Few have an expert or a head for more tokens than accumulator rows and fit else.
     reachable = set(LIMITS.values())
-    seldom = {"accumulator rows"}
-    assert {"fits", *reachable} - seldom <= found.keys() <= {"fits", *reachable}
+    if preset.activation_words < 32 * preset.accumulator_rows:  # so many rows do not fit there
+        reachable.remove("accumulator rows")
+    assert found.keys() == {"fits", *reachable}
     assert 0.3 * SHAPES_PER_PRESET < found["fits"] < 0.95 * SHAPES_PER_PRESET
     del grown["heads"]  # their number ends before any limit, where programs get long
     assert all(outcomes == {True, False} for outcomes in grown.values()), grown

@@ -45,7 +45,7 @@ def test_flipped_weight_bit_fails(small_bundle: Path, place: float) -> None:
 def test_flipped_expected_code_fails(small_bundle: Path) -> None:
     bundle = load_bundle(small_bundle)
     samples = {name: array.copy() for name, array in bundle.samples.items()}
-    samples["depth.codes"][0, 0, 0] ^= 1
+    samples["depth.codes"][0, 0] ^= 1
     damaged = dataclasses.replace(bundle, samples=samples)
     verdicts = {v.task: v for v in judge(damaged, SimulatedAccelerator(damaged))}
     assert not verdicts["depth"].bit_exact and verdicts["depth"].stale_codes == 1
