@@ -60,6 +60,8 @@ class DrainKind:
         Width, signed, that the first requantisation saturates to where the result is not wide.
     rows_outside
         It finishes a row of all column tiles before it begins the next one.
+    rotary
+        It can rotate pairs of columns, if the instruction says so.
     """
 
     operand: Operand
@@ -68,6 +70,7 @@ class DrainKind:
     function: Function = Function.NONE
     wide: Wide = Wide.NEVER
     rows_outside: bool = False
+    rotary: bool = False
 
     @property
     def parameters(self) -> bool:
@@ -79,7 +82,7 @@ EXPONENT_LIMIT = EXPONENT_BITS + 1
 """A distance is not negative, so this clamps exponents to ``EXPONENT_BITS``."""
 
 DRAINS: dict[Drain, DrainKind] = {
-    Drain.INT8: DrainKind(Operand.BIASED, 8, Destination.ACTIVATION, wide=Wide.FIRST),
+    Drain.INT8: DrainKind(Operand.BIASED, 8, Destination.ACTIVATION, wide=Wide.FIRST, rotary=True),
     Drain.ACTIVATION: DrainKind(
         Operand.BIASED,
         ACTIVATION_INPUT_BITS,

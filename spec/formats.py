@@ -30,6 +30,15 @@ UINT8_BITS = 8
 """Hidden rows behind the activation, unsigned, and the code of zero in them."""
 HIDDEN_BITS = 16
 """Hidden rows in two planes, signed."""
+ROTARY_BITS = 18
+"""A value on its way into a rotation, signed: steps of a 16-bit result, or 256ths of those of an
+8-bit one, and two bits more than both have."""
+PRODUCT_BITS = 24
+"""A value times its cosine or sine, signed."""
+ANGLE_FRACTION_BITS = 14
+"""Of a rotation's cosine and sine: 1.0 has a code of its own."""
+ANGLE_BITS = 16
+"""A cosine or a sine: magnitude, and the sign above it."""
 PROBABILITY_BITS = 8
 """Un-normalised softmax probabilities, unsigned."""
 

@@ -20,7 +20,7 @@ from operator import xor
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import MULTIPLIER_BITS, SHIFT_BITS, UINT8_BITS
 
-ISA_VERSION = 6
+ISA_VERSION = 7
 INSTRUCTION_BYTES = 32
 CHECK_VALUE = 0x5A
 """XOR of all 32 bytes of a well-formed instruction."""
@@ -94,7 +94,8 @@ class Drain(enum.IntEnum):
     """What DRAIN does with an accumulator row."""
 
     INT8 = 0
-    """requantise to int8, write activations; with `wide` to int16, in two planes."""
+    """requantise to int8, write activations; with `wide` to int16, in two planes; with `rotary`
+    rotate pairs of columns on the way."""
     ACTIVATION = 1
     """requantise to 18 bits, apply the function of the loaded tables, requantise with (multiplier,
     shift), write activations: add `offset` and clamp to uint8, or with `wide` saturate to int16 and
@@ -218,6 +219,19 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
             1,
             "chunks come in pairs: the second one's activation times the first one, as int16, and"
             " (`shift`); a row of all column tiles before the next one, one group (ACTIVATION)",
+        ),
+        Field(
+            "rotary",
+            1,
+            "chunks come in pairs that are rotated, both requantised to 18 bits and the products by"
+            " (`shift`); a row of all column tiles before the next one, one group (INT8)",
+        ),
+        Field("angles", 20, "residual word of the cosines of row 0, pair 0 (`rotary`)"),
+        Field(
+            "angle_words",
+            10,
+            "residual words between rows of angles; pairs of chunks behind the last of them have"
+            " the first ones again (`rotary`)",
         ),
     ),
     Opcode.NORM: (

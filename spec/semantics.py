@@ -17,9 +17,11 @@ from torch import Tensor
 
 from moesaic.spec import tables
 from moesaic.spec.formats import (
+    ANGLE_BITS,
     GATE_FRACTION_BITS,
     HIDDEN_BITS,
     ONE_Q15,
+    PRODUCT_BITS,
     RESIDUAL_GUARD_BITS,
     SIGMOID_FRACTION_BITS,
     UINT8_BITS,
@@ -131,6 +133,31 @@ def hidden_wide(fine: Tensor, multiplier: int | Tensor, shift: int) -> Tensor:
     """int16 code of an activation. ``multiplier`` may be a signed int16 tensor: the other column
     of a pair."""
     return saturate(round_shift(fine * multiplier, shift), HIDDEN_BITS)
+
+
+def angle(code: Tensor) -> Tensor:
+    """Cosine or sine of its 16 bits, given as a signed integer: a sign above 15 of magnitude."""
+    magnitude = code & (1 << ANGLE_BITS - 1) - 1
+    return torch.where(code < 0, -magnitude, magnitude)
+
+
+def rotate(
+    first: Tensor, second: Tensor, cosine: Tensor, sine: Tensor, shift: int, wide: bool
+) -> tuple[Tensor, Tensor]:
+    """Rotate pairs: codes of ``first * cos - second * sin`` and ``second * cos + first * sin``.
+
+    ``first`` and ``second`` have 18 bits, steps of the int16 codes (``wide``) or 256ths of those of
+    the int8 ones; cosine and sine are integers of 15 bits and a sign, where ``1 << shift`` is 1.
+    """
+
+    def product(value: Tensor, factor: Tensor) -> Tensor:
+        return saturate(round_shift(value * factor, shift), PRODUCT_BITS)
+
+    def code(total: Tensor) -> Tensor:
+        return saturate(total, 16) if wide else saturate(round_shift(total, 8), 8)
+
+    turned = product(first, cosine) + product(second, -sine)
+    return code(turned), code(product(first, sine) + product(second, cosine))
 
 
 def layer_norm(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from moesaic.spec import isa, layout, semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS
+from moesaic.spec.formats import ROTARY_BITS
 from moesaic.spec.isa import Drain, Instruction, Opcode, Stationary, Streamed, Unit
 
 IntArray = NDArray[np.int64]
@@ -260,7 +261,7 @@ class FunctionalModel:
             return
         value = self._requantise(accumulated, values, kind)[:, :columns]
         if kind is Drain.INT8:
-            self._write_rows(values, value)
+            self._write_rows(values, self._rotate(value, values) if values["rotary"] else value)
         elif kind is Drain.ACTIVATION:
             self._write_rows(values, self._activate(value, values))
         elif kind is Drain.RESIDUAL:
@@ -286,6 +287,19 @@ class FunctionalModel:
             return semantics.hidden_wide(fine, multiplier, values["shift"])
         return semantics.hidden_code(fine, multiplier, values["shift"], values["offset"])
 
+    def _rotate(self, value: torch.Tensor, values: dict[str, int]) -> torch.Tensor:
+        """Rotated codes [rows, columns] of chunks that come in pairs."""
+        lanes, words = self.arch.lanes, values["angle_words"]
+        first, second = value.reshape(len(value), -1, 2, lanes).unbind(2)
+        memory = torch.as_tensor(self.state.residual.astype(np.int64)).reshape(-1, lanes)
+        at = values["angles"] + torch.arange(len(value))[:, None] * words
+        at = at + 2 * torch.arange(first.shape[1]) % words
+        cosine, sine = (semantics.angle(memory[at + which]) for which in (0, 1))
+        turned = semantics.rotate(
+            first, second, cosine, sine, values["shift"], bool(values["wide"])
+        )
+        return torch.stack(turned, 2).flatten(1)
+
     def _requantise(
         self, accumulated: torch.Tensor, values: dict[str, int], kind: Drain
     ) -> torch.Tensor:
@@ -296,6 +310,7 @@ class FunctionalModel:
         bias, m, s = (torch.as_tensor(block[x].astype(np.int64)) for x in ("bias", "m", "s"))
         narrow = 16 if values["wide"] else 8
         bits = narrow if kind is Drain.INT8 else DRAINS[kind].bits
+        bits = ROTARY_BITS if values["rotary"] else bits
         return semantics.requantise(accumulated + bias, m, s, bits)
 
     def _softmax(self, values: dict[str, int], scores: torch.Tensor) -> None:

@@ -223,6 +223,11 @@ class OrderModel:
             work.writes.append(self._inside(words.ravel(), space))
         if residual:
             work.reads = list(work.writes)
+        if values["rotary"]:
+            pairs = layout.words(values["columns"], 2 * arch.lanes)
+            inner = np.arange(min(2 * pairs, values["angle_words"]))
+            read = np.arange(work.rows)[:, None] * values["angle_words"] + inner
+            work.reads = [self._inside((values["angles"] + read).ravel(), Space.RESIDUAL)]
 
     def _norm_words(self, work: Work) -> None:
         values = work.values

@@ -12,6 +12,7 @@ from moesaic.hw.arithmetic.requantise import Requantise
 from moesaic.hw.interfaces import TableWrite
 from moesaic.hw.vector.activation import Activation, choice_layout
 from moesaic.hw.vector.addressing import Addressing
+from moesaic.hw.vector.angles import Angles
 from moesaic.hw.vector.operands import OPERAND_BITS, Operands
 from moesaic.hw.vector.operation import (
     LIMITS,
@@ -61,8 +62,9 @@ class Lanes(wiring.Component):
     Cycles are counted from the issue: operands at 5, requantised at 11 (softmax exponents; 16-bit
     results split into their planes at 12; probabilities at 14), second multiplication 17 to 23
     (activations by their output scale or by the other chunk of their pair, residual addends by
-    their gate weight), results at ``RESULT``. RESIDUAL reads the old value at 21 and writes at
-    ``WRITTEN``.
+    their gate weight, both chunks of a rotated pair by its cosine and its sine), results at
+    ``RESULT``. RESIDUAL reads the old value at 21 and writes at ``WRITTEN``; a rotation reads its
+    angle at ``ANGLE``.
 
     Attributes
     ----------
@@ -78,6 +80,8 @@ class Lanes(wiring.Component):
         Gate weight, 1 cycle after the issue.
     residual_address
         Residual word, 4 cycles after the issue.
+    angle_address
+        Residual word of cosines or sines, ``Angles.LATENCY`` cycles after the issue.
     operand, lane_multiplier, lane_shift, limit
         From ``Operands``, 5 cycles after the issue.
     read, read_address, read_data
@@ -94,6 +98,8 @@ class Lanes(wiring.Component):
     SECOND = Operands.LATENCY + Requantise.LATENCY + Activation.LATENCY + 1
     RESULT = SECOND + Requantise.LATENCY + 2
     WRITTEN = RESULT
+    ANGLE = SECOND - 3
+    """Cycle in which a rotation reads, ``SECOND`` being that of the factor that comes of it."""
     HAZARD = 5
     """A residual word can be read again so many cycles after the issue that wrote it."""
 
@@ -112,6 +118,7 @@ class Lanes(wiring.Component):
                 "table_write": In(TableWrite()),
                 "weight": In(GATE_BITS),
                 "residual_address": In(address),
+                "angle_address": In(address),
                 "operand": In(data.ArrayLayout(signed(OPERAND_BITS), lanes)),
                 "lane_multiplier": In(data.ArrayLayout(MULTIPLIER_BITS, lanes)),
                 "lane_shift": In(data.ArrayLayout(SHIFT_BITS, lanes)),
@@ -152,17 +159,24 @@ class Lanes(wiring.Component):
         valid_lanes = delay(m, self.issue.lanes, requantised, "lanes")
 
         # The second factor of ACTIVATION and RESIDUAL, long before it is needed.
-        by_field = active_at[1]
-        factor = Mux(by_field, delay(m, self.multiplier, 1, "multiplier"), self.weight)
+        rotary_at = taps(m, self.issue.rotary, self.RESULT - 1, "rotary")
+        factor = Mux(active_at[1], delay(m, self.multiplier, 1, "multiplier"), self.weight)
+        by_field = active_at[1] | rotary_at[1]
         distance = Mux(by_field, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
         offset = delay(m, self.offset, self.RESULT - 2, "offset")
         wide = taps(m, self.wide, self.RESULT - 1, "wide")
         may_be_wide = operation[requantised].matches(*SPLIT_KINDS)
-        in_planes = (operation[requantised] == NORM) | (may_be_wide & wide[requantised])
+        in_planes = (operation[requantised] == NORM) | (
+            may_be_wide & wide[requantised] & ~rotary_at[requantised]
+        )
         factor = delay(m, factor, self.SECOND - 2, "factor")
         distance = delay(m, distance, self.SECOND - 1, "distance")
         holds = delay(m, self.issue.holds, self.SECOND - 1, "holds")
         paired = delay(m, self.issue.paired, self.SECOND - 1, "paired")
+        rotary = rotary_at[self.SECOND - 1]
+        backwards = delay(
+            m, self.issue.second & ~self.issue.again, self.SECOND - 1, "backwards"
+        )  # the first result takes the product of the second chunk and the sine away
         m.d.comb += [
             first.operand.eq(self.operand),
             first.multiplier.eq(self.lane_multiplier),
@@ -182,10 +196,26 @@ class Lanes(wiring.Component):
         updates = delay(m, ~self.issue.null & is_update, 1, "updates")
         update = [Const(0), *taps(m, valid & updates, self.WRITTEN - 1, "update", control=True)]
         address = taps(m, self.residual_address, self.WRITTEN - Addressing.LATENCY, "address")
-        read_at = self.WRITTEN - 4
+        summed = self.SECOND + Requantise.LATENCY
+        rotates = [Const(0), *taps(m, valid & rotary_at[1], summed - 1, "rotates", control=True)]
+        # Whether and where to read is known a cycle before: the memory is far.
+        read_at = self.WRITTEN - 4 - 1
+        angle = delay(m, self.angle_address, self.ANGLE - 1 - Angles.LATENCY, "angle_address")
+        m.d.sync += [
+            self.read.eq(update[read_at] | rotates[self.ANGLE - 1]),
+            self.read_address.eq(
+                Mux(
+                    rotates[self.ANGLE - 1],
+                    angle,
+                    address[read_at - Addressing.LATENCY],
+                )
+            ),
+        ]
+        adds = update[summed] | rotates[summed]
+        closes = delay(m, self.issue.rotary & self.issue.second, summed, "closes")
+        opens = delay(m, self.issue.rotary & ~self.issue.second, summed, "opens")
+        half = Cat(Const(0, 7), opens & ~wide[summed])  # of an int8 result's step
         m.d.comb += [
-            self.read.eq(update[read_at]),
-            self.read_address.eq(address[read_at - Addressing.LATENCY]),
             self.write.eq(update[self.WRITTEN]),
             self.write_address.eq(address[self.WRITTEN - Addressing.LATENCY]),
             self.chunk_put.eq(
@@ -223,11 +253,13 @@ class Lanes(wiring.Component):
             held = line[:HIDDEN_BITS].as_signed()
             with m.If(holds):
                 m.d.sync += [sign.eq(held[-1]), magnitude.eq(Mux(held[-1], -held, held))]
-            active = activation.value[i]
-            active = Mux(paired & sign, -active, active)
-            operand = Mux(active_at[self.SECOND - 1], active, line.as_signed())
+            old = delay(m, self.read_data[i], 1, f"old_{i}").as_signed()
+            operand = Mux(active_at[self.SECOND - 1], activation.value[i], line.as_signed())
+            negated = Mux(rotary, old[-1] ^ backwards, paired & sign)
+            # The sign goes into the carry: a negation and a choice would be longer.
+            operand = (operand ^ negated.replicate(CHUNK_BITS).as_signed()) + negated
             multiplier = Signal(MULTIPLIER_BITS, name=f"multiplier_{i}", reset_less=True)
-            m.d.sync += multiplier.eq(Mux(paired, magnitude, factor))
+            m.d.sync += multiplier.eq(Mux(rotary, old[:-1], Mux(paired, magnitude, factor)))
             m.d.comb += [
                 second.operand[i].eq(self._register(m, operand, f"second_{i}")),
                 second.multiplier[i].eq(multiplier),
@@ -239,12 +271,25 @@ class Lanes(wiring.Component):
             m.d.sync += shifted.eq(hidden + offset)
             code = clamp_code(shifted)
             result = Mux(wide[-1], delay(m, planes, 1, f"planes_{i}"), code)
-            m.d.sync += self.chunk[i].eq(Mux(active_at[self.RESULT - 1], result, line))
-            sum_ = Signal(signed(CHUNK_BITS + 1), name=f"sum_{i}", reset_less=True)
-            old = delay(m, self.read_data[i], 1, f"old_{i}").as_signed()
+            # A residual value and its addend, or two products: those of the first chunk wait.
+            sum_ = Signal(signed(CHUNK_BITS + 2), name=f"sum_{i}", reset_less=True)
+            waiting = Signal(signed(CHUNK_BITS + 1), name=f"waiting_{i}", reset_less=True)
+            with m.If(adds):
+                m.d.sync += [
+                    waiting.eq(sum_),
+                    sum_.eq(Mux(closes, waiting, Mux(opens, half, old)) + second.value[i]),
+                ]
+            total = clamp(sum_, RESIDUAL_BITS)
+            rotated = Cat(total[8:], total)  # int8, or the two planes
             m.d.sync += [
-                sum_.eq(old + second.value[i]),
-                self.write_data[i].eq(clamp(sum_, RESIDUAL_BITS)),
+                self.write_data[i].eq(total),
+                self.chunk[i].eq(
+                    Mux(
+                        active_at[self.RESULT - 1],
+                        result,
+                        Mux(rotary_at[self.RESULT - 1], rotated, line),
+                    )
+                ),
             ]
         return m
 

@@ -11,6 +11,7 @@ from moesaic.hw.vector.operation import (
     LIMIT_BITS,
     LIMITS,
     NORM,
+    ROTARY_KINDS,
     SPLIT_KINDS,
     check_implemented,
     is_none,
@@ -27,6 +28,7 @@ from moesaic.spec.formats import (
     HIDDEN_BITS,
     MULTIPLIER_BITS,
     RESIDUAL_BITS,
+    ROTARY_BITS,
     SHIFT_BITS,
 )
 from moesaic.spec.isa import Opcode
@@ -111,6 +113,7 @@ class Operands(wiring.Component):
         m.d.comb += own.eq(is_none(operation, (*below, *scaled_row, NORM)))
         wide = delay(m, self.wide, 4, "wide")
         holds = delay(m, self.issue.holds, 4, "holds")
+        rotary = delay(m, self.issue.rotary, 4, "rotary")
         with m.Switch(operation):
             for kind, bits in LIMIT_BITS.items():
                 limit: Value = Const(LIMITS.index(bits))
@@ -118,6 +121,8 @@ class Operands(wiring.Component):
                     limit = Mux(wide, LIMITS.index(RESIDUAL_BITS), limit)
                 if kind in kinds_of(Function.ACTIVATION):  # what holds is a factor
                     limit = Mux(holds, LIMITS.index(HIDDEN_BITS), limit)
+                if kind in ROTARY_KINDS:
+                    limit = Mux(rotary, LIMITS.index(ROTARY_BITS), limit)
                 with m.Case(kind):
                     m.d.sync += self.limit.eq(limit)
 

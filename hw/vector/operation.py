@@ -15,7 +15,7 @@ from moesaic.hw.interfaces import instruction_layout
 from moesaic.spec import isa
 from moesaic.spec.arch import MAX_TOKENS, ArchConfig
 from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide
-from moesaic.spec.formats import MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_BITS
+from moesaic.spec.formats import MULTIPLIER_BITS, RESIDUAL_BITS, ROTARY_BITS, SHIFT_BITS
 from moesaic.spec.isa import UNIT_COUNT, Drain, Opcode
 
 E = TypeVar("E", bound=enum.Enum)
@@ -26,7 +26,7 @@ OPERATION_BITS = NORM.bit_length()
 
 LIMIT_BITS: dict[int, int] = {kind: each.bits for kind, each in DRAINS.items()}
 LIMIT_BITS[NORM] = RESIDUAL_BITS
-LIMITS = tuple(sorted({*LIMIT_BITS.values()}))
+LIMITS = tuple(sorted({*LIMIT_BITS.values(), ROTARY_BITS}))
 """Widths that the first requantiser saturates to."""
 
 DESTINATION: dict[int, Destination] = {kind: each.destination for kind, each in DRAINS.items()}
@@ -69,6 +69,8 @@ def is_any(value: Value, kinds: tuple[Drain, ...]) -> Value:
 
 PARAMETER_KINDS = _where((kind, each.parameters) for kind, each in DRAINS.items())
 """Kinds that consume parameter blocks."""
+ROTARY_KINDS = _where((kind, each.rotary) for kind, each in DRAINS.items())
+"""Kinds that can rotate pairs of chunks."""
 WIDE_KINDS = _where((kind, each.wide is not Wide.NEVER) for kind, each in DRAINS.items())
 """Kinds that can write 16-bit results, in two planes."""
 SPLIT_KINDS = _where((kind, each.wide is Wide.FIRST) for kind, each in DRAINS.items())
@@ -115,6 +117,9 @@ def issue_layout(arch: ArchConfig) -> data.StructLayout:
             "lanes": arch.lanes,  # valid columns
             "holds": 1,  # first chunk of a pair, which has no result of its own
             "paired": 1,  # second chunk of a pair
+            "rotary": 1,  # chunk of a pair that is rotated; each comes twice
+            "second": 1,  # it is the pair's second one
+            "again": 1,  # and comes the second time
             "row_first": 1,  # first and last chunk of the row (rows outside only)
             "row_last": 1,
             "last": 1,  # of the instruction

@@ -15,6 +15,7 @@ from moesaic.hw.vector.operation import (
     INSTRUCTION_BITS,
     NORM,
     PARAMETER_KINDS,
+    ROTARY_KINDS,
     ROW_BITS,
     ROWS_OUTSIDE_KINDS,
     is_any,
@@ -59,6 +60,8 @@ class Sequencer(wiring.Component):
         Row scales for ATTENTION.
     statistics_ready, statistics_take, sum, sum_first, sum_last, sum_address, residual_address
         The two passes of NORM; the second one reads ``residual_address``.
+    started
+        An instruction was taken in the cycle before; its fields are there.
     issue
         The chunk that enters the pipeline in this cycle.
     events, vector_wait_...
@@ -95,6 +98,7 @@ class Sequencer(wiring.Component):
                 "sum_address": Out(range(arch.residual_words)),
                 "residual_address": Out(range(arch.residual_words)),
                 "issue": Out(issue_layout(arch)),
+                "started": Out(1),
                 "events": Out(VectorEvents(arch)),
                 **{name: Out(1) for name in STALLS},
             }
@@ -120,13 +124,17 @@ class Sequencer(wiring.Component):
                     "attention": 1,
                     "active": 1,
                     "paired": 1,
+                    "rotary": 1,
                 }
             )
         )
         ended, end = Signal(), Signal.like(walker.end)
+        # A chunk that is rotated comes twice; this is the last time.
+        last_time, goes = Signal(), Signal()
         # Beside `set_up`: which of the two begins.
         drains, normalises = Signal(), Signal()
-        set_up, take, is_drain = self._take_instructions(m, kind, ended, end)
+        set_up, take, is_drain, rotary = self._take_instructions(m, kind, ended, end)
+        m.d.comb += self.started.eq(set_up)
         m.d.sync += [drains.eq(take & is_drain), normalises.eq(take & ~is_drain)]
 
         rows, rows_now = Signal(ROW_BITS), Signal(ROW_BITS)
@@ -142,7 +150,7 @@ class Sequencer(wiring.Component):
             walker.columns.eq(drain.columns),
             walker.end.eq(end),
             walker.rows_outside.eq(kind.rows_outside),
-            walker.paired.eq(kind.paired),
+            walker.paired.eq(kind.paired | kind.rotary),
             normaliser.start.eq(normalises),
             normaliser.rows.eq(norm.rows),
             normaliser.words.eq(norm.words),
@@ -164,11 +172,15 @@ class Sequencer(wiring.Component):
             lacking.eq(kind.parameters & ~Mux(kind.rows_outside, all_there, self.some)),
             self.block.eq(Mux(walker.rows_outside, step.tile, 0)),
             ready.eq(self.full & ~lacking & (~kind.attention | self.scale_ready) & ~hazard),
-            walker.advance.eq(walker.valid & (self.room | ~step.place) & (step.empty | ready)),
+            goes.eq(walker.valid & (self.room | ~step.place) & (step.empty | ready)),
+            walker.advance.eq(goes & last_time),
             self.address.eq(step.address),
             # As `advance`, of a step that is not empty: the accumulators' turn hangs on it.
             self.release.eq(
-                walker.valid & (self.room | ~step.place) & ready & step.group_last & ~step.empty
+                walker.valid
+                & (self.room | ~step.place)
+                & ready
+                & (step.group_last & ~step.empty & last_time)
             ),
             self.scale_release.eq(walker.advance & step.last & ~step.empty & kind.attention),
             normaliser.may_sum.eq(settled),
@@ -180,6 +192,10 @@ class Sequencer(wiring.Component):
             self.sum_address.eq(normaliser.sum_address),
             self.residual_address.eq(normaliser.address),
         ]
+        with m.If(take):
+            m.d.sync += last_time.eq(~rotary)
+        with m.Elif(goes & kind.rotary):
+            m.d.sync += last_time.eq(~last_time)
         m.d.comb += [
             self.consume.eq(
                 walker.advance
@@ -189,7 +205,8 @@ class Sequencer(wiring.Component):
             ),
         ]
 
-        second = step.column[arch.lanes.bit_length() - 1]  # chunk of a pair
+        bit = arch.lanes.bit_length() - 1
+        second = step.column[bit]  # chunk of a pair
         with m.If(kind.norm):
             m.d.comb += [
                 self.issue.valid.eq(normaliser.normalise),
@@ -201,19 +218,24 @@ class Sequencer(wiring.Component):
             ]
         with m.Else():
             m.d.comb += [
-                self.issue.valid.eq(walker.advance),
+                self.issue.valid.eq(goes),
                 self.issue.operation.eq(drain.kind),
                 self.issue.null.eq(step.null),
                 self.issue.put.eq(step.place),
                 self.issue.row.eq(step.row),
                 self.issue.column.eq(step.column),
+                # The first result of a pair comes with the second chunk's first time.
+                self.issue.column[bit].eq(Mux(kind.rotary, last_time, second)),
                 self.issue.chunk.eq(step.chunk),
                 self.issue.lanes.eq(step.lanes),
                 self.issue.holds.eq(kind.paired & ~second),
                 self.issue.paired.eq(kind.paired & second),
+                self.issue.rotary.eq(kind.rotary),
+                self.issue.second.eq(second),
+                self.issue.again.eq(last_time),
                 self.issue.row_first.eq(step.row_first),
                 self.issue.row_last.eq(step.row_last),
-                self.issue.last.eq(step.last),
+                self.issue.last.eq(step.last & last_time),
             ]
 
         waiting = {
@@ -222,12 +244,12 @@ class Sequencer(wiring.Component):
             "vector_wait_scale": ~step.empty & kind.attention & ~self.scale_ready,
             "vector_wait_output": step.place & ~self.room,
         }
-        reason: Value = walker.valid & ~walker.advance
+        reason: Value = walker.valid & ~goes
         for name in STALLS:
             m.d.comb += getattr(self, name).eq(reason & waiting[name])
             reason = reason & ~waiting[name]
 
-        issued = walker.advance | normaliser.sum | normaliser.normalise
+        issued = goes | normaliser.sum | normaliser.normalise
         m.d.comb += [
             self.control.working.eq(issued),
             self.control.stalled.eq((walker.valid | normaliser.active) & ~issued),
@@ -246,11 +268,11 @@ class Sequencer(wiring.Component):
 
     def _take_instructions(
         self, m: Module, kind: data.View, ended: Signal, end: Signal
-    ) -> tuple[Signal, Signal, Value]:
+    ) -> tuple[Signal, Signal, Value, Value]:
         """Fill ``held``.
 
         Returns what is high in the cycle after, when the queue count is there; that one is taken
-        in this cycle, and whether it is a DRAIN.
+        in this cycle, whether it is a DRAIN, and whether one that rotates.
         """
         set_up, idle, take = Signal(), Signal(init=1), Signal()
         # The next one is here already: the dispatcher does not hang on this one's end.
@@ -279,8 +301,9 @@ class Sequencer(wiring.Component):
         is_drain = arriving.opcode == Opcode.DRAIN
         active = is_any(arriving.kind, kinds_of(Function.ACTIVATION))
         paired = active & arriving.paired
+        rotary = is_drain & is_any(arriving.kind, ROTARY_KINDS) & arriving.rotary
         # The chunks of a pair follow each other, also where a column tile is one chunk.
-        rows_outside = is_any(arriving.kind, ROWS_OUTSIDE_KINDS) | paired
+        rows_outside = is_any(arriving.kind, ROWS_OUTSIDE_KINDS) | paired | rotary
         with m.If(ended):
             m.d.sync += idle.eq(1)
         with m.If(take):
@@ -300,8 +323,9 @@ class Sequencer(wiring.Component):
                 kind.attention.eq(is_any(arriving.kind, kinds_of(Operand.SCALED_ROW))),
                 kind.active.eq(active),
                 kind.paired.eq(is_drain & paired),
+                kind.rotary.eq(rotary),
             ]
-        return set_up, take, is_drain
+        return set_up, take, is_drain, rotary
 
     def _track_updates(
         self, m: Module, walker: Walker, kind: data.View, set_up: Value, hazard: Signal
@@ -309,7 +333,8 @@ class Sequencer(wiring.Component):
         """Whether all issued residual updates are in the memory.
 
         The words that one RESIDUAL updates are distinct, but the next one may update the same:
-        its first chunk waits (``hazard``) until reading cannot overtake writing.
+        its first chunk waits (``hazard``) until reading cannot overtake writing. So does the first
+        chunk that is rotated: its angles have the same read port, and come early.
         """
         updating = Signal(range(Lanes.WRITTEN + 1))
         # Compared a cycle ahead: no update is issued right before those who ask.
@@ -319,7 +344,7 @@ class Sequencer(wiring.Component):
             settled.eq(~updated & (updating <= 1)),
             updated.eq(walker.advance & kind.residual),
         ]
-        m.d.comb += hazard.eq(first & kind.residual & recent)
+        m.d.comb += hazard.eq(first & ((kind.residual & recent) | (kind.rotary & ~settled)))
         with m.If(set_up):
             m.d.sync += first.eq(1)
         with m.Elif(walker.advance):

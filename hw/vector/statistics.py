@@ -46,6 +46,8 @@ class Statistics(wiring.Component):
 
     DEPTH = 32
     LATENCY_LIMIT = 27
+    LATENCY_LEAST = 14
+    """Rotations that were issued before have read their angles by then."""
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
@@ -112,6 +114,8 @@ class Statistics(wiring.Component):
         after_sums = _MULTIPLY_CYCLES + 3 + ReciprocalSqrt.LATENCY + 2
         if 1 + latency + 1 + after_sums > self.LATENCY_LIMIT:
             raise AssertionError("Statistics.LATENCY_LIMIT is too small")
+        if latency + after_sums < self.LATENCY_LEAST:
+            raise AssertionError("Statistics.LATENCY_LEAST is too large")
         put = delay(m, self.valid & self.row_last, latency + 1 + after_sums, "put", control=True)
 
         row = Signal(statistics_layout())

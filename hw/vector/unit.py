@@ -18,6 +18,7 @@ from moesaic.hw.interfaces import (
 )
 from moesaic.hw.memory.ram import Ram
 from moesaic.hw.vector.addressing import Addressing
+from moesaic.hw.vector.angles import Angles
 from moesaic.hw.vector.events import STALLS, VectorEvents
 from moesaic.hw.vector.lanes import Lanes
 from moesaic.hw.vector.operands import Operands
@@ -100,10 +101,13 @@ class VectorUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
+        if Lanes.ANGLE > Statistics.LATENCY_LEAST:
+            raise AssertionError("a rotation reads while NORM may")
         m.submodules.sequencer = sequencer = Sequencer(arch)
         m.submodules.parameter_buffer = parameters = ParameterBuffer(arch)
         m.submodules.statistics = statistics = Statistics(arch)
         m.submodules.addressing = addressing = Addressing(arch)
+        m.submodules.angles = angles = Angles(arch)
         m.submodules.operands = operands = Operands(arch)
         m.submodules.lanes = lanes = Lanes(arch)
         m.submodules.row_scale = row_scale = RowScale(arch)
@@ -153,8 +157,9 @@ class VectorUnit(wiring.Component):
             sequencer.given_signal.eq(output.signal),
         ]
 
-        # Residual memory: NORM's second pass and RESIDUAL never read at the same time. The sums
-        # of NORM's first pass come from a copy, so that they cost no cycle of the second one.
+        # Residual memory: NORM's second pass, RESIDUAL and rotations never read at the same time; a
+        # rotation's last read is over before NORM has the statistics of a row. The sums of NORM's
+        # first pass come from a copy, so that they cost no cycle of the second one.
         m.d.comb += [
             residual.read_enable.eq(1),
             residual.read_address.eq(
@@ -208,6 +213,11 @@ class VectorUnit(wiring.Component):
             lanes.choice.linear.eq(drain.linear),
             lanes.weight.eq(addressing.weight),
             lanes.residual_address.eq(addressing.residual),
+            angles.start.eq(sequencer.started),
+            angles.base.eq(drain.angles),
+            angles.words.eq(drain.angle_words),
+            angles.issue.eq(issue),
+            lanes.angle_address.eq(angles.address),
             lanes.operand.eq(operands.operand),
             lanes.lane_multiplier.eq(operands.lane_multiplier),
             lanes.lane_shift.eq(operands.lane_shift),

@@ -65,7 +65,7 @@ class Walker(wiring.Component):
     rows_outside
         Finish a row before the next one (then there is one group).
     paired
-        Chunks come in pairs, of which the second one alone takes a place in the output stage.
+        Chunks come in pairs, of which the second one alone takes places in the output stage.
     step, valid
         The current step. ``null``, ``empty``: it reads nothing; because there is no row at all.
         ``place``: it takes one in the output stage. ``row``; ``chunk`` within the accumulator row;

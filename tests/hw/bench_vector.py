@@ -153,6 +153,42 @@ async def two_cycles_per_chunk_in_planes(dut) -> None:
 
 
 @cocotb.test()
+async def rotations_between_users_of_the_residual(dut) -> None:
+    """Angles are read early, RESIDUAL's old values late: none takes the other's, whoever is first;
+    and a chunk that is rotated takes two cycles, with planes four writes a pair."""
+    pair = 2 * ARCH.lanes
+    for rows, wide in ((1, False), (2, True), (ARCH.accumulator_rows // 4, False)):
+        program = fresh_program()
+        n_tiles = max(1, pair // ARCH.width)
+        turned = {
+            "rows": rows, "n_tiles": n_tiles, "columns": pair, "stride": -(-pair // ARCH.depth),
+            "shift": 14, "rotary": True, "angle_words": 2, "wide": wide,
+            "plane_stride": rows * -(-pair // ARCH.depth) if wide else 0,
+        }  # fmt: skip
+        for _ in range(4):
+            for _ in range(random.randint(0, 2)):
+                # What is updated are the angles of those that follow.
+                program.drain(Drain.RESIDUAL, rows=1, columns=ARCH.lanes, magnitude=31)
+            for _ in range(random.randint(1, 3)):
+                program.drain(Drain.INT8, **turned)
+            if random.random() < 0.5:
+                program.norm(
+                    rows=1, words=1, channels=ARCH.lanes, source_stride=1, stride=1,
+                    multiplier=40000, shift=8,
+                )  # fmt: skip
+        bench = await prepared(dut, program)
+        await bench.run(program)
+    program = fresh_program()
+    program.drain(Drain.INT8, **turned)
+    bench = await prepared(dut, program)
+    await bench.run(program)
+    taken = bench.last_give - bench.first_take
+    most = program.chunks + SET_UP + DRAIN_TAIL + 2 * n_tiles * ARCH.parameter_ring_words
+    assert taken <= most, f"{program.chunks} chunks took {taken} cycles, more than {most}"
+    assert bench.working == program.chunks
+
+
+@cocotb.test()
 async def one_cycle_per_normalised_word(dut) -> None:
     """NORM is bound by its second pass, with planes by its writes; rows of one word too."""
     for words, rows, wide in ((8, 24, False), (8, 24, True), (1, 64, False), (1, 3, True)):

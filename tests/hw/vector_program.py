@@ -15,6 +15,7 @@ from torch import Tensor
 from moesaic.spec import semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS, Wide
+from moesaic.spec.formats import ROTARY_BITS
 from moesaic.spec.isa import Drain, Opcode, decode, encode
 
 ROWS_OUTSIDE = tuple(kind for kind, each in DRAINS.items() if each.rows_outside)
@@ -116,6 +117,9 @@ class Program:
         negative_table: int = 0,
         linear: bool = True,
         paired: bool = False,
+        rotary: bool = False,
+        angles: int = 0,
+        angle_words: int = 2,
         expert: int | None = None,
         scatter: bool = False,
         magnitude: int = 24,
@@ -125,6 +129,7 @@ class Program:
         """Append a DRAIN of random accumulators below ``2**magnitude``."""
         arch = self.arch
         function = (table, negative_table, linear, paired)
+        turning = (angles, angle_words) if rotary else None
         actual = rows if expert is None else len(self.queues[expert])
         if actual:
             for group in range(groups):
@@ -133,6 +138,7 @@ class Program:
                     kind, tiles, group, columns, base, stride, multiplier, shift, offset,
                     plane_stride if wide else None,
                     self.queues[expert] if expert is not None and scatter else None, function,
+                    turning,
                 )  # fmt: skip
             if kind == Drain.ATTENTION:
                 self.sums.pop(0)
@@ -143,6 +149,7 @@ class Program:
             columns=columns, base=base, stride=stride, multiplier=multiplier, shift=shift,
             offset=offset, wide=int(wide), plane_stride=plane_stride, table=table,
             negative_table=negative_table, linear=int(linear), paired=int(paired),
+            rotary=int(rotary), angles=angles, angle_words=angle_words,
             expert=expert or 0, predicated=int(expert is not None), scatter=int(scatter),
         )  # fmt: skip
 
@@ -174,6 +181,7 @@ class Program:
         plane_stride: int | None,
         queue: list[tuple[int, int]] | None,
         function: tuple[int, int, bool, bool],
+        turning: tuple[int, int] | None,
     ) -> None:
         arch = self.arch
         first_column = group * len(tiles) * arch.width
@@ -197,11 +205,14 @@ class Program:
             blocks = torch.cat([block for _, block in tiles if block is not None])
             bias, m, s = blocks.unbind(1)
             bits = 16 if kind == Drain.INT8 and plane_stride is not None else DRAINS[kind].bits
+            bits = bits if turning is None else ROTARY_BITS
             result = semantics.requantise(scores + bias, m, s, bits)
         paired = kind == Drain.ACTIVATION and function[3]
         if kind == Drain.ACTIVATION:
             settings = multiplier, shift, None if plane_stride is not None else offset
             result = self._activate(result, *settings, *function)
+        if turning is not None:
+            result = self._rotate(result, *turning, shift, plane_stride is not None)
         planes = [result]
         if kind in WIDE_DRAINS and plane_stride is not None:
             planes = [result >> 8, result & 255]
@@ -211,10 +222,14 @@ class Program:
         tiled = [[s for s in starts if s // arch.width == n] for n in range(len(tiles))]
         order = (
             [(r, s) for r in range(rows) for s in starts]
-            if kind in ROWS_OUTSIDE or paired
+            if kind in ROWS_OUTSIDE or paired or turning is not None
             else [(r, s) for chunk_starts in tiled for r in range(rows) for s in chunk_starts]
         )
         for r, start in order:
+            if turning is not None:  # the results of both chunks come with the second one
+                self._write_rotated(planes, r, start, first_column, columns, base, stride,
+                                    plane_stride or 0, queue)  # fmt: skip
+                continue
             target, weight = queue[r] if queue is not None else (r, semantics.ONE_Q15)
             column = first_column + start
             self.chunks += 1
@@ -244,6 +259,41 @@ class Program:
                     values = plane[r, start : start + arch.lanes]
                     at = word + index * (plane_stride or 0)
                     self._write(at, column % arch.depth, values)
+
+    def _rotate(
+        self, values: Tensor, angles: int, angle_words: int, shift: int, wide: bool
+    ) -> Tensor:
+        """Rotated codes of [rows, columns] whose chunks come in pairs."""
+        rows, lanes = len(values), self.arch.lanes
+        first, second = values.reshape(rows, -1, 2, lanes).unbind(2)
+        words = angles + torch.arange(rows)[:, None] * angle_words
+        words = words + 2 * torch.arange(first.shape[1]) % angle_words
+        cosine, sine = (semantics.angle(self.residual[words + which]) for which in (0, 1))
+        turned = semantics.rotate(first, second, cosine, sine, shift, wide)
+        return torch.stack(turned, 2).flatten(1)
+
+    def _write_rotated(
+        self,
+        planes: list[Tensor],
+        row: int,
+        start: int,
+        first_column: int,
+        columns: int,
+        base: int,
+        stride: int,
+        plane_stride: int,
+        queue: list[tuple[int, int]] | None,
+    ) -> None:
+        arch = self.arch
+        self.chunks += 2
+        self.events["vector_chunks"] += first_column + start < columns
+        if start // arch.lanes % 2 == 0:
+            return
+        target = queue[row][0] if queue is not None else row
+        for column in (start - arch.lanes, start):
+            for index, plane in enumerate(planes):
+                word = base + target * stride + column // arch.depth + index * plane_stride
+                self._write(word, column % arch.depth, plane[row, column : column + arch.lanes])
 
     def _activate(
         self,
@@ -369,16 +419,25 @@ def add_random_drain(program: Program, kind: Drain) -> None:
     # GELU's result has 14 fraction bits; exponents are best around some hundreds.
     multiplier = random.randint(1 << 15, (1 << 16) - 1)
     paired = kind == Drain.ACTIVATION and random.random() < 0.4
-    if paired:
+    rotary = kind == Drain.INT8 and random.random() < 0.6
+    if paired or rotary:
         groups, n_tiles = 1, n_tiles + (arch.width == arch.lanes and n_tiles % 2)
         rows = min(rows, arch.accumulator_rows // n_tiles)
         pairs = random.randint(1, n_tiles * arch.width // (2 * arch.lanes))
         columns = 2 * arch.lanes * pairs - random.randrange(arch.lanes)
+    if rotary:
+        stride = -(-2 * pairs * arch.lanes // arch.depth) + random.randrange(3)
+        plane_stride = 20 * stride if wide else 0
+        base = random.randrange(max(1, words - 21 * stride - plane_stride))
+    angle_words = 2 * random.choice([1, 2, 3, random.randint(1, 8)])
+    angles = random.randrange(arch.residual_words - 20 * angle_words)
     shift = {
         Drain.ACTIVATION: random.randint(13, 19) if wide else random.randint(20, 27),
         Drain.SOFTMAX: magnitude + 16 - random.randint(8, 13),
         Drain.ATTENTION: max(0, magnitude - random.randint(14, 24) - 8 * wide),
     }.get(kind, random.getrandbits(6))
+    if rotary:
+        shift = random.choice([14, 14, 15, 13, random.randint(0, 20)])
     program.drain(
         kind, rows=rows, n_tiles=n_tiles, groups=groups, columns=columns, base=base,
         stride=stride, multiplier=multiplier, shift=shift, offset=random.getrandbits(8),
@@ -386,6 +445,7 @@ def add_random_drain(program: Program, kind: Drain) -> None:
         plane_stride=plane_stride,
         table=random.getrandbits(1), negative_table=random.getrandbits(1),
         linear=bool(random.getrandbits(1)), paired=paired,
+        rotary=rotary, angles=angles, angle_words=angle_words,
         expert=expert,
         scatter=expert is not None and random.random() < 0.7, magnitude=magnitude,
     )  # fmt: skip
