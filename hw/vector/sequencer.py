@@ -131,9 +131,10 @@ class Sequencer(wiring.Component):
         ended, end = Signal(), Signal.like(walker.end)
         # A chunk that is rotated comes twice; this is the last time.
         last_time, goes = Signal(), Signal()
+        consumes = Signal()  # it is, and the instruction has parameters
         # Beside `set_up`: which of the two begins.
         drains, normalises = Signal(), Signal()
-        set_up, take, is_drain, rotary = self._take_instructions(m, kind, ended, end)
+        set_up, take, is_drain, rotary, parameters = self._take_instructions(m, kind, ended, end)
         m.d.comb += self.started.eq(set_up)
         m.d.sync += [drains.eq(take & is_drain), normalises.eq(take & ~is_drain)]
 
@@ -193,17 +194,16 @@ class Sequencer(wiring.Component):
             self.residual_address.eq(normaliser.address),
         ]
         with m.If(take):
-            m.d.sync += last_time.eq(~rotary)
+            m.d.sync += [last_time.eq(~rotary), consumes.eq(parameters & ~rotary)]
         with m.Elif(goes & kind.rotary):
-            m.d.sync += last_time.eq(~last_time)
-        m.d.comb += [
-            self.consume.eq(
-                walker.advance
-                & kind.parameters
-                & ~step.empty
-                & Mux(kind.rows_outside, step.last, step.tile_last)
-            ),
-        ]
+            m.d.sync += [last_time.eq(~last_time), consumes.eq(~last_time)]
+        # As `advance` too, of a step that is not empty.
+        m.d.comb += self.consume.eq(
+            walker.valid
+            & (self.room | ~step.place)
+            & ready
+            & (consumes & ~step.empty & Mux(kind.rows_outside, step.last, step.tile_last))
+        )
 
         bit = arch.lanes.bit_length() - 1
         second = step.column[bit]  # chunk of a pair
@@ -268,11 +268,11 @@ class Sequencer(wiring.Component):
 
     def _take_instructions(
         self, m: Module, kind: data.View, ended: Signal, end: Signal
-    ) -> tuple[Signal, Signal, Value, Value]:
+    ) -> tuple[Signal, Signal, Value, Value, Value]:
         """Fill ``held``.
 
         Returns what is high in the cycle after, when the queue count is there; that one is taken
-        in this cycle, whether it is a DRAIN, and whether one that rotates.
+        in this cycle, whether it is a DRAIN, one that rotates, and one with parameters.
         """
         set_up, idle, take = Signal(), Signal(init=1), Signal()
         # The next one is here already: the dispatcher does not hang on this one's end.
@@ -301,6 +301,7 @@ class Sequencer(wiring.Component):
         is_drain = arriving.opcode == Opcode.DRAIN
         active = is_any(arriving.kind, kinds_of(Function.ACTIVATION))
         paired = active & arriving.paired
+        parameters = is_drain & is_any(arriving.kind, PARAMETER_KINDS)
         rotary = is_drain & is_any(arriving.kind, ROTARY_KINDS) & arriving.rotary
         # The chunks of a pair follow each other, also where a column tile is one chunk.
         rows_outside = is_any(arriving.kind, ROWS_OUTSIDE_KINDS) | paired | rotary
@@ -315,7 +316,7 @@ class Sequencer(wiring.Component):
             m.d.sync += [
                 self.held.eq(following.o.payload),
                 kind.norm.eq(~is_drain),
-                kind.parameters.eq(is_drain & is_any(arriving.kind, PARAMETER_KINDS)),
+                kind.parameters.eq(parameters),
                 kind.rows_outside.eq(rows_outside),
                 self.amount.eq(Mux(rows_outside, arriving.n_tiles, 1)),
                 kind.residual.eq(is_any(arriving.kind, kinds_of(Function.UPDATE))),
@@ -325,7 +326,7 @@ class Sequencer(wiring.Component):
                 kind.paired.eq(is_drain & paired),
                 kind.rotary.eq(rotary),
             ]
-        return set_up, take, is_drain, rotary
+        return set_up, take, is_drain, rotary, parameters
 
     def _track_updates(
         self, m: Module, walker: Walker, kind: data.View, set_up: Value, hazard: Signal
