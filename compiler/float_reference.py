@@ -103,6 +103,8 @@ def choose_experts(moe: ir.Moe, logits: Tensor) -> tuple[Tensor, Tensor]:
 def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe, fold: Fold) -> Tensor:
     def heads(name: str, linear: ir.Linear, width: int) -> Tensor:
         value = _apply(fold, layer.norm, linear, y)
+        if layer.rotary is not None and name != "value":
+            value = _rotated(value, layer.rotary, layer.heads)
         value = _seen(observe, f"{point}.{name}", value)
         return value.unflatten(-1, (layer.heads, width)).transpose(1, 2)
 
@@ -114,6 +116,14 @@ def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe, fol
     probability = _seen(observe, f"{point}.probability", scores.softmax(-1))
     context = (probability @ value).transpose(1, 2).flatten(2)
     return _apply(fold, None, layer.output, _seen(observe, f"{point}.attention", context))
+
+
+def _rotated(x: Tensor, rotary: ir.Rotary, heads: int) -> Tensor:
+    """Rows [..., tokens, channels] of queries or keys, each pair of a head's channels rotated."""
+    first, second = x.unflatten(-1, (heads, 2, -1)).unbind(-2)
+    cosine, sine = (_real(part).to(x.dtype)[:, None] for part in (rotary.cosine, rotary.sine))
+    turned = first * cosine - second * sine, second * cosine + first * sine
+    return torch.stack(turned, -2).flatten(-3)
 
 
 def _mlp(layer: ir.Mlp, y: Tensor, point: str, observe: Observe, fold: Fold) -> Tensor:

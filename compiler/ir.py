@@ -69,6 +69,15 @@ class Norm:
     plain: bool = False
 
 
+@dataclass(eq=False)
+class Rotary:
+    """Cosine and sine [tokens, pairs]: of every head of queries and keys, channels i and i + pairs
+    become ``x[i] * cos - x[i + pairs] * sin`` and ``x[i + pairs] * cos + x[i] * sin``."""
+
+    cosine: FloatArray
+    sine: FloatArray
+
+
 @dataclass
 class Attention:
     """``residual += output(softmax(scale * q @ k.T) @ v)`` per head on the normalised residual.
@@ -93,6 +102,8 @@ class Attention:
     parallel: bool = False
     """Whether it reads the rows that the layer in front reads, not that layer's result: both are
     branches of one residual update. Their norms may differ in gamma and beta, in nothing else."""
+    rotary: Rotary | None = None
+    """Rotation of queries and keys behind their linear layers, alike in all heads."""
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""The CONSTANT window of a task: the first residual, behind it the tables of its activations, and
-zeros for a stream that begins anew."""
+"""The CONSTANT window of a task: the first residual, behind it the tables of its activations,
+zeros for a stream that begins anew, and angles of rotations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,15 @@ from numpy.typing import NDArray
 from moesaic.spec import layout, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.exhaustive import unreachable
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntMlp, IntMoe, IntRenorm
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntMlp,
+    IntMoe,
+    IntRenorm,
+    IntRotary,
+)
 from moesaic.spec.isa import Space
 
 Table = NDArray[np.int32]
@@ -52,11 +61,63 @@ def zeros_offset(graph: IntGraph, arch: ArchConfig) -> int:
     return _residual_bytes(graph, arch) + len(used_tables(graph)) * _table_bytes(arch)
 
 
+Angle = tuple[bytes, bytes]
+
+
+def angle_key(rotary: IntRotary) -> Angle:
+    """Equal for equal angles."""
+    return rotary.cosine.tobytes(), rotary.sine.tobytes()
+
+
+def _rotaries(graph: IntGraph) -> list[IntRotary]:
+    """Angles of all layers that rotate."""
+    layers = (layer for layer in graph.layers if isinstance(layer, IntAttention))
+    return [layer.rotary for layer in layers if layer.rotary is not None]
+
+
+def angle_words(graph: IntGraph, arch: ArchConfig) -> dict[Angle, int]:
+    """Residual words of each table of angles, in the order of first use."""
+    return {
+        angle_key(rotary): graph.tokens
+        * (len(layout.rotary_columns(arch, rotary.pairs)) // arch.lanes)
+        for rotary in _rotaries(graph)
+    }
+
+
+def angle_places(graph: IntGraph, arch: ArchConfig) -> dict[Angle, int]:
+    """Residual word at which each table of angles begins: behind the stream."""
+    sizes = angle_words(graph, arch)
+    first = graph.tokens * layout.words(graph.channels, arch.lanes)
+    return dict(zip(sizes, accumulate(sizes.values(), initial=first), strict=False))
+
+
+def angles_offset(graph: IntGraph, arch: ArchConfig) -> int:
+    """Byte of the window at which the angles begin, all tables one behind the other."""
+    zeros = _residual_bytes(graph, arch) if graph.begins_anew else 0
+    return zeros_offset(graph, arch) + zeros
+
+
+def _possible_angle_words(graph: IntGraph, arch: ArchConfig) -> set[int]:
+    """Words of all tables of angles together, whichever of them are equal."""
+    rotaries = _rotaries(graph)
+    sizes = [
+        graph.tokens * (len(layout.rotary_columns(arch, rotary.pairs)) // arch.lanes)
+        for rotary in rotaries
+    ]
+    found = {0}
+    for size in sizes:
+        found |= {other + size for other in found}
+    return found if not sizes else found - {0}
+
+
 def may_have_bytes(graph: IntGraph, arch: ArchConfig, size: int) -> bool:
     """Whether the window can have so many, whatever the tables contain."""
-    rest = size - _residual_bytes(graph, arch) * (2 if graph.begins_anew else 1)
+    fixed = _residual_bytes(graph, arch) * (2 if graph.begins_anew else 1)
+    word = layout.load_bytes(arch, Space.RESIDUAL)
     most = 2 * sum(1 for _ in mlps(graph))
-    return rest in range(0, most * _table_bytes(arch) + 1, _table_bytes(arch))
+    allowed = range(0, most * _table_bytes(arch) + 1, _table_bytes(arch))
+    angles = _possible_angle_words(graph, arch)
+    return any(size - fixed - words * word in allowed for words in angles)
 
 
 def _residual_bytes(graph: IntGraph, arch: ArchConfig) -> int:
@@ -73,4 +134,9 @@ def pack_constants(graph: IntGraph, arch: ArchConfig) -> bytes:
     residual = layout.pack_residual(arch, graph.embed.initial)
     packed = [layout.pack_table(arch, table) for table in used_tables(graph).values()]
     zeros = bytes(len(residual) if graph.begins_anew else 0)
-    return residual + b"".join(packed) + zeros
+    angles = {
+        angle_key(rotary): layout.pack_angles(arch, rotary.cosine, rotary.sine).astype("<i2")
+        for rotary in _rotaries(graph)
+    }
+    turns = b"".join(table.tobytes() for table in angles.values())
+    return residual + b"".join(packed) + zeros + turns

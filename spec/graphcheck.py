@@ -106,7 +106,7 @@ def check_shapes(graph: IntGraph) -> None:
             _parallel(where, layer, graph.layers[index - 1] if index else None)
         match layer:
             case IntAttention():
-                _attention(where, layer, channels)
+                _attention(where, layer, channels, tokens)
             case IntDense():
                 _mlp(where, layer.mlp, channels)
             case IntMoe():
@@ -144,6 +144,11 @@ def check_values(graph: IntGraph) -> None:
     for where, mlp in mlps(graph):
         _entries(f"{where}.activation.positive", mlp.activation.positive)
         _entries(f"{where}.activation.negative", mlp.activation.negative)
+    for index, layer in enumerate(graph.layers):
+        if isinstance(layer, IntAttention) and layer.rotary is not None:
+            for name in ("cosine", "sine"):
+                if (getattr(layer.rotary, name) == -INT16_LARGEST).any():
+                    raise SchemaError(f"layers[{index}].rotary.{name} must not hold -32768")
     for where, linear, wide, largest in linears(graph):
         if linear.shift.max(initial=0) > 63:
             raise SchemaError(f"{where}.shift must be 0 to 63, not {linear.shift.max()}")
@@ -167,12 +172,18 @@ def _head(where: str, head: IntHead, graph: IntGraph) -> None:
     _same(f"{where}.permutation", head.permutation.size, values)
 
 
-def _attention(where: str, layer: IntAttention, channels: int) -> None:
+def _attention(where: str, layer: IntAttention, channels: int, tokens: int) -> None:
     width, values = layer.heads * layer.head_dim, layer.heads * layer.value_dim
     _linear(f"{where}.query", layer.query, width, channels)
     _linear(f"{where}.key", layer.key, width, channels)
     _linear(f"{where}.value", layer.value, values, channels)
     _linear(f"{where}.output", layer.output, channels, values)
+    if layer.rotary is not None:
+        _same(f"{where}.head_dim of rotated pairs", layer.head_dim, 2 * layer.rotary.pairs)
+        for name in ("cosine", "sine"):
+            rows, pairs = getattr(layer.rotary, name).shape
+            _same(f"{where}.rotary.{name} rows", rows, tokens)
+            _same(f"{where}.rotary.{name} pairs", pairs, layer.rotary.pairs)
     query = INT16_LARGEST if layer.wide_query else INT8_LARGEST
     _most(f"{where}.head_dim", layer.head_dim, ACCUMULATOR_MAX // (query * INT8_LARGEST))
 

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from moesaic.spec.activations import Table
 from moesaic.spec.exhaustive import unreachable
-from moesaic.spec.formats import INT16_LARGEST, UINT8_LARGEST
+from moesaic.spec.formats import (
+    ANGLE_BITS,
+    ANGLE_FRACTION_BITS,
+    INT16_LARGEST,
+    UINT8_LARGEST,
+)
 from moesaic.spec.schema import Items, Range
 
 Count = Annotated[int, Range(1, (1 << 31) - 1)]
@@ -113,6 +118,27 @@ class IntEmbed:
 
 
 @dataclass(frozen=True)
+class IntRotary:
+    """Angles [tokens, pairs] of ``semantics.rotate``: cosine and sine, ``1 << ANGLE_FRACTION_BITS``
+    being 1. Of every head, channels i and i + pairs are a pair."""
+
+    cosine: Annotated[NDArray[np.int16], Matrix]
+    sine: Annotated[NDArray[np.int16], Matrix]
+
+    @staticmethod
+    def of(cosine: NDArray[np.float32], sine: NDArray[np.float32]) -> IntRotary:
+        """Nearest codes of magnitudes below 2."""
+        one, most = 1 << ANGLE_FRACTION_BITS, (1 << ANGLE_BITS - 1) - 1
+        codes = (np.rint(part.astype(np.float64) * one) for part in (cosine, sine))
+        first, second = (np.clip(part, -most, most).astype(np.int16) for part in codes)
+        return IntRotary(first, second)
+
+    @property
+    def pairs(self) -> int:
+        return int(self.cosine.shape[1])
+
+
+@dataclass(frozen=True)
 class IntAttention:
     """q, k, v are int8, or q is int16 (``wide_query``), from the int8 rows or the 16-bit ones
     (``wide``); ``output`` takes int8 rows, or int16 ones (``wide_attended``), and adds 24-bit
@@ -137,6 +163,8 @@ class IntAttention:
     parallel: bool = False
     """Whether it reads the rows that the layer in front reads, in the same form, and adds its
     result behind that layer's. ``norm`` is then the same, and is not computed again."""
+    rotary: IntRotary | None = None
+    """Rotation of q and k, both of which come from 18 bits then."""
 
 
 @dataclass(frozen=True)

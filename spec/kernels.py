@@ -72,6 +72,25 @@ def _narrowed(wide: Tensor) -> tuple[Tensor, Tensor]:
     return narrow.clamp_(max=INT8_LARGEST - 1), wide
 
 
+def rotate(first: Tensor, second: Tensor, cosine: Tensor, sine: Tensor, wide: bool) -> list[Tensor]:
+    """``semantics.rotate`` with shift ``ANGLE_FRACTION_BITS``, at which no product saturates.
+
+    ``cosine`` and ``sine`` are in units of 1, any tensors that broadcast.
+    """
+
+    def product(value: Tensor, factor: Tensor) -> Tensor:
+        return (value * factor).add_(0.5).floor_()
+
+    totals = (
+        product(first, cosine).add_(product(second, -sine)),
+        product(second, cosine).add_(product(first, sine)),
+    )
+    if wide:
+        return [total.clamp_(-INT16_LARGEST, INT16_LARGEST - 1) for total in totals]
+    rounded = (total.mul_(2.0**-8).add_(0.5).floor_() for total in totals)
+    return [total.clamp_(-INT8_LARGEST, INT8_LARGEST - 1) for total in rounded]
+
+
 def residual_add(residual: Tensor, addend: Tensor, weight: Tensor) -> Tensor:
     """``semantics.residual_add``; ``weight`` is a Q15 weight times 2**-23; destroys ``addend``."""
     rounded = addend.mul_(weight).add_(0.5).floor_()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.exhaustive import unreachable
+from moesaic.spec.formats import ANGLE_BITS
 from moesaic.spec.isa import Space
 
 PARAMETER_ENTRY = np.dtype(
@@ -61,6 +62,33 @@ def pack_residual(arch: ArchConfig, residual: NDArray[np.int16]) -> bytes:
     padded = np.zeros((rows, words(channels, arch.lanes) * arch.lanes), "<i2")
     padded[:, :channels] = residual
     return padded.tobytes()
+
+
+def rotary_columns(arch: ArchConfig, pairs: int) -> tuple[int, ...]:
+    """Channels of a head whose pairs are rotated, as columns: i and i + ``pairs`` are a pair.
+
+    A chunk of first channels comes before the chunk of the second ones, to a whole number of
+    activation words; -1 is padding.
+    """
+    lanes = arch.lanes
+    size = words(2 * lanes * words(pairs, lanes), arch.depth) * arch.depth
+    pair = [column // lanes // 2 * lanes + column % lanes for column in range(size)]
+    second = [column // lanes % 2 for column in range(size)]
+    return tuple(p + s * pairs if p < pairs else -1 for p, s in zip(pair, second, strict=True))
+
+
+def pack_angles(
+    arch: ArchConfig, cosine: NDArray[np.int16], sine: NDArray[np.int16]
+) -> NDArray[np.int16]:
+    """Residual rows [tokens, columns of a head] of angles [tokens, pairs]: a chunk of cosines
+    before the chunk of sines, each a magnitude below its sign."""
+    tokens, pairs = cosine.shape
+    columns = np.array(rotary_columns(arch, pairs))
+    both = np.concatenate([cosine, sine], axis=1).astype(np.int64)
+    coded = np.where(both < 0, -both - (1 << ANGLE_BITS - 1), both)
+    rows = np.zeros((tokens, len(columns)), np.int64)
+    rows[:, columns >= 0] = coded[:, columns[columns >= 0]]
+    return rows.astype(np.int16)
 
 
 def output_index(arch: ArchConfig, rows: int, columns: int) -> NDArray[np.int64]:

@@ -17,9 +17,11 @@ from torch.nn import functional
 from moesaic.spec import kernels, semantics, tables
 from moesaic.spec.formats import (
     ADDEND_BITS,
+    ANGLE_FRACTION_BITS,
     HIDDEN_BITS,
     INT8_LARGEST,
     INT16_LARGEST,
+    ROTARY_BITS,
     UINT8_BITS,
     UINT8_LARGEST,
 )
@@ -224,6 +226,17 @@ class Attention:
             is_query = torch.arange(sum(self.widths), device=device) < self.widths[0]
             largest = torch.where(is_query, query, INT8_LARGEST).double()
             self.project.low, self.project.high = -largest, largest - 1
+        self._rotary: tuple[Tensor, Tensor] | None = None
+        self._wide_query = layer.wide_query
+        if layer.rotary is not None:
+            is_value = torch.arange(sum(self.widths), device=device) >= sum(self.widths[:2])
+            most = torch.where(is_value, INT8_LARGEST, 1 << ROTARY_BITS - 1).double()
+            self.project.low, self.project.high = -most, most - 1
+            cosine, sine = (
+                torch.tensor(part, dtype=torch.float64, device=device) * 2.0**-ANGLE_FRACTION_BITS
+                for part in (layer.rotary.cosine, layer.rotary.sine)
+            )
+            self._rotary = cosine, sine
         attended = INT16_LARGEST if layer.wide_attended else INT8_LARGEST
         self.output = Linear([layer.output], ADDEND_BITS, device, attended)
         self._low, self._high = -attended, attended - 1
@@ -252,7 +265,15 @@ class Attention:
     def split(self, rows: Tensor) -> list[Tensor]:
         """Query, key and value [frames, heads, tokens, dim] of normalised rows, float64."""
         parts = self.project(rows).split(self.widths, -1)
-        return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        if self._rotary is None:
+            return [query, key, value]
+        cosine, sine = self._rotary
+        turned = []
+        for part, wide in ((query, self._wide_query), (key, False)):
+            first, second = part.chunk(2, -1)
+            turned.append(torch.cat(kernels.rotate(first, second, cosine, sine, wide), -1))
+        return [*turned, value]
 
     def softmax(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """``semantics.softmax`` of scores [..., columns]; destroys them.

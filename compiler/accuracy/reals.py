@@ -19,7 +19,13 @@ from moesaic.compiler.points import mlp_hidden, norm_point
 from moesaic.compiler.quant.build import WIDE_STEPS
 from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.spec import tables
-from moesaic.spec.formats import HIDDEN_BITS, RESIDUAL_BITS, RESIDUAL_GUARD_BITS, UINT8_LARGEST
+from moesaic.spec.formats import (
+    ANGLE_FRACTION_BITS,
+    HIDDEN_BITS,
+    RESIDUAL_BITS,
+    RESIDUAL_GUARD_BITS,
+    UINT8_LARGEST,
+)
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -246,6 +252,16 @@ class _Reader:
         self, number: int, layer: IntAttention, norm: ir.Norm, step: float
     ) -> ir.Attention:
         attended = 1.0 / layer.scale.value
+        query = key = 1.0
+        rotary = None
+        if layer.rotary is not None:
+            key /= WIDE_STEPS
+            query /= 1 if layer.wide_query else WIDE_STEPS
+            cosine, sine = (
+                np.ldexp(part.astype(np.float32), -ANGLE_FRACTION_BITS)
+                for part in (layer.rotary.cosine, layer.rotary.sine)
+            )
+            rotary = ir.Rotary(cosine, sine)
         self.roundings |= {
             f"{number}.query": Codes.signed(1.0, 16 if layer.wide_query else 8),
             f"{number}.key": Codes.signed(1.0, 8),
@@ -255,8 +271,8 @@ class _Reader:
         }
         return ir.Attention(
             norm=norm,
-            query=_linear(f"{number}.query", layer.query, step, 1.0),
-            key=_linear(f"{number}.key", layer.key, step, 1.0),
+            query=_linear(f"{number}.query", layer.query, step, query),
+            key=_linear(f"{number}.key", layer.key, step, key),
             value=_linear(f"{number}.value", layer.value, step, 1.0),
             output=_linear(f"{number}.output", layer.output, attended, self.addend),
             heads=layer.heads,
@@ -265,6 +281,7 @@ class _Reader:
             scale=layer.softmax.value / SCORE_OCTAVES,
             name=layer.name,
             parallel=layer.parallel,
+            rotary=rotary,
         )
 
     def _mlp(

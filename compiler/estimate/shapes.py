@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moesaic.compiler import ir
 from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.quant.build import int_rotary
 from moesaic.compiler.schedule.steps import Weights
 from moesaic.spec.activations import FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
@@ -80,6 +81,7 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
                 _SCALE,
                 label,
                 parallel=layer.parallel,
+                rotary=int_rotary(layer),
             )
         case ir.Mlp():
             return IntDense(norm, _mlp(layer), label, parallel=layer.parallel)

@@ -20,6 +20,7 @@ from moesaic.compiler.frontend.read import (
     read_normalised,
     share_norm,
 )
+from moesaic.compiler.frontend.rotary import Turn, read_turned
 from moesaic.compiler.frontend.views import (
     NONE,
     Arena,
@@ -41,6 +42,8 @@ class Head:
     scale: float
     output: RealArray
     """[channels, value_dim] of the output linear."""
+    turn: Turn | None = None
+    """Rotation of query and key, whose channels are in its order."""
 
 
 def _vectors(view: View, source: BatchProduct) -> tuple[View, View]:
@@ -110,6 +113,15 @@ def _read_head(arena: Arena, state: State, view: View, output: RealArray) -> Hea
         raise NotRecognised(f"the scale of the scores of {source.node} must be one number")
     query_scale, query_view = _unscaled(_vectors(scores, source)[0])
     key_scale, key_view = _unscaled(_vectors(scores, source)[1])
+    query_view, turn, query_size = read_turned(arena, query_view, "query")
+    key_view, key_turn, key_size = read_turned(arena, key_view, "key")
+    if turn is not None or key_turn is not None:
+        if turn is None or key_turn is None or not turn.same(key_turn):
+            raise NotRecognised(
+                f"{source.node}: queries and keys must be rotated alike, channel by channel"
+            )
+        query_view, key_view = query_view[:, turn.order], key_view[:, turn.order]
+        scale *= query_size * key_size
     query = _projection(arena, state, query_view, "query")
     key = _projection(arena, state, key_view, "key")
     value = _projection(arena, state, values.transpose(), "value")
@@ -123,7 +135,12 @@ def _read_head(arena: Arena, state: State, view: View, output: RealArray) -> Hea
             f"{source.node}: every token must attend to all {tokens.size} tokens; "
             "windows and pooled keys are not supported"
         )
-    return Head(query, key, value, scale * query_scale * key_scale, output)
+    if turn is not None:
+        for part in (query, key):  # a step that the file gives is of what is rotated, not of this
+            part.given = replace(part.given, target=None)
+        if not np.array_equal(key.tokens, tokens):
+            raise NotRecognised(f"{source.node}: keys that are rotated come in another order")
+    return Head(query, key, value, scale * query_scale * key_scale, output, turn)
 
 
 def _head_number(arena: Arena, element: View) -> tuple[int, int]:
@@ -160,6 +177,7 @@ def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Atte
             head.query.weight = head.query.weight * (head.scale / common)
             head.query.bias = head.query.bias * (head.scale / common)
             head.query.given = replace(head.query.given, target=None)
+    rotary = _share_turn(heads, output.node)
     readings = [getattr(head, part) for part in ("query", "key", "value") for head in heads]
     norm, linears = share_norm(readings)
     count = len(heads)
@@ -180,7 +198,21 @@ def read_attention(arena: Arena, state: State, output: LinearReading) -> ir.Atte
         value_dim=value_dim,
         scale=common,
         name=names[0],
+        rotary=rotary,
     )
+
+
+def _share_turn(heads: list[Head], node: str) -> ir.Rotary | None:
+    """The rotation of all heads."""
+    first = heads[0].turn
+    for head in heads[1:]:
+        if (head.turn is None) != (first is None) or (
+            head.turn is not None and first is not None and not head.turn.same_angles(first)
+        ):
+            raise NotRecognised(f"all heads in front of {node} must be rotated by the same angles")
+    if first is None:
+        return None
+    return ir.Rotary(first.cosine.astype(np.float32), first.sine.astype(np.float32))
 
 
 def _stack(linears: list[ir.Linear]) -> ir.Linear:

@@ -43,6 +43,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntNorm,
     IntRenorm,
+    IntRotary,
     Scale,
     count_macs,
     head_name,
@@ -171,8 +172,13 @@ class Builder:
         for part, is_wide in (("query", wide_query), ("attention", wide_attended)):
             if is_wide:
                 step[part] = self.scales.wide(self.task, f"{number}.{part}")
+        target = dict(step)
+        if layer.rotary is not None:
+            # What is rotated has steps of 16 bits, or 256ths of those of 8.
+            target["query"] /= 1 if wide_query else WIDE_STEPS
+            target["key"] /= WIDE_STEPS
         query, key, value = (
-            self._from_norm(rows, f"{number}.{part}", step[part])
+            self._from_norm(rows, f"{number}.{part}", target[part])
             for part in ("query", "key", "value")
         )
         score = step["query"] * step["key"] * layer.scale * SCORE_OCTAVES
@@ -197,6 +203,7 @@ class Builder:
             wide_query=wide_query,
             wide_attended=wide_attended,
             parallel=layer.parallel,
+            rotary=int_rotary(layer),
         )
 
     def _moe(self, number: int, layer: ir.Moe, rows: str) -> IntMoe:
@@ -366,6 +373,13 @@ def may_be_wide(graph: ir.Graph) -> Iterator[str]:
     """Points that can be held in 16 bits."""
     for site in sites(graph):
         yield from (p for p in (site.source, site.target) if p.endswith(WIDE_KINDS))
+
+
+def int_rotary(layer: ir.Attention) -> IntRotary | None:
+    """Codes of a layer's angles."""
+    if layer.rotary is None:
+        return None
+    return IntRotary.of(layer.rotary.cosine, layer.rotary.sine)
 
 
 def prove_attention(layer: ir.Attention, tokens: int, wide_query: bool = False) -> None:

@@ -3,7 +3,8 @@
 A constant vector added to every key of a head adds the same to all scores of a row, which softmax
 does not see: keys lose theirs for nothing. Weights of attention sum to one, so a constant vector
 in the values comes out as it went in: it moves into the bias of the output projection. Real key
-biases reach ten times the queries; they alone used up the range.
+biases reach ten times the queries; they alone used up the range. Keys that are rotated keep theirs:
+a constant in front of a rotation is none behind it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _centred(
     moved = layer.output.weight.astype(np.float64) @ value
     return replace(
         layer,
-        key=_plus(layer.key, -key),
+        key=layer.key if layer.rotary is not None else _plus(layer.key, -key),
         value=_plus(layer.value, -value),
         output=_plus(layer.output, moved),
     )

@@ -40,6 +40,8 @@ def _equalised(
     value: NDArray[np.float64],
     attention: NDArray[np.float64],
 ) -> ir.Attention:
+    if layer.rotary is not None:  # a factor that differs inside a pair is none of its rotation
+        query, key = (_pairwise(seen, layer.heads) for seen in (query, key))
     narrower = _factors(np.sqrt(key * query), key)  # on keys; its inverse on queries
     # Both are rounded to int8: the one channel's range is between its two ranges.
     common = np.sqrt(value * attention)
@@ -54,6 +56,12 @@ def _equalised(
             weight=(layer.output.weight.astype(np.float64) / shrink).astype(np.float32),
         ),
     )
+
+
+def _pairwise(seen: NDArray[np.float64], heads: int) -> NDArray[np.float64]:
+    """The larger magnitude of both channels of each pair, at both."""
+    pairs = seen.reshape(heads, 2, -1).max(1, keepdims=True)
+    return np.repeat(pairs, 2, axis=1).reshape(-1)
 
 
 def _factors(wanted: NDArray[np.float64], seen: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from typing import assert_never
 
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.constants import angle_words
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLinear, IntMoe, IntRenorm
 
@@ -45,6 +46,12 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     yield (
         "its residual stream needs {} words, the residual scratchpad has {}",
         graph.tokens * residual_words,
+        arch.residual_words,
+    )
+    yield (
+        "its residual stream and the angles of its rotary position embeddings need {} words, the"
+        " residual scratchpad has {} (residual_bytes)",
+        graph.tokens * residual_words + sum(angle_words(graph, arch).values()),
         arch.residual_words,
     )
     yield (

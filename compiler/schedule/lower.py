@@ -11,6 +11,7 @@ from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.renorm import lower_renorm
 from moesaic.compiler.schedule.steps import (
+    ANGLES_WRITE,
     Address,
     Step,
     updates_stream,
@@ -20,6 +21,7 @@ from moesaic.compiler.schedule.steps import (
 from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.constants import angle_words, angles_offset
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -129,6 +131,16 @@ def _lower_embed(writer: StepWriter) -> None:
             * layout.load_bytes(arch, isa.Space.RESIDUAL),
             words=len(stream) * writer.residual_words,
             base=stream.start * writer.residual_words,
+        )
+    if tables := sum(angle_words(graph, arch).values()):
+        writer.emit(
+            isa.Opcode.LOAD,
+            (ANGLES_WRITE,),
+            window=isa.Window.CONSTANT,
+            space=isa.Space.RESIDUAL,
+            offset=angles_offset(graph, arch),
+            words=tables,
+            base=graph.tokens * writer.residual_words,
         )
     for rows in writer.blocks(graph.gather.shape[0]):
         first = embed.first_row + rows.start

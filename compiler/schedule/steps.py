@@ -14,6 +14,7 @@ class Resource(enum.Enum):
 
     ACTIVATION = "activation scratchpad"
     RESIDUAL = "residual scratchpad"
+    ANGLES = "angles of rotations behind the stream"
     QUEUES = "expert queues"
     TABLE_0 = "first activation table"
     TABLE_1 = "second activation table"
@@ -132,6 +133,8 @@ def updates_stream(rows: range | None = None) -> tuple[Access, ...]:
     return reads_stream(rows), writes_stream(rows)
 
 
+ANGLES_READ = Access(Resource.ANGLES, False)
+ANGLES_WRITE = Access(Resource.ANGLES, True)
 TABLES = (Resource.TABLE_0, Resource.TABLE_1)
 QUEUES_READ = Access(Resource.QUEUES, False)
 QUEUES_WRITE = Access(Resource.QUEUES, True)

@@ -21,6 +21,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntNorm,
     IntRenorm,
+    IntRotary,
     Scale,
     count_macs,
 )
@@ -55,6 +56,8 @@ class Shape:
     """Share of MLPs that have an activation of their own and not the graph's."""
     pairs: float = 0.3
     """Share of MLPs, all experts of a layer alike, that multiply pairs of hidden channels."""
+    rotary: float = 0.0
+    """Share of attention layers that rotate queries and keys, all by one table or by their own."""
     parallel: tuple[int, ...] = ()
     """Layers that read the rows of the one in front; each block has two layers."""
     taps: float = 0.0
@@ -85,6 +88,15 @@ def valueless_linear(rng: np.random.Generator, outputs: int, inputs: int, gain: 
         zeros(np.uint16, outputs),
         zeros(np.uint8, outputs),
     )
+
+
+def random_angles(shape: Shape, rng: np.random.Generator) -> IntRotary:
+    """None for the first tokens, and of some tables longer than 1."""
+    angle = rng.uniform(-np.pi, np.pi, (shape.tokens, max(1, shape.head_dim // 2)))
+    angle[: rng.integers(0, shape.tokens)] = 0
+    size = 1 << 14 if rng.random() < 0.7 else 20000
+    cosine, sine = (np.round(size * f(angle)).astype(np.int16) for f in (np.cos, np.sin))
+    return IntRotary(cosine, sine)
 
 
 def random_intgraph(
@@ -145,6 +157,8 @@ def random_intgraph(
         yield IntRenorm(before, made, 1e-3, f"renorm{len(layers)}")
 
     layers: list[IntLayer] = []
+    turns = np.random.default_rng([seed, 3])
+    common_angles = random_angles(shape, turns)
 
     def rows() -> tuple[IntNorm, bool, bool]:
         """Norm of the next layer, whether it reads 16-bit rows, and whether it is parallel."""
@@ -159,12 +173,16 @@ def random_intgraph(
         before, wide, parallel = rows()
         wide_query, wide_attended = is_wide(), is_wide()
         steps = 256 if wide_query else 1
+        rotary, gain = None, 40
+        if shape.head_dim % 2 == 0 and turns.random() < shape.rotary:
+            rotary = common_angles if turns.random() < 0.6 else random_angles(shape, turns)
+            gain = 40 * 256  # 18 bits: steps of 16 bits, or 256ths of the codes'
         attended_steps = 256 if wide_attended else 1
         layers.append(
             IntAttention(
                 before,
-                normalised(width, 40 * steps, wide),
-                normalised(width, 40, wide),
+                normalised(width, gain if rotary else gain * steps, wide),
+                normalised(width, gain, wide),
                 normalised(values, 40, wide),
                 linear(rng, c, values, 2e5 / attended_steps),
                 shape.heads,
@@ -177,6 +195,7 @@ def random_intgraph(
                 wide_query,
                 wide_attended,
                 parallel,
+                rotary,
             )
         )
         layers += renorms()

@@ -58,6 +58,21 @@ SHAPES = {
         tokens=20, patches=19, channels=72, head_rows=19, renorm=0.5, moe=(True, False, True)
     ),
     "all_8_bits": Shape(wide=0.0, moe=(True, False), experts=4),
+    "rotary": Shape(rotary=1.0, moe=(False, True, False), wide=0.5),
+    "rotary_in_blocks": Shape(
+        tokens=80, patches=79, head_rows=8, rotary=1.0, moe=(False, False), wide=0.5, taps=0.0
+    ),
+    "rotary_wide_heads": Shape(
+        tokens=30,
+        patches=29,
+        heads=5,
+        head_dim=18,
+        value_dim=9,
+        channels=72,
+        head_rows=29,
+        rotary=1.0,
+        moe=(False, False),
+    ),
     "parallel": Shape(moe=(True, False), parallel=(1, 3)),
     "four_on_one_norm": Shape(moe=(False, True), parallel=(1, 2, 3), experts=4, wide=0.5),
     "taps": Shape(taps=0.6),

@@ -133,15 +133,32 @@ def add(row: Row, addend: Row, weight: int = 32768) -> Row:
     return [clamp(x + shift_round(y * weight, 23), 16) for x, y in zip(row, addend, strict=True)]
 
 
+def rotate(row: Row, token: int, layer: IntAttention, wide: bool) -> Row:
+    assert layer.rotary is not None
+    half, turned = layer.head_dim // 2, list(row)
+    for first in range(len(row)):
+        if first % layer.head_dim >= half:
+            continue
+        a, b, pair = row[first], row[first + half], first % layer.head_dim
+        c, s = int(layer.rotary.cosine[token, pair]), int(layer.rotary.sine[token, pair])
+        for place, (x, y) in ((first, (a * c, -b * s)), (first + half, (b * c, a * s))):
+            total = clamp(shift_round(x, 14), 24) + clamp(shift_round(y, 14), 24)
+            turned[place] = clamp(total, 16) if wide else clamp(shift_round(total, 8), 8)
+    return turned
+
+
 def attention(rows: list[Row], normal: list[Row], layer: IntAttention) -> list[Row]:
     query, key, value = (
         [linear(row, part, bits) for row in normal]
         for part, bits in (
-            (layer.query, 16 if layer.wide_query else 8),
-            (layer.key, 8),
+            (layer.query, 18 if layer.rotary else 16 if layer.wide_query else 8),
+            (layer.key, 18 if layer.rotary else 8),
             (layer.value, 8),
         )
     )
+    if layer.rotary is not None:
+        query = [rotate(row, t, layer, layer.wide_query) for t, row in enumerate(query)]
+        key = [rotate(row, t, layer, False) for t, row in enumerate(key)]
     attended: list[Row] = [[] for _ in rows]
     for head in range(layer.heads):
         score = slice(head * layer.head_dim, (head + 1) * layer.head_dim)

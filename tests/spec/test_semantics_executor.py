@@ -27,6 +27,7 @@ SHAPES = {
     "some_16_bits": Shape(tokens=5, patches=4, head_rows=4, moe=(True, False, True), wide=0.5),
     "taps": Shape(tokens=5, patches=4, head_rows=4, moe=(False, True), taps=0.7),
     "taps_begin_anew": Shape(tokens=5, patches=4, head_rows=4, moe=(True,), taps=1.0, renorm=0.5),
+    "rotary": Shape(tokens=5, patches=4, head_rows=4, moe=(False, True), rotary=1.0, wide=0.5),
     "parallel": Shape(tokens=5, patches=4, head_rows=4, moe=(True, False), parallel=(1, 3)),
     "four_on_one_norm": Shape(
         tokens=5, patches=4, head_rows=4, moe=(False, True), parallel=(1, 2, 3), wide=0.5

@@ -96,8 +96,8 @@ class Vector:
             if not issued:
                 frame.began[position] = at
             steps = [rows * count or 1 for count in chunks]  # a tile without columns: one step
-            if kind.rows_outside or field(step, "paired"):
-                steps = [rows * sum(chunks)]
+            if kind.rows_outside or field(step, "paired") or field(step, "rotary"):
+                steps = [rows * sum(chunks) * (2 if field(step, "rotary") else 1)]
             issued += sum(steps)
             at = yield from self._issue(step, rows, sum(steps), at)
             if kind.parameters:
@@ -142,7 +142,8 @@ class Vector:
             frame.stored.put(chunks, max(self.offered, sent))
             cycles = self.offered - begin
         elif kind.wide is not Wide.NEVER and field(step, "wide"):
-            cycles = 2 * (chunks // 2 if field(step, "paired") else chunks)
+            halved = field(step, "paired") or field(step, "rotary")
+            cycles = 2 * (chunks // 2 if halved else chunks)
             self.offered = max(self.offered, at + timing.chunk) + cycles
         else:
             return end
