@@ -87,8 +87,11 @@ def _apply(fold: Fold, norm: ir.Norm | None, linear: ir.Linear, x: Tensor) -> Te
 
 def choose_experts(moe: ir.Moe, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return gate weights and expert numbers [..., top_k], largest first, ties to the lower."""
-    ordered, index = torch.sort(logits, dim=-1, descending=True, stable=True)
-    ordered, index = ordered[..., : moe.top_k], index[..., : moe.top_k]
+    scores = logits
+    if moe.corrections is not None:
+        scores = logits.sigmoid() + torch.from_numpy(moe.corrections).to(logits)
+    index = torch.sort(scores, dim=-1, descending=True, stable=True)[1][..., : moe.top_k]
+    ordered = logits.gather(-1, index)
     if moe.renormalise and not moe.sum_epsilon and not moe.sigmoid:
         return ordered.softmax(-1), index
     if moe.sigmoid:

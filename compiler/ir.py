@@ -147,6 +147,8 @@ class Moe:
     sigmoid: bool = False
     sum_epsilon: float = 0.0
     """With ``renormalise``: what the file adds to the sum of the chosen; integers do not."""
+    corrections: FloatArray | None = None
+    """[experts], with ``sigmoid``: added to the sigmoids for the choice alone."""
     module: str = ""
     """As :attr:`Attention.module`."""
     parallel: bool = False

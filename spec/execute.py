@@ -185,6 +185,9 @@ class Executor:
                 watch(f"{head_name(number)}.norm", narrow)
                 outputs[number] = self._ready.heads[number](wide if head.wide else narrow)
 
+    def _corrections(self, codes: NDArray[np.int32]) -> Tensor:
+        return torch.from_numpy(codes.astype(np.int64)).to(self.device)
+
     def _attention(self, normalised: Tensor, layer: Attention, watch: Observe) -> Tensor:
         query, key, value = layer.split(normalised)
         watch("query", query)
@@ -215,6 +218,7 @@ class Executor:
             layer.softmax.multiplier,
             layer.softmax.shift,
             layer.sigmoid,
+            None if layer.corrections is None else self._corrections(layer.corrections),
         )
         watch("chosen", chosen.unflatten(0, (frames, tokens)))
         watch("weights", weights.unflatten(0, (frames, tokens)))

@@ -26,6 +26,8 @@ GATE_BITS = ONE_Q15.bit_length()
 """A gate weight, unsigned: 0.0 to 1.0."""
 SIGMOID_FRACTION_BITS = 16
 """A sigmoid on its way to a gate weight: 0 to 1 without both ends."""
+CORRECTION_BITS = 20
+"""What is added to a sigmoid for the choice of experts, in its steps, signed: -8 to 8."""
 UINT8_BITS = 8
 """Hidden rows behind the activation, unsigned, and the code of zero in them."""
 HIDDEN_BITS = 16

@@ -14,7 +14,7 @@ import numpy as np
 from moesaic.spec import tables
 from moesaic.spec.constants import mlps
 from moesaic.spec.exhaustive import unreachable
-from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
+from moesaic.spec.formats import CORRECTION_BITS, INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -215,6 +215,12 @@ def _entries(where: str, table: np.ndarray) -> None:
 def _moe(where: str, layer: IntMoe, channels: int) -> None:
     _linear(f"{where}.gate", layer.gate, len(layer.experts), channels)
     _most(f"{where}.top_k", layer.top_k, len(layer.experts))
+    if layer.corrections is not None:
+        _same(f"{where}.corrections.length", len(layer.corrections), len(layer.experts))
+        if not layer.sigmoid:
+            raise SchemaError(f"{where}.corrections must be of sigmoids")
+        if not (np.abs(layer.corrections) < 1 << CORRECTION_BITS - 1).all():
+            raise SchemaError(f"{where}.corrections must be of {CORRECTION_BITS} bits")
     for number, expert in enumerate(layer.experts):
         _mlp(f"{where}.experts[{number}]", expert, channels)
 

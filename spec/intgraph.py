@@ -251,6 +251,9 @@ class IntMoe:
     sigmoid: bool = False
     parallel: bool = False
     """As :attr:`IntAttention.parallel`."""
+    corrections: Annotated[NDArray[np.int32], Vector] | None = None
+    """[experts], with ``sigmoid``: added to the sigmoids for the choice of experts alone, in steps
+    of 2**-SIGMOID_FRACTION_BITS, CORRECTION_BITS wide."""
 
 
 @dataclass(frozen=True)

@@ -261,6 +261,12 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("multiplier", MULTIPLIER_BITS, "logit to 2^-7 octaves, mantissa"),
         Field("shift", SHIFT_BITS, "logit to 2^-7 octaves, right shift"),
         Field("sequence", 8, "number of this routing, not 0", nonzero=True),
+        Field(
+            "corrected",
+            1,
+            "experts are chosen by their sigmoids plus corrections, in 2^-16 steps: one more row of"
+            " logits, in front of the tokens (`sigmoid`)",
+        ),
     ),
     Opcode.LOAD: (
         Field("window", 2, "CONSTANT or INPUT"),

@@ -18,6 +18,7 @@ from torch import Tensor
 from moesaic.spec import tables
 from moesaic.spec.formats import (
     ANGLE_BITS,
+    CORRECTION_BITS,
     GATE_FRACTION_BITS,
     HIDDEN_BITS,
     ONE_Q15,
@@ -240,20 +241,25 @@ def route(
     multiplier: int,
     shift: int,
     sigmoid: bool = False,
+    corrections: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Choose experts: 24-bit ``logits`` [tokens, experts] -> (indices, Q15 weights) [tokens, k].
 
     The ``top_k`` largest logits (ties to the lower index) in descending order. Weights are their
     softmax over all experts or, with ``sigmoid``, their sigmoids; with ``renormalise`` over the sum
-    of the chosen.
+    of the chosen. With 24-bit ``corrections`` [experts] the choice, and it alone, is by sigmoids
+    plus those, in steps of 2**-``SIGMOID_FRACTION_BITS``.
     """
-    order = torch.argsort(logits, dim=-1, descending=True, stable=True)[:, :top_k]
+    keys = logits
     if sigmoid:
         weight = sigmoid_fine(logits, multiplier, shift)
+        if corrections is not None:
+            keys = weight + saturate(corrections, CORRECTION_BITS)
     else:
         distance = logits.amax(-1, keepdim=True) - logits
         mantissa, exponent = exp2_negative(round_shift(distance * multiplier, shift))
         weight = round_shift(mantissa, exponent)
+    order = torch.argsort(keys, dim=-1, descending=True, stable=True)[:, :top_k]
     chosen = torch.gather(weight, 1, order)
     total = (chosen if renormalise else weight).sum(-1, keepdim=True)
     if sigmoid and not renormalise:

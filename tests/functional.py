@@ -141,7 +141,7 @@ class FunctionalModel:
                 skipped = values["predicated"] and not self._count(values)
                 return bool(skipped) or len(state.groups) >= values["groups"]
             case Opcode.ROUTE:
-                return len(state.logits) > 0
+                return len(state.logits) > values["corrected"]
             case Opcode.STORE:
                 return len(state.outputs) >= values["words"]
         return True
@@ -376,6 +376,10 @@ class FunctionalModel:
                 self.state.activation[target] = value[0].numpy().astype(np.uint8).view(np.int8)
 
     def _route(self, values: dict[str, int]) -> None:
+        corrections = None
+        if values["corrected"]:
+            (row,) = self.state.logits.popleft()
+            corrections = torch.as_tensor(row[: values["experts"]])
         logits = torch.as_tensor(self.state.logits.popleft())[:, : values["experts"]]
         chosen, weights = semantics.route(
             logits,
@@ -384,6 +388,7 @@ class FunctionalModel:
             values["multiplier"],
             values["shift"],
             bool(values["sigmoid"]),
+            corrections,
         )
         self.state.queues = [[] for _ in range(values["experts"])]
         for token, (experts, parts) in enumerate(zip(chosen, weights, strict=True)):

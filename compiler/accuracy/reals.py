@@ -24,6 +24,7 @@ from moesaic.spec.formats import (
     HIDDEN_BITS,
     RESIDUAL_BITS,
     RESIDUAL_GUARD_BITS,
+    SIGMOID_FRACTION_BITS,
     UINT8_LARGEST,
 )
 from moesaic.spec.intgraph import (
@@ -230,6 +231,11 @@ class _Reader:
                     top_k=layer.top_k,
                     renormalise=layer.renormalise,
                     sigmoid=layer.sigmoid,
+                    corrections=(
+                        None
+                        if layer.corrections is None
+                        else np.ldexp(layer.corrections, -SIGMOID_FRACTION_BITS)
+                    ),
                     experts=[
                         self._mlp(number, expert, mlp, norm, step)
                         for expert, mlp in enumerate(layer.experts)

@@ -98,6 +98,11 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
                 label,
                 parallel=layer.parallel,
                 sigmoid=layer.sigmoid,
+                corrections=(
+                    None
+                    if layer.corrections is None
+                    else np.zeros(len(layer.corrections), np.int32)
+                ),
             )
         case ir.Renorm():
             # Which tiles are not zero decides how they are computed.

@@ -28,7 +28,13 @@ from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.compiler.quant.share import digest
 from moesaic.spec import semantics
 from moesaic.spec.errors import UserError
-from moesaic.spec.formats import INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
+from moesaic.spec.formats import (
+    CORRECTION_BITS,
+    INT8_LARGEST,
+    INT16_LARGEST,
+    SIGMOID_FRACTION_BITS,
+    UINT8_LARGEST,
+)
 from moesaic.spec.intgraph import (
     EPSILON_BITS,
     IntActivation,
@@ -214,12 +220,30 @@ class Builder:
             top_k=layer.top_k,
             renormalise=layer.renormalise,
             sigmoid=layer.sigmoid,
+            corrections=self._corrections(layer),
             softmax=_scale(logit * SCORE_OCTAVES, f"logits of {layer.name}"),
             experts=tuple(self._mlp(number, layer, e) for e in range(len(layer.experts))),
             name=ir.layer_label(number, layer),
             wide=rows in self.wide,
             parallel=layer.parallel,
         )
+
+    def _corrections(self, layer: ir.Moe) -> NDArray[np.int32] | None:
+        """Codes around zero: only differences between experts count."""
+        if layer.corrections is None:
+            return None
+        values = layer.corrections.astype(np.float64)
+        values = values - (values.max() + values.min()) / 2
+        codes = np.round(np.ldexp(values, SIGMOID_FRACTION_BITS))
+        most = (1 << CORRECTION_BITS - 1) - 1
+        if np.abs(codes).max() > most:
+            raise UserError(
+                f"{self.graph.source}: node {layer.name!r} adds {np.ptp(values):g} more to the"
+                " score of one expert than to that of another for the choice, at most"
+                f" {2 * np.ldexp(most, -SIGMOID_FRACTION_BITS):g} is possible: no sigmoid makes up"
+                " for that, so leave out experts that are never chosen"
+            )
+        return codes.astype(np.int32)
 
     def _renorm(self, number: int, layer: ir.Renorm) -> IntRenorm:
         source, target = self._norm_step(f"{number}.norm"), self._addend(number)

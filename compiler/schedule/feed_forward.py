@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moesaic.compiler.schedule.steps import (
     QUEUES_WRITE,
     Address,
@@ -16,7 +19,7 @@ from moesaic.compiler.schedule.steps import (
 from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter, natural, pad_to
 from moesaic.spec import isa, layout
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntDense, IntMlp, IntMoe
+from moesaic.spec.intgraph import IntDense, IntLinear, IntMlp, IntMoe
 
 
 def lower_dense(writer: StepWriter, layer: IntDense, normal: Normal) -> None:
@@ -45,6 +48,8 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
     tokens = writer.graph.tokens
     sequence = _sequence(writer, index)
     logit_tiles = layout.words(layer.gate.outputs, writer.arch.width)
+    if layer.corrections is not None:
+        _lower_corrections(writer, layer.corrections, normal)
     writer.linear(
         normal.source(True),
         writer.weights(layer.gate),
@@ -66,6 +71,7 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
         multiplier=layer.softmax.multiplier,
         shift=layer.softmax.shift,
         sequence=sequence,
+        corrected=int(layer.corrections is not None),
     )
     ahead = min(writer.schedule.experts_ahead, len(layer.experts) - 1)
     hidden = [_hidden(writer, layer.experts, tokens, f"hidden{i}") for i in range(ahead + 1)]
@@ -79,6 +85,27 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
             done = number - ahead
             place = hidden[done % len(hidden)]
             _lower_down(writer, place, layer.experts[done], Rows(0, done))
+
+
+def _lower_corrections(writer: StepWriter, corrections: NDArray[np.int32], normal: Normal) -> None:
+    """The row of logits that ROUTE takes as corrections: the biases of a product with zeros."""
+    arch, experts = writer.arch, len(corrections)
+    linear = IntLinear(
+        weight=np.zeros((experts, arch.depth), np.int8),
+        bias=corrections,
+        multiplier=np.ones(experts, np.uint16),
+        shift=np.zeros(experts, np.uint8),
+    )
+    weights = writer.weights(linear)
+    writer.linear(
+        Source(normal.source(False).buffer),
+        weights,
+        Rows(1),
+        {"kind": isa.Drain.LOGITS},
+        (),
+        columns=experts,
+        one_group=len(weights.columns) > arch.width,
+    )
 
 
 def _sequence(writer: StepWriter, index: int) -> int:

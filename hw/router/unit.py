@@ -14,6 +14,7 @@ from moesaic.hw.interfaces import (
     logit_layout,
 )
 from moesaic.hw.router.queues import ExpertQueues
+from moesaic.hw.router.scores import Scores
 from moesaic.hw.router.selector import Selector
 from moesaic.hw.router.weights import GateWeights
 from moesaic.spec import isa
@@ -25,8 +26,8 @@ class RouterUnit(wiring.Component):
 
     Tokens stream: each takes ``max(chunks + 1, top_k, rank_cycles)`` cycles, and those
     of the instruction are given about ``46 + rank_cycles + 2 * top_k`` cycles after the
-    last chunk. Logits that arrive
-    before their ROUTE has started wait.
+    last chunk. Corrected, a token takes at least a cycle per expert, and the last one
+    ``CORRECTED_LATENCY`` more. Logits that arrive before their ROUTE has started wait.
 
     Attributes
     ----------
@@ -58,6 +59,7 @@ class RouterUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch, control = self.arch, self.control
+        m.submodules.scores = scores = Scores(arch)
         m.submodules.selector = selector = Selector(arch)
         m.submodules.weights = weights = GateWeights(arch)
         m.submodules.queues = queues = ExpertQueues(arch)
@@ -81,9 +83,11 @@ class RouterUnit(wiring.Component):
         to_collect, to_write = Signal(len(current.rows)), Signal(len(current.rows))
         row = Signal(len(current.first_row))
         collecting = Signal()  # running, and there are more
+        correcting = Signal()  # and corrections come first
         with m.If(control.take):
             m.d.sync += [
                 collecting.eq(1),
+                correcting.eq(current.corrected),
                 running.eq(1),
                 row.eq(current.first_row),
                 to_collect.eq(current.rows),
@@ -91,19 +95,28 @@ class RouterUnit(wiring.Component):
             ]
         m.d.comb += [
             queues.clear.eq(control.take),
-            selector.logits.valid.eq(self.logits.valid & collecting),
-            selector.logits.payload.eq(self.logits.payload),
-            self.logits.ready.eq(selector.logits.ready & collecting),
+            scores.logits.valid.eq(self.logits.valid & collecting),
+            scores.logits.payload.eq(self.logits.payload),
+            self.logits.ready.eq(scores.logits.ready & collecting),
+            scores.corrected.eq(current.corrected),
+            scores.experts.eq(current.experts),
+            scores.multiplier.eq(current.multiplier),
+            scores.shift.eq(current.shift),
+            scores.begin.eq(control.take),
+            scores.expert.eq(weights.expert),
+            weights.correction.eq(scores.correction),
+            weights.corrected.eq(current.corrected),
             selector.experts.eq(current.experts),
             selector.top_k.eq(current.top_k),
             selector.row.eq(row),
         ]
+        wiring.connect(m, scores.keys, selector.logits)
+        with m.If(self.logits.valid & self.logits.ready & self.logits.payload.last):
+            m.d.sync += correcting.eq(0)
+            with m.If(~correcting):
+                m.d.sync += [to_collect.eq(to_collect - 1), collecting.eq(to_collect != 1)]
         with m.If(selector.token):
-            m.d.sync += [
-                to_collect.eq(to_collect - 1),
-                collecting.eq(to_collect != 1),
-                row.eq(row + 1),
-            ]
+            m.d.sync += row.eq(row + 1)
 
         m.d.comb += [
             weights.choice.eq(selector.choice),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.arithmetic.pipeline import add_tree, delay, look_up, round_half, tree_latency
+from moesaic.hw.arithmetic.pipeline import add_tree, delay, round_half, tree_latency
 from moesaic.hw.arithmetic.reciprocal import Reciprocal
-from moesaic.hw.arithmetic.requantise import Requantise
+from moesaic.hw.router.powers import Powers
 from moesaic.hw.router.selector import choice_layout, group_layout
 from moesaic.hw.router.sigmoid import Sigmoid
-from moesaic.spec import tables
 from moesaic.spec.arch import ROUTER_LANES, ArchConfig
 from moesaic.spec.formats import (
+    CORRECTION_BITS,
     GATE_BITS,
     LOGIT_BITS,
     MULTIPLIER_BITS,
@@ -21,7 +21,6 @@ from moesaic.spec.formats import (
     SHIFT_BITS,
     SIGMOID_FRACTION_BITS,
 )
-from moesaic.spec.parts import factor_bits
 
 _WAITING_CHOICES = 64
 """A choice waits for its token's sum and reciprocal: at most 15 choices and 20 cycles."""
@@ -58,6 +57,8 @@ class GateWeights(wiring.Component):
         Divide by the sum over the chosen experts, instead of that over all or, of sigmoids, 1.
     sigmoid
         Weights are sigmoids.
+    corrected, expert, correction
+        Keys are sigmoids plus a correction; that of an expert, one cycle later.
     multiplier, shift
         Logit to 2**-7 octaves.
     entry, entry_valid
@@ -74,6 +75,9 @@ class GateWeights(wiring.Component):
                 "group_valid": In(1),
                 "renormalise": In(1),
                 "sigmoid": In(1),
+                "corrected": In(1),
+                "expert": Out(choice_layout(arch)["expert"].shape),
+                "correction": In(signed(CORRECTION_BITS)),
                 "multiplier": In(MULTIPLIER_BITS),
                 "shift": In(SHIFT_BITS),
                 "entry": Out(entry_layout(arch)),
@@ -93,11 +97,17 @@ class GateWeights(wiring.Component):
 
         keys: list[Value] = [*(group.keys[i] for i in range(ROUTER_LANES)), choice.key]
         present = Cat(group.mask & self.group_valid.replicate(ROUTER_LANES), choice.exists)
-        powers = self._powers(m, maximum, keys, present)
+        m.submodules.powers_of = unit = Powers(self.arch, len(keys))
+        m.d.comb += [
+            unit.present.eq(delay(m, present, 2, "present", control=True)),
+            unit.multiplier.eq(self.multiplier),
+            unit.shift.eq(self.shift),
+        ]
+        self._distances(m, maximum, keys, unit)
+        powers = [unit.power[i] for i in range(len(keys))]
 
-        # Line up what belongs to the powers. Latency: both ends, distance, requantise, table,
-        # shift, round.
-        latency = 2 + Requantise.LATENCY + 3
+        # Line up what belongs to the powers. Latency: both ends, distance, power.
+        latency = 2 + Powers.LATENCY
         m.submodules.sigmoid_of = sigmoid = Sigmoid()
         m.d.comb += [
             sigmoid.power.eq(powers[ROUTER_LANES]),
@@ -108,7 +118,13 @@ class GateWeights(wiring.Component):
         chosen = data.View(choice.shape(), delay(m, choice, latency, "choice"))
         chosen_valid = delay(m, self.choice_valid, latency, "choice_valid", control=True)
         chosen_power = Signal(16)
-        m.d.comb += chosen_power.eq(Mux(self.sigmoid & chosen.exists, sigmoid.value, power))
+        # A corrected score is the sigmoid and what has been added to it.
+        score = Signal(SIGMOID_FRACTION_BITS, reset_less=True)
+        key = Cat(choice.key[:-1], ~choice.key[-1]).as_signed()
+        m.d.comb += self.expert.eq(choice.expert)
+        m.d.sync += score.eq(delay(m, key, 1, "corrected_key") - self.correction)
+        score = Mux(self.corrected, delay(m, score, latency - 2, "score"), sigmoid.value)
+        m.d.comb += chosen_power.eq(Mux(self.sigmoid & chosen.exists, score, power))
 
         # Sum, over all experts or over the chosen ones.
         tree = tree_latency(ROUTER_LANES)
@@ -188,45 +204,17 @@ class GateWeights(wiring.Component):
         ]
         return m
 
-    def _powers(self, m: Module, maximum: Value, keys: list[Value], present: Value) -> list[Value]:
-        """255 * 256 * 2**-x of every key's distance to the maximum; 0 where not ``present``."""
-        lanes = len(keys)
-        m.submodules.exponent = scale = Requantise(
-            lanes,
-            operand_bits=LOGIT_BITS + 1,
-            limits=(tables.EXPONENT_BITS + 1,),
-            factors=factor_bits(self.arch.device),
-        )
-        # The tables hold what they are given for one cycle: a lane's distance is registered.
-        distances = [
-            Signal(LOGIT_BITS, name=f"distance_{i}", reset_less=True) for i in range(lanes)
-        ]
+    def _distances(self, m: Module, maximum: Value, keys: list[Value], unit: Powers) -> None:
+        """Distance of every key to the maximum; of a choice, a sigmoid takes the magnitude."""
         zero = Const(1 << LOGIT_BITS - 1, LOGIT_BITS)  # keys have the sign bit turned over
-        for i, (distance, key) in enumerate(zip(distances, keys, strict=True)):
+        for i, key in enumerate(keys):
             upper, lower = maximum, key
-            if i == ROUTER_LANES:  # of a choice, a sigmoid takes the magnitude
+            if i == ROUTER_LANES:
                 above = self.sigmoid & key[-1]
                 upper = Mux(self.sigmoid, Mux(above, key, zero), maximum)
                 lower = Mux(above, zero, key)
             upper, lower = delay(m, upper, 1, f"upper_{i}"), delay(m, lower, 1, f"lower_{i}")
+            # The tables hold what they are given for one cycle: a lane's distance is registered.
+            distance = Signal(LOGIT_BITS, name=f"distance_{i}", reset_less=True)
             m.d.sync += distance.eq(upper - lower)
-            m.d.comb += [
-                scale.operand[i].eq(Cat(distance, Const(0, 1)).as_signed()),
-                scale.multiplier[i].eq(self.multiplier),
-                scale.shift[i].eq(self.shift),
-            ]
-        fraction = tables.EXP2_FRACTION_BITS
-        exponents = [scale.value[i][: tables.EXPONENT_BITS] for i in range(lanes)]
-        mantissas = look_up(m, tables.EXP2_TABLE, [e[:fraction] for e in exponents], 16, "exp2")
-        counts = delay(m, present, 2 + Requantise.LATENCY + 2, "present", control=True)
-        powers = []
-        for i, (mantissa, exponent) in enumerate(zip(mantissas, exponents, strict=True)):
-            octaves = delay(m, exponent[fraction:], 1, f"octaves_{i}")
-            shifted = Signal(17, name=f"shifted_{i}", reset_less=True)
-            power = Signal(16, name=f"power_{i}", reset_less=True)
-            m.d.sync += [
-                shifted.eq(Cat(Const(0, 1), mantissa) >> octaves),
-                power.eq(Mux(counts[i], round_half(shifted), 0)),
-            ]
-            powers.append(power)
-        return powers
+            m.d.comb += unit.distance[i].eq(distance)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesaic.spec.activations import ACTIVATIONS, choose_step, tabulate
 from moesaic.spec.intgraph import (
@@ -107,7 +108,7 @@ def random_intgraph(
     Without ``values``, linear layers have sizes only: enough to schedule, and quick.
     """
     rng, forms = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    kinds = np.random.default_rng([seed, 2])
+    kinds, gates = np.random.default_rng([seed, 2]), np.random.default_rng([seed, 3])
     linear = random_linear if values else valueless_linear
     c = shape.channels
 
@@ -166,6 +167,10 @@ def random_intgraph(
             return layers[-1].norm, layers[-1].wide, True
         return norm(), is_wide(), False
 
+    def corrections() -> NDArray[np.int32]:
+        spread = int(gates.choice([1, 1 << 10, 1 << 16, 1 << 19]))
+        return gates.integers(1 - spread, spread, shape.experts, dtype=np.int32)
+
     for index, mixture in enumerate(shape.moe):
         layers += renorms()
         width = shape.heads * shape.head_dim
@@ -213,8 +218,9 @@ def random_intgraph(
                     tuple(mlp(shape.expert_hidden, wide, paired) for _ in range(shape.experts)),
                     f"moe{index}",
                     wide,
-                    bool(kinds.random() < 0.4),
+                    sigmoid := bool(kinds.random() < 0.4),
                     parallel,
+                    corrections() if sigmoid and gates.random() < 0.5 else None,
                 )
             )
         else:

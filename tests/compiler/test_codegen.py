@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import TaskCode, compile_task
@@ -15,7 +16,7 @@ from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
-from moesaic.spec.intgraph import IntGraph, IntMlp, IntMoe
+from moesaic.spec.intgraph import IntGraph, IntLayer, IntMlp, IntMoe
 from moesaic.spec.presets import PRESETS
 from tests.functional import FunctionalModel
 from tests.hazards import check_order
@@ -105,6 +106,32 @@ def test_program_equals_integer_graph(arch: ArchConfig, shape: str) -> None:
         assert len(np.unique(expected)) > min(20, expected.size // 2)
 
 
+@pytest.mark.parametrize("arch", [SMALL, PRESETS["nano"], PRESETS["zcu102"]], ids=lambda a: a.name)
+def test_corrections_come_before_the_logits(arch: ArchConfig) -> None:
+    """They are a row of logits in front of the tokens', and change what is chosen."""
+    graph = random_intgraph(Shape(experts=6, top_k=2, moe=(True, True)), seed=5)
+
+    def corrected(layer: IntLayer, codes: NDArray[np.int32] | None) -> IntLayer:
+        if not isinstance(layer, IntMoe):
+            return layer
+        return replace(layer, sigmoid=True, corrections=codes)
+
+    def with_codes(codes: NDArray[np.int32] | None) -> IntGraph:
+        return replace(graph, layers=tuple(corrected(layer, codes) for layer in graph.layers))
+
+    results = []
+    for codes in (None, np.array([0, -70_000, 30_000, 5, -1, 80_000], np.int32)):
+        made, image = with_codes(codes), WeightImage(arch)
+        code = compile_task(made, arch, image)
+        drains = [s for s in code.steps if s.fields.get("kind") == isa.Drain.LOGITS]
+        rows = [s.fields["rows"] for s in drains]
+        assert rows == [*([] if codes is None else [1]), graph.tokens] * 2
+        got, expected = run_both(made, arch, code, image.tobytes(), 1)
+        np.testing.assert_array_equal(got, expected)
+        results.append(expected)
+    assert (results[0] != results[1]).any()
+
+
 @pytest.mark.parametrize("width", [8, 16])
 @pytest.mark.parametrize("experts", [33, 40, 64])
 def test_experts_of_several_column_tiles(width: int, experts: int) -> None:
@@ -118,7 +145,7 @@ def test_experts_of_several_column_tiles(width: int, experts: int) -> None:
     image = WeightImage(arch)
     code = compile_task(graph, arch, image)
     logits = [s for s in code.steps if s.fields.get("kind") == isa.Drain.LOGITS]
-    assert [step.fields["n_tiles"] for step in logits] == [-(-experts // width)]
+    assert {step.fields["n_tiles"] for step in logits} == {-(-experts // width)}
     got, expected = run_both(graph, arch, code, image.tobytes(), 1)
     np.testing.assert_array_equal(got, expected)
 

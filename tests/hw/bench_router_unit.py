@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 
+from moesaic.hw.router.scores import CORRECTED_LATENCY
 from moesaic.spec import isa, semantics
 from moesaic.spec.presets import load_arch
 from tests.hw.grants import Grants
@@ -32,6 +33,7 @@ class Routing:
     first_row: int = 0
     renormalise: int = 0
     sigmoid: int = 0
+    corrections: list[int] | None = None
     multiplier: int = 1 << 15
     shift: int = 20
     sequence: int = 1
@@ -49,6 +51,7 @@ class Routing:
     def encode(self) -> int:
         names = "top_k first_row renormalise sigmoid multiplier shift sequence wait signal".split()
         values = {name: getattr(self, name) for name in names}
+        values["corrected"] = int(self.corrections is not None)
         raw = isa.encode(isa.Opcode.ROUTE, rows=len(self.logits), experts=self.experts, **values)
         return int.from_bytes(raw, "little")
 
@@ -61,6 +64,7 @@ class Routing:
             self.multiplier,
             self.shift,
             bool(self.sigmoid),
+            None if self.corrections is None else torch.tensor(self.corrections),
         )
         queues: list[list[Entry]] = [[] for _ in range(ARCH.max_experts)]
         rows = zip(order.tolist(), weights.tolist(), strict=True)
@@ -104,7 +108,8 @@ class Bench:
 
     def load(self, routing: Routing) -> None:
         self.instructions.append(routing)
-        for token in routing.logits:
+        first = [] if routing.corrections is None else [routing.corrections]
+        for token in [*first, *routing.logits]:
             padding = [random.randint(LOW, HIGH) for _ in range(routing.chunks * ARCH.lanes)]
             values = token + padding[len(token) :]
             for c in range(routing.chunks):
@@ -202,18 +207,26 @@ def logits(tokens: int, experts: int, style: str) -> list[list[int]]:
     return [[value(t, e) for e in range(experts)] for t in range(tokens)]
 
 
+def corrections(experts: int) -> list[int]:
+    """Some that decide, some that do not, some out of range."""
+    spread = random.choice([0, 1, 1 << 8, 1 << 16, 1 << 19, HIGH])
+    return [random.randint(-spread, spread) for _ in range(experts)]
+
+
 STYLES = ("plain", "ties", "extreme", "same", "one", "spread")
 
 
 def random_routing(sequence: int, style: str) -> Routing:
     experts = random.randint(1, ARCH.max_experts)
     tokens = random.choice([1, random.randint(1, ARCH.max_tokens)])
+    sigmoid = random.getrandbits(1)
     return Routing(
         logits=logits(tokens, experts, style),
         top_k=random.randint(1, min(4, experts)),
         first_row=random.randint(0, ARCH.max_tokens - tokens),
         renormalise=random.getrandbits(1),
-        sigmoid=random.getrandbits(1),
+        sigmoid=sigmoid,
+        corrections=corrections(experts) if sigmoid and random.getrandbits(1) else None,
         multiplier=random.choice([0, 65535, random.getrandbits(16), 1 << 15]),
         shift=random.choice([0, 62, random.randint(8, 40), 20, 22]),
         sequence=sequence,
@@ -260,6 +273,43 @@ async def many_choices(dut: Any) -> None:
                 bench.load(routing)
                 await bench.finish()
                 await bench.verify(routing)
+
+
+@cocotb.test()
+async def corrected(dut: Any) -> None:
+    """Corrections decide the choice and leave the weights alone; routings with and without them
+    follow one another, with and without pauses."""
+    for feed in (1.0, 0.3):
+        bench = Bench(dut, feed=feed)
+        await bench.start()
+        decided = 0
+        for number in range(24):
+            routing = random_routing(number + 1, STYLES[number % len(STYLES)])
+            routing.sigmoid, routing.wait = 1, 0
+            routing.top_k = min(4, max(1, routing.experts // 2))
+            routing.multiplier, routing.shift = 40000, random.choice([20, 22, 24])
+            routing.corrections = corrections(routing.experts) if number % 4 else None
+            bench.load(routing)
+            await bench.finish()
+            await bench.verify(routing)
+            decided += routing.expected() != replace(routing, corrections=None).expected()
+        assert decided >= 3, "the corrections decided nothing"
+
+
+@cocotb.test()
+async def corrected_rate(dut: Any) -> None:
+    """Corrected, a token takes about a cycle per expert."""
+    bench = Bench(dut)
+    await bench.start()
+    experts, tokens = ARCH.max_experts, ARCH.max_tokens
+    routing = Routing(logits=logits(tokens, experts, "plain"), top_k=min(2, experts), sigmoid=1)
+    routing.corrections = corrections(experts)
+    bench.load(routing)
+    await bench.finish()
+    per_token = max(experts + 2 * routing.chunks, routing.top_k, ARCH.rank_cycles)
+    dut._log.info(f"{experts} experts, {tokens} tokens: {bench.cycles} cycles")
+    assert bench.cycles <= per_token * (tokens + 2) + 52 + ARCH.rank_cycles + CORRECTED_LATENCY
+    await bench.verify(routing)
 
 
 @cocotb.test()

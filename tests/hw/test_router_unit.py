@@ -36,7 +36,7 @@ def test_router_unit_bench(name: str, tmp_path: Path) -> None:
         "tests.hw.bench_router_unit",
         parameters={"ARCH_FILE": arch_file},
     )
-    assert tests == 7
+    assert tests == 9
 
 
 @pytest.mark.parametrize("arch", PRESETS.values(), ids=PRESETS)

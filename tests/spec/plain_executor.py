@@ -183,9 +183,9 @@ def attention(rows: list[Row], normal: list[Row], layer: IntAttention) -> list[R
 
 def route(logits: Row, layer: IntMoe) -> list[tuple[int, int]]:
     """(expert, Q15 weight) of the chosen experts."""
-    order = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[: layer.top_k]
     if layer.sigmoid:
-        return route_sigmoids(logits, order, layer)
+        return route_sigmoids(logits, layer)
+    order = sorted(range(len(logits)), key=lambda e: (-logits[e], e))[: layer.top_k]
     weights = []
     for logit in logits:
         distance = (max(logits) - logit) * layer.softmax.multiplier
@@ -195,14 +195,19 @@ def route(logits: Row, layer: IntMoe) -> list[tuple[int, int]]:
     return [(e, min(32768, shift_round(weights[e] * inverse, t + 1))) for e in order]
 
 
-def route_sigmoids(logits: Row, order: list[int], layer: IntMoe) -> list[tuple[int, int]]:
-    weights = {}
-    for e in order:
+def route_sigmoids(logits: Row, layer: IntMoe) -> list[tuple[int, int]]:
+    scores = []
+    for e in range(len(logits)):
         steps = shift_round(abs(logits[e]) * layer.softmax.multiplier, layer.softmax.shift)
         small = shift_round(*power(steps))
         inverse, t = invert(65280 + small)
         value = shift_round((small if logits[e] < 0 else 65280) * inverse, t)
-        weights[e] = max(1, min(65535, value))
+        scores.append(max(1, min(65535, value)))
+    keys = logits
+    if layer.corrections is not None:
+        keys = [s + int(c) for s, c in zip(scores, layer.corrections, strict=True)]
+    order = sorted(range(len(logits)), key=lambda e: (-keys[e], e))[: layer.top_k]
+    weights = {e: scores[e] for e in order}
     inverse, t = invert(sum(weights.values()) if layer.renormalise else 65536)
     return [(e, min(32768, shift_round(w * inverse, t + 1))) for e, w in weights.items()]
 

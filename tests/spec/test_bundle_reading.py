@@ -109,6 +109,22 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
         lambda p: first(p, "IntMoe").update(parallel=1),
         "parallel must be bool, not 1",
     ),
+    "corrections of a softmax": (
+        lambda p: first(p, "IntMoe").update(
+            sigmoid=False, corrections=first(p, "IntMoe")["gate"]["bias"]
+        ),
+        "corrections must be of sigmoids",
+    ),
+    "corrections of others": (
+        lambda p: first(p, "IntMoe").update(
+            sigmoid=True, corrections=first(p, "IntMlp")["up"]["bias"]
+        ),
+        "corrections.length must be 3",
+    ),
+    "corrections as numbers": (
+        lambda p: first(p, "IntMoe").update(corrections=[1, 2, 3]),
+        "corrections must be an array",
+    ),
     "parallel to nothing": (
         lambda p: first(p, "IntAttention").update(parallel=True),
         "layers[0].parallel must be False: there is no layer in front",

@@ -184,6 +184,22 @@ def test_route_to_a_single_expert_weighs_one() -> None:
     assert chosen.tolist() == [[0]] and weights.tolist() == [[semantics.ONE_Q15]]
 
 
+def test_corrections_count_for_the_choice_alone() -> None:
+    logits = torch.tensor([[-900, 1000, -1000, -500]])
+    order, plain = semantics.route(logits, 4, False, 50000, 26, True)
+    weight_of = dict(zip(order[0].tolist(), plain[0].tolist(), strict=True))
+    scores = semantics.sigmoid_fine(logits, 50000, 26)[0]
+    # As much as makes up for the difference: equal scores go to the lower number.
+    even = torch.tensor([0, 0, int(scores[1] - scores[2]), 0])
+    for corrections, first in ((even, [1, 2]), (even + torch.tensor([0, 0, 1, 0]), [2, 1])):
+        chosen, weights = semantics.route(logits, 2, False, 50000, 26, True, corrections)
+        assert chosen.tolist() == [first]
+        assert weights[0].tolist() == [weight_of[e] for e in first]
+    # Beyond 20 bits they count as much as those do.
+    wide = torch.tensor([0, 1 << 19, 1 << 23, 0])
+    assert semantics.route(logits, 2, False, 50000, 26, True, wide)[0].tolist() == [[1, 2]]
+
+
 @settings(max_examples=50)
 @given(
     st.lists(st.integers(-(1 << 23), (1 << 23) - 1), min_size=4, max_size=12),

@@ -104,6 +104,8 @@ class Timing:
     route: int = 46
     """Last logits in the router until the routing is published and its tokens count, besides two
     cycles per choice and ``arch.rank_cycles`` (``RouterUnit``)."""
+    scores: int = 32
+    """More of that where experts are chosen by corrected scores (``CORRECTED_LATENCY``)."""
     fetch: int = 16
     """Frame start until the first beat of the program is dispatched, besides the memory's latency:
     first request 3, command and address registers 5, port arbiter 2, skid 1, buffer 2, check 3."""

@@ -46,9 +46,11 @@ def router(frame: Frame) -> Process:
         frame.taken[Unit.ROUTER].append(held)
         begin = max(held + 1 + frame.timing.grant, (yield from frame.tokens(position)))
         frame.collecting.append(begin + 1)
-        rows += frame.rows[position]
+        corrected = field(step, "corrected")
+        rows += frame.rows[position] + corrected
         last = yield from frame.logits.reached(rows)
         free = last + frame.timing.route + 2 * field(step, "top_k") + frame.arch.rank_cycles
+        free += corrected * frame.timing.scores
         frame.work[position] = frame.rows[position]
         frame.finished[Unit.ROUTER].append(free)
 

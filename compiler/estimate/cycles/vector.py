@@ -21,7 +21,7 @@ class Vector:
         self.updated = -100.0  # last residual update issued
         self.groups = 0
         self.blocks = 0
-        self.routes = 0
+        self.routes, self.correcting = 0, False
         self.stored = 0
         self.softmax: list[float] = []
         self.attentions = 0
@@ -122,9 +122,16 @@ class Vector:
             position = frame.of_unit[Unit.ROUTER][self.routes]
             route = frame.steps[position]
             begin = max(at + timing.chunk, (yield from frame.collecting.at(self.routes)))
-            frame.began[position] = begin
-            self.routes += 1
-            cycles = rows * max(chunks // rows + 1, field(route, "top_k"), arch.rank_cycles)
+            per_row = max(chunks // rows + 1, field(route, "top_k"), arch.rank_cycles)
+            if field(route, "corrected"):
+                per_row = max(per_row, field(route, "experts") + chunks // rows)
+            if not self.correcting:
+                frame.began[position] = begin
+            # Corrections come in front of the tokens.
+            self.correcting = bool(field(route, "corrected")) and not self.correcting
+            if not self.correcting:
+                self.routes += 1
+            cycles = rows * per_row
             self.offered = max(self.offered, begin) + cycles
             frame.logits.put(rows, self.offered)
         elif kind.destination is Destination.OUTPUT:
