@@ -62,14 +62,17 @@ def load_graph(
         refusal = error
     try:
         backbone = find_boundary(traced)
-        host = extract_host_part(traced, [head.tensor for head in backbone.heads])
+        tensors = [head.tensor for head in backbone.heads]
+        host = extract_host_part(traced, tensors, backbone.obstacle)
     except NotRecognised as error:
         if partition:
             raise UserError(f"task {task!r}, {path}: --partition finds no cut: {error}") from error
         raise refusal from None
     share = host_share(backbone, host)
     tail: list[Note] = []
-    if partition is None and share is not None and share < MOST_SHARE:
+    small = share is not None and share < MOST_SHARE and not backbone.obstacle
+    if partition is None and small:
+        assert share is not None
         tail = describe_tail(host, share)
     elif not partition:
         raise UserError(

@@ -27,9 +27,14 @@ def find_boundary(traced: Trace) -> Backbone:
         There is none; the message names the node that is in the way.
     """
     tensors: dict[str, None] = {}
+    obstacles = []
     for output in traced.graph.output_names:
-        tensors |= dict.fromkeys(_of_output(traced, output))
-    return read_backbone(traced, list(tensors))
+        found, obstacle = _of_output(traced, output)
+        tensors |= dict.fromkeys(found)
+        obstacles.append(obstacle)
+    backbone = read_backbone(traced, list(tensors))
+    backbone.obstacle = next(filter(None, obstacles), "")
+    return backbone
 
 
 def read_backbone(traced: Trace, tensors: list[str]) -> Backbone:
@@ -51,9 +56,9 @@ def read_backbone(traced: Trace, tensors: list[str]) -> Backbone:
     return Backbone(read_embedding(arena, states[0], traced.source), layers, heads, states)
 
 
-def _of_output(traced: Trace, output: str) -> list[str]:
+def _of_output(traced: Trace, output: str) -> tuple[list[str], str]:
     """Return the tensors that an output needs; several only where more layers are then the
-    accelerator's."""
+    accelerator's. And why the layer behind is not taken, if the host has layers."""
     single: Backbone | NotRecognised
     try:
         single = find_cut(traced, output)
@@ -63,12 +68,12 @@ def _of_output(traced: Trace, output: str) -> list[str]:
         several = _Search(traced, output).run()
         depth = len(read_backbone(traced, several).layers)
         if isinstance(single, NotRecognised) or depth > len(single.layers):
-            return several
+            return several, ""
     except UNREADABLE:
         pass
     if isinstance(single, NotRecognised):
         raise single
-    return [head.tensor for head in single.heads]
+    return [head.tensor for head in single.heads], single.obstacle
 
 
 class _Search:

@@ -3,8 +3,8 @@
 Every path from the input to the output must pass through that tensor (where it does not, see
 ``boundary``), and the accelerator must be
 able to deliver it: tokens of the residual stream, perhaps behind a LayerNorm, one linear layer, or
-both. The stream itself is given only behind the last layer: a layer that the accelerator does not
-take is refused, not left to the host together with all that follow.
+both. The stream itself is cut behind the last layer or, if there is no other cut, in front of a
+layer that the accelerator does not take: the host has that layer and all that follow.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from moesaic.compiler.frontend.taps import Tap, last_state, place_heads, read_ta
 from moesaic.compiler.frontend.trace import Trace
 from moesaic.compiler.frontend.views import Norm, NotRecognised, Sum, View
 
+LAYER_OF = "the layer that"
+"""How it begins that a layer has an operator that is not taken."""
+_LAYERS = LAYER, LAYER_OF
 UNREADABLE = (
     NotRecognised,
     AssertionError,
@@ -50,6 +53,8 @@ class Backbone:
     heads: list[ir.Head]
     states: list[State]
     """The residual stream before the first layer and behind each, as ``read_layers`` has it."""
+    obstacle: str = ""
+    """Why the layer behind is not taken, if one follows."""
 
 
 def is_data(traced: Trace, name: str) -> bool:
@@ -103,6 +108,7 @@ def find_cut(traced: Trace, output: str) -> Backbone:
     """
     arena = traced.arena
     first: dict[bool, Exception] = {}
+    inside: Backbone | None = None
     """What is wrong in front of the nearest head, by whether it reads the stream itself."""
     for name in common_tensors(traced, output):
         view = traced.values.get(name)
@@ -115,7 +121,8 @@ def find_cut(traced: Trace, output: str) -> Backbone:
         try:
             layers, states = read_layers(arena, last_state(arena, taps))
             (head,) = place_heads(taps, states, layers)
-            if head.norm.plain and _goes_on(traced, name):
+            goes_on = head.norm.plain and _goes_on(traced, name)
+            if goes_on and (inside is not None or not layers):
                 continue
             if not layers:
                 raise NotRecognised(f"no transformer layer lies in front of {head.norm.name!r}")
@@ -123,14 +130,26 @@ def find_cut(traced: Trace, output: str) -> Backbone:
         except UNREADABLE as error:
             first.setdefault(is_plain(taps), error)
             continue
-        return Backbone(embed, layers, [head], states)
+        found = Backbone(embed, layers, [head], states)
+        if not goes_on:
+            return found
+        inside = found
+    reason = _reason(traced, output, first)
+    if inside is None or not reason.startswith(_LAYERS):
+        raise NotRecognised(reason)
+    inside.obstacle = reason
+    return inside
+
+
+def _reason(traced: Trace, output: str, first: dict[bool, Exception]) -> str:
+    """Say what is in the way of a cut behind the last layer."""
     reasons = [str(first[plain]) for plain in (False, True) if plain in first]
     # What is wrong with a layer tells more than what a head is not.
     reasons.sort(key=lambda reason: not reason.startswith(LAYER))
     joins = _joins(traced, output)
     if joins and not (reasons and (False in first or reasons[0].startswith(LAYER))):
-        raise NotRecognised(joins)
-    raise NotRecognised(reasons[0] if reasons else _obstacle(traced, output))
+        return joins
+    return reasons[0] if reasons else _obstacle(traced, output)
 
 
 def is_plain(taps: Iterable[Tap]) -> bool:
@@ -184,7 +203,7 @@ def _joins(traced: Trace, output: str) -> str | None:
             continue
         joined = dict.fromkeys(n for n in reads(makers[behind]) if is_data(traced, n))
         if stream and makers[behind].op_type in SUMS and (why := _refused(traced, makers, joined)):
-            return f"the layer that {label(behind)} adds to the residual stream holds {why}"
+            return f"{LAYER_OF} {label(behind)} adds to the residual stream holds {why}"
         if len(joined) > 1:
             names = " and ".join(label(name) for name in list(joined)[:2])
             return (
@@ -205,7 +224,7 @@ def _refused(
     while waiting:
         name = waiting.pop()
         if name in makers and name not in seen:
-            seen.add(name)
+            seen.update(makers[name].output)
             waiting += [n for n in reads(makers[name]) if n not in traced.values]
     for name, refusal in traced.refused.items():
         if name in seen:

@@ -36,7 +36,9 @@ NUMBERS = (
 LATE = "at most a LayerNorm and one linear layer can follow the last transformer layer"
 
 
-def extract_host_part(traced: Trace, tensors: Collection[str]) -> ir.HostPart:
+def extract_host_part(
+    traced: Trace, tensors: Collection[str], obstacle: str = ""
+) -> ir.HostPart:
     """Return everything between `tensors` and the other outputs as a model of its own.
 
     Parameters
@@ -45,6 +47,8 @@ def extract_host_part(traced: Trace, tensors: Collection[str]) -> ir.HostPart:
         The whole model.
     tensors
         Computed by the accelerator; all paths from the input to the outputs pass through them.
+    obstacle
+        Why what follows is not for the accelerator, though it has units for it.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def extract_host_part(traced: Trace, tensors: Collection[str]) -> ir.HostPart:
                 )
     return ir.HostPart(
         model=proto.SerializeToString(deterministic=True),
-        nodes=[_place(traced, node, makers) for node in nodes],
+        nodes=[_place(traced, node, makers, obstacle or LATE) for node in nodes],
         macs=count_macs(proto),
         outputs=traced.graph.output_names,
         nodes_before=len(host_nodes(traced, [])) - len(nodes),
@@ -153,8 +157,9 @@ def _with_constants(traced: Trace) -> onnx.ModelProto:
     return model
 
 
-def _place(traced: Trace, node: onnx.NodeProto, makers: dict[str, str]) -> ir.HostNode:
-    """Say why a node runs on the host; `makers` are the names of the nodes that make its inputs."""
+def _place(traced: Trace, node: onnx.NodeProto, makers: dict[str, str], late: str) -> ir.HostNode:
+    """Say why a node runs on the host: `late` if it has a unit. `makers` are the names of the nodes
+    that make its inputs."""
     refusal = traced.refused.get(first_output(node))
     before = [makers[name] for name in reads(node) if name not in traced.values]
     if refusal is not None:
@@ -164,7 +169,7 @@ def _place(traced: Trace, node: onnx.NodeProto, makers: dict[str, str]) -> ir.Ho
     elif before:
         reason = f"it follows {before[0]!r} on the host"
     else:
-        reason = LATE
+        reason = late
     return ir.HostNode(node_name(node), node.op_type, reason)
 
 

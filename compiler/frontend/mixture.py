@@ -129,6 +129,11 @@ def read_mixture(arena: Arena, state: State, terms: list[View]) -> ir.Moe:
     ordered = {e: readings[e] for e in range(count)}
     moe = make_moe(router, ordered, routing.slots, kind.renormalise, name)
     moe.sigmoid, moe.sum_epsilon = kind.sigmoid, epsilon
+    if routing.corrections is not None and not kind.sigmoid:
+        raise NotRecognised(
+            f"{routing.node} chooses by corrected sigmoids, but the weights are no sigmoids"
+        )
+    moe.corrections = routing.corrections
     return moe
 
 

@@ -36,7 +36,7 @@ from moesaic.compiler.frontend.views import (
     Unary,
     View,
 )
-from moesaic.compiler.ir import IndexArray
+from moesaic.compiler.ir import FloatArray, IndexArray
 
 LOGIT, PROBABILITY, SHARE, TOTAL, SIGMOID, SIGMOIDS, LOWEST = range(7)
 """Atoms: the expert's logit, its softmax among all, its softmax among the chosen, the sum of the
@@ -100,6 +100,8 @@ class Routing:
         [T, E].
     slope
         Softmaxes are of this times the logits.
+    corrections
+        [E], what is added to sigmoids for the choice alone, if anything.
     notes
         What a reader should know.
     """
@@ -126,6 +128,7 @@ class Routing:
                 "choice from one or from sigmoids, is supported"
             )
         self.experts = self.logits.shape[1]
+        self.corrections: FloatArray | None = None
         if self.choice is not None:
             self._check_scores()
 
@@ -168,16 +171,26 @@ class Routing:
         found = [self.read(scores[:, e], e, None) for e in range(self.experts)]
         kinds = (LOGIT, SIGMOID, PROBABILITY)
         kind = next((k for k in kinds if ((k, 1),) in found[0].terms), PROBABILITY)
-        slope = found[0].coefficient(((kind, 1),))
+        slopes = np.array([np.ravel(one.coefficient(((kind, 1),)))[0] for one in found])
+        added = np.array([np.ravel(one.coefficient(()))[0] for one in found])
         if (
-            not set(found[0].terms) <= {((kind, 1),), ()}
-            or not (slope > 0).all()
-            or any(not found[0].close(other) for other in found[1:])
+            any(not set(one.terms) <= {((kind, 1),), ()} for one in found)
+            or not (slopes > 0).all()
+            or not np.allclose(slopes, slopes[0], rtol=CLOSE, atol=0.0)
         ):
             raise NotRecognised(
                 f"{self.node} must choose the largest of the router's scores, of their softmax or "
-                "of their sigmoids: a constant for each expert belongs in front of those"
+                "of their sigmoids"
             )
+        if np.allclose(added, added[0], rtol=CLOSE, atol=0.0):
+            return
+        if kind != SIGMOID:
+            raise NotRecognised(
+                f"{self.node} chooses by scores to which it adds a constant of each expert: only "
+                "sigmoids can be corrected for the choice, else the constant belongs in front of "
+                "the softmax"
+            )
+        self.corrections = (added / slopes).astype(np.float32)
 
     def read(self, view: View, expert: int, slot: int | None) -> Formula:
         """Return what [T] values are for an expert that is in a slot, or in none.

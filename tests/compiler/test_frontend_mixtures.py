@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import warnings
@@ -25,6 +26,7 @@ from moesaic.spec.errors import UserError
 from tests.compiler.onnx_vit import CHANNELS, EXPERTS, TOP_K, Vit
 from tests.compiler.test_frontend_forms import compare
 from tests.compiler.test_frontend_refusals import message
+from tests.compiler.validated import compare as compare_graph
 from tests.compiler.validated import read_validated
 
 ONE = {"switch", "switch-argmax"}
@@ -152,6 +154,23 @@ def test_sigmoids_that_are_looked_up(tmp_path: Path, name: str) -> None:
     assert (moe.sigmoid, moe.renormalise, moe.top_k) == (True, False, 2)
 
 
+def test_corrected_choice(tmp_path: Path) -> None:
+    """What is added to the sigmoids decides, and leaves the weights alone."""
+    path = export(
+        gathered(lambda x: (2 * x).sigmoid() * 3 + UNEVEN, lambda x: (2 * x).sigmoid()), tmp_path
+    )
+    graph, _ = read_validated(path)
+    moe = mixture_of(graph)
+    assert moe.sigmoid and moe.corrections is not None
+    np.testing.assert_allclose(moe.corrections, UNEVEN / 3, atol=1e-6)
+    moe.corrections = None
+    with pytest.raises(UserError, match="was not recognised for what it is"):
+        compare_graph(graph, path)
+    moe.corrections = -(UNEVEN / 3).numpy()
+    with pytest.raises(UserError, match="was not recognised for what it is"):
+        compare_graph(graph, path)
+
+
 def by_sum_of_all(logits: Tensor) -> Tensor:
     return logits.sigmoid() / logits.sigmoid().sum(-1, keepdim=True)
 
@@ -172,8 +191,10 @@ UNEVEN = torch.linspace(0.0, 0.5, MANY)
         ),
         (lambda: gathered(torch.sigmoid, by_sum_of_all), "other things than weights"),
         (
-            lambda: gathered(lambda x: x.sigmoid() + UNEVEN, torch.sigmoid),
-            "a constant for each expert belongs in front of those",
+            lambda: gathered(
+                lambda x: x.softmax(-1) + UNEVEN, functools.partial(torch.softmax, dim=-1)
+            ),
+            "only sigmoids can be corrected for the choice",
         ),
         (lambda: gathered(lambda x: x + UNEVEN, torch.sigmoid), "(Sigmoid) is no sigmoid of"),
         (lambda: gathered(torch.sigmoid, torch.tanh), "gate weights are computed by node"),
@@ -185,11 +206,17 @@ UNEVEN = torch.linspace(0.0, 0.5, MANY)
 def test_what_is_not_understood_is_named(
     tmp_path: Path, mixture: type[nn.Module], what: str, partition: bool
 ) -> None:
-    """Not the sum that it ends up in, and the same with --partition."""
+    """Not the sum that it ends up in; with --partition it is why the host has the layer."""
     path = export(mixture(), tmp_path)
-    with pytest.raises(UserError) as caught:
-        load_graph(path, partition=partition)
-    text = str(caught.value)
+    if partition:
+        graph = load_graph(path, partition=True)
+        compare_graph(graph, path)
+        assert graph.host is not None and len(graph.layers) == 1
+        text = "; ".join(node.reason for node in graph.host.nodes)
+    else:
+        with pytest.raises(UserError) as caught:
+            load_graph(path)
+        text = str(caught.value)
     assert what in text and "joins the results" not in text and "\n" not in text
 
 

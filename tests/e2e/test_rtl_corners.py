@@ -44,7 +44,8 @@ def steer(graph: IntGraph, favourites: list[int]) -> IntGraph:
         bias = np.full(len(layer.experts), -(1 << 24), np.int32)
         for rank, expert in enumerate(favourites):
             bias[expert] = (1 << 24) - rank * (1 << 20)
-        return dataclasses.replace(layer, gate=dataclasses.replace(layer.gate, bias=bias))
+        gate = dataclasses.replace(layer.gate, bias=bias)
+        return dataclasses.replace(layer, gate=gate, corrections=None)
 
     layers = tuple(steered(x) if isinstance(x, IntMoe) else x for x in graph.layers)
     return dataclasses.replace(graph, layers=layers)
@@ -54,6 +55,22 @@ def steer(graph: IntGraph, favourites: list[int]) -> IntGraph:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shape_is_bit_exact(arch: ArchConfig, shape: str) -> None:
     run(random_intgraph(SHAPES[shape], seed=7 + len(shape)), arch, frames=2)
+
+
+@pytest.mark.parametrize("arch", [NANO, SMALL], ids=lambda a: a.name)
+def test_corrections_decide(arch: ArchConfig) -> None:
+    """Routings with corrections, which are a row of logits, and without follow one another."""
+    shape = Shape(tokens=17, patches=16, head_rows=16, moe=(True,) * 4, experts=5, top_k=2)
+    graph = random_intgraph(shape, seed=11)
+    codes = np.array([-90_000, 40_000, 3, 0, 25_000], np.int32)
+    mixtures = iter((codes, None, -codes, codes // 8))
+    layers = tuple(
+        dataclasses.replace(layer, sigmoid=True, corrections=next(mixtures))
+        if isinstance(layer, IntMoe)
+        else layer
+        for layer in graph.layers
+    )
+    run(dataclasses.replace(graph, layers=layers), arch, frames=2)
 
 
 @pytest.mark.parametrize("favourites", [[0], [4], [2, 0], [3, 4]])
