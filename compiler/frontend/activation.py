@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from moesaic.compiler.frontend.algebra import Algebra, as_view
 from moesaic.compiler.frontend.formula import CLOSE, ODD, Formula, Monomial, Reader
 from moesaic.compiler.frontend.read import LinearReading, read_linear
-from moesaic.compiler.frontend.views import Arena, NotRecognised, Product, RealArray, Times, View
+from moesaic.compiler.frontend.views import (
+    NONE,
+    Arena,
+    NotRecognised,
+    Product,
+    RealArray,
+    Times,
+    View,
+)
 from moesaic.spec.activations import ACTIVATIONS
 
 SAMPLES = np.linspace(-32.0, 32.0, 513)
@@ -74,10 +84,12 @@ def read_activation(arena: Arena, view: View) -> ActivationReading:
     source = arena.source_of(view)
     if isinstance(source, Times):
         parts = [arena.inside(view.plain, part) for part in (source.left, source.right)]
-        for active, factor in (parts, parts[::-1]):
+        for active, factor in (parts, parts[::-1], *_regrouped(arena, parts)):
             if _is_other(arena, active, factor):
                 if view.offset.any():
                     raise NotRecognised(f"a constant is added to {source.node}")
+                if (active.scale < 0).all():
+                    active, factor = active.affine(-1.0, 0.0), factor.affine(-1.0, 0.0)
                 reading = read_activation(arena, active)
                 if reading.factor is not None:
                     raise NotRecognised(f"{source.node} multiplies three linear layers")
@@ -106,6 +118,23 @@ def read_activation(arena: Arena, view: View) -> ActivationReading:
         f"the activation at {source.node} is none of {', '.join(ACTIVATIONS)}: it differs from "
         f"{nearest} by up to {deviation:.2g}; train the model with one of them"
     )
+
+
+def _regrouped(arena: Arena, parts: list[View]) -> Iterator[tuple[View, View]]:
+    """Yield ``(a * c, b)`` for ``(a * b) * c``, whichever of the three stand together."""
+    algebra = Algebra(arena)
+    for pair, alone in (parts, parts[::-1]):
+        inner = arena.sources_of(pair)
+        if len(inner) != 1 or not isinstance(inner[0], Times) or not (pair.ids != NONE).all():
+            continue
+        if pair.offset.any():
+            continue
+        two = [arena.inside(pair.plain, part) for part in (inner[0].left, inner[0].right)]
+        for one, factor in (two, two[::-1]):
+            if isinstance(arena.sources_of(factor)[0], Product):
+                algebra.node, algebra.name = inner[0].node, inner[0].name
+                active = as_view(algebra.times(one, alone)).affine(pair.scale, 0.0)
+                yield active, factor
 
 
 def _is_other(arena: Arena, active: View, factor: View) -> bool:

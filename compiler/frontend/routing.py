@@ -258,6 +258,12 @@ class Routing:
                 return self._reciprocal(
                     self.read(arena.inside(view, source.argument), expert, slot), source
                 )
+            case Unary(function="relu"):
+                argument = self.read(arena.inside(view, source.argument), expert, slot)
+                sign = self._sign(argument)
+                if sign is None:
+                    raise NotRecognised(f"{source.node} clips gate weights")
+                return argument if sign == 1 else constant(np.zeros(1))
             case Compare():
                 left, right = (arena.inside(view, p) for p in (source.left, source.right))
                 return constant(np.array([self._compare(source, left, right, expert, slot)]))
@@ -451,6 +457,11 @@ class Routing:
         """Return 1, 0 or -1 where that is the sign of a formula for all numbers."""
         if is_zero(formula):
             return 0
+        floor = self.slots / self.experts  # the sum of the chosen is at least their share
+        if set(formula.terms) == {((TOTAL, 1),), ()}:
+            least = formula.coefficient(((TOTAL, 1),)) * floor + formula.coefficient(())
+            if (formula.coefficient(((TOTAL, 1),)) > 0).all() and (least > 0).all():
+                return 1
         signs = set()
         for monomial, value in formula.terms.items():
             if not np.any(value):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from moesaic.models.zoo import mixture_forms, mixtures, timm_entries, transformers_entries
+from moesaic.models.zoo import (
+    mixture_forms,
+    mixture_structures,
+    mixtures,
+    timm_entries,
+    transformers_entries,
+)
 from moesaic.models.zoo.entry import Entry
 
 
 def catalogue() -> dict[str, Entry]:
     """By name. No library is imported before an entry is built."""
     found: dict[str, Entry] = {}
-    for source in (mixtures, mixture_forms, timm_entries, transformers_entries):
+    for source in (mixtures, mixture_forms, mixture_structures, timm_entries, transformers_entries):
         for entry in source.entries():
             if entry.name in found:
                 raise ValueError(f"two entries are called {entry.name}")

@@ -24,6 +24,12 @@ SCALE = (CHANNELS // HEADS) ** -0.5
 ACTIVATION_FORMS: dict[str, Callable[[Any, str], str]] = {
     "relu": lambda vit, x: vit.op("Relu", x),
     "clipped": lambda vit, x: vit.op("Clip", x, vit.const(0.0)),
+    "clipped at one": lambda vit, x: vit.op(
+        "Sub", vit.op("Clip", vit.op("Add", x, vit.const(1.0)), vit.const(1.0)), vit.const(1.0)
+    ),
+    "clipped to one number": lambda vit, x: vit.op(
+        "Mul", vit.op("Relu", x), vit.op("Clip", x, vit.const(2.0), vit.const(1.0))
+    ),
     "largest": lambda vit, x: vit.op("Max", x, vit.const(0.0)),
     "silu": lambda vit, x: vit.op("Mul", vit.op("Sigmoid", x), x),
     "silu divided": lambda vit, x: vit.op(

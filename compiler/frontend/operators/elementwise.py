@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from moesaic.compiler.frontend.algebra import Value, as_view
+from moesaic.compiler.frontend.algebra import Value, as_view, softmax
 from moesaic.compiler.frontend.bounds import bounds, is_mask
 from moesaic.compiler.frontend.choices import TopKValues
 from moesaic.compiler.frontend.operators.call import (
@@ -17,11 +17,15 @@ from moesaic.compiler.frontend.operators.call import (
 )
 from moesaic.compiler.frontend.operators.choosing import compare
 from moesaic.compiler.frontend.views import (
+    NONE,
     Input,
     Norm,
     NotRecognised,
     Product,
+    RowSum,
     Softmax,
+    Sum,
+    Unary,
     View,
 )
 
@@ -44,7 +48,37 @@ def _multiply(call: Call) -> list[Value]:
 def _divide(call: Call) -> list[Value]:
     if call.element_type(0) not in (*FLOATS, onnx.TensorProto.UNDEFINED):
         raise NotRecognised("a division of integers drops the remainder")
+    if (found := _softmax_written_out(call)) is not None:
+        return [found]
     return [call.algebra.times(call.value(0), call.algebra.reciprocal(call.value(1)))]
+
+
+def _softmax_written_out(call: Call) -> Value | None:
+    """``exp(x + c) / sum(exp(x + c))`` with one c for a row, which cancels: the largest x."""
+    left, right, algebra = call.value(0), call.value(1), call.algebra
+    if not isinstance(left, View) or not isinstance(right, View) or right.shape[-1:] != (1,):
+        return None
+    powers, sums = (algebra.arena.sources_of(side) for side in (left, right))
+    if len(powers) != 1 or len(sums) != 1 or not (left.is_plain and right.is_plain):
+        return None
+    (power,), (total,) = powers, sums
+    if not (isinstance(power, Unary) and power.function == "exp" and isinstance(total, RowSum)):
+        return None
+    rows = left.reshape(-1, left.shape[-1])
+    summed = total.rows[right.ids.reshape(-1) - total.start]
+    if not rows.same(summed):
+        return None
+    argument = algebra.arena.inside(rows, power.argument)
+    inner = algebra.arena.sources_of(argument)
+    if len(inner) == 1 and isinstance(inner[0], Sum) and not (argument.ids == NONE).any():
+        terms = [algebra.arena.inside(argument.unshifted, term) for term in inner[0].terms]
+        kept = [term for term in terms if not term.same(term[:, :1].broadcast(term.shape))]
+        if kept:
+            value: Value = argument.offset
+            for term in kept:
+                value = algebra.add(value, term)
+            argument = as_view(value)
+    return softmax(algebra, argument, 1).reshape(*left.shape)
 
 
 def _negate(call: Call) -> list[Value]:
@@ -131,12 +165,18 @@ def _clip(call: Call) -> list[Value]:
             raise NotRecognised(f"{name} must be one number")
         bounds.append(float(values[0]))
     low, high = bounds
-    if low == 0 and (high is None or high >= float(np.finfo(np.float32).max)):
-        return [call.algebra.unary("relu", call.view(0))]
+    if high is not None and high >= float(np.finfo(np.float32).max):
+        high = None
+    if low is not None and high is not None and low >= high:  # as ONNX Runtime has it
+        return [np.full(call.view(0).shape, high)]
+    if low is not None and high is None:
+        return [call.algebra.unary("relu", call.view(0).affine(1.0, -low)).affine(1.0, low)]
     if low == 0 and high is not None and high > 0:
         clipped = call.algebra.unary("unit", call.view(0).affine(1 / high, 0.0))
         return [call.algebra.scale(clipped, high)]
-    raise NotRecognised(f"it clips to {low} .. {high}: only lower bounds of 0 are supported")
+    raise NotRecognised(
+        f"it clips to {low} .. {high}: only a lower bound, or 0 and an upper bound, are supported"
+    )
 
 
 def _swish(call: Call) -> list[Value]:
