@@ -108,8 +108,8 @@ def find_cut(traced: Trace, output: str) -> Backbone:
     """
     arena = traced.arena
     first: dict[bool, Exception] = {}
-    inside: Backbone | None = None
     """What is wrong in front of the nearest head, by whether it reads the stream itself."""
+    inside: Backbone | None = None
     for name in common_tensors(traced, output):
         view = traced.values.get(name)
         if not isinstance(view, View):

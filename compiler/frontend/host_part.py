@@ -36,9 +36,7 @@ NUMBERS = (
 LATE = "at most a LayerNorm and one linear layer can follow the last transformer layer"
 
 
-def extract_host_part(
-    traced: Trace, tensors: Collection[str], obstacle: str = ""
-) -> ir.HostPart:
+def extract_host_part(traced: Trace, tensors: Collection[str], obstacle: str = "") -> ir.HostPart:
     """Return everything between `tensors` and the other outputs as a model of its own.
 
     Parameters
