@@ -111,8 +111,8 @@ class InferenceSession:
 
     def get_inputs(self) -> list[NodeArg]:
         """The model's input; its first axis may have any length."""
-        graph = self._session.bundle.graphs[self._task]
-        return [NodeArg(graph.input_name, ["batch", *graph.input_shape[1:]])]
+        inputs = self._session.bundle.inputs(self._task)
+        return [NodeArg(name, ["batch", *shape[1:]]) for name, shape in inputs.items()]
 
     def get_outputs(self) -> list[NodeArg]:
         """The outputs, in the order of :meth:`run`."""

@@ -113,7 +113,7 @@ def compile(
         console.print(f"  {_compared(task['validation'])}")
         for note in [*task["notes"], *task["quantisation"]["notes"]]:
             console.print(f"  note: {note}")
-        if task["host"]:
+        if task["host"] or task["front"]:
             show(placement_table(name, task), console)
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
     console.print(f"took {stages.summary()}")
@@ -183,11 +183,11 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     for column in columns:
         table.add_column(column)
     for name, task in loaded.report["tasks"].items():
-        graph = loaded.graphs[name]
+        begins = loaded.inputs(name)
         ends = loaded.outputs(name)
         table.add_row(
             name,
-            f"{graph.input_name} {'x'.join(map(str, graph.input_shape))}",
+            ", ".join(f"{start} {'x'.join(map(str, shape))}" for start, shape in begins.items()),
             ", ".join(f"{end} {'x'.join(map(str, shape))}" for end, shape in ends.items()),
             str(task["tokens"]),
             f"{task['macs'] / 1e6:.2f}",
@@ -197,7 +197,7 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
         )
     show(table)
     for name, task in loaded.report["tasks"].items():
-        if task["host"]:
+        if task["host"] or task["front"]:
             show(placement_table(name, task))
 
 

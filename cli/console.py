@@ -59,7 +59,8 @@ PartitionOption = Annotated[
         "--partition/--no-partition",
         show_default="if less than 1% of the multiply-accumulates",
         help="run on the host, in ONNX Runtime, what follows the transformer layers and the"
-        " accelerator cannot run (a convolutional head, say); a model that fits whole stays whole",
+        " accelerator cannot run (a convolutional head, say), or what lies in front of them (a"
+        " convolutional stem); a model that fits whole stays whole",
     ),
 ]
 DimOption = Annotated[

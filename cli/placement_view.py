@@ -11,29 +11,43 @@ from rich.text import Text
 def placement_table(task: str, report: dict[str, Any]) -> Table:
     """One line for the accelerator, and one for every node on the host with the reason.
 
-    ``report`` is the task's in the bundle's report; its ``host`` is not None.
+    ``report`` is the task's in the bundle's report; ``host`` or ``front`` is not None.
     """
-    host = report["host"]
+    front, host = report["front"], report["host"]
     table = Table(title=f"{task}: where it runs")
     for column in ("where", "node", "operator", "why"):
         table.add_column(column, overflow="fold")
-    cuts = ", ".join(f"{c['tensor']!r} {'x'.join(map(str, c['shape']))}" for c in host["cuts"])
     # Text: names of nodes and tensors may hold brackets, which are no markup.
+    if front:
+        table.caption = Text(f"in front on the host because of: {front['why']}")
+        _add_nodes(table, front)
+    ends = [f"from {_cut(front)}"] if front else []
+    ends += [f"up to {_cut(host)}"] if host else []
     table.add_row(
         "accelerator",
-        f"{host['accelerator_nodes']} nodes",
+        f"{(front or host)['accelerator_nodes']} nodes",
         f"{report['layers']} layers",
-        Text(f"up to {cuts}{_share(report)}"),
+        Text(f"{' '.join(ends)}{_share(report)}"),
     )
-    table.add_section()
-    for node in host["nodes"]:
-        table.add_row("host", *(Text(node[key]) for key in ("name", "operator", "reason")))
+    if host:
+        table.add_section()
+        _add_nodes(table, host)
     return table
 
 
+def _add_nodes(table: Table, part: dict[str, Any]) -> None:
+    for node in part["nodes"]:
+        table.add_row("host", *(Text(node[key]) for key in ("name", "operator", "reason")))
+    table.add_section()
+
+
+def _cut(part: dict[str, Any]) -> str:
+    return f"{part['cut']['tensor']!r} {'x'.join(map(str, part['cut']['shape']))}"
+
+
 def _share(report: dict[str, Any]) -> str:
-    macs = report["host"]["macs"]
-    if macs is None:
+    macs = [part["macs"] for part in (report["front"], report["host"]) if part]
+    if None in macs:
         return f", {report['macs'] / 1e6:.1f} M MAC"
-    total = report["macs"] + macs
+    total = report["macs"] + sum(macs)
     return f", {report['macs'] / 1e6:.1f} of {total / 1e6:.1f} M MAC ({report['macs'] / total:.0%})"

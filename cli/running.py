@@ -37,7 +37,8 @@ def run(
     options = parse_options(option or ())
     loaded = load(bundle)
     name = loaded.task(task)
-    inputs = {loaded.graphs[name].input_name: task_frames(loaded.graphs, name, arrays)}
+    known = {one: loaded.inputs(one) for one in loaded.tasks}
+    inputs = dict.fromkeys(known[name], task_frames(known, name, arrays))
     with OutputFile(output) as file, Session(loaded, device, options, strict=strict) as session:
         with console.status(f"running on {session.device.name}"):
             outputs = session.run(inputs, name)

@@ -73,7 +73,8 @@ def simulate(
     if trace is not None:
         check_writable(trace)
     arrays = open_arrays(input)
-    inputs = {loaded.graphs[name].input_name: task_frames(loaded.graphs, name, arrays)}
+    known = {one: loaded.inputs(one) for one in loaded.tasks}
+    inputs = dict.fromkeys(known[name], task_frames(known, name, arrays))
     places = [path.resolve() for path in (output, stats, timeline, trace) if path is not None]
     if len(set(places)) < len(places):
         raise UserError("--output, --stats, --timeline and --trace must be different files")

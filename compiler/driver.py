@@ -25,13 +25,19 @@ from moesaic.compiler.frontend.model_file import Model
 from moesaic.compiler.ir import Choice
 from moesaic.compiler.package import BundlePlace, bundle_files
 from moesaic.compiler.quant import Calibrated, QuantOptions
-from moesaic.compiler.report.partition import open_host_part, report_host_part
+from moesaic.compiler.report.partition import (
+    open_front,
+    open_host_part,
+    report_front,
+    report_host_part,
+)
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.validate.compare import open_oracle, validate
+from moesaic.compiler.validate.front import check_front
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.contents import float_part
 from moesaic.spec.heartbeat import Progress, say_nothing
-from moesaic.spec.hostpart import task_outputs
+from moesaic.spec.hostpart import front_frames, task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
 from moesaic.spec.manifest import digest
 from moesaic.spec.metrics import sqnr_db
@@ -72,8 +78,8 @@ def compile(
     progress
         Told what is being done and, where that takes long, what share of it is over.
     partition
-        Let the host compute what follows the transformer layers where the accelerator does not
-        take it; None: where that is less than 1 % of the multiply-accumulates.
+        Let the host compute what lies in front of and behind the transformer layers where the
+        accelerator does not take it; None: where that is less than 1 % of the multiply-accumulates.
     options
         What quantisation does besides rounding; everything by default.
     held_out
@@ -142,7 +148,7 @@ def _compile(
     for name, path in tasks.items():
         say(f"reading {path}")
         graphs[name] = load_graph(path, name, partition, choices[name])
-        wanted = graphs[name].input_name, graphs[name].input_shape
+        wanted = graphs[name].user_input
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
         if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
@@ -150,13 +156,19 @@ def _compile(
         with naming_a_preset(shapes):
             check_fits(shapes, arch)  # quantising can take minutes
     check_dims(choices.values(), graphs.values())
-    inputs = {graph.input_name for graph in graphs.values()}
+    inputs = {graph.user_input[0] for graph in graphs.values()}
     notes = _unread(given, "calibration", inputs) + _unread(aside, "held-out", inputs)
     host_parts = {name: open_host_part(graph) for name, graph in graphs.items()}
     oracles, validations = {}, {}
     for name, path in tasks.items():
         say(f"comparing {name} with ONNX Runtime")
         oracles[name] = open_oracle(path, graphs[name])
+        if (front := open_front(graphs[name])) is not None:
+            streams = front_frames(front, samples[name])
+            check_front(path, graphs[name], oracles[name], samples[name], streams, name)
+            samples[name] = streams
+            if held_out is not None:
+                held_out[name] = front_frames(front, held_out[name])
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     chosen = options or QuantOptions()
     calibrated = Calibrated(graphs, samples, chosen, held_out, hold_out=True, progress=say)
@@ -209,11 +221,13 @@ def _compile(
             "routing": routing,
             "schedule": dataclasses.asdict(schedules[name]),
             "quantisation": reports[name].to_dict(),
+            "front": report_front(graphs[name], graph, rows),
             "host": report_host_part(graphs[name], graph, rows, output_codes, outputs),
         }
     say("writing the bundle")
     kept = {name: values[:SAMPLES_KEPT] for name, values in kept.items()}
     models = {name: graph.host.model for name, graph in graphs.items() if graph.host}
-    files = bundle_files(arch, quantised, codes, image, kept, report, models)
+    fronts = {name: graph.front.model for name, graph in graphs.items() if graph.front}
+    files = bundle_files(arch, quantised, codes, image, kept, report, models, fronts)
     place.fill(files)
     return report

@@ -65,6 +65,8 @@ def embed_patches(
 ) -> Tensor:
     """Return the first residual stream [samples, tokens, channels] of flat inputs."""
     embed = graph.embed
+    if isinstance(embed, ir.Tokens):
+        return samples[:, torch.from_numpy(embed.gather)]
     patches = samples[:, torch.from_numpy(embed.gather)]
     patches = _seen(observe, "input", patches)
     state = _real(embed.initial).to(samples.dtype).repeat(len(samples), 1, 1)

@@ -211,6 +211,34 @@ class Embed:
     first_row: int
     name: str
 
+    @property
+    def tokens(self) -> int:
+        """Rows of the stream."""
+        return int(self.initial.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """Columns of the stream."""
+        return int(self.initial.shape[1])
+
+
+@dataclass
+class Tokens:
+    """The first residual is the input: ``input.flatten()[gather]``, [tokens, channels]."""
+
+    gather: IndexArray
+    name: str
+
+    @property
+    def tokens(self) -> int:
+        """Rows of the stream."""
+        return int(self.gather.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """Columns of the stream."""
+        return int(self.gather.shape[1])
+
 
 @dataclass
 class Head:
@@ -259,6 +287,29 @@ class HostPart:
 
 
 @dataclass(frozen=True)
+class HostFront:
+    """What lies in front of the accelerator's input, run by ONNX Runtime."""
+
+    input_name: str
+    """Of the file."""
+    input_shape: tuple[int, ...]
+    model: bytes
+    """ONNX: the file's input to the accelerator's, the residual stream."""
+    rest: bytes
+    """ONNX: all that follows, from the accelerator's input to the file's outputs."""
+    outputs: list[str]
+    """Names of those."""
+    why: str
+    """Why not all of it is on the accelerator."""
+    nodes: list[HostNode]
+    """All that depend on the input, in order."""
+    macs: int | None
+    """Multiply-accumulates of one frame, if they can be counted."""
+    nodes_behind: int
+    """Nodes on the accelerator."""
+
+
+@dataclass(frozen=True)
 class Stream:
     """A tensor of the file that holds the residual stream at some place between two layers."""
 
@@ -286,7 +337,7 @@ class Graph:
     """File that it was read from."""
     input_name: str
     input_shape: tuple[int, ...]
-    embed: Embed
+    embed: Embed | Tokens
     layers: list[Layer]
     heads: list[Head]
     """In the order of the file's outputs, whatever their depths."""
@@ -299,14 +350,23 @@ class Graph:
     """That it was read by."""
     host: HostPart | None = None
     """What the host computes from this graph's outputs; None if those are the task's."""
+    front: HostFront | None = None
+    """What the host computes this graph's input with; None if that is the file's."""
 
     @property
     def tokens(self) -> int:
-        return int(self.embed.initial.shape[0])
+        return self.embed.tokens
 
     @property
     def channels(self) -> int:
-        return int(self.embed.initial.shape[1])
+        return self.embed.channels
+
+    @property
+    def user_input(self) -> tuple[str, tuple[int, ...]]:
+        """Name and shape of the file's input, which is the front's where there is one."""
+        if self.front is not None:
+            return self.front.input_name, self.front.input_shape
+        return self.input_name, self.input_shape
 
 
 def stream_points(layers: Sequence[Layer], first: int = 0, stream: str = "residual") -> list[str]:

@@ -163,7 +163,8 @@ def _mlp_sites(
 
 def sites(graph: ir.Graph) -> Iterator[Site]:
     """All linear layers of a graph, in the order of execution."""
-    yield Site("embed", graph.embed.linear, "input", "residual", INT8_LARGEST)
+    if isinstance(graph.embed, ir.Embed):
+        yield Site("embed", graph.embed.linear, "input", "residual", INT8_LARGEST)
     for number, (layer, stream) in enumerate(
         zip(graph.layers, ir.stream_points(graph.layers)[1:], strict=True)
     ):
@@ -214,9 +215,12 @@ def map_linears(graph: ir.Graph, change: Callable[[Site], ir.Linear]) -> ir.Grap
                 layers.append(replace(layer, linear=changed[f"{number}.linear"]))
             case _:
                 assert_never(layer)
+    embed = graph.embed
+    if isinstance(embed, ir.Embed):
+        embed = replace(embed, linear=changed["embed"])
     return replace(
         graph,
-        embed=replace(graph.embed, linear=changed["embed"]),
+        embed=embed,
         layers=layers,
         heads=[
             replace(head, linear=changed[head_name(number)])

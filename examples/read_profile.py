@@ -17,7 +17,7 @@ def main(path: str, task: str | None = None) -> None:
     name = bundle.task(task)
     frame = bundle.sample(name, "input")[:1]
     with moesaic.Session(bundle, ["sim"], {"sim": {"profile": True}}) as session:
-        answer = session.run({bundle.graphs[name].input_name: frame}, name)
+        answer = session.run({next(iter(bundle.inputs(name))): frame}, name)
         device: Any = session.device
         figures = frame_statistics(
             bundle, name, answer.result.counters, device.dram, device.profiles, device.seconds

@@ -44,14 +44,14 @@ def main(path: str, task: str | None = None) -> None:
         # The server says where it listens when it is ready.
         line = next(line for line in server.stderr if "http://" in line)
         address = next(word for word in line.split() if word.startswith("http://")).rstrip(".,;")
-        answer = call(address, name, frame, bundle.graphs[name].input_name)
+        answer = call(address, name, frame, next(iter(bundle.inputs(name))))
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
     (output,) = answer["outputs"]
     print(f"{name} on {answer['parameters']['device']}: {output['name']} {output['shape']}")
     with moesaic.Session(bundle, ["cpu"]) as session:
-        (local,) = session.run({bundle.graphs[name].input_name: frame}, name).values()
+        (local,) = session.run({next(iter(bundle.inputs(name))): frame}, name).values()
     same = np.array_equal(np.float32(output["data"]), local.ravel())
     print(f"the same as without a server: {same}")
 

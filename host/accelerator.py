@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesaic.host.driver import Driver, FrameResult
 from moesaic.host.pool import DeviceResult
+from moesaic.spec.intgraph import InputCodes
 
 
 class Accelerator:
@@ -17,7 +17,7 @@ class Accelerator:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
 
-    def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
+    def run(self, task: str, patches: InputCodes) -> DeviceResult:
         """Run frames [frames, patches, inputs] of one task.
 
         Raises
@@ -30,7 +30,7 @@ class Accelerator:
             np.stack([result.codes for result in results]), [result.counters for result in results]
         )
 
-    def run_frame(self, task: str, patches: NDArray[np.int8]) -> FrameResult:
+    def run_frame(self, task: str, patches: InputCodes) -> FrameResult:
         """Run one frame [patches, inputs]; raises as :meth:`run`."""
         return self.driver.run(task, patches)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +27,7 @@ from moesaic.host.pool import DEVICE_GROUP, Device, DeviceUnavailable
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.hostside import quantise_input
+from moesaic.spec.intgraph import InputCodes
 
 DEVICES = ("cpu", "cuda")
 WARM_UP_CALLS = 2
@@ -82,7 +82,7 @@ def open_device(name: str, bundle: Bundle, options: Mapping[str, Any]) -> Device
     return pool.open_device(name, point.load(), bundle, options)
 
 
-def make_frames(bundle: Bundle, task: str, batch: int) -> NDArray[np.int8]:
+def make_frames(bundle: Bundle, task: str, batch: int) -> InputCodes:
     """The bundle's sample inputs, repeated to [batch, patches, inputs] codes.
 
     Samples and not noise: the time depends on how tokens spread over experts.
@@ -96,7 +96,7 @@ def make_frames(bundle: Bundle, task: str, batch: int) -> NDArray[np.int8]:
     return quantise_input(bundle.graphs[task], np.resize(samples, (batch, *samples.shape[1:])))
 
 
-def measure(device: Device, task: str, frames: NDArray[np.int8], seconds: float) -> Measurement:
+def measure(device: Device, task: str, frames: InputCodes, seconds: float) -> Measurement:
     """Call the device for about ``seconds``, at least :data:`FEWEST_CALLS` times.
 
     A call returns codes in host memory, so its end is the end of all work on the device.

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from moesaic.host import native
 from moesaic.host.failures import DeviceError
 from moesaic.host.platform import Platform
-from moesaic.spec import registers
+from moesaic.spec import layout, registers
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import InputCodes
 from moesaic.spec.registers import ErrorCode
 from moesaic.spec.results import RESULT_DOCS, Result
 
@@ -100,8 +101,8 @@ class Driver:
         self._call("get_task", number, ctypes.byref(task))
         return number.value, task
 
-    def run(self, task: str, patches: NDArray[np.int8]) -> FrameResult:
-        """Run one frame: int8 codes [patches, inputs] to int16 codes.
+    def run(self, task: str, patches: InputCodes) -> FrameResult:
+        """Run one frame: input codes [patches, inputs] to int16 codes.
 
         Raises
         ------
@@ -114,9 +115,13 @@ class Driver:
         self.wait()
         return FrameResult(self.read_output(task), self.counters())
 
-    def write_input(self, task: str, patches: NDArray[np.int8]) -> None:
+    def write_input(self, task: str, patches: InputCodes) -> None:
         """Place the codes [patches, inputs] of the task's next frame; another task may run."""
-        plain = np.ascontiguousarray(patches, np.int8)
+        if patches.dtype == np.int16:  # the driver is given the residual stream in its words
+            raw = layout.pack_residual(self.bundle.arch, patches.astype(np.int16))
+            plain = np.frombuffer(raw, np.int8)
+        else:
+            plain = np.ascontiguousarray(patches, np.int8)
         self._call("write_input", self._tasks[task][0], plain.ctypes.data, plain.size)
 
     def submit(self, task: str) -> None:

@@ -18,6 +18,7 @@ from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.extras import explained
 from moesaic.spec.hostside import quantise_input
+from moesaic.spec.intgraph import InputCodes
 
 DEVICE_GROUP = "moesaic.devices"
 """Entry point group: name -> callable(bundle, **options) -> Device."""
@@ -40,7 +41,7 @@ class Device(Protocol):
 
     name: str
 
-    def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
+    def run(self, task: str, patches: InputCodes) -> DeviceResult:
         """Run frames [frames, patches, inputs] of one task."""
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from moesaic.host.options import device_names
 from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
-from moesaic.spec.hostpart import task_outputs
+from moesaic.spec.hostpart import front_frames, task_outputs
 from moesaic.spec.hostside import quantise_input, task_frames
 from moesaic.spec.notebook import html_table, shape_text
 
@@ -39,7 +39,7 @@ class Outputs(dict[str, NDArray[np.float32]]):
     device
         Name of the device that ran the frames.
     latency_seconds
-        From the first attempt to the answer, other devices' failures and the host's part included.
+        From the first attempt to the answer, other devices' failures and the host's parts included.
     result
         The integer codes and the counters behind the outputs.
     """
@@ -125,6 +125,8 @@ class Session:
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         names = device_names(devices)
         self._process, self._closed = os.getpid(), False
+        self._fronts = {task: self.bundle.front(task) for task in self.bundle.tasks}
+        self._inputs = {task: self.bundle.inputs(task) for task in self.bundle.tasks}
         self._host_parts = {task: self.bundle.host_part(task) for task in self.bundle.tasks}
         self._pool = DevicePool(self.bundle, names, options or {}, pause_seconds, strict=strict)
         self._free = threading.BoundedSemaphore(queue_frames)
@@ -246,9 +248,9 @@ class Session:
         graph, host_part = self.bundle.graphs[name], self._host_parts[name]
         if host_part is not None:
             host_part.open()  # whatever is wrong with it shows before a device runs
-        frames = task_frames(self.bundle.graphs, name, inputs)
-        patches = quantise_input(graph, frames)
+        frames = task_frames(self._inputs, name, inputs)
         started = time.perf_counter()
+        patches = quantise_input(graph, front_frames(self._fronts[name], frames))
         for slot in self._pool.slots:
             with slot.lock:
                 device = self._pool.ready(slot)

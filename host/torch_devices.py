@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moesaic.host.failures import DeviceError
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.extras import explained
+from moesaic.spec.intgraph import InputCodes
 
 if TYPE_CHECKING:
     from moesaic.spec.execute import Executor
@@ -59,7 +57,7 @@ class CpuDevice:
             name: Executor(graph, self.name) for name, graph in bundle.graphs.items()
         }
 
-    def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
+    def run(self, task: str, patches: InputCodes) -> DeviceResult:
         """Run frames [frames, patches, inputs] of one task.
 
         Raises

@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moesaic.host import native
 from moesaic.host.accelerator import Accelerator
 from moesaic.host.driver import Driver, FrameResult
@@ -20,6 +17,7 @@ from moesaic.sim.dram import DramConfig, PortStatistics
 from moesaic.sim.profile import Profile, interpret
 from moesaic.sim.verilator import toolchain
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.intgraph import InputCodes
 
 
 class SimulatedAccelerator(Accelerator):
@@ -72,12 +70,12 @@ class SimulatedAccelerator(Accelerator):
         self.transport.on_advance = progress
         self._profile = profile
 
-    def run(self, task: str, patches: NDArray[np.int8]) -> DeviceResult:
+    def run(self, task: str, patches: InputCodes) -> DeviceResult:
         """Run frames [frames, patches, inputs] of one task one after another."""
         self.dram, self.seconds, self.profiles = [], [], []
         return super().run(task, patches)
 
-    def run_frame(self, task: str, patches: NDArray[np.int8]) -> FrameResult:
+    def run_frame(self, task: str, patches: InputCodes) -> FrameResult:
         """Run one frame [patches, inputs] and gather what is known of it."""
         self.transport.clear_dram_statistics()
         if self._profile:

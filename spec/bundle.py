@@ -3,11 +3,12 @@
     manifest.json   format version, architecture, sizes and hashes of the other files, tasks
     device.bin      weights, programs and constants as the device's memory takes them: `spec.image`
     TASK.host.onnx  of a partitioned task: what the host computes from the accelerator's output
+    TASK.front.onnx the same, to the accelerator's input
     graphs.json     the integer graphs; arrays by name
     graphs.npz      their arrays, equal arrays stored once
-    samples.npz     a few inputs (``TASK.input``), ONNX Runtime's float outputs (``TASK.float``,
-                    of further outputs ``TASK.float1`` and so on) and the integer output codes
-                    expected of every device (``TASK.codes``)
+    samples.npz     a few inputs of the accelerator (``TASK.input``), ONNX Runtime's float outputs
+                    (``TASK.float``, of further outputs ``TASK.float1`` and so on) and the integer
+                    output codes expected of every device (``TASK.codes``)
 
 This module needs numpy only.
 """
@@ -68,6 +69,8 @@ class Bundle:
     """What the compiler measured: calibration, sizes, notes."""
     host_parts: dict[str, bytes] = field(default_factory=dict)
     """ONNX models of the partitioned tasks."""
+    fronts: dict[str, bytes] = field(default_factory=dict)
+    """ONNX models of what tasks have in front of the accelerator."""
 
     def __repr__(self) -> str:
         tasks = ", ".join(self.tasks)
@@ -79,7 +82,8 @@ class Bundle:
         for name, graph in self.graphs.items():
             ends = self.outputs(name).items()
             outputs = ", ".join(f"{end} {shape_text(shape)}" for end, shape in ends)
-            inputs = f"{graph.input_name} {shape_text(graph.input_shape)}"
+            begins = self.inputs(name).items()
+            inputs = ", ".join(f"{start} {shape_text(shape)}" for start, shape in begins)
             rows.append((name, inputs, outputs, f"{graph.macs / 1e6:.2f}"))
         return html_table(repr(self)[1:-1], ("task", "input", "output", "M MAC"), rows)
 
@@ -89,6 +93,22 @@ class Bundle:
             return None
         name = f"the host's part of task {task} of {self.path}"
         return HostPart(self.host_parts[task], name, dict(self.outputs(task)))
+
+    def front(self, task: str) -> HostPart | None:
+        """Return what the host computes in front of the accelerator, if there is anything."""
+        if task not in self.fronts:
+            return None
+        graph = self.graphs[task]
+        made = {graph.input_name: tuple(graph.input_shape)}
+        return HostPart(self.fronts[task], f"the front of task {task} of {self.path}", made)
+
+    def inputs(self, task: str) -> dict[str, tuple[int, ...]]:
+        """Return the input that a user of a task gives: name to shape, the first axis a frame."""
+        graph = self.graphs[task]
+        if task not in self.fronts:
+            return {graph.input_name: tuple(graph.input_shape)}
+        shapes = self.report["tasks"][task]["front"]["inputs"]
+        return {name: tuple(shape) for name, shape in shapes.items()}
 
     def outputs(self, task: str) -> dict[str, tuple[int, ...]]:
         """Return the outputs that a user of a task sees: name to shape, the first axis a frame."""
@@ -114,7 +134,7 @@ class Bundle:
     def image(self) -> bytes:
         """The device image, see :mod:`moesaic.spec.image`."""
         tasks = {
-            name: image.ImageTask.of(graph, self.programs[name], self.constants[name])
+            name: image.ImageTask.of(self.arch, graph, self.programs[name], self.constants[name])
             for name, graph in self.graphs.items()
         }
         return image.build_image(self.arch, self.weights, tasks)
@@ -223,6 +243,7 @@ def _checked(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bund
             {},
             manifest.report,
             {name: files[e.host_part] for name, e in manifest.tasks.items() if e.host_part},
+            {name: files[e.front] for name, e in manifest.tasks.items() if e.front},
         )
         outputs = {name: bundle.outputs(name) for name in names}
         bundle.samples.update(read_samples(str(path), graphs, outputs, files[SAMPLES]))

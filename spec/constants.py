@@ -1,5 +1,5 @@
-"""The CONSTANT window of a task: the first residual, behind it the tables of its activations,
-zeros for a stream that begins anew, and angles of rotations."""
+"""The CONSTANT window of a task: the first residual where that is not the input, behind it the
+tables of its activations, zeros for a stream that begins anew, and angles of rotations."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
+    IntEmbed,
     IntGraph,
     IntMlp,
     IntMoe,
@@ -52,13 +53,13 @@ def used_tables(graph: IntGraph) -> dict[bytes, Table]:
 
 def table_offsets(graph: IntGraph, arch: ArchConfig) -> dict[bytes, int]:
     """Byte of the window at which each table begins."""
-    first, size = _residual_bytes(graph, arch), _table_bytes(arch)
+    first, size = _first_bytes(graph, arch), _table_bytes(arch)
     return {key: first + number * size for number, key in enumerate(used_tables(graph))}
 
 
 def zeros_offset(graph: IntGraph, arch: ArchConfig) -> int:
     """Byte of the window at which as many zeros begin as the first residual has bytes."""
-    return _residual_bytes(graph, arch) + len(used_tables(graph)) * _table_bytes(arch)
+    return _first_bytes(graph, arch) + len(used_tables(graph)) * _table_bytes(arch)
 
 
 Angle = tuple[bytes, bytes]
@@ -112,12 +113,20 @@ def _possible_angle_words(graph: IntGraph, arch: ArchConfig) -> set[int]:
 
 def may_have_bytes(graph: IntGraph, arch: ArchConfig, size: int) -> bool:
     """Whether the window can have so many, whatever the tables contain."""
-    fixed = _residual_bytes(graph, arch) * (2 if graph.begins_anew else 1)
+    zeros = _residual_bytes(graph, arch) if graph.begins_anew else 0
+    fixed = _first_bytes(graph, arch) + zeros
     word = layout.load_bytes(arch, Space.RESIDUAL)
     most = 2 * sum(1 for _ in mlps(graph))
     allowed = range(0, most * _table_bytes(arch) + 1, _table_bytes(arch))
     angles = _possible_angle_words(graph, arch)
     return any(size - fixed - words * word in allowed for words in angles)
+
+
+def _first_bytes(graph: IntGraph, arch: ArchConfig) -> int:
+    """Of the first residual; in place of one that is the input a beat, as no window is empty."""
+    return (
+        _residual_bytes(graph, arch) if isinstance(graph.embed, IntEmbed) else arch.data_port_bytes
+    )
 
 
 def _residual_bytes(graph: IntGraph, arch: ArchConfig) -> int:
@@ -131,9 +140,13 @@ def _table_bytes(arch: ArchConfig) -> int:
 
 def pack_constants(graph: IntGraph, arch: ArchConfig) -> bytes:
     """Contents of the window."""
-    residual = layout.pack_residual(arch, graph.embed.initial)
+    embed = graph.embed
+    if isinstance(embed, IntEmbed):
+        residual = layout.pack_residual(arch, embed.initial)
+    else:
+        residual = bytes(_first_bytes(graph, arch))
     packed = [layout.pack_table(arch, table) for table in used_tables(graph).values()]
-    zeros = bytes(len(residual) if graph.begins_anew else 0)
+    zeros = bytes(_residual_bytes(graph, arch) if graph.begins_anew else 0)
     angles = {
         angle_key(rotary): layout.pack_angles(arch, rotary.cosine, rotary.sine).astype("<i2")
         for rotary in _rotaries(graph)

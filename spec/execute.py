@@ -26,8 +26,10 @@ from moesaic.spec.formats import (
     RESIDUAL_GUARD_BITS,
 )
 from moesaic.spec.intgraph import (
+    InputCodes,
     IntAttention,
     IntDense,
+    IntEmbed,
     IntGraph,
     IntMoe,
     IntRenorm,
@@ -49,8 +51,9 @@ class _Graph:
     """A graph's constants on a device, layer by layer."""
 
     def __init__(self, graph: IntGraph, device: torch.device) -> None:
-        self.embed = Linear([graph.embed.linear], ADDEND_BITS, device)
-        self.initial = torch.tensor(graph.embed.initial, dtype=torch.float64, device=device)
+        if isinstance(graph.embed, IntEmbed):
+            self.embed = Linear([graph.embed.linear], ADDEND_BITS, device)
+            self.initial = torch.tensor(graph.embed.initial, dtype=torch.float64, device=device)
         self.heads = [
             Linear([head.linear], RESIDUAL_BITS, device, _largest(head.wide))
             for head in graph.heads
@@ -110,8 +113,8 @@ class Executor:
     def _ready(self) -> _Graph:
         return _Graph(self.graph, self.device)
 
-    def run(self, patches: NDArray[np.int8], observe: Observe | None = None) -> NDArray[np.int16]:
-        """Run int8 codes [frames, patches, inputs] to int16 codes [frames, codes], those of
+    def run(self, patches: InputCodes, observe: Observe | None = None) -> NDArray[np.int16]:
+        """Run input codes [frames, patches, inputs] to int16 codes [frames, codes], those of
         all heads one behind the other.
 
         ``observe(name, value)`` sees intermediate integers, int64: those of every frame by
@@ -132,16 +135,19 @@ class Executor:
         with exact_float32(self.device):
             for start in range(0, len(patches), self.chunk_frames):
                 part = slice(start, start + self.chunk_frames)
-                codes = torch.tensor(patches[part], dtype=torch.int8).to(self.device)
+                codes = torch.tensor(patches[part]).to(self.device)
                 result[part] = self._chunk(codes.float(), watch).to(torch.int16).cpu().numpy()
         return result
 
     def _chunk(self, patches: Tensor, watch: Observe) -> Tensor:
         """Codes [frames, patches, inputs] to codes [frames, codes]."""
         graph, ready = self.graph, self._ready
-        residual = ready.initial.repeat(len(patches), 1, 1)
-        rows = residual[:, graph.embed.first_row :][:, : patches.shape[1]]
-        rows.copy_(kernels.residual_add(rows, ready.embed(patches), ready.one))
+        if isinstance(graph.embed, IntEmbed):
+            residual = ready.initial.repeat(len(patches), 1, 1)
+            rows = residual[:, graph.embed.first_row :][:, : patches.shape[1]]
+            rows.copy_(kernels.residual_add(rows, ready.embed(patches), ready.one))
+        else:
+            residual = patches.double()
         watch("embed", residual)
         outputs: list[Tensor | None] = [None] * len(graph.heads)
         self._tap(0, residual, outputs, watch)

@@ -18,6 +18,7 @@ from moesaic.spec.formats import CORRECTION_BITS, INT8_LARGEST, INT16_LARGEST, U
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
+    IntEmbed,
     IntGraph,
     IntHead,
     IntLayer,
@@ -57,7 +58,8 @@ def linears(graph: IntGraph) -> Iterator[Found]:
         yield of_rows(f"{where}.up", part.up, wide)
         yield f"{where}.down", part.down, part.wide, UINT8_LARGEST
 
-    yield of_rows("embed.linear", graph.embed.linear, False)
+    if isinstance(graph.embed, IntEmbed):
+        yield of_rows("embed.linear", graph.embed.linear, False)
     for index, layer in enumerate(graph.layers):
         where = f"layers[{index}]"
         match layer:
@@ -97,8 +99,15 @@ def check_shapes(graph: IntGraph) -> None:
             _same(f"{where}.{name}", len(getattr(linear, name)), linear.outputs)
         if not linear.weight.size:
             raise SchemaError(f"{where}.weight is empty")
-    _linear("embed.linear", graph.embed.linear, channels, inputs)
-    _most("embed.first_row and patches", graph.embed.first_row + patches, tokens)
+    if isinstance(graph.embed, IntEmbed):
+        _linear("embed.linear", graph.embed.linear, channels, inputs)
+        _most("embed.first_row and patches", graph.embed.first_row + patches, tokens)
+    else:
+        _same("rows of gather", patches, tokens)
+        _same("columns of gather", inputs, channels)
+        _same("input_zero of tokens", graph.input_zero, 0)
+        if graph.input_scale != graph.residual_scale:
+            raise SchemaError("input_scale of tokens must be residual_scale")
     for index, layer in enumerate(graph.layers):
         where = f"layers[{index}]"
         _norm(where, layer.norm, channels)

@@ -1,6 +1,7 @@
-"""The part of a partitioned model that the host computes behind the accelerator.
+"""The parts of a partitioned model that the host computes in front of the accelerator, to the
+residual stream, and behind it, from its dequantised output.
 
-ONNX Runtime runs it, frame by frame, from the accelerator's dequantised outputs: the compiler
+ONNX Runtime runs them, frame by frame: the compiler
 measures with exactly what a session runs. Importing this module needs numpy only.
 """
 
@@ -34,7 +35,7 @@ class HostPart:
     Parameters
     ----------
     model
-        ONNX whose inputs are outputs of the accelerator, by name.
+        ONNX whose inputs are outputs of the accelerator, by name, or of a front the task's input.
     name
         How messages name it.
     outputs
@@ -93,6 +94,17 @@ class HostPart:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return UserError(f"ONNX Runtime cannot run {self._name} ({reason}): compile it again")
 
+    def inputs(self) -> list[str]:
+        """Return the names of its inputs.
+
+        Raises
+        ------
+        UserError
+            As :meth:`open`.
+        """
+        self.open()
+        return [source.name for source in self._session.get_inputs()]
+
     def run(self, delivered: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Return its outputs by name, [frames, ...], for the accelerator's, [frames, ...].
 
@@ -105,14 +117,10 @@ class HostPart:
         inputs: dict[str, NDArray[Any]] = {}
         for source in self._session.get_inputs():
             if source.name not in delivered:
-                raise self._refusal(
-                    f"it takes {source.name!r}, which the accelerator does not give"
-                )
+                raise self._refusal(f"it takes {source.name!r}, which it is not given")
             frames = delivered[source.name]
             if prod(source.shape) != prod(frames.shape[1:]):
-                raise self._refusal(
-                    f"it takes {source.shape}, the accelerator gives {frames.shape}"
-                )
+                raise self._refusal(f"it takes {source.shape}, not {frames.shape}")
             kind = _TYPES[source.type]
             inputs[source.name] = frames.astype(kind).reshape(len(frames), *source.shape)
         names = [output.name for output in self._session.get_outputs()]
@@ -157,6 +165,23 @@ class HostPart:
 def without_batch(array: NDArray[Any]) -> NDArray[Any]:
     """Return one frame of an ONNX model's output: without the batch axis of 1, if it has one."""
     return array[0] if array.shape[:1] == (1,) else array
+
+
+def front_frames(front: HostPart | None, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the accelerator's input [frames, ...] of the task's; the same without a ``front``.
+
+    Raises
+    ------
+    UserError
+        The front cannot run, or its result is not finite.
+    """
+    if front is None:
+        return frames
+    (name,) = front.inputs()
+    ((_, result),) = front.run({name: frames}).items()
+    if not np.isfinite(result).all():
+        raise UserError("what the host computes in front of the accelerator is NaN or infinite")
+    return result
 
 
 def task_outputs(

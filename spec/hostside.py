@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moesaic.spec.arrays import Archive
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.intgraph import InputCodes, IntGraph, IntTokens
 
 _CONVERT = "give numbers in the range that the model was trained on, by array.astype(numpy.float32)"
 
@@ -78,14 +78,17 @@ def check_frames(
 
 
 def task_frames(
-    graphs: Mapping[str, IntGraph], task: str, inputs: Mapping[str, NDArray[Any]]
+    known: Mapping[str, Mapping[str, tuple[int, ...]]],
+    task: str,
+    inputs: Mapping[str, NDArray[Any]],
 ) -> NDArray[np.float32]:
     """Return a task's input [frames, ...], refusing all that is an input of no task.
 
     Parameters
     ----------
-    graphs
-        Of all tasks: inputs of the others may be there, so that one file can serve all.
+    known
+        Of all tasks the input's name and shape: inputs of the others may be there, so that one
+        file can serve all.
     task
         That runs.
     inputs
@@ -96,23 +99,24 @@ def task_frames(
     UserError
         As :func:`check_frames`, or an array is of no task: a misspelt one would be ignored.
     """
-    graph = graphs[task]
-    frames = check_frames(
-        inputs, graph.input_name, graph.input_shape, task=task, holder="the input"
-    )
-    known = sorted({graph.input_name for graph in graphs.values()})
-    if unknown := sorted(map(str, set(inputs).difference(known))):
+    ((name, shape),) = known[task].items()
+    frames = check_frames(inputs, name, shape, task=task, holder="the input")
+    names = sorted({name for of_task in known.values() for name in of_task})
+    if unknown := sorted(map(str, set(inputs).difference(names))):
         raise UserError(
             f"task {task} has no input {', '.join(map(repr, unknown))}: leave out all but"
-            f" {', '.join(known)}"
+            f" {', '.join(names)}"
         )
     return frames
 
 
-def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Host-side input layout and quantisation: [frames, ...] float to [frames, patches, inputs]."""
+def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> InputCodes:
+    """Host-side input layout and quantisation: [frames, ...] float to [frames, patches, inputs],
+    int16 where the input is the first residual, else int8."""
+    kind = np.int16 if isinstance(graph.embed, IntTokens) else np.int8
+    limits = np.iinfo(kind)
     codes = np.floor(np.asarray(x, np.float64) / graph.input_scale + 0.5) + graph.input_zero
-    codes = np.clip(codes, -128, 127).astype(np.int8)
+    codes = np.clip(codes, limits.min, limits.max).astype(kind)
     return codes.reshape(len(codes), -1)[:, graph.gather]
 
 

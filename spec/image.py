@@ -21,7 +21,7 @@ import numpy as np
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import MAX_HEADS, IntGraph
+from moesaic.spec.intgraph import MAX_HEADS, IntGraph, IntTokens
 from moesaic.spec.isa import INSTRUCTION_BYTES
 from moesaic.spec.registers import WINDOW_ALIGNMENT
 
@@ -111,9 +111,13 @@ class ImageTask:
     """Rows and columns of each, in the order in which they lie in the OUTPUT window."""
 
     @classmethod
-    def of(cls, graph: IntGraph, program: bytes, constants: bytes) -> ImageTask:
-        """The task whose codes are those of ``graph``."""
+    def of(cls, arch: ArchConfig, graph: IntGraph, program: bytes, constants: bytes) -> ImageTask:
+        """The task whose codes are those of ``graph``. Codes of the residual stream are one row:
+        the bytes of its words as the residual scratchpad has them."""
         rows, inputs = graph.gather.shape
+        if isinstance(graph.embed, IntTokens):
+            words = rows * layout.words(inputs, arch.lanes)
+            rows, inputs = 1, words * layout.load_bytes(arch, isa.Space.RESIDUAL)
         outputs = tuple((head.rows, head.linear.outputs) for head in graph.heads)
         return cls(program, constants, rows, inputs, outputs)
 

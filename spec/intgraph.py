@@ -32,6 +32,8 @@ Shape = Annotated[tuple[Count, ...], Items(1, 8)]
 """Of a tensor of the model, the batch axis first."""
 Vector, Matrix, Any8 = Items(1, 1), Items(2, 2), Items(1, 8)
 """Ranks of arrays."""
+InputCodes = NDArray[np.int8] | NDArray[np.int16]
+"""Of patches, or of tokens: the rows of the residual stream."""
 EPSILON_BITS = 48
 MAX_LAYERS = 1024
 MAX_EXPERTS = 64
@@ -115,6 +117,24 @@ class IntEmbed:
     linear: IntLinear
     initial: Annotated[NDArray[np.int16], Matrix]
     first_row: int
+
+    @property
+    def tokens(self) -> int:
+        """Rows of the stream."""
+        return int(self.initial.shape[0])
+
+    @property
+    def channels(self) -> int:
+        """Columns of the stream."""
+        return int(self.initial.shape[1])
+
+
+@dataclass(frozen=True)
+class IntTokens:
+    """The input is the first residual: int16 codes [tokens, channels] in the stream's own step."""
+
+    tokens: Count
+    channels: Count
 
 
 @dataclass(frozen=True)
@@ -318,9 +338,9 @@ def head_name(number: int) -> str:
 class IntGraph:
     """One task.
 
-    Input codes: ``floor(x / input_scale + 0.5) + input_zero`` clamped to int8, then
-    ``flatten()[gather]``, [patches, inputs]. Output codes of a frame are those of all heads, one
-    behind the other.
+    Input codes: ``floor(x / input_scale + 0.5) + input_zero`` clamped to int8, or to int16 where
+    they are the first residual itself, then ``flatten()[gather]``, [patches, inputs]. Output codes
+    of a frame are those of all heads, one behind the other.
     """
 
     task: str
@@ -330,7 +350,7 @@ class IntGraph:
     gather: Annotated[NDArray[np.int64], Matrix]
     residual_scale: Step
     """Real value of one step of the residual stream, up to the first :class:`IntRenorm`."""
-    embed: IntEmbed
+    embed: IntEmbed | IntTokens
     layers: Annotated[tuple[IntLayer, ...], Items(0, MAX_LAYERS)]
     heads: Annotated[tuple[IntHead, ...], Items(1, MAX_HEADS)]
     """In the order of the model's outputs, in which their codes come, whatever their depths."""
@@ -341,11 +361,11 @@ class IntGraph:
 
     @property
     def tokens(self) -> int:
-        return int(self.embed.initial.shape[0])
+        return self.embed.tokens
 
     @property
     def channels(self) -> int:
-        return int(self.embed.initial.shape[1])
+        return self.embed.channels
 
     @property
     def codes(self) -> int:
@@ -368,7 +388,7 @@ class IntGraph:
 
 def frame_values(graph: IntGraph) -> int:
     """Values of the widest tensor that a frame needs: scores, projections, or hidden rows."""
-    widths = [graph.channels, graph.embed.linear.inputs]
+    widths = [graph.channels, graph.gather.shape[1]]
     widths += [head.linear.outputs for head in graph.heads]
     for layer in graph.layers:
         match layer:
@@ -387,10 +407,12 @@ def frame_values(graph: IntGraph) -> int:
     return graph.tokens * max(widths)
 
 
-Part = IntEmbed | IntLayer | IntHead
+Part = IntEmbed | IntTokens | IntLayer | IntHead
 
 
-def parts(embed: IntEmbed, layers: tuple[IntLayer, ...], heads: tuple[IntHead, ...]) -> list[Part]:
+def parts(
+    embed: IntEmbed | IntTokens, layers: tuple[IntLayer, ...], heads: tuple[IntHead, ...]
+) -> list[Part]:
     """Everything in the order in which it is computed, each with a number of its own: instructions,
     profiles and estimates count like this; heads come as soon as the stream is there."""
     result: list[Part] = [embed]
@@ -401,7 +423,10 @@ def parts(embed: IntEmbed, layers: tuple[IntLayer, ...], heads: tuple[IntHead, .
 
 
 def part_macs(
-    embed: IntEmbed, layers: tuple[IntLayer, ...], heads: tuple[IntHead, ...], patches: int
+    embed: IntEmbed | IntTokens,
+    layers: tuple[IntLayer, ...],
+    heads: tuple[IntHead, ...],
+    patches: int,
 ) -> list[int]:
     """MACs of one frame of the pure model, in the order of :func:`parts`."""
 
@@ -412,6 +437,8 @@ def part_macs(
         match part:
             case IntEmbed():
                 return linear(part.linear, patches)
+            case IntTokens():
+                return 0
             case IntHead():
                 return linear(part.linear, part.rows)
             case IntAttention():
@@ -430,12 +457,15 @@ def part_macs(
             case _:
                 unreachable(part)
 
-    tokens = int(embed.initial.shape[0])
+    tokens = embed.tokens
     return [one(part) for part in parts(embed, layers, heads)]
 
 
 def count_macs(
-    embed: IntEmbed, layers: tuple[IntLayer, ...], heads: tuple[IntHead, ...], patches: int
+    embed: IntEmbed | IntTokens,
+    layers: tuple[IntLayer, ...],
+    heads: tuple[IntHead, ...],
+    patches: int,
 ) -> int:
     """MACs of one frame of the pure model."""
     return sum(part_macs(embed, layers, heads, patches))

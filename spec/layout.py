@@ -11,6 +11,7 @@ from moesaic.spec import tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.formats import ANGLE_BITS
+from moesaic.spec.intgraph import InputCodes
 from moesaic.spec.isa import Space
 
 PARAMETER_ENTRY = np.dtype(
@@ -54,6 +55,13 @@ def pack_input(arch: ArchConfig, patches: NDArray[np.int8]) -> bytes:
     padded = np.zeros((rows, words(inputs, arch.depth) * arch.depth), np.int8)
     padded[:, :inputs] = patches
     return padded.tobytes()
+
+
+def pack_codes(arch: ArchConfig, codes: InputCodes) -> bytes:
+    """A frame's input codes [rows, inputs] as the words that LOAD takes from the INPUT window."""
+    if codes.dtype == np.int16:
+        return pack_residual(arch, codes.astype(np.int16))
+    return pack_input(arch, codes.astype(np.int8))
 
 
 def pack_residual(arch: ArchConfig, residual: NDArray[np.int16]) -> bytes:

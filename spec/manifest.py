@@ -56,6 +56,8 @@ class TaskEntry:
     """Layer names by the ``layer`` field of instructions."""
     host_part: str | None = None
     """File name of what the host computes behind the accelerator."""
+    front: str | None = None
+    """File name of what the host computes in front of it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,19 @@ class HostReport:
 
 
 @dataclass(frozen=True)
+class FrontReport:
+    """What the host computes in front of the accelerator."""
+
+    cut: CutReport
+    inputs: Annotated[dict[str, Shape], Items(1, 1)]
+    why: str
+    """The sentence that refuses to take it."""
+    accelerator_nodes: int
+    nodes: Annotated[list[HostNodeReport], Items(0, MAX_REPORTED_NODES)]
+    macs: int | None
+
+
+@dataclass(frozen=True)
 class TaskReport:
     """What is used of a task's report; it has more for people to read."""
 
@@ -108,6 +123,7 @@ class TaskReport:
     """Layer to the tokens of each expert, in one frame."""
     schedule: dict[str, int]
     host: HostReport | None
+    front: FrontReport | None
 
 
 Tasks = Annotated[dict[str, TaskEntry], Items(1, MAX_TASKS)]
@@ -133,6 +149,11 @@ def digest(data: bytes) -> str:
 def host_part_name(task: str) -> str:
     """File name of what the host computes of a task."""
     return f"{task}.host.onnx"
+
+
+def front_name(task: str) -> str:
+    """File name of what the host computes in front of the accelerator."""
+    return f"{task}.front.onnx"
 
 
 def write_manifest(
@@ -211,8 +232,9 @@ def _checked(arch: ArchConfig, tasks: dict[str, TaskEntry], value: dict[str, Any
             raise SchemaError(f"tasks has a name that no task has: {name!r}")
         if task.host_part not in (None, host_part_name(name)):
             raise SchemaError(f"tasks.{name}.host_part must be {host_part_name(name)!r}")
-        if task.host_part is not None:
-            expected.add(task.host_part)
+        if task.front not in (None, front_name(name)):
+            raise SchemaError(f"tasks.{name}.front must be {front_name(name)!r}")
+        expected |= {part for part in (task.host_part, task.front) if part is not None}
     files = Reader().read(dict[str, FileEntry], value["files"], "files")
     if set(files) != expected:
         raise SchemaError(f"files must be {', '.join(sorted(expected))}")
@@ -227,6 +249,9 @@ def _checked(arch: ArchConfig, tasks: dict[str, TaskEntry], value: dict[str, Any
         host = reports[name].host if name in reports else None
         if (host is None) != (task.host_part is None):
             raise SchemaError(f"report.tasks.{name}.host does not fit tasks.{name}.host_part")
+        front = reports[name].front if name in reports else None
+        if (front is None) != (task.front is None):
+            raise SchemaError(f"report.tasks.{name}.front does not fit tasks.{name}.front")
     if unknown := sorted(set(reports) - set(tasks)):
         raise SchemaError(f"report.tasks.{unknown[0]} is no task")
     return Manifest(arch, tasks, files, report, reports)

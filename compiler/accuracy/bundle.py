@@ -20,7 +20,7 @@ from moesaic.compiler.validate.compare import open_oracle
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress
-from moesaic.spec.hostpart import task_outputs
+from moesaic.spec.hostpart import front_frames, task_outputs
 from moesaic.spec.hostside import check_frames
 from moesaic.spec.manifest import digest
 from moesaic.spec.metrics import sqnr_db
@@ -58,20 +58,21 @@ def measure_bundle(
     """
     results = {}
     for name, graph in bundle.graphs.items():
-        if graph.input_name not in samples:
+        ((source, shape),) = bundle.inputs(name).items()
+        if source not in samples:
             if name in models or name in metrics:
-                raise UserError(_lacks("samples", [graph.input_name], samples))
+                raise UserError(_lacks("samples", [source], samples))
             continue
-        given = check_frames(
-            samples, graph.input_name, graph.input_shape, task=name, holder="the samples' file"
-        )
+        given = check_frames(samples, source, shape, task=name, holder="the samples' file")
+        given = front_frames(bundle.front(name), given)
         report = bundle.report["tasks"][name]
         schedule = stored_schedule(bundle.arch, report["schedule"], str(bundle.path))
         model = None
         if name in models:
             say(f"reading {models[name]}")
             choice = _choice(report, name)
-            model = load_graph(models[name], name, name in bundle.host_parts, choice)
+            partition = name in bundle.host_parts or name in bundle.fronts
+            model = load_graph(models[name], name, partition, choice)
             if digest(Path(models[name]).read_bytes()) != report.get("source_digest"):
                 raise UserError(
                     f"{models[name]} is not the file that task {name} was compiled from,"
@@ -94,7 +95,7 @@ def measure_bundle(
             "cycles": cycles(graph, bundle.arch, schedule),
         }
     if not results:
-        wanted = sorted({graph.input_name for graph in bundle.graphs.values()})
+        wanted = sorted({one for name in bundle.graphs for one in bundle.inputs(name)})
         raise UserError(_lacks("samples", wanted, samples))
     return results
 

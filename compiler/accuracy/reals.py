@@ -30,6 +30,7 @@ from moesaic.spec.formats import (
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
+    IntEmbed,
     IntGraph,
     IntHead,
     IntLayer,
@@ -91,11 +92,21 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
     Queries, keys and values are in units of their codes: only their products have a scale.
     """
     zero = graph.input_zero
-    roundings: dict[str, Rounding] = {"input": Codes(graph.input_scale, -128 - zero, 127 - zero)}
+    roundings: dict[str, Rounding] = {}
+    if isinstance(graph.embed, IntEmbed):
+        roundings["input"] = Codes(graph.input_scale, -128 - zero, 127 - zero)
     roundings["residual"] = Codes.signed(graph.residual_scale, RESIDUAL_BITS)
     reader = _Reader(graph, roundings)
-    embed = graph.embed
-    patches = _linear("embed", embed.linear, graph.input_scale, reader.addend, zero)
+    # torch wants what it may write to.
+    embed: ir.Embed | ir.Tokens = ir.Tokens(graph.gather.copy(), "embed")
+    if isinstance(graph.embed, IntEmbed):
+        embed = ir.Embed(
+            linear=_linear("embed", graph.embed.linear, graph.input_scale, reader.addend, zero),
+            gather=graph.gather.copy(),
+            initial=(graph.embed.initial * graph.residual_scale).astype(np.float32),
+            first_row=graph.embed.first_row,
+            name="embed",
+        )
     layers: list[ir.Layer] = []
     heads: dict[int, ir.Head] = {}
     for depth in range(len(graph.layers) + 1):
@@ -108,13 +119,7 @@ def in_reals(graph: IntGraph) -> tuple[ir.Graph, dict[str, Rounding]]:
         source=graph.task,
         input_name=graph.input_name,
         input_shape=graph.input_shape,
-        embed=ir.Embed(
-            linear=patches,
-            gather=graph.gather.copy(),  # torch wants what it may write to
-            initial=(embed.initial * graph.residual_scale).astype(np.float32),
-            first_row=embed.first_row,
-            name="embed",
-        ),
+        embed=embed,
         layers=layers,
         heads=[heads[number] for number in range(len(heads))],
     ), roundings

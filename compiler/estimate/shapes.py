@@ -31,6 +31,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntNorm,
     IntRenorm,
+    IntTokens,
     Scale,
     count_macs,
 )
@@ -113,11 +114,17 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
             assert_never(layer)
 
 
+def _embed(embed: ir.Embed | ir.Tokens) -> IntEmbed | IntTokens:
+    if isinstance(embed, ir.Tokens):
+        return IntTokens(embed.tokens, embed.channels)
+    initial: NDArray[np.int16] = np.zeros((embed.tokens, embed.channels), np.int16)
+    return IntEmbed(_linear(embed.linear), initial, embed.first_row)
+
+
 def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
     """The integer graph of ``graph`` with all sizes and no values."""
     norm = IntNorm(graph.channels, 0, _SCALE)
-    initial: NDArray[np.int16] = np.zeros((graph.tokens, graph.channels), np.int16)
-    embed = IntEmbed(_linear(graph.embed.linear), initial, graph.embed.first_row)
+    embed = _embed(graph.embed)
     layers = tuple(
         _layer(number, layer, replace(norm, plain=layer.norm.plain))
         for number, layer in enumerate(graph.layers)

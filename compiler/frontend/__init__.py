@@ -9,6 +9,7 @@ from typing import assert_never
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.boundary import find_boundary
 from moesaic.compiler.frontend.cut import UNREADABLE, Backbone
+from moesaic.compiler.frontend.front import Front, describe_front, extract_front, find_front
 from moesaic.compiler.frontend.host_part import extract_host_part
 from moesaic.compiler.frontend.load import read_model
 from moesaic.compiler.frontend.modules import name_layers
@@ -65,6 +66,11 @@ def load_graph(
         tensors = [head.tensor for head in backbone.heads]
         host = extract_host_part(traced, tensors, backbone.obstacle)
     except NotRecognised as error:
+        front = find_front(traced)
+        if front is not None:
+            # Of a head that the host takes anyway a refusal says nothing of the front.
+            why = str(error) if front.tail is not None else str(refusal)
+            return _fronted(traced, front, f"task {task!r}, {path}", partition, refusal, why)
         if partition:
             raise UserError(f"task {task!r}, {path}: --partition finds no cut: {error}") from error
         raise refusal from None
@@ -80,6 +86,38 @@ def load_graph(
             f"{host.nodes[0].name!r} on to the host"
         ) from refusal
     return _graph(traced, backbone, host, tail)
+
+
+def _fronted(
+    whole: Trace,
+    found: Front,
+    task: str,
+    partition: bool | None,
+    refusal: UserError,
+    why: str,
+) -> ir.Graph:
+    """The graph behind a front that the host computes, because of ``why``."""
+    try:
+        path = whole.graph.path  # of this machine: a bundle tells the name alone
+        front = extract_front(whole, found, why.replace(path, Path(path).name))
+    except NotRecognised as error:
+        if partition:
+            raise UserError(f"{task}: --partition finds no cut: {error}") from error
+        raise refusal from None
+    share = host_share(found.backbone, front, found.tail)
+    notes: list[Note] = []
+    if partition is None and share is not None and share < MOST_SHARE:
+        notes = describe_front(front, share)
+        if found.tail is not None:
+            notes += describe_tail(found.tail, share)
+    elif not partition:
+        raise UserError(
+            f"{refusal}; compile with --partition to leave all nodes up to"
+            f" {front.nodes[-1].name!r} to the host"
+        ) from refusal
+    graph = _graph(found.traced, found.backbone, found.tail, notes)
+    graph.front = front
+    return graph
 
 
 def _read_whole(traced: Trace, task: str) -> Backbone:
@@ -137,7 +175,7 @@ def _quantised_anew(traced: Trace, backbone: Backbone) -> list[Note]:
     """Note the layers of a quantised file whose weights are no integers times a scale per row."""
     if not traced.graph.quantisation.weights:
         return []
-    linears = [backbone.embed.linear]
+    linears = [backbone.embed.linear] if isinstance(backbone.embed, ir.Embed) else []
     for layer in backbone.layers:
         match layer:
             case ir.Attention():

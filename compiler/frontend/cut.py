@@ -48,7 +48,7 @@ UNREADABLE = (
 class Backbone:
     """What the accelerator does up to the tensors of its heads."""
 
-    embed: ir.Embed
+    embed: ir.Embed | ir.Tokens
     layers: list[ir.Layer]
     heads: list[ir.Head]
     states: list[State]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import onnx
@@ -57,16 +57,15 @@ def extract_host_part(traced: Trace, tensors: Collection[str], obstacle: str = "
     nodes = host_nodes(traced, tensors)
     makers = {name: node_name(node) for node in nodes for name in node.output}
     try:
-        proto = _extract(traced, tensors, nodes)
+        read = {name for node in nodes for name in reads(node)}
+        inputs = [name for name in tensors if name in read]
+        outputs = [name for name in traced.graph.output_names if name not in tensors]
+        proto = extract(traced, inputs, outputs)
         checker.check_model(proto, full_check=True)
     except Exception as error:  # whatever onnx finds wrong with a model that a user hands in
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NotRecognised(f"what follows {min(tensors)!r} is no valid ONNX ({reason})") from error
-    for node in proto.graph.node:
-        if node.op_type in RANDOM:
-            raise NotRecognised(
-                f"{describe(node)} draws random numbers: export the model for inference"
-            )
+    refuse_random(proto)
     for ends, kinds in ((proto.graph.input, FLOATS), (proto.graph.output, NUMBERS)):
         for end in ends:
             kind = end.type.tensor_type.elem_type
@@ -84,14 +83,19 @@ def extract_host_part(traced: Trace, tensors: Collection[str], obstacle: str = "
     )
 
 
-def _extract(
-    traced: Trace, tensors: Collection[str], nodes: list[onnx.NodeProto]
-) -> onnx.ModelProto:
-    model = onnx_ir.from_proto(_with_constants(traced))
-    read = {name for node in nodes for name in reads(node)}
-    inputs = [name for name in tensors if name in read]
-    outputs = [name for name in traced.graph.output_names if name not in tensors]
-    graph = onnx_ir.convenience.extract(model.graph, inputs, outputs)
+def refuse_random(proto: onnx.ModelProto) -> None:
+    """Refuse a model that gives another result each time."""
+    for node in proto.graph.node:
+        if node.op_type in RANDOM:
+            raise NotRecognised(
+                f"{describe(node)} draws random numbers: export the model for inference"
+            )
+
+
+def extract(traced: Trace, sources: Sequence[str], targets: Sequence[str]) -> onnx.ModelProto:
+    """Return what computes tensors ``targets`` from tensors ``sources``, whose shapes are known."""
+    model = onnx_ir.from_proto(with_constants(traced))
+    graph = onnx_ir.convenience.extract(model.graph, sources, targets)
     for value in graph.inputs:
         view = traced.values[str(value.name)]
         assert isinstance(view, View)
@@ -125,7 +129,7 @@ def host_nodes(
     return result[::-1]
 
 
-def _with_constants(traced: Trace) -> onnx.ModelProto:
+def with_constants(traced: Trace) -> onnx.ModelProto:
     """Return the model with inferred types, and with what tracing found to be constant stored.
 
     The Shape of a tensor, for example, depends on the input as far as ONNX knows; left as it is,

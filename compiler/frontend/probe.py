@@ -24,10 +24,18 @@ def expose_tensors(
         hold in one piece.
     """
     graph = read_model(path, choice)
-    model = graph.model
+    return _expose(graph.model, tensors, path), graph.output_names, graph.rewritten
+
+
+def expose_rest(rest: bytes, tensors: Iterable[str], path: str | Path) -> bytes:
+    """:func:`expose_tensors` of what follows a front that the host computes."""
+    return _expose(onnx.load_model_from_string(rest), tensors, path)
+
+
+def _expose(model: onnx.ModelProto, tensors: Iterable[str], path: str | Path) -> bytes:
     have = {value.name for value in model.graph.output}
     for name in tensors:
         if name not in have:
             have.add(name)
             model.graph.output.append(onnx.ValueInfoProto(name=name))
-    return serialise(model, path), graph.output_names, graph.rewritten
+    return serialise(model, path)

@@ -32,12 +32,19 @@ from moesaic.compiler.ir import IndexArray
 
 
 def is_embedding(arena: Arena, view: View) -> bool:
-    """Say whether a view holds constants and products of the input only."""
-    return all(
+    """Say whether a view holds constants and products of the input only, or is the input."""
+    return _is_input(arena, view) or all(
         isinstance(source, Product)
         and all(isinstance(inner, Input) for inner in arena.sources_of(source.rows))
         for source in arena.sources_of(view)
     )
+
+
+def _is_input(arena: Arena, view: View) -> bool:
+    """Say whether a view holds elements of the input, as they are, and nothing else."""
+    sources = arena.sources_of(view)
+    plain = (view.ids != NONE).all() and (view.scale == 1).all() and not view.offset.any()
+    return len(sources) == 1 and isinstance(sources[0], Input) and bool(plain)
 
 
 LAYER = "the layer added by"
@@ -157,9 +164,12 @@ def _not_a_stream(source: Source, last: bool) -> str:
     )
 
 
-def read_embedding(arena: Arena, state: State, source: Input) -> ir.Embed:
-    """Read the first residual stream as patches, class tokens and position embedding."""
+def read_embedding(arena: Arena, state: State, source: Input) -> ir.Embed | ir.Tokens:
+    """Read the first residual stream as patches, class tokens and position embedding, or as the
+    input itself."""
     view = state.view
+    if _is_input(arena, view):
+        return ir.Tokens(view.ids - source.start, source.name)
     computed = view.ids != NONE
     rows = np.flatnonzero(computed.any(axis=1))
     if rows.size == 0:

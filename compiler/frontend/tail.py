@@ -1,4 +1,4 @@
-"""Which parts behind the cut go to the host without being asked for: those that hardly compute."""
+"""Which parts go to the host without being asked for: those that hardly compute."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ MOST_SHARE = 0.01
 """Of a frame's multiply-accumulates: a larger part is left to the host by ``--partition`` only."""
 
 
-def host_share(backbone: Backbone, host: ir.HostPart) -> float | None:
+def host_share(backbone: Backbone, *hosts: ir.HostPart | ir.HostFront | None) -> float | None:
     """Return the host's share of a frame's multiply-accumulates, or more; None if it is not known.
 
     Of the backbone only products with weights count, as long as routing is not known with the
     smallest experts: its share is that or more.
     """
-    if host.macs is None:
-        return None
-    return host.macs / (host.macs + _weight_macs(backbone))
+    total = 0
+    for host in hosts:
+        if host is not None:
+            if host.macs is None:
+                return None
+            total += host.macs
+    return total / (total + _weight_macs(backbone))
 
 
 def describe_tail(host: ir.HostPart, share: float) -> list[Note]:
@@ -33,7 +37,7 @@ def describe_tail(host: ir.HostPart, share: float) -> list[Note]:
 
 
 def _weight_macs(backbone: Backbone) -> int:
-    tokens = len(backbone.embed.initial)
+    tokens = backbone.embed.tokens
 
     def linear(*layers: ir.Linear) -> int:
         return sum(layer.weight.size for layer in layers)
@@ -52,6 +56,7 @@ def _weight_macs(backbone: Backbone) -> int:
             case _:
                 assert_never(layer)
 
-    ends = len(backbone.embed.gather) * backbone.embed.linear.weight.size
+    embed = backbone.embed
+    ends = len(embed.gather) * embed.linear.weight.size if isinstance(embed, ir.Embed) else 0
     ends += sum(head.rows * head.linear.weight.size for head in backbone.heads)
     return ends + tokens * sum(one(layer) for layer in backbone.layers)

@@ -42,6 +42,7 @@ def bundle_files(
     samples: dict[str, NDArray[Any]],
     report: dict[str, Any],
     host_parts: dict[str, bytes],
+    fronts: dict[str, bytes],
 ) -> dict[str, bytes]:
     """Contents of all files of a bundle, the manifest included.
 
@@ -58,11 +59,12 @@ def bundle_files(
             code.activation_words,
             _labels(code),
             manifest.host_part_name(name) if name in host_parts else None,
+            manifest.front_name(name) if name in fronts else None,
         )
         for name, code in codes.items()
     }
     parts = {
-        name: ImageTask.of(graphs[name], code.program, code.constants)
+        name: ImageTask.of(arch, graphs[name], code.program, code.constants)
         for name, code in codes.items()
     }
     arrays: dict[str, NDArray[Any]] = {}
@@ -73,6 +75,7 @@ def bundle_files(
         manifest.ARRAYS: _npz(arrays),
         manifest.SAMPLES: _npz(samples),
         **{manifest.host_part_name(name): model for name, model in host_parts.items()},
+        **{manifest.front_name(name): model for name, model in fronts.items()},
     }
     files[manifest.MANIFEST] = manifest.write_manifest(arch, entries, files, report)
     try:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
-from moesaic.spec.manifest import HostReport
+from moesaic.spec.manifest import FrontReport, HostReport
 from moesaic.spec.parts import FAMILIES
 from moesaic.spec.schema import Range, Reader, SchemaError, Unbounded, load_json
 
@@ -54,6 +54,7 @@ class TaskFigures:
     routing: dict[str, list[int]]
     quantisation: QuantFigures
     host: HostReport | None
+    front: FrontReport | None
 
 
 @dataclass(frozen=True)

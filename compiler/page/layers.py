@@ -18,6 +18,7 @@ from moesaic.spec.intgraph import (
     IntMlp,
     IntMoe,
     IntRenorm,
+    IntTokens,
     Part,
     part_macs,
     parts,
@@ -100,6 +101,8 @@ def _shape(graph: IntGraph, part: Part) -> str:
         case IntEmbed():
             sizes = f"{part.linear.inputs} to {part.linear.outputs}"
             return f"{len(graph.gather)} patches of {sizes}"
+        case IntTokens():
+            return f"{graph.tokens} tokens of {graph.channels} from the host"
         case IntHead():
             return f"{part.rows} rows of {part.linear.inputs} to {part.linear.outputs}"
         case _:

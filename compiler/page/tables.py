@@ -11,7 +11,7 @@ from moesaic.compiler.page.figures import FamilyFigures
 from moesaic.compiler.page.memories import memories
 from moesaic.compiler.page.timeline import Bar, Timeline
 from moesaic.compiler.page.words import decibels, number, percent, significant
-from moesaic.spec.manifest import HostReport
+from moesaic.spec.manifest import FrontReport, HostReport
 
 KIND_NAMES = {
     "lut": "LUT",
@@ -45,8 +45,9 @@ def task_tables(task: TaskFacts, timeline: Timeline) -> dict[str, Table]:
         "points": _points(task),
         "layers": _layers(task),
     }
-    if task.figures.host:
-        tables["host"] = _host(task.figures.host)
+    parts = [part for part in (task.figures.front, task.figures.host) if part]
+    if parts:
+        tables["host"] = _host(parts)
     return tables
 
 
@@ -192,6 +193,7 @@ def _layers(task: TaskFacts) -> Table:
     return Table(f"Layers of {task.name}", head, rows, 4, foot)
 
 
-def _host(host: HostReport) -> Table:
-    rows = [[node.name, node.operator, "host", node.reason] for node in host.nodes]
+def _host(parts: Sequence[FrontReport | HostReport]) -> Table:
+    nodes = [node for part in parts for node in part.nodes]
+    rows = [[node.name, node.operator, "host", node.reason] for node in nodes]
     return Table("Nodes on the host", ["node", "operator", "runs on", "why"], rows, 4)

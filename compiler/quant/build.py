@@ -50,6 +50,7 @@ from moesaic.spec.intgraph import (
     IntNorm,
     IntRenorm,
     IntRotary,
+    IntTokens,
     Scale,
     count_macs,
     head_name,
@@ -136,7 +137,9 @@ class Builder:
             macs=count_macs(embed, layers, heads, len(graph.embed.gather)),
         )
 
-    def _embed(self) -> IntEmbed:
+    def _embed(self) -> IntEmbed | IntTokens:
+        if isinstance(self.graph.embed, ir.Tokens):
+            return IntTokens(self.graph.tokens, self.graph.channels)
         initial = round_half_up(self.graph.embed.initial.astype(np.float64) / self.residuals[0])
         codes = np.clip(initial, -(1 << 15), (1 << 15) - 1).astype(np.int16)
         source, zero = self.scales.input(self.task)

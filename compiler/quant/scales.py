@@ -69,6 +69,7 @@ class Scales:
         self.statistics = statistics
         self.shared = shared
         self.residual_headroom = residual_headroom
+        self._graphs = graphs
         self._chosen = clips
         self._clips: dict[Key, float] = {}
         self._given = {

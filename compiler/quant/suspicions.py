@@ -48,6 +48,8 @@ def _looks_like_bytes(samples: NDArray[np.float32]) -> bool:
 def _patches_to_positions(graph: ir.Graph, samples: NDArray[np.float32]) -> float:
     """RMS of what patches add to the stream over that of what is there; 0 if nothing is."""
     embed = graph.embed
+    if isinstance(embed, ir.Tokens):
+        return 0.0
     patches = samples.reshape(len(samples), -1)[:, embed.gather] @ embed.linear.weight.T
     own = embed.initial - embed.initial.mean(0)
     positions = float(np.sqrt((own.astype(np.float64) ** 2).mean()))

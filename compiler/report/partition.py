@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from moesaic.compiler.float_reference import run_outputs
 from moesaic.compiler.ir import Graph
 from moesaic.spec.hostpart import HostPart
-from moesaic.spec.hostside import dequantise_outputs
+from moesaic.spec.hostside import dequantise_outputs, quantise_input
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import sqnr_db
 
@@ -31,6 +31,45 @@ def open_host_part(graph: Graph) -> HostPart | None:
     )
     part.open()
     return part
+
+
+def open_front(graph: Graph) -> HostPart | None:
+    """Return what the host runs in front of a graph, ready to run.
+
+    Raises
+    ------
+    UserError
+        ONNX Runtime refuses it.
+    """
+    if graph.front is None:
+        return None
+    name = f"the front of {graph.source}"
+    part = HostPart(graph.front.model, name, {graph.input_name: graph.input_shape})
+    part.open()
+    return part
+
+
+def report_front(
+    graph: Graph, integer: IntGraph, streams: NDArray[np.float32]
+) -> dict[str, Any] | None:
+    """The placement of every node of the front, why there is one, and how close the integers are
+    that the accelerator begins with; ``streams`` are samples of its input [n, tokens, channels]."""
+    if graph.front is None:
+        return None
+    codes = quantise_input(integer, streams).astype(np.float64)
+    exact = streams.reshape(len(streams), -1)[:, integer.gather]
+    return {
+        "cut": {
+            "tensor": graph.input_name,
+            "shape": list(graph.input_shape),
+            "sqnr_db": sqnr_db(exact, (codes * integer.input_scale).astype(np.float32)),
+        },
+        "inputs": {graph.front.input_name: list(graph.front.input_shape)},
+        "why": graph.front.why,
+        "accelerator_nodes": graph.front.nodes_behind,
+        "nodes": [asdict(node) for node in graph.front.nodes],
+        "macs": graph.front.macs,
+    }
 
 
 def report_host_part(

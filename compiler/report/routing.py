@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.spec.execute import Executor
-from moesaic.spec.intgraph import IntGraph, IntMoe
+from moesaic.spec.intgraph import InputCodes, IntGraph, IntMoe
 
 
 def run_and_watch_routing(
-    graph: IntGraph, patches: NDArray[np.int8]
+    graph: IntGraph, patches: InputCodes
 ) -> tuple[NDArray[Any], dict[str, list[int]]]:
     """Run the integer reference and count the first frame's tokens per expert.
 

@@ -74,8 +74,9 @@ def _require_finite(graph: ir.Graph) -> None:
     def linear(layer: ir.Linear) -> None:
         require(layer.name, layer.weight, layer.bias)
 
-    require(graph.embed.name, graph.embed.initial)
-    linear(graph.embed.linear)
+    if isinstance(graph.embed, ir.Embed):
+        require(graph.embed.name, graph.embed.initial)
+        linear(graph.embed.linear)
     for layer in graph.layers:
         require(layer.norm.name, layer.norm.gamma, layer.norm.beta)
         match layer:

@@ -95,12 +95,16 @@ def _ends(graph: ir.Graph, site: Site) -> tuple[bool, bool]:
 def rotate_residual(graph: ir.Graph) -> ir.Graph:
     """The same function on a rotated residual stream; norms must be folded.
 
+    A stream that is the input is left as it is.
+
     Where the stream begins anew, only the last one is rotated: a matrix that makes it of its norm
     is then no longer diagonal, which costs cycles. Without a layer on it, it is left as it is.
 
     The streams that the file has are no longer the graph's, so there are none.
     """
     if graph.layers and _begin(graph) == len(graph.layers) - 1:
+        return graph
+    if isinstance(graph.embed, ir.Tokens) and _begin(graph) < 0:
         return graph
     turn = rotation(graph.channels)
 
@@ -117,5 +121,6 @@ def rotate_residual(graph: ir.Graph) -> ir.Graph:
     rotated = map_linears(graph, change)
     if _begin(graph) >= 0:
         return replace(rotated, streams=[])
-    initial = (graph.embed.initial.astype(np.float64) @ turn.T).astype(np.float32)
+    assert isinstance(rotated.embed, ir.Embed)
+    initial = (rotated.embed.initial.astype(np.float64) @ turn.T).astype(np.float32)
     return replace(rotated, embed=replace(rotated.embed, initial=initial), streams=[])

@@ -9,7 +9,15 @@ from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import angle_words
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph, IntLinear, IntMoe, IntRenorm
+from moesaic.spec.intgraph import (
+    IntAttention,
+    IntDense,
+    IntEmbed,
+    IntGraph,
+    IntLinear,
+    IntMoe,
+    IntRenorm,
+)
 
 WAY_OUT = "; use a larger target: `moesaic explore` searches one for a part"
 Rule = tuple[str, int, int]
@@ -129,7 +137,8 @@ def _sizes(graph: IntGraph) -> Iterator[tuple[str, int]]:
 
 def _linears(graph: IntGraph) -> Iterator[tuple[str, IntLinear]]:
     """Every linear layer and where it is."""
-    yield "the embedding", graph.embed.linear
+    if isinstance(graph.embed, IntEmbed):
+        yield "the embedding", graph.embed.linear
     for layer in graph.layers:
         where = f"layer {layer.name}"
         match layer:

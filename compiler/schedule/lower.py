@@ -29,6 +29,7 @@ from moesaic.spec.intgraph import (
     IntHead,
     IntMoe,
     IntRenorm,
+    IntTokens,
     head_name,
 )
 
@@ -103,9 +104,17 @@ def _has_wide_rows(graph: IntGraph, index: int) -> bool:
 
 
 def _lower_embed(writer: StepWriter) -> None:
-    """Load patches and the first residual, add the patch embedding."""
+    """Load the first residual; where it is not the input, load patches, too, and add their
+    embedding."""
     graph, arch = writer.graph, writer.arch
     embed, last = graph.embed, 0
+    if isinstance(embed, IntTokens):
+        for rows in writer.blocks(graph.tokens):
+            _load_stream(writer, isa.Window.INPUT, rows)
+        _load_angles(writer)
+        for rows in writer.blocks(graph.tokens):
+            writer.complete(rows.stop)
+        return
     patches = writer.buffer("patches", graph.gather.shape[0], embed.linear.inputs)
     words = writer.words(embed.linear.inputs)
     for rows in writer.blocks(graph.gather.shape[0]):
@@ -121,27 +130,8 @@ def _lower_embed(writer: StepWriter) -> None:
             words=len(rows) * words,
             base=Address(patches, rows.start * words),
         )
-        writer.emit(
-            isa.Opcode.LOAD,
-            (writes_stream(stream),),
-            window=isa.Window.CONSTANT,
-            space=isa.Space.RESIDUAL,
-            offset=stream.start
-            * writer.residual_words
-            * layout.load_bytes(arch, isa.Space.RESIDUAL),
-            words=len(stream) * writer.residual_words,
-            base=stream.start * writer.residual_words,
-        )
-    if tables := sum(angle_words(graph, arch).values()):
-        writer.emit(
-            isa.Opcode.LOAD,
-            (ANGLES_WRITE,),
-            window=isa.Window.CONSTANT,
-            space=isa.Space.RESIDUAL,
-            offset=angles_offset(graph, arch),
-            words=tables,
-            base=graph.tokens * writer.residual_words,
-        )
+        _load_stream(writer, isa.Window.CONSTANT, stream)
+    _load_angles(writer)
     for rows in writer.blocks(graph.gather.shape[0]):
         first = embed.first_row + rows.start
         writer.linear(
@@ -154,6 +144,35 @@ def _lower_embed(writer: StepWriter) -> None:
         )
         writer.complete(first + len(rows))
     writer.complete(graph.tokens)
+
+
+def _load_stream(writer: StepWriter, window: isa.Window, rows: range) -> None:
+    """Load rows of the first residual, which a window begins with."""
+    words = writer.residual_words
+    writer.emit(
+        isa.Opcode.LOAD,
+        (writes_stream(rows),),
+        window=window,
+        space=isa.Space.RESIDUAL,
+        offset=rows.start * words * layout.load_bytes(writer.arch, isa.Space.RESIDUAL),
+        words=len(rows) * words,
+        base=rows.start * words,
+    )
+
+
+def _load_angles(writer: StepWriter) -> None:
+    """Load the angles of all rotations, which lie behind the residual stream."""
+    graph, arch = writer.graph, writer.arch
+    if words := sum(angle_words(graph, arch).values()):
+        writer.emit(
+            isa.Opcode.LOAD,
+            (ANGLES_WRITE,),
+            window=isa.Window.CONSTANT,
+            space=isa.Space.RESIDUAL,
+            offset=angles_offset(graph, arch),
+            words=words,
+            base=graph.tokens * writer.residual_words,
+        )
 
 
 def _lower_heads(writer: StepWriter, depth: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from moesaic.compiler import ir
 from moesaic.compiler.float_reference import Observe, embed_patches, run_head, run_layers
-from moesaic.compiler.frontend.probe import expose_tensors
+from moesaic.compiler.frontend.probe import expose_rest, expose_tensors
 from moesaic.compiler.points import rows_of
 from moesaic.compiler.validate.oracle import Oracle
 from moesaic.compiler.validate.perturb import own_samples, perturbed
@@ -75,7 +75,8 @@ class _Place:
 
 
 def open_oracle(path: str | Path, graph: ir.Graph) -> Oracle:
-    """Open the file that a graph was read from, with all tensors that can be compared as outputs.
+    """Open the file that a graph was read from, with all tensors that can be compared as outputs;
+    of a file whose front the host computes what follows it.
 
     Raises
     ------
@@ -84,6 +85,11 @@ def open_oracle(path: str | Path, graph: ir.Graph) -> Oracle:
     """
     inner = [stream.tensor for stream in graph.streams if stream is not None]
     ends = [head.tensor for head in graph.heads]
+    if graph.front is not None:
+        inner = [name for name in inner if name != graph.input_name]
+        rest = expose_rest(graph.front.rest, [*inner, *ends], path)
+        where = f"what follows {graph.input_name!r} of {path}"
+        return Oracle(rest, where, graph.input_name, graph.front.outputs)
     model, own, rewritten = expose_tensors(path, [*inner, *ends], graph.choice)
     oracle = Oracle(model, str(path), graph.input_name, own)
     if rewritten is not None:
@@ -134,7 +140,7 @@ class _Comparison:
         graph, known = self.graph, -1
         with torch.no_grad():
             for number, stream in enumerate(graph.streams):
-                if stream is not None:
+                if stream is not None and stream.tensor != graph.input_name:
                     self._segment(known, number, _Place(number, stream.tensor))
                     known = number
             for number, head in enumerate(graph.heads):

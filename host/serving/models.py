@@ -39,10 +39,9 @@ class Tensors:
 
 def tensors_of(bundle: Bundle, task: str) -> Tensors:
     """The tensors of a task as its clients see them."""
-    graph = bundle.graphs[task]
-    read = TensorInfo(graph.input_name, tuple(graph.input_shape[1:]))
+    read = {name: TensorInfo(name, shape[1:]) for name, shape in bundle.inputs(task).items()}
     written = {name: TensorInfo(name, shape[1:]) for name, shape in bundle.outputs(task).items()}
-    return Tensors({read.name: read}, written)
+    return Tensors(read, written)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from moesaic.spec.intgraph import (
     IntNorm,
     IntRenorm,
     IntRotary,
+    IntTokens,
     Scale,
     count_macs,
 )
@@ -61,6 +62,8 @@ class Shape:
     """Share of attention layers that rotate queries and keys, all by one table or by their own."""
     parallel: tuple[int, ...] = ()
     """Layers that read the rows of the one in front; each block has two layers."""
+    from_host: bool = False
+    """Whether the input is the residual stream, and there are no patches."""
     taps: float = 0.0
     """Share of places on the stream, the last one among them, that have one more head."""
 
@@ -226,7 +229,7 @@ def random_intgraph(
         else:
             perceptron = mlp(shape.hidden, wide, paired)
             layers.append(IntDense(before, perceptron, f"mlp{index}", wide, parallel))
-    embed = IntEmbed(
+    embed: IntEmbed | IntTokens = IntEmbed(
         linear(rng, c, shape.patch_inputs, 5e5),
         rng.integers(-3000, 3000, (shape.tokens, c)).astype(np.int16),
         shape.tokens - shape.patches,
@@ -239,18 +242,22 @@ def random_intgraph(
     heads += _taps(seed, shape, layers, normalised)
     # Outputs need not come in the order of their depths.
     heads = [heads[n] for n in np.random.default_rng([seed, 8]).permutation(len(heads))]
-    inputs = shape.patches * shape.patch_inputs
+    patches, patch_inputs, input_scale = shape.patches, shape.patch_inputs, 1 / 127
+    if shape.from_host:
+        embed = IntTokens(shape.tokens, c)
+        patches, patch_inputs, input_scale = shape.tokens, c, 1e-3
+    inputs = patches * patch_inputs
     return IntGraph(
         task,
         "x",
         (1, inputs),
-        1 / 127,
-        rng.permutation(inputs).reshape(shape.patches, shape.patch_inputs),
+        input_scale,
+        rng.permutation(inputs).reshape(patches, patch_inputs),
         1e-3,
         embed,
         tuple(layers),
         tuple(heads),
-        count_macs(embed, tuple(layers), tuple(heads), shape.patches),
+        count_macs(embed, tuple(layers), tuple(heads), patches),
     )
 
 
@@ -285,6 +292,10 @@ def _taps(
 
 
 def random_patches(graph: IntGraph, frames: int, seed: int = 0) -> np.ndarray:
-    """int8 input codes [frames, patches, inputs]."""
+    """Input codes [frames, patches, inputs]: int8, or int16 of a residual stream."""
     rng = np.random.default_rng(seed)
+    if isinstance(graph.embed, IntTokens):
+        codes = rng.integers(-8000, 8000, (frames, *graph.gather.shape)).astype(np.int16)
+        codes[:, 0, :2] = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+        return codes
     return rng.integers(-128, 128, (frames, *graph.gather.shape)).astype(np.int8)

@@ -75,6 +75,9 @@ SHAPES = {
         moe=(False, False),
     ),
     "parallel": Shape(moe=(True, False), parallel=(1, 3)),
+    "from_host": Shape(tokens=9, channels=27, from_host=True),
+    "from_host_without_tables": Shape(moe=(), from_host=True),
+    "from_host_begins_anew": Shape(tokens=60, channels=72, from_host=True, renorm=0.6),
     "four_on_one_norm": Shape(moe=(False, True), parallel=(1, 2, 3), experts=4, wide=0.5),
     "taps": Shape(taps=0.6),
     "taps_everywhere": Shape(taps=1.0, tokens=20, patches=19, head_rows=19, moe=(True,), wide=0.5),
@@ -88,7 +91,7 @@ def run_both(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Output codes of (functional model, integer graph) for one random frame."""
     patches = random_patches(graph, 1, seed)
-    model = FunctionalModel(arch, image, code.constants, layout.pack_input(arch, patches[0]), seed)
+    model = FunctionalModel(arch, image, code.constants, layout.pack_codes(arch, patches[0]), seed)
     raw = model.run(code.program)
     shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
     return layout.unpack_outputs(arch, raw, shapes), Executor(graph).run(patches)[0]

@@ -97,7 +97,8 @@ def write_bundle(folder: Path) -> Bundle:
         name: compile_task(graph, PRESETS["nano"], image) for name, graph in bundle.graphs.items()
     }
     write_directory(
-        folder, bundle_files(PRESETS["nano"], bundle.graphs, codes, image, {}, {"tasks": {}}, {})
+        folder,
+        bundle_files(PRESETS["nano"], bundle.graphs, codes, image, {}, {"tasks": {}}, {}, {}),
     )
     return bundle
 

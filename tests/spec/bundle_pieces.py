@@ -150,6 +150,7 @@ def _report(graph: IntGraph, host: bool) -> dict[str, Any]:
         "cycles": 1000, "weight_stream_bytes": 4096, "notes": ["a note"], "routing": routing,
         "schedule": vars(first_schedule(PRESETS["nano"])), "quantisation": {},
         "host": placed if host else None,
+        "front": None,
     }  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def _made(seed: int) -> Pieces:
         samples[f"{name}.codes"] = expected_codes(graph, patches)
     hosts = {"depth": host_model(graphs["depth"].heads[0].shape[1])} if seed % 2 else {}
     report = {"tasks": {name: _report(g, name in hosts) for name, g in graphs.items()}}
-    files = bundle_files(arch, graphs, codes, store, samples, report, hosts)
+    files = bundle_files(arch, graphs, codes, store, samples, report, hosts, {})
     parsed = json.loads(files.pop(manifest.MANIFEST))
     parsed.pop("seal")
     return Pieces(

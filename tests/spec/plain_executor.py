@@ -23,6 +23,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntNorm,
     IntRenorm,
+    IntTokens,
     Scale,
 )
 
@@ -220,9 +221,12 @@ def moe(row: Row, narrow: Row, wide: Row, layer: IntMoe) -> Row:
 
 def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
     """One frame: patches [patches, inputs] to codes [codes], head after head."""
-    rows: list[Row] = graph.embed.initial.tolist()
-    for number, patch in enumerate(patches.tolist(), start=graph.embed.first_row):
-        rows[number] = add(rows[number], linear(patch, graph.embed.linear, 24))
+    if isinstance(graph.embed, IntTokens):
+        rows: list[Row] = patches.tolist()
+    else:
+        rows = graph.embed.initial.tolist()
+        for number, patch in enumerate(patches.tolist(), start=graph.embed.first_row):
+            rows[number] = add(rows[number], linear(patch, graph.embed.linear, 24))
     normal: list[tuple[Row, Row]] = []
     streams = [rows]
     for layer in graph.layers:

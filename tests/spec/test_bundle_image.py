@@ -109,7 +109,7 @@ def test_images_that_are_cut_are_refused(bytes_kept: int, tmp_path: Path) -> Non
     [
         (b"", "ONNX Runtime cannot run"),
         (b"no model", "ONNX Runtime cannot run"),
-        (host_model(7), "the accelerator gives"),
+        (host_model(7), "it takes"),
     ],
 )
 def test_parts_on_the_host_that_do_not_fit_are_refused(

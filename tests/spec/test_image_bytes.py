@@ -95,5 +95,5 @@ def test_task_of_a_graph_has_its_shapes() -> None:
     graph = random_intgraph(
         Shape(patches=8, patch_inputs=20, head_rows=6, outputs=30, taps=0.0), seed=2
     )
-    task = image.ImageTask.of(graph, b"program", b"constants")
+    task = image.ImageTask.of(PRESETS["nano"], graph, b"program", b"constants")
     assert task == image.ImageTask(b"program", b"constants", 8, 20, ((6, 30),))

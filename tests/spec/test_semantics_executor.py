@@ -14,6 +14,7 @@ from tests.spec import plain_executor
 
 SHAPES = {
     "mixed": Shape(tokens=6, patches=5, head_rows=5, moe=(False, True)),
+    "from_host": Shape(tokens=6, head_rows=5, from_host=True),
     "top_1": Shape(tokens=4, patches=3, head_rows=3, moe=(True,), top_k=1, experts=3),
     "renormalised": Shape(
         tokens=5, patches=4, head_rows=4, moe=(True,), top_k=3, experts=4, renormalise=True
