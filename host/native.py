@@ -70,6 +70,7 @@ class CTaskInfo(ctypes.Structure):
         ("input_rows", _u32),
         ("inputs", _u32),
         ("output_count", _u32),
+        ("scratch_bytes", _u32),
         ("output", CShape * image.MAX_HEADS),
     ]
 

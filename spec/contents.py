@@ -100,7 +100,7 @@ def _check_part(
         raise SchemaError(f"{GRAPHS} holds another task than the manifest names: {name!r}")
     part = parts[name]
     if ImageTask.of(arch, graph, part.program, part.constants) != part:
-        raise SchemaError(f"{IMAGE} has other shapes for task {name} than {GRAPHS}")
+        raise SchemaError(f"{IMAGE} has other shapes or scratch for task {name} than {GRAPHS}")
     if not may_have_bytes(graph, arch, len(part.constants)):
         raise SchemaError(f"{IMAGE} has constants of another size for task {name} than {GRAPHS}")
 

@@ -24,10 +24,11 @@ from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import MAX_HEADS, IntGraph, IntTokens
 from moesaic.spec.isa import INSTRUCTION_BYTES
 from moesaic.spec.registers import WINDOW_ALIGNMENT
+from moesaic.spec.scratch import port_bytes, scratch_bytes
 
 MAGIC = 0x494D4F4D
 """First four bytes of an image: the letters MOMI."""
-IMAGE_VERSION = 2
+IMAGE_VERSION = 3
 MAX_TASKS = 16
 NAME_BYTES = 32
 """Room for a task's name and the zero byte behind it."""
@@ -37,8 +38,8 @@ def _most(opcode: isa.Opcode, field: str) -> int:
     return (1 << isa.positions(opcode)[field][1]) - 1
 
 
-MAX_ROWS = _most(isa.Opcode.MATMUL, "rows")
-"""Rows of an input or an output: one instruction streams, and one drains, all of them."""
+MAX_ROWS = _most(isa.Opcode.MATMUL, "stationary_rows")
+"""Rows of an input or an output: as many tokens as one instruction can attend to."""
 MAX_INPUT_WORDS = _most(isa.Opcode.LOAD, "words")
 """Words of ``depth`` bytes in an input: one instruction loads all of them."""
 MAX_OUTPUTS = _most(isa.Opcode.DRAIN, "columns")
@@ -81,7 +82,7 @@ TASK = np.dtype(
         ("input_rows", "<u4"),  # int8 codes [input_rows, inputs]
         ("inputs", "<u4"),
         ("output_count", "<u4"),
-        ("reserved", "<u4"),
+        ("scratch_bytes", "<u4"),  # of port 0's output window, behind the codes
         ("output", "<u4", (MAX_HEADS, 2)),  # of each: int16 codes [rows, columns]; others are zero
     ]
 )
@@ -101,7 +102,7 @@ class Section(enum.IntEnum):
 
 @dataclass(frozen=True)
 class ImageTask:
-    """One task: its window contents, and the codes that go in and come out."""
+    """One task: its window contents, the codes that go in and come out, and the scratch behind."""
 
     program: bytes
     constants: bytes
@@ -109,17 +110,20 @@ class ImageTask:
     inputs: int
     outputs: tuple[tuple[int, int], ...]
     """Rows and columns of each, in the order in which they lie in the OUTPUT window."""
+    scratch_bytes: int = 0
 
     @classmethod
     def of(cls, arch: ArchConfig, graph: IntGraph, program: bytes, constants: bytes) -> ImageTask:
-        """The task whose codes are those of ``graph``. Codes of the residual stream are one row:
-        the bytes of its words as the residual scratchpad has them."""
+        """The task whose codes are those of ``graph``, with what ``program`` needs of scratch.
+        Codes of the residual stream are one row: the bytes of its words as the residual scratchpad
+        has them."""
         rows, inputs = graph.gather.shape
         if isinstance(graph.embed, IntTokens):
             words = rows * layout.words(inputs, arch.lanes)
             rows, inputs = 1, words * layout.load_bytes(arch, isa.Space.RESIDUAL)
         outputs = tuple((head.rows, head.linear.outputs) for head in graph.heads)
-        return cls(program, constants, rows, inputs, outputs)
+        scratch = scratch_bytes(arch, program, outputs)
+        return cls(program, constants, rows, inputs, outputs, scratch)
 
 
 def _aligned(size: int) -> int:
@@ -168,6 +172,7 @@ def build_image(arch: ArchConfig, weights: bytes, tasks: Mapping[str, ImageTask]
         entry["name"] = name.encode()
         entry["input_rows"], entry["inputs"] = task.input_rows, task.inputs
         entry["output_count"] = len(task.outputs)
+        entry["scratch_bytes"] = task.scratch_bytes
         entry["output"][: len(task.outputs)] = task.outputs
     tables = sections.tobytes() + entries.tobytes()
     header["table_crc"] = zlib.crc32(header.tobytes() + tables)
@@ -259,13 +264,13 @@ def _tasks(arch: ArchConfig, entries: np.ndarray, parts: Sequence[bytes]) -> dic
         _require(
             not entry["output"][count:].any(), f"has task {text!r} with outputs behind its last"
         )
-        chunks = sum(layout.output_chunks(arch, r, c) for r, c in outputs)
+        scratch = int(entry["scratch_bytes"])
         input_bytes = rows * layout.words(inputs, arch.depth) * arch.depth
-        fits = max(input_bytes, 2 * chunks * arch.lanes) <= 0xFFFFFFFF
+        fits = max(input_bytes, port_bytes(arch, outputs) + scratch) <= 0xFFFFFFFF
         _require(fits, f"has task {text!r} with windows beyond 32 bits")
         even = len(program) % INSTRUCTION_BYTES == 0
         _require(even, f"has task {text!r} with a part of an instruction")
-        tasks[text] = ImageTask(program, constants, rows, inputs, outputs)
+        tasks[text] = ImageTask(program, constants, rows, inputs, outputs, scratch)
     return tasks
 
 

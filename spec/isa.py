@@ -186,7 +186,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         Field("last_wide", 10, "last k-tile with a high plane (SIGNED16)"),
         Field("stationary_base", 20, "word of tile (0, 0) (COLUMNS, ROWS)"),
         Field("stationary_stride", 12, "words between columns (COLUMNS) or rows (ROWS)"),
-        Field("stationary_rows", 12, "words that exist along tokens (COLUMNS, ROWS)"),
+        Field("stationary_rows", 13, "words that exist along tokens (COLUMNS, ROWS)"),
     ),
     Opcode.DRAIN: (
         *_EXPERT,
@@ -250,6 +250,12 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
             "plane_stride", 20, "words from the int8 result to the high, and on to the low plane"
         ),
         Field("plain", 1, "rows as they are: no mean subtracted, no division by the deviation"),
+        Field(
+            "store",
+            1,
+            "rows to the store unit, as int16 chunks in the order of the residual words;"
+            " `base`, `stride`, `wide` and `plane_stride` mean nothing",
+        ),
     ),
     Opcode.ROUTE: (
         Field("rows", 12, "tokens", nonzero=True),
@@ -269,15 +275,24 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
         ),
     ),
     Opcode.LOAD: (
-        Field("window", 2, "CONSTANT or INPUT"),
+        Field("window", 2, "CONSTANT, INPUT, or OUTPUT: what a `single` STORE has written"),
         Field("space", 2, "ACTIVATION, RESIDUAL or TABLE"),
         Field("offset", 32, "first byte in the window, a multiple of the data port's beat"),
         Field("words", 20, "scratchpad words to load", nonzero=True),
         Field("base", 20, "first scratchpad word"),
     ),
     Opcode.STORE: (
-        Field("offset", 32, "first byte in the OUTPUT window, a multiple of the beat"),
+        Field(
+            "offset",
+            32,
+            "first byte in the OUTPUT window, a multiple of the beats of all output ports",
+        ),
         Field("words", 24, "chunks of `lanes` int16 to store", nonzero=True),
+        Field(
+            "single",
+            1,
+            "whole chunks to port 0's OUTPUT window, instead of a part of each to every port's",
+        ),
     ),
     Opcode.END: (),
 }

@@ -66,6 +66,7 @@ class FunctionalModel:
         self, arch: ArchConfig, image: bytes, constants: bytes, inputs: bytes, seed: int = 0
     ) -> None:
         self.arch, self.image = arch, image
+        self.windows: dict[isa.Window, bytes | bytearray]
         self.windows = {isa.Window.CONSTANT: constants, isa.Window.INPUT: inputs}
         rng = np.random.default_rng(seed)
         # Memories start with garbage: nothing may depend on what was there.
@@ -94,7 +95,11 @@ class FunctionalModel:
             assert unit is not None
             queues[unit].append(instruction)
         tokens = {(a, b): 0 for a in Unit for b in Unit}
-        self.pieces: dict[int, bytes] = {}  # by their place in the OUTPUT window
+        # Windows of the output ports, as long as what was written.
+        self.ports = [bytearray() for _ in range(self.arch.output_ports)]
+        self.windows[isa.Window.OUTPUT] = self.ports[0]
+        self.pieces: dict[int, int] = {}  # bytes of outputs, by their place over all ports
+        scratch = [i.values["offset"] for i in instructions if i.values.get("single")]
         while any(queues.values()):
             ready = [u for u in Unit if queues[u] and self._ready(u, queues[u][0], tokens)]
             if not ready:
@@ -109,11 +114,13 @@ class FunctionalModel:
             for other in Unit:
                 if instruction.values["signal"] >> other & 1:
                     tokens[unit, other] += 1
-        stored = bytearray()
-        for offset, piece in sorted(self.pieces.items()):
-            assert offset == len(stored)  # one behind the other, without gaps
-            stored += piece
-        return bytes(stored)
+        stored = 0
+        for offset, size in sorted(self.pieces.items()):
+            assert offset == stored  # one behind the other, without gaps
+            stored += size
+        part = stored // len(self.ports)
+        assert all(offset >= part for offset in scratch), "scratch lies in an output"
+        return layout.join_outputs(self.arch, [bytes(port[:part]) for port in self.ports])
 
     def _count(self, values: dict[str, int]) -> int:
         if values["predicated"]:
@@ -363,12 +370,18 @@ class FunctionalModel:
         arch, channels = self.arch, values["channels"]
         for row in range(values["rows"]):
             start = (values["source_base"] + row * values["source_stride"]) * arch.lanes
-            x = torch.as_tensor(self.state.residual[start : start + channels].astype(np.int64))
+            # All of the words go to memory; behind the channels the stream has zeros.
+            count = values["words"] * arch.lanes if values["store"] else channels
+            x = torch.as_tensor(self.state.residual[start : start + count].astype(np.int64))
             scale = (values["multiplier"], values["shift"])
             if values["plain"]:
                 narrow, wide = semantics.plain_rows(x[None], channels, *scale)
             else:
                 narrow, wide = semantics.layer_norm(x[None], channels, values["epsilon"], *scale)
+            if values["store"]:
+                chunks = wide[0].numpy().astype("<i2").reshape(-1, arch.lanes)
+                self.state.outputs.extend(chunk.tobytes() for chunk in chunks)
+                continue
             planes = [narrow, wide >> 8, wide & 255] if values["wide"] else [narrow]
             for plane, value in enumerate(planes):
                 base = values["base"] + row * values["stride"] + plane * values["plane_stride"]
@@ -416,5 +429,17 @@ class FunctionalModel:
 
     def _store(self, values: dict[str, int]) -> None:
         data = b"".join(self.state.outputs.popleft() for _ in range(values["words"]))
+        if values["single"]:
+            self._write(0, values["offset"], data)
+            return
         assert values["offset"] not in self.pieces
-        self.pieces[values["offset"]] = data
+        self.pieces[values["offset"]] = len(data)
+        ports = len(self.ports)
+        parts = np.frombuffer(data, np.uint8).reshape(values["words"], ports, -1)
+        for port in range(ports):
+            self._write(port, values["offset"] // ports, parts[:, port].tobytes())
+
+    def _write(self, port: int, offset: int, data: bytes) -> None:
+        memory = self.ports[port]
+        memory.extend(bytes([0xA5]) * (offset + len(data) - len(memory)))
+        memory[offset : offset + len(data)] = data

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.hw.stream.sequencer import FETCHED_ENTRIES
-from moesaic.spec import isa, layout, tables
+from moesaic.spec import isa, layout, scratch, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS, Destination, Wide
 from moesaic.spec.isa import (
@@ -28,6 +28,7 @@ from moesaic.spec.isa import (
     Stationary,
     Streamed,
     Unit,
+    Window,
 )
 from tests.functional import Deadlock
 
@@ -99,6 +100,7 @@ class OrderModel:
         drains = [w for w in self.works if w.opcode is Opcode.DRAIN]
         matmuls = [w for w in self.works if w.opcode is Opcode.MATMUL]
         self.drain_of = {id(matmul): drain for matmul, drain in zip(matmuls, drains, strict=True)}
+        self.scratch_words = scratch.end_of_stores(arch, program) // (2 * arch.lanes)
         self._route(np.random.default_rng(seed))
         self._trace()
 
@@ -132,7 +134,7 @@ class OrderModel:
 
     def _trace(self) -> None:
         """Find the words of every instruction, and who writes what is read in program order."""
-        writer = np.full(sum(memory_sizes(self.arch).values()), -1, np.int64)
+        writer = self._nobody()
         for number, work in enumerate(self.works):
             match work.opcode:
                 case Opcode.MATMUL:
@@ -145,6 +147,10 @@ class OrderModel:
                     base, words = work.values["base"], work.values["words"]
                     space = Space(work.values["space"])
                     work.writes = [self._inside(base + np.arange(words), space)]
+                    if work.values["window"] == Window.OUTPUT:
+                        work.reads = [self._scratch(work)]
+                case Opcode.STORE if work.values["single"]:
+                    work.writes = [self._scratch(work)]
             for group, words in enumerate(work.reads):
                 if group and words is work.reads[group - 1]:
                     work.seen.append(work.seen[-1])
@@ -154,6 +160,18 @@ class OrderModel:
                     raise Hazard(f"instruction {number} reads what nobody has written")
             for words in work.writes:
                 writer[words] = number
+
+    def _nobody(self) -> Words:
+        """A writer for every word: those of the memories, and then of scratch."""
+        return np.full(sum(memory_sizes(self.arch).values()) + self.scratch_words, -1, np.int64)
+
+    def _scratch(self, work: Work) -> Words:
+        """Words of scratch that a LOAD or a STORE names, behind those of the memories."""
+        first = work.values["offset"] // (2 * self.arch.lanes)
+        words = first + np.arange(work.values["words"])
+        if words.max() >= self.scratch_words:
+            raise Hazard(f"word {words.max()} of scratch is never stored")
+        return words + sum(memory_sizes(self.arch).values())
 
     def _inside(self, words: Words, space: Space) -> Words:
         """Check the words of one memory, and find their place among those of all."""
@@ -239,7 +257,7 @@ class OrderModel:
         planes = range(3 if values["wide"] else 1)
         written = np.concatenate([narrow + plane * values["plane_stride"] for plane in planes])
         work.reads = [self._inside(source.ravel(), Space.RESIDUAL)]
-        work.writes = [self._inside(written, Space.ACTIVATION)]
+        work.writes = [] if values["store"] else [self._inside(written, Space.ACTIVATION)]
 
     # Running it.
 
@@ -253,8 +271,7 @@ class OrderModel:
         Deadlock
             No unit can go on.
         """
-        arch = self.arch
-        self.writer = np.full(sum(memory_sizes(arch).values()), -1, np.int64)
+        self.writer = self._nobody()
         self.tokens = {(giver, taker): 0 for giver in Unit for taker in Unit}
         self.queues: dict[Unit, deque[int]] = {unit: deque() for unit in Unit}
         self.sequence = 0
@@ -308,6 +325,7 @@ class OrderModel:
             Opcode.DRAIN: self._drain,
             Opcode.ROUTE: self._routing,
             Opcode.STORE: self._store,
+            Opcode.NORM: self._norm,
         }
         for number in self.of_unit[unit]:
             work = self.works[number]
@@ -452,11 +470,20 @@ class OrderModel:
         self.collecting = self.collected = False
         self.sequence = work.values["sequence"]
 
+    def _norm(self, number: int, work: Work) -> Process:
+        if work.values["store"]:
+            while self.storing <= self.outputs:
+                yield False
+            self.outputs += work.values["rows"] * work.values["words"]
+        self._touch(number, work, 0)
+
     def _store(self, number: int, work: Work) -> Process:
         self.storing += work.values["words"]
+        until = self.storing
         yield True
-        while self.outputs < self.storing:
+        while self.outputs < until:
             yield False
+        self._touch(number, work, 0)
 
 
 def check_order(arch: ArchConfig, program: bytes, seeds: Sequence[int]) -> None:

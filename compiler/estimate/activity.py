@@ -77,5 +77,5 @@ def fill(frame: Frame, stream: Stream, cycles: float) -> Fill:
     return Fill(
         ring_peak_bytes=int(held.max()) * arch.ring_read_bytes,
         ring_mean_bytes=round(mean * arch.ring_read_bytes),
-        accumulator_rows=max(rows),
+        accumulator_rows=max(rows, default=0),
     )

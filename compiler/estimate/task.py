@@ -125,9 +125,10 @@ def estimate(
     ]
     cycles = frame.run(processes)
     weight_bytes = stream.words * arch.ring_read_bytes
-    beats = {u: sum(frame.work[p] for p in frame.of_unit[u]) for u in (Unit.LOAD, Unit.STORE)}
-    read_bytes = beats[Unit.LOAD] * arch.data_port_bytes + (len(steps) + 1) * INSTRUCTION_BYTES
-    written_bytes = beats[Unit.STORE] * arch.output_line_bytes
+    loaded = sum(frame.work[p] for p in frame.of_unit[Unit.LOAD])
+    chunks = sum(value_of(steps[p], "words") for p in frame.of_unit[Unit.STORE])
+    read_bytes = loaded * arch.data_port_bytes + (len(steps) + 1) * INSTRUCTION_BYTES
+    written_bytes = chunks * 2 * arch.lanes
     return Estimate(
         cycles=round(cycles),
         roofline_cycles=roofline_cycles(arch, macs, weight_bytes, read_bytes, written_bytes),

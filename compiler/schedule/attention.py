@@ -52,12 +52,14 @@ def lower_attention(writer: StepWriter, layer: IntAttention, rows: Normal) -> No
         plane = tokens * writer.words(len(value_columns))
         mixed = Source(attended, isa.Streamed.SIGNED16, plane=plane)
     for block in writer.blocks(tokens):
+        place = writer.resident(block)
+        writer.fetch(block)
         writer.linear(
             mixed,
             Weights(layer.output, value_columns, natural(layer.output.outputs, arch.width)),
             Rows.block(block),
-            writer.to_residual(block.start),
-            updates_stream(block),
+            writer.to_residual(place.start),
+            updates_stream(place),
             columns=writer.residual_words * arch.lanes,
         )
         writer.complete(block.stop)

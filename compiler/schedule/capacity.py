@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
+from moesaic.compiler.schedule.spill import PLACES
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import angle_words
@@ -51,17 +52,26 @@ def _most(opcode: isa.Opcode, field: str) -> int:
 def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     residual_words = layout.words(graph.channels, arch.lanes)
     key_tiles = layout.words(graph.tokens, arch.width)
-    yield (
-        "its residual stream needs {} words, the residual scratchpad has {}",
-        graph.tokens * residual_words,
-        arch.residual_words,
-    )
-    yield (
-        "its residual stream and the angles of its rotary position embeddings need {} words, the"
-        " residual scratchpad has {} (residual_bytes)",
-        graph.tokens * residual_words + sum(angle_words(graph, arch).values()),
-        arch.residual_words,
-    )
+    in_blocks = all(isinstance(layer, IntAttention | IntDense) for layer in graph.layers)
+    if in_blocks and len(graph.heads) == 1:
+        yield (
+            "two rows of its residual stream need {} words, the residual scratchpad has {}",
+            min(graph.tokens, PLACES) * residual_words,
+            arch.residual_words,
+        )
+    else:  # experts scatter to all rows, a norm replaces them, and heads between layers read them
+        yield (
+            "its residual stream needs {} words, the residual scratchpad has {}",
+            graph.tokens * residual_words,
+            arch.residual_words,
+        )
+    if angles := sum(angle_words(graph, arch).values()):
+        yield (
+            "its residual stream and the angles of its rotary embeddings need {} words, the"
+            " residual scratchpad has {} (residual_bytes)",
+            graph.tokens * residual_words + angles,
+            arch.residual_words,
+        )
     yield (
         "a row of scores takes {} accumulator rows, a bank has {}",
         key_tiles,

@@ -38,7 +38,10 @@ def lower_dense(writer: StepWriter, layer: IntDense, normal: Normal) -> None:
         if number:
             done = blocks[number - 1]
             rows = Rows(len(done))
-            _lower_down(writer, hidden[(number - 1) % 2], layer.mlp, rows, done.start)
+            writer.fetch(done)
+            _lower_down(
+                writer, hidden[(number - 1) % 2], layer.mlp, rows, writer.resident(done).start
+            )
             writer.complete(done.stop)
 
 
@@ -224,7 +227,8 @@ def _pieces(
 def _lower_down(
     writer: StepWriter, hidden: Buffer, mlp: IntMlp, rows: Rows, first_row: int = 0
 ) -> None:
-    """The second product; its row 0 is row ``first_row`` of the stream, or what the queue says."""
+    """The second product; its row 0 is row ``first_row`` of the residual memory, or what the queue
+    says."""
     arch, columns = writer.arch, _Columns.of(writer, mlp)
     drain = writer.to_residual(first_row)
     stream = None

@@ -7,21 +7,16 @@ from typing import assert_never
 
 from moesaic.compiler.schedule.attention import lower_attention
 from moesaic.compiler.schedule.capacity import check_capacity
+from moesaic.compiler.schedule.embed import lower_embed
 from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.renorm import lower_renorm
 from moesaic.compiler.schedule.steps import (
-    ANGLES_WRITE,
-    Address,
     Step,
-    updates_stream,
-    writes,
-    writes_stream,
 )
-from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter
+from moesaic.compiler.schedule.writer import Normal, Rows, StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.constants import angle_words, angles_offset
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -29,7 +24,6 @@ from moesaic.spec.intgraph import (
     IntHead,
     IntMoe,
     IntRenorm,
-    IntTokens,
     head_name,
 )
 
@@ -45,7 +39,7 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
     check_capacity(graph, arch)
     writer = StepWriter(graph, arch, schedule)
     writer.following = _next_norm(writer, 0)
-    _lower_embed(writer)
+    lower_embed(writer)
     _lower_heads(writer, 0)
     for index, layer in enumerate(graph.layers):
         if not layer.parallel:
@@ -101,78 +95,6 @@ def _has_wide_rows(graph: IntGraph, index: int) -> bool:
     """Whether layer ``index``, or one parallel to it, reads 16-bit rows: gates always do."""
     behind = takewhile(lambda layer: layer.parallel, graph.layers[index + 1 :])
     return any(layer.wide or isinstance(layer, IntMoe) for layer in (graph.layers[index], *behind))
-
-
-def _lower_embed(writer: StepWriter) -> None:
-    """Load the first residual; where it is not the input, load patches, too, and add their
-    embedding."""
-    graph, arch = writer.graph, writer.arch
-    embed, last = graph.embed, 0
-    if isinstance(embed, IntTokens):
-        for rows in writer.blocks(graph.tokens):
-            _load_stream(writer, isa.Window.INPUT, rows)
-        _load_angles(writer)
-        for rows in writer.blocks(graph.tokens):
-            writer.complete(rows.stop)
-        return
-    patches = writer.buffer("patches", graph.gather.shape[0], embed.linear.inputs)
-    words = writer.words(embed.linear.inputs)
-    for rows in writer.blocks(graph.gather.shape[0]):
-        # Rows of the stream that have no patch come with the block in front of them.
-        first, last = last, embed.first_row + rows.stop
-        stream = range(first, graph.tokens if rows.stop == graph.gather.shape[0] else last)
-        writer.emit(
-            isa.Opcode.LOAD,
-            writes(patches, rows=rows),
-            window=isa.Window.INPUT,
-            space=isa.Space.ACTIVATION,
-            offset=rows.start * words * layout.load_bytes(arch, isa.Space.ACTIVATION),
-            words=len(rows) * words,
-            base=Address(patches, rows.start * words),
-        )
-        _load_stream(writer, isa.Window.CONSTANT, stream)
-    _load_angles(writer)
-    for rows in writer.blocks(graph.gather.shape[0]):
-        first = embed.first_row + rows.start
-        writer.linear(
-            Source(patches),
-            writer.weights(embed.linear),
-            Rows.block(rows),
-            writer.to_residual(first),
-            updates_stream(range(first, first + len(rows))),
-            columns=layout.words(embed.linear.outputs, arch.lanes) * arch.lanes,
-        )
-        writer.complete(first + len(rows))
-    writer.complete(graph.tokens)
-
-
-def _load_stream(writer: StepWriter, window: isa.Window, rows: range) -> None:
-    """Load rows of the first residual, which a window begins with."""
-    words = writer.residual_words
-    writer.emit(
-        isa.Opcode.LOAD,
-        (writes_stream(rows),),
-        window=window,
-        space=isa.Space.RESIDUAL,
-        offset=rows.start * words * layout.load_bytes(writer.arch, isa.Space.RESIDUAL),
-        words=len(rows) * words,
-        base=rows.start * words,
-    )
-
-
-def _load_angles(writer: StepWriter) -> None:
-    """Load the angles of all rotations, which lie behind the residual stream."""
-    graph, arch = writer.graph, writer.arch
-    if words := sum(angle_words(graph, arch).values()):
-        writer.emit(
-            isa.Opcode.LOAD,
-            (ANGLES_WRITE,),
-            window=isa.Window.CONSTANT,
-            space=isa.Space.RESIDUAL,
-            offset=angles_offset(graph, arch),
-            words=words,
-            base=graph.tokens * writer.residual_words,
-        )
 
 
 def _lower_heads(writer: StepWriter, depth: int) -> None:

@@ -15,6 +15,7 @@ class Resource(enum.Enum):
     ACTIVATION = "activation scratchpad"
     RESIDUAL = "residual scratchpad"
     ANGLES = "angles of rotations behind the stream"
+    SCRATCH = "rows of the residual stream in external memory"
     QUEUES = "expert queues"
     TABLE_0 = "first activation table"
     TABLE_1 = "second activation table"
@@ -135,6 +136,18 @@ def updates_stream(rows: range | None = None) -> tuple[Access, ...]:
 
 ANGLES_READ = Access(Resource.ANGLES, False)
 ANGLES_WRITE = Access(Resource.ANGLES, True)
+
+
+def reads_scratch(rows: range | None = None) -> Access:
+    """An access that reads rows of the stream in external memory, or all."""
+    return Access(Resource.SCRATCH, False, rows=rows)
+
+
+def writes_scratch(rows: range | None = None) -> Access:
+    """An access that writes rows of the stream to external memory, or all."""
+    return Access(Resource.SCRATCH, True, rows=rows)
+
+
 TABLES = (Resource.TABLE_0, Resource.TABLE_1)
 QUEUES_READ = Access(Resource.QUEUES, False)
 QUEUES_WRITE = Access(Resource.QUEUES, True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moesaic.compiler.schedule.activations import TableSlots, table_accesses
 from moesaic.compiler.schedule.options import Schedule
+from moesaic.compiler.schedule.spill import Spill, is_spilled
 from moesaic.compiler.schedule.steps import (
     QUEUES_READ,
     TABLES,
@@ -21,6 +22,9 @@ from moesaic.compiler.schedule.steps import (
 from moesaic.spec import isa, layout, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntActivation, IntGraph, IntLinear, IntNorm
+
+MOST_ROWS = (1 << isa.width(isa.Opcode.DRAIN, "rows")) - 1
+"""Rows of one instruction."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,10 @@ class StepWriter:
         self.label = "embed"
         self.following: Normal | None = None
         self._tables = TableSlots(graph, arch)
+        self.spill: Spill | None = None
+        if is_spilled(graph, arch):
+            self.spill = Spill.of(graph, arch, len(self.blocks(graph.tokens)[0]))
+        self._kept = 0  # rows of the stream that are in scratch again
 
     def emit(
         self,
@@ -158,9 +166,11 @@ class StepWriter:
 
     def blocks(self, rows: int) -> list[range]:
         """Row blocks of ``rows`` rows, as the schedule says, or more: an accumulator bank holds
-        one."""
+        one, and one instruction has its rows."""
+        if self.spill:
+            return self.spill.blocks(range(rows))
         wanted = layout.words(rows, self.schedule.row_blocks)
-        size = min(wanted, self.arch.accumulator_rows)
+        size = min(wanted, self.arch.accumulator_rows, MOST_ROWS)
         return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
 
     def begin_norm(self, norm: IntNorm, rows: range, wide: bool, layer: int, label: str) -> Normal:
@@ -174,18 +184,42 @@ class StepWriter:
         """The stream's rows below ``until`` have all that is added to them: emit the NORM of those
         blocks of ``following`` that are complete with them."""
         normal = self.following
-        if normal is None:
-            return
-        for block in self.blocks(len(normal.rows)):
-            rows = range(normal.rows.start + block.start, normal.rows.start + block.stop)
-            if normal.until <= rows.start and rows.stop <= until:
+        for rows in self._parts(normal.rows) if normal else ():
+            if normal and normal.until <= rows.start and rows.stop <= until:
                 self._norm(normal, rows)
                 normal.until = rows.stop
+        if self.spill and self.layer < len(self.graph.layers):
+            for rows in self.spill.blocks(range(self.graph.tokens)):
+                if self._kept <= rows.start and rows.stop <= until:
+                    self._append(*self.spill.keep(rows))
+                    self._kept = rows.stop
+
+    def fetch(self, rows: range) -> None:
+        """Bring a block of the stream back, if it is in scratch: it will be added to."""
+        if self.spill:
+            self._append(self.spill.fetch(rows))
+            self._kept = min(self._kept, rows.start)
+
+    def resident(self, rows: range) -> range:
+        """Rows of the residual memory where ``rows`` of one block of the stream are."""
+        return self.spill.place(rows) if self.spill else rows
+
+    def _parts(self, rows: range) -> list[range]:
+        """Blocks of some rows of the stream."""
+        if self.spill:
+            return self.spill.blocks(rows)
+        blocks = self.blocks(len(rows))
+        return [range(rows.start + b.start, rows.start + b.stop) for b in blocks]
+
+    def _append(self, *steps: Step) -> None:
+        """Append steps under the current layer."""
+        self.steps += [replace(step, layer=self.layer, label=self.label) for step in steps]
 
     def _norm(self, normal: Normal, rows: range) -> None:
         """Emit NORM of some rows of the stream."""
         norm, buffer = normal.norm, normal.buffer
         words, first = self.words(norm.channels), rows.start - normal.rows.start
+        place = self.resident(rows)
         self.steps.append(
             Step(
                 isa.Opcode.NORM,
@@ -194,7 +228,7 @@ class StepWriter:
                     rows=len(rows),
                     words=self.residual_words,
                     channels=norm.channels,
-                    source_base=rows.start * self.residual_words,
+                    source_base=place.start * self.residual_words,
                     source_stride=self.residual_words,
                     epsilon=norm.epsilon,
                     multiplier=norm.scale.multiplier,
@@ -205,7 +239,7 @@ class StepWriter:
                     plain=int(norm.plain),
                 ),
                 (
-                    reads_stream(rows),
+                    reads_stream(place),
                     *writes(buffer, rows=range(first, first + len(rows))),
                 ),
                 layer=normal.layer,
@@ -295,7 +329,7 @@ class StepWriter:
         )
 
     def to_residual(self, first_row: int = 0) -> dict[str, int | Address]:
-        """DRAIN fields that add to the residual stream from ``first_row`` on."""
+        """DRAIN fields that add to the residual memory from ``first_row`` on."""
         return {
             "kind": isa.Drain.RESIDUAL,
             "base": first_row * self.residual_words,

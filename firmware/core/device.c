@@ -56,7 +56,7 @@ static moesaic_result plan(moesaic_device *device, const moesaic_image *image) {
         TRY(place(device, &next, moesaic_constant_section(image, number).bytes, &task->constant));
         TRY(place(device, &next, moesaic_input_bytes(&image->sizes, &task->info), &task->input));
         for (uint32_t port = 0; port < image->sizes.output_ports; ++port)
-            TRY(place(device, &next, moesaic_output_bytes(&image->sizes, &task->info),
+            TRY(place(device, &next, moesaic_output_bytes(&image->sizes, &task->info, port),
                       &task->output[port]));
     }
     return MOESAIC_OK;

@@ -66,6 +66,7 @@ void moesaic_image_task(const moesaic_image *image, uint32_t task, moesaic_task_
     info->input_rows = u32(record + MOESAIC_TASK_INPUT_ROWS);
     info->inputs = u32(record + MOESAIC_TASK_INPUTS);
     info->output_count = u32(record + MOESAIC_TASK_OUTPUT_COUNT);
+    info->scratch_bytes = u32(record + MOESAIC_TASK_SCRATCH_BYTES);
     for (uint32_t output = 0; output < MOESAIC_MAX_HEADS; ++output) {
         const uint8_t *shape = record + MOESAIC_TASK_OUTPUT + 8 * output;
         info->output[output].rows = u32(shape);
@@ -82,11 +83,12 @@ uint64_t moesaic_input_bytes(const moesaic_sizes *sizes, const moesaic_task_info
     return words(info->input_rows, info->inputs, sizes->depth) * sizes->depth;
 }
 
-uint64_t moesaic_output_bytes(const moesaic_sizes *sizes, const moesaic_task_info *info) {
+uint64_t moesaic_output_bytes(const moesaic_sizes *sizes, const moesaic_task_info *info,
+                              uint32_t port) {
     uint64_t chunks = 0;
     for (uint32_t output = 0; output < info->output_count; ++output)
         chunks += words(info->output[output].rows, info->output[output].columns, sizes->lanes);
-    return chunks * (2 * sizes->lanes / sizes->output_ports);
+    return chunks * (2 * sizes->lanes / sizes->output_ports) + (port ? 0 : info->scratch_bytes);
 }
 
 uint64_t moesaic_output_codes(const moesaic_task_info *info) {
@@ -186,7 +188,7 @@ static moesaic_result check_shapes(const moesaic_sizes *sizes, const moesaic_tas
             words(shape->rows, shape->columns, sizes->lanes) > MOESAIC_MAX_OUTPUT_CHUNKS)
             return MOESAIC_BAD_IMAGE;
     }
-    return moesaic_output_bytes(sizes, info) > UINT32_MAX ? MOESAIC_BAD_IMAGE : MOESAIC_OK;
+    return moesaic_output_bytes(sizes, info, 0) > UINT32_MAX ? MOESAIC_BAD_IMAGE : MOESAIC_OK;
 }
 
 static moesaic_result check_tasks(const moesaic_image *image) {

@@ -40,9 +40,10 @@ moesaic_section moesaic_weight_section(const moesaic_image *image, uint32_t port
 moesaic_section moesaic_program_section(const moesaic_image *image, uint32_t task);
 moesaic_section moesaic_constant_section(const moesaic_image *image, uint32_t task);
 void moesaic_image_task(const moesaic_image *image, uint32_t task, moesaic_task_info *info);
-/* Bytes of a task's input window, and of each of its output windows. */
+/* Bytes of a task's input window, and of each of its output windows: scratch is in the first. */
 uint64_t moesaic_input_bytes(const moesaic_sizes *sizes, const moesaic_task_info *info);
-uint64_t moesaic_output_bytes(const moesaic_sizes *sizes, const moesaic_task_info *info);
+uint64_t moesaic_output_bytes(const moesaic_sizes *sizes, const moesaic_task_info *info,
+                              uint32_t port);
 
 /* registers.c */
 moesaic_result moesaic_get(moesaic_device *device, uint32_t offset, uint32_t *value);

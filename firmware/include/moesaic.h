@@ -60,7 +60,7 @@ typedef struct {
 typedef struct {
     char name[MOESAIC_NAME_BYTES];
     uint32_t input_rows, inputs; /* int8 codes [input_rows, inputs] */
-    uint32_t output_count;
+    uint32_t output_count, scratch_bytes; /* scratch: of the first output window, behind the codes */
     moesaic_shape output[MOESAIC_MAX_HEADS]; /* of each: int16 codes [rows, columns] */
 } moesaic_task_info;
 

@@ -24,7 +24,7 @@ enum {
 };
 
 static const moesaic_task_info SAMPLE_INFO[SAMPLE_TASKS] = {
-    {"seg", 5, 37, 1, {{7, 35}}}, {"depth", 3, 16, 2, {{4, 4}, {3, 9}}}};
+    {"seg", 5, 37, 1, 0, {{7, 35}}}, {"depth", 3, 16, 2, 200, {{4, 4}, {3, 9}}}};
 
 static void put32(uint8_t *p, uint32_t value) {
     for (unsigned i = 0; i < 4; ++i) p[i] = (uint8_t)(value >> (8 * i));
@@ -79,6 +79,7 @@ static inline void sample_image(uint8_t image[SAMPLE_BYTES]) {
         put32(record + MOESAIC_TASK_INPUT_ROWS, SAMPLE_INFO[t].input_rows);
         put32(record + MOESAIC_TASK_INPUTS, SAMPLE_INFO[t].inputs);
         put32(record + MOESAIC_TASK_OUTPUT_COUNT, SAMPLE_INFO[t].output_count);
+        put32(record + MOESAIC_TASK_SCRATCH_BYTES, SAMPLE_INFO[t].scratch_bytes);
         for (uint32_t o = 0; o < SAMPLE_INFO[t].output_count; ++o) {
             put32(record + MOESAIC_TASK_OUTPUT + 8 * o, SAMPLE_INFO[t].output[o].rows);
             put32(record + MOESAIC_TASK_OUTPUT + 8 * o + 4, SAMPLE_INFO[t].output[o].columns);

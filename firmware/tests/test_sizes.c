@@ -162,12 +162,35 @@ static void windows_hold_whole_words_of_every_row(void) {
     CHECK(device.task[0].output[1].bytes == device.task[0].output[0].bytes);
 }
 
+/* Scratch lies behind the codes in the first output window, and in no other. */
+static void scratch_is_in_the_first_window(void) {
+    const uint32_t part = 5 * 3 * SAMPLE_LANES * 2 / SAMPLE_OUTPUT_PORTS;
+    uint8_t *task = copy + SAMPLE_FIRST_TASK;
+    static int16_t codes[5 * 9];
+    CHECK(shaped(3, 17, 5, 9) == MOESAIC_OK);
+    put32(task + MOESAIC_TASK_SCRATCH_BYTES, 4096);
+    sample_seal(copy);
+    CHECK(load_copy() == MOESAIC_OK);
+    CHECK(device.task[0].info.scratch_bytes == 4096);
+    CHECK(device.task[0].output[0].bytes == part + 4096 && device.task[0].output[1].bytes == part);
+    CHECK(device.task[0].output[1].address >= device.task[0].output[0].address + part + 4096);
+    CHECK(moesaic_read_output(&device, 0, codes, 5 * 9) == MOESAIC_OK);
+    put32(task + MOESAIC_TASK_SCRATCH_BYTES, 0xFFFFFFFFu - part);
+    sample_seal(copy);
+    CHECK(moesaic_check_image(copy, SAMPLE_BYTES, NULL) == MOESAIC_OK);
+    CHECK(load_copy() == MOESAIC_NO_MEMORY);
+    put32(task + MOESAIC_TASK_SCRATCH_BYTES, 0xFFFFFFFFu - part + 1);
+    sample_seal(copy);
+    CHECK(load_copy() == MOESAIC_BAD_IMAGE);
+}
+
 int main(void) {
     sample_image(image);
     RUN(sizes_end_where_those_of_accelerators_do);
     RUN(shapes_end_where_instructions_do);
     RUN(outputs_are_those_that_are_counted);
     RUN(windows_hold_whole_words_of_every_row);
+    RUN(scratch_is_in_the_first_window);
     RUN(output_rows_that_wrap_around_are_refused);
     RUN(every_product_is_that_of_the_integers);
     return check_result();

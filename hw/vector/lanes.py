@@ -71,7 +71,8 @@ class Lanes(wiring.Component):
     issue
         The chunk, in the cycle of its issue.
     multiplier, shift, offset, wide
-        Second requantisation of activations, and whether a drain gives 16 bits, with the issue.
+        Second requantisation of activations, and whether a drain gives 16 bits, or NORM planes,
+        with the issue.
     choice
         Function of an activation, with the issue.
     table_write
@@ -165,10 +166,8 @@ class Lanes(wiring.Component):
         distance = Mux(by_field, delay(m, self.shift, 1, "shift"), RESIDUAL_SHIFT)
         offset = delay(m, self.offset, self.RESULT - 2, "offset")
         wide = taps(m, self.wide, self.RESULT - 1, "wide")
-        may_be_wide = operation[requantised].matches(*SPLIT_KINDS)
-        in_planes = (operation[requantised] == NORM) | (
-            may_be_wide & wide[requantised] & ~rotary_at[requantised]
-        )
+        may_be_wide = operation[requantised].matches(*SPLIT_KINDS, NORM)
+        in_planes = may_be_wide & wide[requantised] & ~rotary_at[requantised]
         factor = delay(m, factor, self.SECOND - 2, "factor")
         distance = delay(m, distance, self.SECOND - 1, "distance")
         holds = delay(m, self.issue.holds, self.SECOND - 1, "holds")

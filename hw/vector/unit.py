@@ -55,7 +55,8 @@ class VectorUnit(wiring.Component):
     NORM until every residual value is written, ATTENTION until its SOFTMAX has its sums.
 
     NORM takes a cycle per residual word (three with planes), plus about
-    ``Statistics.LATENCY_LIMIT`` per instruction. INT8 and ACTIVATION with planes take two cycles
+    ``Statistics.LATENCY_LIMIT`` per instruction; its rows go to the activations or, as int16, to
+    ``output``. INT8 and ACTIVATION with planes take two cycles
     per chunk.
 
     Attributes
@@ -126,9 +127,10 @@ class VectorUnit(wiring.Component):
 
         issue = sequencer.issue
         drain, norm = view(Opcode.DRAIN, sequencer.held), view(Opcode.NORM, sequencer.held)
-        is_norm, drains_planes = Signal(), Signal()
+        is_norm, drains_planes, stores = Signal(), Signal(), Signal()
         may_be_wide = is_any(issue.operation, WIDE_KINDS)
         m.d.comb += is_norm.eq(issue.operation == NORM)
+        m.d.comb += stores.eq(is_norm & norm.store)
         m.d.comb += drains_planes.eq(may_be_wide & drain.wide)
 
         # What the sequencer waits for, and what it consumes.
@@ -207,7 +209,7 @@ class VectorUnit(wiring.Component):
             lanes.multiplier.eq(drain.multiplier),
             lanes.shift.eq(drain.shift),
             lanes.offset.eq(drain.offset),
-            lanes.wide.eq(drain.wide),
+            lanes.wide.eq(Mux(is_norm, ~norm.store, drain.wide)),
             lanes.choice.table.eq(drain.table),
             lanes.choice.negative_table.eq(drain.negative_table),
             lanes.choice.linear.eq(drain.linear),
@@ -254,8 +256,14 @@ class VectorUnit(wiring.Component):
             addressing.stride.eq(Mux(is_norm, norm.stride, drain.stride)),
             addressing.token.eq(self.queue.token),
             addressing.queue_weight.eq(self.queue.weight),
-            route.destination.eq(Mux(issue.null, Destination.NONE, destinations[issue.operation])),
-            route.wide.eq(Mux(is_norm, norm.wide, drains_planes)),
+            route.destination.eq(
+                Mux(
+                    issue.null,
+                    Destination.NONE,
+                    Mux(stores, Destination.OUTPUT, destinations[issue.operation]),
+                )
+            ),
+            route.wide.eq(Mux(is_norm, norm.wide & ~norm.store, drains_planes)),
             route.planes_only.eq(drains_planes),
             route.plane.eq(Mux(is_norm, norm.plane_stride, drain.plane_stride)),
             route.row_last.eq(issue.row_last),

@@ -9,7 +9,7 @@ from collections import deque
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
-from cocotbext.axi import AxiBus, AxiRam, AxiResp
+from cocotbext.axi import AxiBus, AxiRam, AxiRamWrite, AxiResp, AxiWriteBus
 
 from moesaic.spec import isa
 from tests.hw.grants import Grants
@@ -17,6 +17,10 @@ from tests.hw.grants import Grants
 DEPTH = int(os.environ["DEPTH"])
 LANES = int(os.environ["LANES"])
 BEAT = int(os.environ["BEAT"])
+PORTS = int(os.environ["PORTS"])
+PART = 2 * LANES // PORTS
+LINE = PORTS * BEAT
+"""What the output ports take of a chunk each, and together in a cycle."""
 MEMORY_BYTES = 1 << 18
 WINDOWS = {0: (0x1000, 0x3000), 1: (0x8000, 0x8000), 2: (0x10000, 0xF000), 3: (0x20000, 0x18000)}
 
@@ -35,13 +39,16 @@ class Bench:
     def __init__(self, dut, pause: float) -> None:
         self.dut, self.pause = dut, pause
         self.ram = AxiRam(AxiBus.from_prefix(dut, "m_axi_d"), dut.clk, dut.rst, size=MEMORY_BYTES)
+        self.rams = [self.ram]
+        for port in range(1, PORTS):
+            bus = AxiWriteBus.from_prefix(dut, f"m_axi_w{port}")
+            self.rams.append(AxiRamWrite(bus, dut.clk, dut.rst, size=MEMORY_BYTES))
+        writers = [self.ram.write_if, *self.rams[1:]]
         if pause:
             for channel in (
                 self.ram.read_if.ar_channel,
                 self.ram.read_if.r_channel,
-                self.ram.write_if.aw_channel,
-                self.ram.write_if.w_channel,
-                self.ram.write_if.b_channel,
+                *(getattr(w, f"{name}_channel") for w in writers for name in ("aw", "w", "b")),
             ):
                 channel.set_pause_generator(pauses(pause))
         self.queues = {"load": deque(), "store": deque()}
@@ -77,6 +84,9 @@ class Bench:
         for number, (base, size) in WINDOWS.items():
             getattr(dut, f"window{number}__base").value = base
             getattr(dut, f"window{number}__size").value = size
+        for port in range(1, PORTS):
+            getattr(dut, f"output{port}__base").value = WINDOWS[3][0]
+            getattr(dut, f"output{port}__size").value = WINDOWS[3][1]
         for _ in range(4):
             await FallingEdge(dut.clk)
         dut.rst.value = 0
@@ -255,16 +265,25 @@ async def tokens_hold_instructions_back(dut) -> None:
     assert len(bench.writes) == 3
 
 
+def split(data: bytes, single: bool = False) -> list[bytes]:
+    """What each output port writes of chunks."""
+    if single:
+        return [data, *[b""] * (PORTS - 1)]
+    chunks = [data[i : i + 2 * LANES] for i in range(0, len(data), 2 * LANES)]
+    return [b"".join(chunk[p * PART :][:PART] for chunk in chunks) for p in range(PORTS)]
+
+
 @cocotb.test()
 @cocotb.parametrize(pause=[0.0, 0.3, 0.7])
 async def stores_are_exact(dut, pause) -> None:
     """Every byte outside the stored ranges keeps its guard value."""
     bench = Bench(dut, pause)
     guard = random.randbytes(MEMORY_BYTES)
-    bench.ram.write(0, guard)
+    for ram in bench.rams:
+        ram.write(0, guard)
     await bench.start()
-    expected = bytearray(guard)
-    base, size = WINDOWS[3]
+    expected = [bytearray(guard) for _ in bench.rams]
+    base, size = WINDOWS[3][0], PORTS * WINDOWS[3][1]
     chunk = 2 * LANES
     offset, signals = 0, []
     stores = []
@@ -273,12 +292,14 @@ async def stores_are_exact(dut, pause) -> None:
         if offset + words * chunk > size:
             break
         stores.append((offset, words))
-        offset += words * chunk + random.randrange(0, 20) * BEAT
+        offset += words * chunk + random.randrange(0, 20) * LINE
     stores[-1] = (size - stores[-1][1] * chunk, stores[-1][1])  # to the very end of the window
     random.shuffle(stores)
     for offset, words in stores:
         data = random.randbytes(words * chunk)
-        expected[base + offset : base + offset + len(data)] = data
+        for memory, part in zip(expected, split(data), strict=True):
+            start = base + offset // PORTS
+            memory[start : start + len(part)] = part
         for i in range(words):
             bench.output.append(int.from_bytes(data[i * chunk : (i + 1) * chunk], "little"))
         signals.append(random.randrange(64))
@@ -286,11 +307,100 @@ async def stores_are_exact(dut, pause) -> None:
         bench.queues["store"].append(raw)
     await bench.until(lambda: len(bench.given["store"]) == len(stores))
     assert bench.given["store"] == signals
-    written = bench.ram.read(0, MEMORY_BYTES)
-    wrong = [i for i in range(MEMORY_BYTES) if written[i] != expected[i]]
-
-    assert not wrong, f"{len(wrong)} wrong bytes, first {wrong[0]:#x}; stores {stores}"
+    for port, (ram, memory) in enumerate(zip(bench.rams, expected, strict=True)):
+        written = ram.read(0, MEMORY_BYTES)
+        wrong = [i for i in range(MEMORY_BYTES) if written[i] != memory[i]]
+        assert not wrong, f"{len(wrong)} wrong bytes at port {port}, first {wrong[0]:#x}: {stores}"
     await bench.until(lambda: not dut.store__busy.value and dut.idle.value, 10)
+
+
+@cocotb.test()
+@cocotb.parametrize(pause=[0.0, 0.3, 0.7])
+async def rows_come_back_as_they_were_stored(dut, pause) -> None:
+    """Single stores among others, and loads of what they wrote: residual words, as they were."""
+    bench = Bench(dut, pause)
+    guard = random.randbytes(MEMORY_BYTES)
+    for ram in bench.rams:
+        ram.write(0, guard)
+    await bench.start()
+    expected = [bytearray(guard) for _ in bench.rams]
+    base, size = WINDOWS[3]
+    chunk, base_word, residual = 2 * LANES, 0, {}
+    for number in range(12):
+        words, single = random.choice([1, 2, random.randrange(1, 120)]), number % 3 != 0
+        most = (size - words * (chunk if single else PART)) // LINE * LINE
+        offset = random.choice([most, random.randrange(0, most + 1) // LINE * LINE])
+        offset *= 1 if single else PORTS
+        rows = [random.randbytes(chunk) for _ in range(words)]
+        for memory, part in zip(expected, split(b"".join(rows), single), strict=True):
+            start = base + (offset if single else offset // PORTS)
+            memory[start : start + len(part)] = part
+        store = {"offset": offset, "words": words, "single": int(single), "signal": number + 1}
+        bench.queues["store"].append(isa.encode(isa.Opcode.STORE, **store))
+        bench.output.extend(int.from_bytes(row, "little") for row in rows)
+        await bench.until(lambda count=number + 1: len(bench.given["store"]) == count)
+        if single:
+            load = {"window": isa.Window.OUTPUT, "space": isa.Space.RESIDUAL, "base": base_word}
+            load |= {"offset": offset, "words": words}
+            bench.queues["load"].append(isa.encode(isa.Opcode.LOAD, **load))
+            for row in rows:
+                residual[base_word] = int.from_bytes(row, "little")
+                base_word += 1
+            loads = sum(1 for n in range(number + 1) if n % 3 != 0)
+            await bench.until(lambda count=loads: len(bench.given["load"]) == count)
+            assert bench.residual == residual
+    assert bench.given["store"] == list(range(1, 13))
+    for ram, memory in zip(bench.rams, expected, strict=True):
+        assert ram.read(0, MEMORY_BYTES) == memory
+    await bench.until(lambda: not dut.store__busy.value and dut.idle.value, 10)
+
+
+@cocotb.test()
+@cocotb.parametrize(pause=[0.0, 0.5])
+async def stores_of_both_kinds_follow_each_other(dut, pause) -> None:
+    """Queued behind each other, with their chunks there before and after them."""
+    bench = Bench(dut, pause)
+    for ram in bench.rams:
+        ram.write(0, bytes(MEMORY_BYTES))
+    await bench.start()
+    expected = [bytearray(MEMORY_BYTES) for _ in bench.rams]
+    base = WINDOWS[3][0]
+    chunk, signals, at = 2 * LANES, [], [0] * 2  # ordinary ones from below, single ones from above
+    for number in range(30):
+        words, single = random.choice([1, 1, 2, 3, random.randrange(1, 25)]), random.random() < 0.5
+        rows = [random.randbytes(chunk) for _ in range(words)]
+        offset = 0xC000 + at[1] if single else PORTS * at[0]
+        at[single] += -(-words * (chunk if single else PART) // LINE) * LINE
+        for memory, part in zip(expected, split(b"".join(rows), single), strict=True):
+            start = base + offset // (1 if single else PORTS)
+            memory[start : start + len(part)] = part
+        signals.append(random.randrange(64))
+        store = {"offset": offset, "words": words, "single": int(single), "signal": signals[-1]}
+        bench.queues["store"].append(isa.encode(isa.Opcode.STORE, **store))
+        bench.output.extend(int.from_bytes(row, "little") for row in rows)
+        if number % 8 == 7:
+            await bench.until(lambda: len(bench.given["store"]) == len(signals))
+    await bench.until(lambda: len(bench.given["store"]) == len(signals))
+    assert bench.given["store"] == signals
+    for ram, memory in zip(bench.rams, expected, strict=True):
+        assert ram.read(0, MEMORY_BYTES) == memory
+    expected[-1][base] ^= 1
+    assert bench.rams[-1].read(0, MEMORY_BYTES) != expected[-1], (
+        "the comparison must be able to fail"
+    )
+
+
+@cocotb.test()
+async def single_stores_run_at_the_rate_of_one_port(dut) -> None:
+    bench = Bench(dut, 0.0)
+    await bench.start()
+    words = 300
+    bench.queues["store"].append(isa.encode(isa.Opcode.STORE, single=1, words=words, offset=0))
+    bench.output.extend(random.getrandbits(16 * LANES) for _ in range(words))
+    first = bench.cycles
+    await bench.until(lambda: bench.given["store"])
+    beats = words * 2 * LANES // BEAT
+    assert bench.cycles - first <= 1.15 * beats + 60  # the memory model pauses between bursts
 
 
 @cocotb.test()
@@ -322,7 +432,8 @@ async def refused_commands_never_reach_the_bus(dut, case) -> None:
     await bench.start()
     size = WINDOWS[3][1]
     unit, _, kind = case.partition("_")
-    offset = size if kind == "beyond" else 1
+    ports = PORTS if unit == "store" else 1
+    offset = ports * (size if kind == "beyond" else 1)
     if unit == "load":
         load = isa.encode(isa.Opcode.LOAD, window=3, offset=offset, words=1)
         bench.queues["load"].append(load)

@@ -216,6 +216,36 @@ async def one_cycle_per_normalised_word(dut) -> None:
 
 
 @cocotb.test()
+async def stored_rows_are_the_stream_itself(dut) -> None:
+    """`plain` and `store` with a scale of 1 give every int16 value unchanged, a word per cycle."""
+    every = torch.arange(-(1 << 15), 1 << 15).reshape(-1, ARCH.lanes)
+    full = ARCH.residual_words
+    words = next(w for w in range(min(full, 64), 0, -1) if full % w == 0)
+    blocks = every.split(full)
+    for block in (blocks[0], blocks[len(blocks) // 2], blocks[-1]):
+        program = fresh_program()
+        program.residual[: len(block)] = block
+        program.initial_residual = program.residual.clone()
+        program.norm(
+            rows=full // words,
+            words=words,
+            channels=1,
+            source_stride=words,
+            stride=0,
+            multiplier=1 << 15,
+            shift=15,
+            plain=True,
+            store=True,
+        )
+        stored = torch.tensor(program.outputs).flatten()
+        assert torch.equal(stored, program.residual.flatten() & 0xFFFF)
+        bench = await prepared(dut, program)
+        await bench.run(program)
+        taken = bench.last_give - bench.first_take
+        assert taken <= words + full + SET_UP + NORM_TAIL
+
+
+@cocotb.test()
 async def residual_updates_in_a_row(dut) -> None:
     """One word, updated by one instruction after the other, and read by a NORM at once."""
     program = fresh_program()

@@ -1,4 +1,4 @@
-"""Load unit, store unit and a second read master on one AXI4 port with the names of the top."""
+"""Load unit, store unit and a second read master on AXI4 ports with the names of the top."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ from moesaic.spec.arch import ArchConfig
 
 
 class TransferHarness(wiring.Component):
-    """The data port as the accelerator has it; ``other`` stands for the instruction fetch."""
+    """The data port as the accelerator has it, and the other output ports, which here write alone;
+    ``other`` stands for the instruction fetch."""
 
     def __init__(self, arch: ArchConfig) -> None:
         self.arch = arch
         size = arch.data_port_bytes
-        self.axi = [*AxiRead(size).members.items(), *AxiWrite(size).members.items()]
+        self.writes = dict(AxiWrite(size).members)
+        self.others = range(1, arch.output_ports)
+        self.axi = [*AxiRead(size).members.items(), *self.writes.items()]
         super().__init__(
             {
                 "load": In(InstructionPort()),
@@ -45,6 +48,14 @@ class TransferHarness(wiring.Component):
                 "abort": In(1),
                 "idle": Out(1),
                 "faults": Out(6),
+                **{f"output{p}": In(WindowSettings()) for p in self.others},
+                **{
+                    f"m_axi_w{p}_{name}": member
+                    for p in self.others
+                    for name, member in self.writes.items()
+                },
+                **{f"m_axi_w{p}_awid": Out(1) for p in self.others},
+                **{f"m_axi_w{p}_bid": In(1) for p in self.others},
                 **{f"m_axi_d_{name}": member for name, member in self.axi},
                 **{f"m_axi_d_{name}": Out(1) for name in ("arid", "awid")},
                 **{f"m_axi_d_{name}": In(1) for name in ("rid", "bid")},
@@ -77,6 +88,12 @@ class TransferHarness(wiring.Component):
                 store.axi0 if name[0] in "awb" and name[:2] != "ar" else arbiter.axi, name
             )
             m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
+        for p in self.others:
+            connect(m, flipped(getattr(self, f"output{p}")), getattr(store, f"window{p}"))
+            for name, member in self.writes.items():
+                port, inner = getattr(self, f"m_axi_w{p}_{name}"), getattr(store, f"axi{p}")
+                inner = getattr(inner, name)
+                m.d.comb += port.eq(inner) if member.flow == Out else inner.eq(port)
         m.d.comb += [
             self.idle.eq(load.idle & store.idle & other.idle),
             *(unit.abort.eq(self.abort) for unit in (load, store, other)),

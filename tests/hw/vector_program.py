@@ -332,6 +332,7 @@ class Program:
         shift: int,
         wide: bool = False,
         plain: bool = False,
+        store: bool = False,
         plane_stride: int = 0,
         wait: int | None = None,
         signal: int | None = None,
@@ -349,6 +350,10 @@ class Program:
             for word in range(words):
                 column = word * lanes
                 at = base + r * stride + column // depth
+                if store:
+                    values = int16[r, column : column + lanes]
+                    self.outputs.append([v & 0xFFFF for v in values.tolist()])
+                    continue
                 for index, plane in enumerate(planes):
                     values = plane[r, column : column + lanes]
                     self._write(at + index * plane_stride, column % depth, values)
@@ -357,7 +362,7 @@ class Program:
             Opcode.NORM, wait, signal, rows=rows, words=words, channels=channels,
             source_base=source_base, source_stride=source_stride, base=base, stride=stride,
             epsilon=epsilon, multiplier=multiplier, shift=shift, wide=int(wide),
-            plane_stride=plane_stride, plain=int(plain),
+            plane_stride=plane_stride, plain=int(plain), store=int(store),
         )  # fmt: skip
 
 
@@ -470,6 +475,7 @@ def add_random_norm(program: Program) -> None:
         epsilon=random.choice([0, 1, random.getrandbits(20), random.getrandbits(48)]),
         multiplier=random.randint(1 << 15, (1 << 16) - 1), shift=least + random.randint(0, 14),
         wide=random.random() < 0.5, plane_stride=plane_stride, plain=plain,
+        store=random.random() < 0.3,
     )  # fmt: skip
 
 

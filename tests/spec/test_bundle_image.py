@@ -48,7 +48,9 @@ IMAGE_CHANGES: dict[str, tuple[np.dtype, str, int, str]] = {
     "an output less": (image.TASK, "output_count", 2, "twice, or empty"),
     "no rows": (image.TASK, "input_rows", 0, "twice, or empty"),
     "columns": (image.TASK, "inputs", 0xFFFFFFFF, "windows beyond 32 bits"),
-    "shapes": (image.TASK, "inputs", 8, "other shapes for task seg"),
+    "scratch": (image.TASK, "scratch_bytes", 64, "other shapes or scratch for task seg"),
+    "scratch beyond": (image.TASK, "scratch_bytes", 0xFFFFFFFF, "windows beyond 32 bits"),
+    "shapes": (image.TASK, "inputs", 8, "other shapes or scratch for task seg"),
 }
 
 

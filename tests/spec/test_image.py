@@ -20,7 +20,7 @@ def made(name: str, lines: int = 5) -> tuple[bytes, dict[str, image.ImageTask], 
     weights = rng.bytes(lines * arch.line_bytes)
     tasks = {
         "seg": image.ImageTask(rng.bytes(96), rng.bytes(5000), 4, 17, ((3, 9), (2, 40))),
-        "depth": image.ImageTask(rng.bytes(32), rng.bytes(16), 1, 1, ((1, 1),)),
+        "depth": image.ImageTask(rng.bytes(32), rng.bytes(16), 1, 1, ((1, 1),), 4096),
     }
     return weights, tasks, image.build_image(arch, weights, tasks)
 

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from moesaic.spec import image, layout
+from moesaic.spec import image, isa, layout, scratch
 from moesaic.spec.errors import UserError
 from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
@@ -28,7 +28,9 @@ def made(name: str, names: list[str]) -> tuple[bytes, dict[str, image.ImageTask]
     rng = np.random.default_rng(len(names))
     weights = rng.bytes(3 * PRESETS[name].line_bytes)
     tasks = {
-        task: image.ImageTask(rng.bytes(32 * (i + 1)), rng.bytes(4095 + i), 2 + i, 3, shapes(i))
+        task: image.ImageTask(
+            rng.bytes(32 * (i + 1)), rng.bytes(4095 + i), 2 + i, 3, shapes(i), 64 * i
+        )
         for i, task in enumerate(names)
     }
     return weights, tasks, image.build_image(PRESETS[name], weights, tasks)
@@ -63,7 +65,14 @@ def test_every_number_of_the_tables(name: str) -> None:
     for i, (task_name, task) in enumerate(tasks.items()):
         entry = TASK.unpack_from(raw, HEADER.size + sections * SECTION.size + i * TASK.size)
         outputs = [number for shape in task.outputs for number in shape]
-        numbers = (task.input_rows, task.inputs, i + 1, 0, *outputs, *[0] * (64 - len(outputs)))
+        numbers = (
+            task.input_rows,
+            task.inputs,
+            i + 1,
+            64 * i,
+            *outputs,
+            *[0] * (64 - len(outputs)),
+        )
         assert entry == (task_name.encode().ljust(32, b"\0"), *numbers)
 
 
@@ -95,5 +104,20 @@ def test_task_of_a_graph_has_its_shapes() -> None:
     graph = random_intgraph(
         Shape(patches=8, patch_inputs=20, head_rows=6, outputs=30, taps=0.0), seed=2
     )
-    task = image.ImageTask.of(PRESETS["nano"], graph, b"program", b"constants")
+    arch = PRESETS["zcu102"]
+    task = image.ImageTask.of(arch, graph, b"program", b"constants")
     assert task == image.ImageTask(b"program", b"constants", 8, 20, ((6, 30),))
+
+
+def test_scratch_ends_where_single_stores_do() -> None:
+    """Those of an output that is spread over the ports are no scratch, wherever they are."""
+    arch, outputs = PRESETS["zcu102"], ((6, 30), (2, 30))
+    part = 8 * 2 * arch.lanes // arch.output_ports
+    assert (scratch.port_bytes(arch, outputs), scratch.first_byte(arch, outputs)) == (part, 128)
+    stores = [(128, 3, 1), (1 << 20, 9, 0), (640, 2, 1), (256, 1, 1)]
+    program = b"".join(
+        isa.encode(isa.Opcode.STORE, offset=offset, words=words, single=single)
+        for offset, words, single in stores
+    )
+    program += isa.encode(isa.Opcode.END)
+    assert scratch.scratch_bytes(arch, program, outputs) == 640 + 2 * 2 * arch.lanes - part

@@ -39,6 +39,15 @@ def exact_gelu() -> Tensor:
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
+def test_rows_with_a_scale_of_one_are_the_stream_itself() -> None:
+    """What NORM sends to memory: every int16 value, -32768 too."""
+    every = torch.arange(-(1 << 15), 1 << 15)[None]
+    narrow, wide = semantics.plain_rows(every, 1, 1 << 15, 15)
+    assert torch.equal(wide, every)
+    assert int(narrow.min()) == -128 and int(narrow.max()) == 127
+    assert not torch.equal(semantics.plain_rows(every, 1, (1 << 15) + 1, 15)[1], every)
+
+
 def test_exp2_error() -> None:
     exponent = torch.arange(1 << tables.EXPONENT_BITS)
     mantissa, shift = semantics.exp2_negative(exponent)

@@ -99,6 +99,12 @@ def field(step: Step, name: str) -> int:
     return value.buffer.base + value.offset if isinstance(value, Address) else int(value)
 
 
+def store_beats(step: Step, arch: ArchConfig) -> int:
+    """Beats of a chunk of a STORE on each port that writes: a single one's are all on one port."""
+    line = arch.data_port_bytes if field(step, "single") else arch.output_line_bytes
+    return 2 * arch.lanes // line
+
+
 def expert_rows(steps: Sequence[Step], given: Mapping[str, Sequence[int]]) -> list[int]:
     """Rows of every step: its own, or those of its expert.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moesaic.compiler.estimate.cycles.frame import Frame, Process, field
+from moesaic.compiler.estimate.cycles.frame import Frame, Process, field, store_beats
 from moesaic.spec import isa, layout
 from moesaic.spec.isa import Space, Unit
 
@@ -79,7 +79,6 @@ def load(frame: Frame) -> Process:
 def store(frame: Frame) -> Process:
     """Each STORE takes the next chunks of output, and waits for the memory's response."""
     timing, free, chunks = frame.timing, 0.0, 0
-    per_chunk = 2 * frame.arch.lanes // frame.arch.output_line_bytes
     for number, position in enumerate(frame.of_unit[Unit.STORE]):
         step = frame.steps[position]
         seen = yield from frame.dispatched[Unit.STORE].at(number)
@@ -90,7 +89,7 @@ def store(frame: Frame) -> Process:
         frame.storing.append(begin)
         chunks += field(step, "words")
         last = yield from frame.stored.reached(chunks)
-        beats = frame.work[position] = field(step, "words") * per_chunk
+        beats = frame.work[position] = field(step, "words") * store_beats(step, frame.arch)
         # The last burst begins when its last beat is in the buffer.
         burst = (beats - 1) % timing.burst_beats + 1
         sent = last + timing.store_token + burst / frame.memory.share

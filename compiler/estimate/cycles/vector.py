@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field
+from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field, store_beats
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec import layout
 from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide
@@ -42,7 +42,7 @@ class Vector:
             if is_norm:
                 frame.work[position] = rows * field(step, "words")
                 frame.began[position] = start
-                last, left = self._norm(step, rows, start)
+                last, left = yield from self._norm(step, rows, start)
             elif rows:
                 frame.work[position] = yield from self._drain(position, rows, start)
                 last, left = self.free - 1, self.offered
@@ -52,7 +52,9 @@ class Vector:
             token = max(last + self.timing.chunk_token, left + 2)
             frame.finished[Unit.VECTOR].append(token)
 
-    def _norm(self, step: Step, rows: int, start: float) -> tuple[float, float]:
+    def _norm(
+        self, step: Step, rows: int, start: float
+    ) -> Generator[None, None, tuple[float, float]]:
         """One word per cycle once the first row's sums are there; three writes if wide.
 
         Returns the times of the last issue and of the last word written.
@@ -64,7 +66,11 @@ class Vector:
         first = start + words + timing.statistics
         last = first + reads - 1
         left = last + timing.chunk
-        if field(step, "wide"):
+        if field(step, "store"):
+            cycles = yield from self._send(reads, first)
+            last = max(last, self._last_issue(first, reads, cycles) - 1)
+            left = max(left, self.offered)
+        elif field(step, "wide"):
             left = max(left, first + timing.chunk + 3 * reads)
             slots = min(reads, timing.chunk_slots)
             last = max(last, left - timing.chunk - 3 * slots + slots)
@@ -135,28 +141,38 @@ class Vector:
             self.offered = max(self.offered, begin) + cycles
             frame.logits.put(rows, self.offered)
         elif kind.destination is Destination.OUTPUT:
-            beats = chunks * 2 * arch.lanes // arch.output_line_bytes
-            begin = at + timing.chunk
-            number = self._store_of(self.stored + chunks)
-            begin = max(begin, (yield from frame.storing.at(number)))
-            self.stored += chunks
-            position = frame.of_unit[Unit.STORE][number]
-            frame.began[position] = frame.began[position] or begin
-            # The memory serves weights first where both share a port.
-            shared = frame.weights.time if arch.output_ports > 1 else 0.0
-            sent = frame.data.serve(beats, max(begin, shared))
-            self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
-            frame.stored.put(chunks, max(self.offered, sent))
-            cycles = self.offered - begin
+            cycles = yield from self._send(chunks, at)
         elif kind.wide is not Wide.NEVER and field(step, "wide"):
             halved = field(step, "paired") or field(step, "rotary")
             cycles = 2 * (chunks // 2 if halved else chunks)
             self.offered = max(self.offered, at + timing.chunk) + cycles
         else:
             return end
+        return max(end, self._last_issue(at, chunks, cycles))
+
+    def _last_issue(self, at: float, chunks: int, cycles: float) -> float:
+        """The cycle after the last of ``chunks`` was issued, whose destination takes ``cycles``."""
         # The last chunks wait behind the pipeline and not in front of it.
-        waiting = min(chunks, timing.chunk_slots) * cycles / chunks
-        return max(end, self.offered - timing.chunk - waiting)
+        waiting = min(chunks, self.timing.chunk_slots) * cycles / chunks
+        return max(at + chunks, self.offered - self.timing.chunk - waiting)
+
+    def _send(self, chunks: int, at: float) -> Time:
+        """Hand ``chunks``, issued from ``at`` on, to their STORE; the cycles that it takes."""
+        frame, arch, timing = self.frame, self.arch, self.timing
+        begin = at + timing.chunk
+        number = self._store_of(self.stored + chunks)
+        begin = max(begin, (yield from frame.storing.at(number)))
+        self.stored += chunks
+        position = frame.of_unit[Unit.STORE][number]
+        step = frame.steps[position]
+        frame.began[position] = frame.began[position] or begin
+        beats = chunks * store_beats(step, arch)
+        # The memory serves weights first where both share a port.
+        alone = arch.output_ports == 1 or field(step, "single")
+        sent = frame.data.serve(beats, begin if alone else max(begin, frame.weights.time))
+        self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
+        frame.stored.put(chunks, max(self.offered, sent))
+        return self.offered - begin
 
     def _store_of(self, chunk: int) -> int:
         """Number of the STORE that takes chunk number ``chunk`` (from 1)."""

@@ -64,7 +64,7 @@ static double needed(const moesaic_image *image) {
         for (uint32_t n = 0; n < info.output_count; ++n)
             chunks += (double)info.output[n].rows * ((info.output[n].columns - 1) / sizes->lanes + 1);
         for (uint32_t port = 0; port < sizes->output_ports; ++port)
-            AFTER(chunks * 2 * sizes->lanes / sizes->output_ports);
+            AFTER(chunks * 2 * sizes->lanes / sizes->output_ports + (port ? 0 : info.scratch_bytes));
     }
 #undef AFTER
     return end;

@@ -1,0 +1,139 @@
+"""Lowering of what begins the residual stream: embedded patches, or codes from the host."""
+
+from __future__ import annotations
+
+from moesaic.compiler.schedule.spill import Spill
+from moesaic.compiler.schedule.steps import (
+    ANGLES_WRITE,
+    Address,
+    Buffer,
+    updates_stream,
+    writes,
+    writes_stream,
+)
+from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
+from moesaic.spec import isa, layout
+from moesaic.spec.constants import angle_words, angles_offset
+from moesaic.spec.intgraph import IntEmbed, IntTokens
+
+
+def lower_embed(writer: StepWriter) -> None:
+    """Load the first residual, which may be the input; else load patches, too, and add their
+    embedding. A stream that does not fit its memory goes on to scratch, a block at a time."""
+    embed = writer.graph.embed
+    if writer.spill:
+        _lower_in_turns(writer, writer.spill)
+    elif isinstance(embed, IntTokens):
+        _lower_tokens(writer)
+    else:
+        _lower_patches(writer, embed)
+
+
+def _lower_tokens(writer: StepWriter) -> None:
+    """Load the stream from the input."""
+    blocks = writer.blocks(writer.graph.tokens)
+    for rows in blocks:
+        _load_stream(writer, isa.Window.INPUT, rows)
+    _load_angles(writer)
+    for rows in blocks:
+        writer.complete(rows.stop)
+
+
+def _lower_patches(writer: StepWriter, embed: IntEmbed) -> None:
+    """Load blocks of patches, each with the rows of the stream that it is added to, then embed."""
+    graph, last = writer.graph, 0
+    count = graph.gather.shape[0]
+    patches = writer.buffer("patches", count, embed.linear.inputs)
+    for rows in writer.blocks(count):
+        # Rows of the stream that have no patch come with the block in front of them.
+        first, last = last, embed.first_row + rows.stop
+        _load_patches(writer, patches, rows)
+        _load_stream(
+            writer,
+            isa.Window.CONSTANT,
+            range(first, graph.tokens if rows.stop == count else last),
+        )
+    _load_angles(writer)
+    for rows in writer.blocks(count):
+        _embed(writer, embed, patches, rows, embed.first_row + rows.start)
+        writer.complete(embed.first_row + rows.stop)
+    writer.complete(graph.tokens)
+
+
+def _lower_in_turns(writer: StepWriter, spill: Spill) -> None:
+    """Begin a block of the stream behind the other; all of them go to scratch."""
+    graph = writer.graph
+    embed, count = graph.embed, graph.gather.shape[0]
+    patches = None
+    if isinstance(embed, IntEmbed):
+        patches = writer.buffer("patches", count, embed.linear.inputs)
+        _load_patches(writer, patches, range(count))
+    for block in spill.blocks(range(graph.tokens)):
+        window = isa.Window.CONSTANT if patches else isa.Window.INPUT
+        _load_stream(writer, window, block)
+        if patches and isinstance(embed, IntEmbed):
+            first = max(block.start, embed.first_row)
+            last = min(block.stop, embed.first_row + count)
+            if first < last:
+                rows = range(first - embed.first_row, last - embed.first_row)
+                place = writer.resident(range(first, last))
+                _embed(writer, embed, patches, rows, place.start)
+        writer.complete(block.stop)
+
+
+def _load_patches(writer: StepWriter, patches: Buffer, rows: range) -> None:
+    """Load rows of the input."""
+    words = patches.words // writer.graph.gather.shape[0]
+    writer.emit(
+        isa.Opcode.LOAD,
+        writes(patches, rows=rows),
+        window=isa.Window.INPUT,
+        space=isa.Space.ACTIVATION,
+        offset=rows.start * words * layout.load_bytes(writer.arch, isa.Space.ACTIVATION),
+        words=len(rows) * words,
+        base=Address(patches, rows.start * words),
+    )
+
+
+def _load_stream(writer: StepWriter, window: isa.Window, rows: range) -> None:
+    """Load rows of the first residual, which a window begins with, to where they are resident."""
+    words, place = writer.residual_words, writer.resident(rows)
+    writer.emit(
+        isa.Opcode.LOAD,
+        (writes_stream(place),),
+        window=window,
+        space=isa.Space.RESIDUAL,
+        offset=rows.start * words * layout.load_bytes(writer.arch, isa.Space.RESIDUAL),
+        words=len(rows) * words,
+        base=place.start * words,
+    )
+
+
+def _load_angles(writer: StepWriter) -> None:
+    """Load the angles of all rotations, which lie behind the residual stream."""
+    graph, arch = writer.graph, writer.arch
+    if words := sum(angle_words(graph, arch).values()):
+        writer.emit(
+            isa.Opcode.LOAD,
+            (ANGLES_WRITE,),
+            window=isa.Window.CONSTANT,
+            space=isa.Space.RESIDUAL,
+            offset=angles_offset(graph, arch),
+            words=words,
+            base=graph.tokens * writer.residual_words,
+        )
+
+
+def _embed(
+    writer: StepWriter, embed: IntEmbed, patches: Buffer, rows: range, first_row: int
+) -> None:
+    """Add the product of rows of patches to the residual memory from ``first_row`` on."""
+    arch = writer.arch
+    writer.linear(
+        Source(patches),
+        writer.weights(embed.linear),
+        Rows.block(rows),
+        writer.to_residual(first_row),
+        updates_stream(range(first_row, first_row + len(rows))),
+        columns=layout.words(embed.linear.outputs, arch.lanes) * arch.lanes,
+    )

@@ -1,0 +1,107 @@
+"""Streams that do not fit the residual memory: blocks of rows take turns in it, and lie in scratch.
+
+The memory has places for a few blocks. A block is loaded to its place, its rows are added to and
+normalised for the layer behind, and they go back to scratch while the next block is worked on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moesaic.compiler.schedule.steps import Step, reads_scratch, reads_stream, writes_scratch
+from moesaic.compiler.schedule.steps import writes_stream as writes
+from moesaic.spec import isa, layout, scratch
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.intgraph import IntGraph
+
+PLACES = 2
+"""Blocks that the residual memory holds at a time: one comes or goes while another is updated."""
+IDENTITY = {"plain": 1, "store": 1, "channels": 1, "multiplier": 1 << 15, "shift": 15}
+"""Fields of a NORM that sends rows as they are (docs/numerics.md)."""
+
+
+def resident_rows(graph: IntGraph, arch: ArchConfig) -> int:
+    """Rows of the stream that the residual memory holds."""
+    return arch.residual_words // layout.words(graph.channels, arch.lanes)
+
+
+def is_spilled(graph: IntGraph, arch: ArchConfig) -> bool:
+    """Whether the stream is in scratch between its layers."""
+    return graph.tokens > resident_rows(graph, arch)
+
+
+@dataclass(frozen=True)
+class Spill:
+    """Blocks of ``size`` rows, and the places of the residual memory that they share.
+
+    Attributes
+    ----------
+    words
+        Residual words of a row.
+    tokens
+        Rows of the stream.
+    first_byte
+        Where scratch begins in the OUTPUT window.
+    """
+
+    size: int
+    words: int
+    tokens: int
+    first_byte: int
+    row_bytes: int
+
+    @staticmethod
+    def of(graph: IntGraph, arch: ArchConfig, most: int) -> Spill:
+        """Blocks of at most ``most`` rows."""
+        size = max(1, min(most, resident_rows(graph, arch) // PLACES))
+        words = layout.words(graph.channels, arch.lanes)
+        outputs = [(head.rows, head.linear.outputs) for head in graph.heads]
+        first = scratch.first_byte(arch, outputs)
+        row_bytes = words * layout.load_bytes(arch, isa.Space.RESIDUAL)
+        return Spill(size, words, graph.tokens, first, row_bytes)
+
+    def blocks(self, rows: range) -> list[range]:
+        """The parts of ``rows`` in each block of the stream."""
+        found = []
+        for first in range(rows.start // self.size * self.size, rows.stop, self.size):
+            part = range(max(first, rows.start), min(first + self.size, rows.stop))
+            found.append(part)
+        return found
+
+    def place(self, rows: range) -> range:
+        """Rows of the residual memory that ``rows`` of one block have while they are there."""
+        block, within = divmod(rows.start, self.size)
+        first = block % PLACES * self.size + within
+        return range(first, first + len(rows))
+
+    def fetch(self, rows: range) -> Step:
+        """LOAD of a block from scratch."""
+        place = self.place(rows)
+        fields = {
+            "window": isa.Window.OUTPUT,
+            "space": isa.Space.RESIDUAL,
+            "offset": self.first_byte + rows.start * self.row_bytes,
+            "words": len(rows) * self.words,
+            "base": place.start * self.words,
+        }
+        return Step(isa.Opcode.LOAD, dict(fields), (reads_scratch(rows), writes(place)))
+
+    def keep(self, rows: range) -> list[Step]:
+        """STORE of a block to scratch, and the NORM that sends it."""
+        place = self.place(rows)
+        store = {
+            "offset": self.first_byte + rows.start * self.row_bytes,
+            "words": len(rows) * self.words,
+            "single": 1,
+        }
+        norm = {
+            "rows": len(rows),
+            "words": self.words,
+            "source_base": place.start * self.words,
+            "source_stride": self.words,
+            **IDENTITY,
+        }
+        return [
+            Step(isa.Opcode.STORE, dict(store), (writes_scratch(rows),)),
+            Step(isa.Opcode.NORM, dict(norm), (reads_stream(place),)),
+        ]
