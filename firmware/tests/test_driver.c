@@ -104,7 +104,8 @@ static void outputs_come_back_one_behind_the_other(void) {
             for (uint32_t column = 0; column < info->output[n].columns; ++column)
                 wrong += *next++ != expected_code(n, row, column);
     CHECK(wrong == 0 && *next == 0x1234);
-    CHECK(device.task[1].output[0].bytes == (4 + 3 * 3) * SAMPLE_LANES * 2 / SAMPLE_OUTPUT_PORTS);
+    CHECK(device.task[1].output[1].bytes == (4 + 3 * 3) * SAMPLE_LANES * 2 / SAMPLE_OUTPUT_PORTS);
+    CHECK(device.task[1].output[0].bytes == device.task[1].output[1].bytes + 200); /* scratch */
 }
 
 static void frame_runs_and_its_codes_come_back(void) {
