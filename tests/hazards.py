@@ -278,7 +278,7 @@ class OrderModel:
         self.ring = 0
         self.outcomes: deque[bool] = deque()
         self.filled = self.full = self.blocks = self.scales = 0
-        self.collecting, self.collected = False, False
+        self.collecting = 0
         self.storing = self.outputs = 0
         order = random.Random(seed)
         running: dict[str, Process] = {"dispatch": self._dispatch()}
@@ -437,7 +437,7 @@ class OrderModel:
             self._touch(number, work, group)
             yield True
             if kind is Drain.LOGITS:
-                self.collected = True
+                self.collecting -= 1
             if kind is Drain.OUTPUT:
                 tiles = values["n_tiles"] * self.arch.width
                 ends = (min(values["columns"], n * tiles) for n in (group, group + 1))
@@ -453,7 +453,7 @@ class OrderModel:
         """Whether the destination of a drain takes something."""
         match kind:
             case Drain.LOGITS:
-                return self.collecting
+                return self.collecting > 0
             case Drain.OUTPUT:
                 return self.storing > self.outputs
             case Drain.SOFTMAX:
@@ -463,11 +463,10 @@ class OrderModel:
         return True
 
     def _routing(self, number: int, work: Work) -> Process:
-        self.collecting = True
+        self.collecting = 1 + work.values["corrected"]  # the corrections are a drain of their own
         yield True
-        while not self.collected:
+        while self.collecting:
             yield False
-        self.collecting = self.collected = False
         self.sequence = work.values["sequence"]
 
     def _norm(self, number: int, work: Work) -> Process:
