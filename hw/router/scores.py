@@ -7,7 +7,7 @@ from amaranth.lib import fifo, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from moesaic.hw.arithmetic.pipeline import clamp, delay
+from moesaic.hw.arithmetic.pipeline import clamp, delay, taps
 from moesaic.hw.interfaces import logit_layout
 from moesaic.hw.router.powers import Powers
 from moesaic.hw.router.sigmoid import Sigmoid
@@ -82,6 +82,7 @@ class Scores(wiring.Component):
         expert = Signal(slots)
         last_expert = Signal(len(self.experts))
         m.d.sync += last_expert.eq(self.experts - 1)
+        # Without the one that entered a cycle ago.
         under_way = Signal(range(_UNDER_WAY + 1))
         room = Signal()
         step, leave = Signal(), Signal()
@@ -137,25 +138,28 @@ class Scores(wiring.Component):
         m.submodules.waiting = waiting = fifo.SyncFIFOBuffered(
             width=LOGIT_BITS + 2, depth=_UNDER_WAY
         )
+        entered = taps(m, enter, latency + 1, "enter", control=True)
         ends = delay(m, Cat(ends_chunk, ends_token), latency + 1, "ends")
         gathered = Signal(lanes * LOGIT_BITS, reset_less=True)
         place = Signal(range(max(2, lanes)))
         full, ends_keys = Signal(), Signal(reset_less=True)
         m.d.comb += [
             waiting.w_data.eq(Cat(key, ends)),
-            waiting.w_en.eq(delay(m, enter, latency + 1, "enter", control=True)),
+            waiting.w_en.eq(entered[-1]),
             waiting.r_en.eq(~full),
             leave.eq(waiting.r_rdy & ~full),
         ]
+        # Whether one enters comes late in the cycle: this one and the one before are taken for two.
         m.d.sync += [
-            under_way.eq(under_way + enter - leave),
-            room.eq(under_way + enter < _UNDER_WAY),
+            under_way.eq(under_way + entered[1] - leave),
+            room.eq(under_way < _UNDER_WAY - 2),
         ]
+        # Until its key is there, a place takes whatever comes: no `leave` reaches the wide word.
+        for number in range(lanes):
+            with m.If(~full & (place == number)):
+                part = gathered[number * LOGIT_BITS : (number + 1) * LOGIT_BITS]
+                m.d.sync += part.eq(waiting.r_data[:LOGIT_BITS])
         with m.If(leave):
-            for number in range(lanes):
-                with m.If(place == number):
-                    part = gathered[number * LOGIT_BITS : (number + 1) * LOGIT_BITS]
-                    m.d.sync += part.eq(waiting.r_data[:LOGIT_BITS])
             m.d.sync += [
                 full.eq(waiting.r_data[LOGIT_BITS]),
                 ends_keys.eq(waiting.r_data[LOGIT_BITS + 1]),

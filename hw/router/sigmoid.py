@@ -54,8 +54,10 @@ class Sigmoid(wiring.Component):
         low = delay(m, ~reciprocal.exponent[4], 2, "low")
         shifted = Mux(low, product_2[14:], product_2[15:])
         rounded = round_half(shifted)
+        # Both known from the value before rounding, not behind its carries.
+        whole = SIGMOID_FRACTION_BITS + 1
+        too_large = shifted[whole:].any() | shifted[:whole].all()
+        nothing = ~shifted.any()
         largest = (1 << SIGMOID_FRACTION_BITS) - 1
-        m.d.sync += self.value.eq(
-            Mux(rounded[SIGMOID_FRACTION_BITS:].any(), largest, rounded | ~rounded.any())
-        )
+        m.d.sync += self.value.eq(Mux(too_large, largest, rounded | nothing))
         return m

@@ -115,7 +115,10 @@ class RouterUnit(wiring.Component):
             m.d.sync += correcting.eq(0)
             with m.If(~correcting):
                 m.d.sync += [to_collect.eq(to_collect - 1), collecting.eq(to_collect != 1)]
-        with m.If(selector.token):
+        # A token lasts two cycles at least, so that its row may change a cycle late.
+        counts = Signal()
+        m.d.sync += counts.eq(selector.token)
+        with m.If(counts):
             m.d.sync += row.eq(row + 1)
 
         m.d.comb += [
