@@ -21,8 +21,8 @@ def placement_table(task: str, report: dict[str, Any]) -> Table:
     if front:
         table.caption = Text(f"in front on the host because of: {front['why']}")
         _add_nodes(table, front)
-    ends = [f"from {_cut(front)}"] if front else []
-    ends += [f"up to {_cut(host)}"] if host else []
+    ends = [f"from {_tensors([front['cut']])}"] if front else []
+    ends += [f"up to {_tensors(host['cuts'])}"] if host else []
     table.add_row(
         "accelerator",
         f"{(front or host)['accelerator_nodes']} nodes",
@@ -41,8 +41,8 @@ def _add_nodes(table: Table, part: dict[str, Any]) -> None:
     table.add_section()
 
 
-def _cut(part: dict[str, Any]) -> str:
-    return f"{part['cut']['tensor']!r} {'x'.join(map(str, part['cut']['shape']))}"
+def _tensors(cuts: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{cut['tensor']!r} {'x'.join(map(str, cut['shape']))}" for cut in cuts)
 
 
 def _share(report: dict[str, Any]) -> str:
