@@ -144,7 +144,10 @@ class Scales:
         return self.clip(task, point) / INT8_MAX
 
     def input(self, task: str) -> tuple[float, int]:
-        """Step and code of zero of the input: pixels that are never negative use all codes."""
+        """Step and code of zero of the input: pixels that are never negative use all codes. An
+        input that is the residual stream has its step."""
+        if isinstance(self._graphs[task].embed, ir.Tokens):
+            return self.residual(task), 0
         if (given := self.given(task, "input")) is not None:
             return given.step, given.zero
         key = self.shared.find(task, "input")
