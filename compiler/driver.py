@@ -164,11 +164,12 @@ def _compile(
         say(f"comparing {name} with ONNX Runtime")
         oracles[name] = open_oracle(path, graphs[name])
         if (front := open_front(graphs[name])) is not None:
-            streams = front_frames(front, samples[name])
+            source, _ = graphs[name].user_input
+            streams = front_frames(front, source, samples[name])
             check_front(path, graphs[name], oracles[name], samples[name], streams, name)
             samples[name] = streams
             if held_out is not None:
-                held_out[name] = front_frames(front, held_out[name])
+                held_out[name] = front_frames(front, source, held_out[name])
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     chosen = options or QuantOptions()
     calibrated = Calibrated(graphs, samples, chosen, held_out, hold_out=True, progress=say)

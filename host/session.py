@@ -250,7 +250,8 @@ class Session:
             host_part.open()  # whatever is wrong with it shows before a device runs
         frames = task_frames(self._inputs, name, inputs)
         started = time.perf_counter()
-        patches = quantise_input(graph, front_frames(self._fronts[name], frames))
+        (source,) = self._inputs[name]
+        patches = quantise_input(graph, front_frames(self._fronts[name], source, frames))
         for slot in self._pool.slots:
             with slot.lock:
                 device = self._pool.ready(slot)

@@ -94,17 +94,6 @@ class HostPart:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return UserError(f"ONNX Runtime cannot run {self._name} ({reason}): compile it again")
 
-    def inputs(self) -> list[str]:
-        """Return the names of its inputs.
-
-        Raises
-        ------
-        UserError
-            As :meth:`open`.
-        """
-        self.open()
-        return [source.name for source in self._session.get_inputs()]
-
     def run(self, delivered: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Return its outputs by name, [frames, ...], for the accelerator's, [frames, ...].
 
@@ -167,8 +156,11 @@ def without_batch(array: NDArray[Any]) -> NDArray[Any]:
     return array[0] if array.shape[:1] == (1,) else array
 
 
-def front_frames(front: HostPart | None, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the accelerator's input [frames, ...] of the task's; the same without a ``front``.
+def front_frames(
+    front: HostPart | None, name: str, frames: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the accelerator's input [frames, ...] of the task's input ``name``; the same without a
+    ``front``.
 
     Raises
     ------
@@ -177,7 +169,6 @@ def front_frames(front: HostPart | None, frames: NDArray[np.float32]) -> NDArray
     """
     if front is None:
         return frames
-    (name,) = front.inputs()
     ((_, result),) = front.run({name: frames}).items()
     if not np.isfinite(result).all():
         raise UserError("what the host computes in front of the accelerator is NaN or infinite")

@@ -64,7 +64,7 @@ def measure_bundle(
                 raise UserError(_lacks("samples", [source], samples))
             continue
         given = check_frames(samples, source, shape, task=name, holder="the samples' file")
-        given = front_frames(bundle.front(name), given)
+        given = front_frames(bundle.front(name), source, given)
         report = bundle.report["tasks"][name]
         schedule = stored_schedule(bundle.arch, report["schedule"], str(bundle.path))
         model = None

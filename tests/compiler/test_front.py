@@ -57,7 +57,7 @@ def test_front_and_trunk_are_what_onnx_runtime_computes(form: str, tmp_path: Pat
     path = model(form, tmp_path)
     graph = load_graph(path, partition=True)
     oracle, front = open_oracle(path, graph), open_front(graph)
-    streams = front_frames(front, images())
+    streams = front_frames(front, graph.user_input[0], images())
     check_front(path, graph, oracle, images(), streams)
     found = validate(graph, oracle, streams)
     first = isinstance(graph.streams[0], ir.Stream) and graph.streams[0].tensor != graph.input_name
@@ -80,7 +80,7 @@ def test_a_front_that_is_another_model_is_refused(tmp_path: Path) -> None:
     weight = next(t for t in changed.graph.initializer if t.name.endswith("stem.0.weight"))
     weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), weight.name))
     graph.front = replace(graph.front, model=changed.SerializeToString())
-    streams = front_frames(open_front(graph), images())
+    streams = front_frames(open_front(graph), graph.user_input[0], images())
     with pytest.raises(UserError, match="it computes something else"):
         check_front(path, graph, open_oracle(path, graph), images(), streams)
 

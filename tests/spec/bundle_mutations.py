@@ -180,8 +180,9 @@ def image_edits(draw: st.DrawFn) -> Mutation:
                 id(image.TASK): image.HEADER.itemsize + sections * image.SECTION.itemsize,
             }[id(dtype)]
             start = first + (0 if dtype is image.HEADER else row % 2 * dtype.itemsize)
-            part = np.frombuffer(data[start : start + dtype.itemsize], dtype)[0].copy()
-            part[name] = value % (1 << 8 * dtype[name].itemsize)
+            part = np.frombuffer(data[start : start + dtype.itemsize], dtype).copy()
+            numbers = part[name].reshape(-1)  # of a field that is an array
+            numbers[int(where * len(numbers))] = value % (1 << 8 * numbers.itemsize)
             data[start : start + dtype.itemsize] = part.tobytes()
         if len(data) >= image.HEADER.itemsize:
             reseal_image(data)
@@ -238,13 +239,16 @@ def raw_edits(draw: st.DrawFn) -> Mutation:
             data[int(where * len(data))] ^= seed
             p.raw[name] = bytes(data if kind == "flip" else data[: int(where * len(data))])
         elif kind == "host":
-            task, entries = "depth", p.manifest.get("tasks")
-            if p.others:
-                model = bytearray(p.others[f"{task}.host.onnx"])
+            entries = p.manifest.get("tasks")
+            for file in p.others:
+                model = bytearray(p.others[file])
                 model[int(where * len(model))] ^= seed
-                p.others[f"{task}.host.onnx"] = bytes(model) if seed % 3 else host_model(seed % 9)
-            elif isinstance(entries, dict) and isinstance(entries.get(task), dict):
-                entries[task]["host_part"] = f"{task}.host.onnx"
+                p.others[file] = bytes(model) if seed % 3 else host_model(seed % 9)
+            for task, part in (("depth", "host"), ("seg", "front")):
+                file = f"{task}.{part}.onnx"
+                entry = entries.get(task) if isinstance(entries, dict) else None
+                if file not in p.others and seed % 2 and isinstance(entry, dict):
+                    entry["host_part" if part == "host" else part] = file
         else:
             text = {"deep": b"[" * 200_000, "words": b"bundle", "digits": b"[" + b"9" * 5000 + b"]"}
             json_file = manifest.GRAPHS if seed % 2 else manifest.MANIFEST

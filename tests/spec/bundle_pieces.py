@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from moesaic.compiler.schedule.options import first_schedule
 from moesaic.spec import image, manifest
 from moesaic.spec.bundle import load_bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.hostside import quantise_input
 from moesaic.spec.intgraph import IntGraph, IntMoe
 from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph
@@ -116,32 +117,39 @@ def seal_tables(data: bytearray, digest: bytes) -> None:
     data[:first] = header.tobytes()
 
 
-def host_model(values: int, scale: float = 2.0) -> bytes:
-    """ONNX that scales a task's output [1, values]."""
-    tensors = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, values]) for name in ("y", "z")
-    ]
+def host_model(values: int, scale: float = 2.0, ends: tuple[str, str] = ("y", "z")) -> bytes:
+    """ONNX that scales a task's output, or what becomes of its input, [1, values]."""
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, values]) for name in ends]
     constant = helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale])
-    node = helper.make_node("Mul", ["y", "scale"], ["z"])
+    node = helper.make_node("Mul", [ends[0], "scale"], [ends[1]])
     graph = helper.make_graph([node], "host", tensors[:1], tensors[1:], [constant])
     opset = [helper.make_opsetid("", 17)]
     made: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
     return made
 
 
-def _report(graph: IntGraph, host: bool) -> dict[str, Any]:
+def _report(graph: IntGraph, host: bool, front: bool) -> dict[str, Any]:
     values = graph.heads[0].shape[1]
     routing = {
         layer.name: [graph.tokens] * layer.top_k + [0] * (len(layer.experts) - layer.top_k)
         for layer in graph.layers
         if isinstance(layer, IntMoe)
     }
-    placed = {
-        "cuts": [{"tensor": "y", "shape": [1, values], "sqnr_db": 30.0}],
-        "outputs": {"z": [1, values]},
+    nodes = {
         "accelerator_nodes": 9,
         "nodes": [{"name": "n", "operator": "Mul", "reason": "a test"}],
         "macs": None,
+    }
+    before = {
+        "cut": {"tensor": "x", "shape": list(graph.input_shape), "sqnr_db": 30.0},
+        "inputs": {"image": list(graph.input_shape)},
+        "why": "a test",
+        **nodes,
+    }
+    behind = {
+        "cuts": [{"tensor": "y", "shape": [1, values], "sqnr_db": 30.0}],
+        "outputs": {"z": [1, values]},
+        **nodes,
     }
     return {
         "source": "model.onnx", "sqnr_db": 30.0, "outputs_db": {"y": 30.0},
@@ -149,17 +157,18 @@ def _report(graph: IntGraph, host: bool) -> dict[str, Any]:
         "tokens": graph.tokens, "instructions": 100, "activation_bytes": 1024,
         "cycles": 1000, "weight_stream_bytes": 4096, "notes": ["a note"], "routing": routing,
         "schedule": vars(first_schedule(PRESETS["nano"])), "quantisation": {},
-        "host": placed if host else None,
-        "front": None,
+        "host": behind if host else None,
+        "front": before if front else None,
     }  # fmt: skip
 
 
 @cache
 def _made(seed: int) -> Pieces:
     arch = PRESETS["nano"]
+    shapes = (replace(SHAPES[0], from_host=bool(seed & 2)), SHAPES[1])
     graphs = {
         name: random_intgraph(shape, seed=2 * seed + index, task=name)
-        for index, (name, shape) in enumerate(zip(("seg", "depth"), SHAPES, strict=True))
+        for index, (name, shape) in enumerate(zip(("seg", "depth"), shapes, strict=True))
     }
     store, rng = WeightImage(arch), np.random.default_rng(seed)
     codes = {name: compile_task(graph, arch, store) for name, graph in graphs.items()}
@@ -168,11 +177,13 @@ def _made(seed: int) -> Pieces:
         x = rng.uniform(-1, 1, (2, *graph.input_shape[1:])).astype(np.float32)
         samples[f"{name}.input"] = x
         samples[f"{name}.float"] = np.zeros((2, *graph.heads[0].shape[1:]), np.float32)
-        patches = np.zeros((2, *graph.gather.shape), np.int8)
-        samples[f"{name}.codes"] = expected_codes(graph, patches)
-    hosts = {"depth": host_model(graphs["depth"].heads[0].shape[1])} if seed % 2 else {}
-    report = {"tasks": {name: _report(g, name in hosts) for name, g in graphs.items()}}
-    files = bundle_files(arch, graphs, codes, store, samples, report, hosts, {})
+        samples[f"{name}.codes"] = expected_codes(graph, quantise_input(graph, np.zeros_like(x)))
+    hosts = {"depth": host_model(graphs["depth"].heads[0].shape[1])} if seed & 1 else {}
+    values = graphs["seg"].input_shape[1]
+    fronts = {"seg": host_model(values, 0.1, ("image", "x"))} if seed & 2 else {}
+    placed = {name: _report(g, name in hosts, name in fronts) for name, g in graphs.items()}
+    report = {"tasks": placed}
+    files = bundle_files(arch, graphs, codes, store, samples, report, hosts, fronts)
     parsed = json.loads(files.pop(manifest.MANIFEST))
     parsed.pop("seal")
     return Pieces(
@@ -187,7 +198,8 @@ def _made(seed: int) -> Pieces:
 
 
 def pieces(seed: int) -> Pieces:
-    """A valid bundle of two tasks for ``nano``; with an odd seed, one has a part on the host."""
+    """A valid bundle of two tasks for ``nano``; by bits of the seed, the host computes what follows
+    ``depth``, and what lies in front of ``seg``."""
     return copy.deepcopy(_made(seed))
 
 

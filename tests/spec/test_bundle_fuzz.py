@@ -26,6 +26,7 @@ from moesaic.cli.estimating import estimate
 from moesaic.host import Session
 from moesaic.spec.bundle import load_bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.hostpart import front_frames
 from moesaic.spec.hostside import quantise_input
 from moesaic.spec.intgraph import IntGraph
 from tests.outputs import only_output
@@ -79,18 +80,21 @@ def use(folder: Path, reported: bool) -> None:
             estimate(folder, None, None, 60, 0.9, False, True)
     with Session(bundle, ["cpu"]) as session:
         for task, graph in bundle.graphs.items():
-            x = np.random.default_rng(1).uniform(-1, 1, (1, *graph.input_shape[1:]))
-            outputs = session.run({graph.input_name: x.astype(np.float32)}, task)
+            ((source, sizes),) = bundle.inputs(task).items()
+            x = np.random.default_rng(1).uniform(-1, 1, (1, *sizes[1:])).astype(np.float32)
+            outputs = session.run({source: x}, task)
             assert {name: array.shape[1:] for name, array in outputs.items()} == {
                 name: shape[1:] for name, shape in bundle.outputs(task).items()
             }
             if graph.macs <= MOST_MACS and task not in bundle.host_parts:
-                assert np.array_equal(outputs[graph.heads[0].name], plain(graph, x), equal_nan=True)
+                frames = front_frames(bundle.front(task), source, x)
+                expected = plain(graph, frames)
+                assert np.array_equal(outputs[graph.heads[0].name], expected, equal_nan=True)
 
 
 def plain(graph: IntGraph, x: np.ndarray) -> np.ndarray:
     """The output by plain Python integers."""
-    (patches,) = quantise_input(graph, x.astype(np.float32))
+    (patches,) = quantise_input(graph, x)
     return only_output(graph, np.array([plain_executor.run(graph, patches)], np.int16))
 
 

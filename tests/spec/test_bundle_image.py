@@ -8,11 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import parser
 
 from moesaic.host import Session
 from moesaic.spec import image
 from moesaic.spec.errors import UserError
 from tests.spec.bundle_pieces import host_model, pieces, refusal, reseal_image, seal_tables
+
+
+def sourceless(outputs: tuple[str, ...]) -> bytes:
+    """ONNX of constant outputs, which needs no input."""
+    return parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17]> host () => ('
+        + ", ".join(f"float[1, 1] {name}" for name in outputs)
+        + ") {"
+        + "".join(f"{name} = Constant<value = float[1, 1] {{1}}>()" for name in outputs)
+        + "}"
+    ).SerializeToString()
 
 
 def outputs(*shapes: list[int]) -> np.ndarray:
@@ -112,6 +124,7 @@ def test_images_that_are_cut_are_refused(bytes_kept: int, tmp_path: Path) -> Non
         (b"", "ONNX Runtime cannot run"),
         (b"no model", "ONNX Runtime cannot run"),
         (host_model(7), "it takes"),
+        (sourceless(("z",)), "ONNX Runtime cannot run"),
     ],
 )
 def test_parts_on_the_host_that_do_not_fit_are_refused(
@@ -123,6 +136,26 @@ def test_parts_on_the_host_that_do_not_fit_are_refused(
     inputs = {"x": made.samples["depth.input"]}
     with Session(tmp_path) as session, pytest.raises(UserError, match=re.escape(message)):
         session.run(inputs, "depth")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (b"", "ONNX Runtime cannot run"),
+        (host_model(7, ends=("image", "x")), "it takes"),
+        (host_model(28, ends=("picture", "x")), "it takes 'picture', which it is not given"),
+        (host_model(28, ends=("image", "y")), "it must deliver x"),
+        (sourceless(("x",)), "ONNX Runtime cannot run"),
+        (sourceless(("x", "x2")), "it must deliver x"),
+    ],
+)
+def test_fronts_that_do_not_fit_are_refused(model: bytes, message: str, tmp_path: Path) -> None:
+    made = pieces(2)
+    made.others["seg.front.onnx"] = model
+    made.write(tmp_path)
+    inputs = {"image": made.samples["seg.input"]}
+    with Session(tmp_path) as session, pytest.raises(UserError, match=re.escape(message)):
+        session.run(inputs, "seg")
 
 
 def test_part_on_the_host_delivers_what_the_report_says(tmp_path: Path) -> None:
