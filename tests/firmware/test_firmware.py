@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from moesaic.spec.image import HEADER, IMAGE_VERSION
+
 ROOT = Path(__file__).resolve().parents[2]
 FIRMWARE, BUILD = ROOT / "firmware", ROOT / "build" / "firmware"
 TOOLS = ROOT / "build" / "cross" / "bin"
@@ -95,6 +97,14 @@ def test_fuzz_target_replays_its_corpus_and_mutations(target: str, fuzzer: str) 
     done = command(BUILD / target / "fuzz" / fuzzer, "-runs=3000", *corpus)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(corpus)} inputs, {3000 + len(corpus)} runs, 0 findings" in done.stdout
+
+
+def test_images_of_the_corpus_get_past_the_version() -> None:
+    """Of another one they would all be refused at once, and the fuzzer begin from nothing."""
+    start = 4 + HEADER.fields["version"][1]  # type: ignore[index]
+    for path in (FIRMWARE / "tests" / "fuzz" / "corpus" / "image").iterdir():
+        found = int.from_bytes(path.read_bytes()[start : start + 4], "little")
+        assert found == IMAGE_VERSION, path.name
 
 
 def test_corpora_are_small() -> None:
