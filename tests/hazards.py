@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.hw.stream.sequencer import FETCHED_ENTRIES
+from moesaic.hw.transfer.store import JOBS
 from moesaic.spec import isa, layout, scratch, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS, Destination, Wide
@@ -40,6 +41,8 @@ OUTCOMES = FETCHED_ENTRIES
 """Predicated fetches decided and not met by their MATMUL (``hw/stream/sequencer.py``)."""
 ROW_SCALES = 2
 """Blocks of rows between SOFTMAX and ATTENTION (``hw/vector/row_scale.py``)."""
+STORES = JOBS
+"""STOREs that wait for the responses of the memory (``hw/transfer/store.py``)."""
 
 
 def memory_sizes(arch: ArchConfig) -> dict[Space, int]:
@@ -280,9 +283,11 @@ class OrderModel:
         self.filled = self.full = self.blocks = self.scales = 0
         self.collecting = 0
         self.storing = self.outputs = 0
+        self.under_way: deque[int] = deque()
         order = random.Random(seed)
         running: dict[str, Process] = {"dispatch": self._dispatch()}
         running |= {unit.name: self._unit(unit) for unit in Unit}
+        running["responses"] = self._responses(order.choice((0, 4, 64)))
         # Some units run far ahead where they can, in every run other ones.
         burst = {name: order.choice((1, 1, 4, 64)) for name in running}
         able = list(running)
@@ -324,13 +329,11 @@ class OrderModel:
             Opcode.MATMUL: self._matmul,
             Opcode.DRAIN: self._drain,
             Opcode.ROUTE: self._routing,
-            Opcode.STORE: self._store,
             Opcode.NORM: self._norm,
         }
         for number in self.of_unit[unit]:
             work = self.works[number]
             givers = [other for other in Unit if work.values["wait"] >> other & 1]
-            takers = [other for other in Unit if work.values["signal"] >> other & 1]
             queue = self.queues[unit]
             while not queue or not all(self.tokens[giver, unit] for giver in givers):
                 yield False
@@ -339,15 +342,24 @@ class OrderModel:
             for giver in givers:
                 self.tokens[giver, unit] -= 1
             yield True
+            if work.opcode is Opcode.STORE:
+                yield from self._store(work)
+                continue  # its tokens come with the responses
             if work.opcode in body:
                 yield from body[work.opcode](number, work)
             else:
                 self._touch(number, work, 0)
-            for taker in takers:
-                self.tokens[unit, taker] += 1
-                if self.tokens[unit, taker] >= 1 << isa.TOKEN_BITS:
-                    raise Hazard(f"{unit.name} has given {taker.name} too many tokens")
+            self._give(unit, work)
             yield True
+
+    def _give(self, unit: Unit, work: Work) -> None:
+        """Give the tokens of an instruction that has ended."""
+        for taker in Unit:
+            if not work.values["signal"] >> taker & 1:
+                continue
+            self.tokens[unit, taker] += 1
+            if self.tokens[unit, taker] >= 1 << isa.TOKEN_BITS:
+                raise Hazard(f"{unit.name} has given {taker.name} too many tokens")
 
     def _touch(self, number: int, work: Work, group: int) -> None:
         """Read and write the words of one group."""
@@ -476,13 +488,25 @@ class OrderModel:
             self.outputs += work.values["rows"] * work.values["words"]
         self._touch(number, work, 0)
 
-    def _store(self, number: int, work: Work) -> Process:
-        self.storing += work.values["words"]
-        until = self.storing
-        yield True
-        while self.outputs < until:
+    def _store(self, work: Work) -> Process:
+        while len(self.under_way) >= STORES:
             yield False
-        self._touch(number, work, 0)
+        self.storing += work.values["words"]
+        self.under_way.append(self.storing)
+        yield True
+
+    def _responses(self, latency: int) -> Process:
+        """The ends of STOREs, ``latency`` turns behind their last chunk; others begin meanwhile."""
+        for number in self.of_unit[Unit.STORE]:
+            while not self.under_way or self.outputs < self.under_way[0]:
+                yield False
+            for _ in range(latency):
+                yield True
+            work = self.works[number]
+            self._touch(number, work, 0)
+            self.under_way.popleft()
+            self._give(Unit.STORE, work)
+            yield True
 
 
 def check_order(arch: ArchConfig, program: bytes, seeds: Sequence[int]) -> None:

@@ -9,13 +9,16 @@ import pytest
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
+from moesaic.compiler.schedule import spill
 from moesaic.compiler.schedule.options import first_schedule
+from moesaic.compiler.schedule.steps import Access, Resource
 from moesaic.spec import isa, scratch
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.presets import PRESETS
-from tests.hazards import check_order
+from tests.hazards import Hazard, check_order
 
 from .random_intgraph import Shape, random_intgraph
 from .test_codegen import SMALL, run_both
@@ -72,3 +75,17 @@ def test_what_needs_the_whole_stream_is_refused() -> None:
     with pytest.raises(UserError, match="two rows of its residual stream need"):
         one = replace(SMALL, residual_bytes=128)
         compile_task(random_intgraph(DENSE, seed=1), one, WeightImage(one))
+
+
+@pytest.mark.parametrize("left_out", ["reads_scratch", "writes_scratch"])
+def test_a_load_that_does_not_wait_for_its_rows_is_found(
+    left_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A STORE's rows are there with its response only: its NORM has ended long before."""
+    arch = replace(SMALL, residual_bytes=2048)
+    graph = random_intgraph(DENSE, values=False)
+    nothing = Access(Resource.SCRATCH, False, rows=range(0))
+    check_order(arch, compile_task(graph, arch, ShapeImage(arch)).program, range(16))
+    monkeypatch.setattr(spill, left_out, lambda rows: nothing)
+    with pytest.raises(Hazard, match=r"\(LOAD\) reads word"):
+        check_order(arch, compile_task(graph, arch, ShapeImage(arch)).program, range(16))
