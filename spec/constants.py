@@ -86,9 +86,9 @@ def angle_words(graph: IntGraph, arch: ArchConfig) -> dict[Angle, int]:
 
 
 def angle_places(graph: IntGraph, arch: ArchConfig) -> dict[Angle, int]:
-    """Residual word at which each table of angles begins: behind the stream."""
+    """Residual word at which each table of angles begins: they are at the end of the memory."""
     sizes = angle_words(graph, arch)
-    first = graph.tokens * layout.words(graph.channels, arch.lanes)
+    first = arch.residual_words - sum(sizes.values())
     return dict(zip(sizes, accumulate(sizes.values(), initial=first), strict=False))
 
 

@@ -52,23 +52,20 @@ def _most(opcode: isa.Opcode, field: str) -> int:
 def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     residual_words = layout.words(graph.channels, arch.lanes)
     key_tiles = layout.words(graph.tokens, arch.width)
+    angles = sum(angle_words(graph, arch).values())
+    beside = " and the angles of its rotary embeddings" if angles else ""
     in_blocks = all(isinstance(layer, IntAttention | IntDense) for layer in graph.layers)
     if in_blocks and len(graph.heads) == 1:
         yield (
-            "two rows of its residual stream need {} words, the residual scratchpad has {}",
-            min(graph.tokens, PLACES) * residual_words,
+            f"two rows of its residual stream{beside} need {{}} words, the residual scratchpad"
+            " has {} (residual_bytes)",
+            min(graph.tokens, PLACES) * residual_words + angles,
             arch.residual_words,
         )
     else:  # experts scatter to all rows, a norm replaces them, and heads between layers read them
         yield (
-            "its residual stream needs {} words, the residual scratchpad has {}",
-            graph.tokens * residual_words,
-            arch.residual_words,
-        )
-    if angles := sum(angle_words(graph, arch).values()):
-        yield (
-            "its residual stream and the angles of its rotary embeddings need {} words, the"
-            " residual scratchpad has {} (residual_bytes)",
+            f"its residual stream{beside} need{'' if angles else 's'} {{}} words, the residual"
+            " scratchpad has {} (residual_bytes)",
             graph.tokens * residual_words + angles,
             arch.residual_words,
         )

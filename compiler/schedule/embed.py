@@ -13,7 +13,7 @@ from moesaic.compiler.schedule.steps import (
 )
 from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
 from moesaic.spec import isa, layout
-from moesaic.spec.constants import angle_words, angles_offset
+from moesaic.spec.constants import angle_places, angle_words, angles_offset
 from moesaic.spec.intgraph import IntEmbed, IntTokens
 
 
@@ -79,6 +79,7 @@ def _lower_in_turns(writer: StepWriter, spill: Spill) -> None:
                 place = writer.resident(range(first, last))
                 _embed(writer, embed, patches, rows, place.start)
         writer.complete(block.stop)
+    _load_angles(writer)
 
 
 def _load_patches(writer: StepWriter, patches: Buffer, rows: range) -> None:
@@ -110,7 +111,7 @@ def _load_stream(writer: StepWriter, window: isa.Window, rows: range) -> None:
 
 
 def _load_angles(writer: StepWriter) -> None:
-    """Load the angles of all rotations, which lie behind the residual stream."""
+    """Load the angles of all rotations, which stay at the end of the residual memory."""
     graph, arch = writer.graph, writer.arch
     if words := sum(angle_words(graph, arch).values()):
         writer.emit(
@@ -120,7 +121,7 @@ def _load_angles(writer: StepWriter) -> None:
             space=isa.Space.RESIDUAL,
             offset=angles_offset(graph, arch),
             words=words,
-            base=graph.tokens * writer.residual_words,
+            base=min(angle_places(graph, arch).values()),
         )
 
 

@@ -12,6 +12,7 @@ from moesaic.compiler.schedule.steps import Step, reads_scratch, reads_stream, w
 from moesaic.compiler.schedule.steps import writes_stream as writes
 from moesaic.spec import isa, layout, scratch
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.constants import angle_words
 from moesaic.spec.intgraph import IntGraph
 
 PLACES = 2
@@ -21,8 +22,9 @@ IDENTITY = {"plain": 1, "store": 1, "channels": 1, "multiplier": 1 << 15, "shift
 
 
 def resident_rows(graph: IntGraph, arch: ArchConfig) -> int:
-    """Rows of the stream that the residual memory holds."""
-    return arch.residual_words // layout.words(graph.channels, arch.lanes)
+    """Rows of the stream that the residual memory holds beside the angles of rotations."""
+    free = arch.residual_words - sum(angle_words(graph, arch).values())
+    return free // layout.words(graph.channels, arch.lanes)
 
 
 def is_spilled(graph: IntGraph, arch: ArchConfig) -> bool:

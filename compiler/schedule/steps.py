@@ -14,7 +14,7 @@ class Resource(enum.Enum):
 
     ACTIVATION = "activation scratchpad"
     RESIDUAL = "residual scratchpad"
-    ANGLES = "angles of rotations behind the stream"
+    ANGLES = "angles of rotations"
     SCRATCH = "rows of the residual stream in external memory"
     QUEUES = "expert queues"
     TABLE_0 = "first activation table"

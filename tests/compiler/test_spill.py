@@ -16,6 +16,7 @@ from moesaic.compiler.schedule.options import first_schedule
 from moesaic.compiler.schedule.steps import Access, Resource
 from moesaic.spec import isa, scratch
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.constants import angle_words
 from moesaic.spec.errors import UserError
 from moesaic.spec.presets import PRESETS
 from tests.hazards import Hazard, check_order
@@ -55,6 +56,29 @@ def test_spilled_streams_give_the_same(name: str, arch: ArchConfig, residual_byt
         assert behind == start - scratch.port_bytes(arch, outputs) + 40 * row_bytes
         result = estimate(code.steps, arch, graph.macs)
         assert result.cycles > result.roofline_cycles
+
+
+@pytest.mark.parametrize("arch", [SMALL, TWO], ids=lambda arch: arch.name)
+@pytest.mark.parametrize("from_host", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_angles_stay_in_the_memory(seed: int, from_host: bool, arch: ArchConfig) -> None:
+    """Blocks of rows take turns in what the angles of rotations leave of it."""
+    shape = replace(DENSE, rotary=1.0, from_host=from_host, head_rows=40, head_first=0, wide=0.5)
+    graph = random_intgraph(shape, seed)
+    row_words = -(-graph.channels // arch.lanes)
+    least = sum(angle_words(graph, arch).values()) + 2 * row_words
+    words = 1 << (least - 1).bit_length()
+    assert words < least + 38 * row_words
+    enough = replace(arch, residual_bytes=2 * arch.lanes * words)
+    image = WeightImage(enough)
+    code = compile_task(graph, enough, image)
+    assert any(step.fields.get("single") for step in code.steps)
+    got, expected = run_both(graph, enough, code, image.tobytes(), seed)
+    np.testing.assert_array_equal(got, expected)
+    check_order(enough, code.program, range(2))
+    with pytest.raises(UserError, match="two rows .* and the angles of its rotary embeddings need"):
+        less = replace(arch, residual_bytes=arch.lanes * words)
+        compile_task(graph, less, WeightImage(less))
 
 
 def test_a_stream_that_fits_is_not_spilled() -> None:
