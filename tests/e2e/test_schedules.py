@@ -13,6 +13,7 @@ from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
 from moesaic.sim.provider import SimulatedAccelerator
+from moesaic.spec.intgraph import IntAttention
 from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 
@@ -49,6 +50,29 @@ def test_schedule_changes_cycles_and_no_result(schedule: Schedule) -> None:
     estimated = estimate_graphs(
         {"task": graph}, NANO, routing=routing, schedules={"task": schedule}
     )["task"]
+    assert abs(estimated.cycles / result.counters[0]["CYCLES"] - 1) < 0.03
+
+
+@pytest.mark.parametrize("from_host", [False, True])
+@pytest.mark.parametrize(("row_blocks", "seed"), [(1, 1), (2, 2), (3, 3), (3, 4)])
+def test_rotations_in_blocks_of_rows(row_blocks: int, seed: int, from_host: bool) -> None:
+    """Every block of queries and keys is rotated by the angles of its own rows."""
+    shape = replace(
+        SHAPE, moe=(False, True), rotary=1.0, wide=0.5, from_host=from_host, experts=6, hidden=120
+    )
+    graph = random_intgraph(shape, seed)
+    assert all(layer.rotary for layer in graph.layers if isinstance(layer, IntAttention))
+    schedule = replace(first_schedule(NANO), row_blocks=row_blocks, bank_tiles=1 + seed % 3)
+    patches = random_patches(graph, 2, seed)
+    expected, routing = run_and_watch_routing(graph, patches)
+    device = SimulatedAccelerator(make_bundle({"task": graph}, NANO, schedule))
+    try:
+        result = device.run("task", patches)
+    finally:
+        device.close()
+    np.testing.assert_array_equal(result.codes, expected)
+    schedules = {"task": schedule}
+    estimated = estimate_graphs({"task": graph}, NANO, routing=routing, schedules=schedules)["task"]
     assert abs(estimated.cycles / result.counters[0]["CYCLES"] - 1) < 0.03
 
 
