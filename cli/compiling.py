@@ -97,7 +97,7 @@ def compile(
         quantised = task["quantisation"]
         console.print(
             f"{name}: {task['macs'] / 1e6:.1f} M MAC"
-            f"{'' if task['host'] else ', all on the accelerator'},"
+            f"{'' if task['host'] or task['front'] else ', all on the accelerator'},"
             f" about {task['cycles']:,} cycles a frame,"
             f" SQNR {task['sqnr_db']:.1f} dB on"
             f" {quantised['samples']} samples"

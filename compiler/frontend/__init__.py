@@ -69,10 +69,13 @@ def load_graph(
         front = find_front(traced)
         if front is not None:
             # Of a head that the host takes anyway a refusal says nothing of the front.
-            why = str(error) if front.tail is not None else str(refusal)
+            why = str(error) if front.tail is not None else _without_advice(traced, str(refusal))
             return _fronted(traced, front, f"task {task!r}, {path}", partition, refusal, why)
         if partition:
-            raise UserError(f"task {task!r}, {path}: --partition finds no cut: {error}") from error
+            raise UserError(
+                f"task {task!r}, {path}: --partition finds no cut: {error}; nor is there a residual"
+                " stream [1, tokens, channels] from which on the accelerator takes every layer"
+            ) from error
         raise refusal from None
     share = host_share(backbone, host)
     tail: list[Note] = []
@@ -86,6 +89,12 @@ def load_graph(
             f"{host.nodes[0].name!r} on to the host"
         ) from refusal
     return _graph(traced, backbone, host, tail)
+
+
+def _without_advice(traced: Trace, sentence: str) -> str:
+    """What a sentence says of a node, but not what to do about it: that has been done."""
+    reasons = {of.sentence: f"{of.node}: {of.reason}" for of in traced.refused.values()}
+    return reasons.get(sentence, sentence)
 
 
 def _fronted(

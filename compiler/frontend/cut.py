@@ -184,7 +184,7 @@ def _obstacle(traced: Trace, output: str) -> str:
     if refused is not None and not any(isinstance(s, Norm) for s in traced.arena.sources):
         return (
             f"no transformer layer lies in front of {refused.node}, which the accelerator does "
-            f"not take ({refused.reason}): only what follows the last layer can run on the host"
+            f"not take ({refused.reason})"
         )
     return f"no LayerNorm of tokens lies in front of output {output!r}"
 

@@ -158,8 +158,9 @@ def _candidates(whole: Trace, folded: onnx.ModelProto) -> Iterator[tuple[str, tu
             continue
         known = whole.values.get(name)
         shape = known.shape if isinstance(known, View) else shapes.get(name, ())
-        if len(shape) == 3 and shape[0] == 1 and min(shape[1:]) > 1:
-            yield name, shape
+        # A batch that ONNX loses sight of is that of the input; `check_front` compares values.
+        if len(shape) == 3 and shape[0] in (0, 1) and min(shape[1:]) > 1:
+            yield name, (1, *shape[1:])
 
 
 def _begin_at(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from moesaic.compiler import compile, ir
 from moesaic.compiler.frontend import load_graph
@@ -50,6 +50,45 @@ def test_only_partition_takes_it_and_the_refusal_says_so(form: str, tmp_path: Pa
     assert isinstance(graph.embed, ir.Tokens) and len(graph.layers) == 4
     assert graph.user_input == (INPUT_NAME, (1, 3, IMAGE, IMAGE))
     assert str(tmp_path) not in graph.front.why  # paths of whoever compiles
+
+
+def test_front_whose_sizes_onnx_does_not_infer(tmp_path: Path) -> None:
+    """Padding that floats are computed for, as timm's hybrids have it: the batch is lost, too."""
+    path = model("convolutions", tmp_path)
+    proto = onnx.load(path)
+    number, pool = next((n, v) for n, v in enumerate(proto.graph.node) if v.op_type == "MaxPool")
+    padding = [
+        helper.make_node("Shape", [pool.input[0]], ["sizes"]),
+        helper.make_node("Cast", ["sizes"], ["floats"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Sub", ["floats", "floats"], ["none"]),
+        helper.make_node("Ceil", ["none"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["ends"], to=onnx.TensorProto.INT64),
+        helper.make_node("Concat", ["ends", "ends"], ["pads"], axis=0),
+        helper.make_node("Pad", [pool.input[0], "pads"], ["padded"]),
+    ]
+    register = next(v for v in proto.graph.initializer if list(v.dims)[:2] == [1, 1]).name
+    padding += [
+        helper.make_node("Gather", ["ends", "first three"], ["three"]),
+        helper.make_node("Add", ["three", "one"], ["once"]),
+        helper.make_node("Tile", [register, "once"], ["token"]),
+    ]
+    pool.input[0] = "padded"
+    joined = next(v for v in proto.graph.node if v.op_type == "Concat" and register in v.input)
+    joined.input[list(joined.input).index(register)] = "token"
+    rows = next(node for node in proto.graph.node if node.op_type == "Reshape")
+    for name, numbers in (("as many", [0, 0, -1]), ("first three", [0, 1, 2]), ("one", [1])):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(numbers), name))
+    rows.input[1] = "as many"
+    for node in reversed(padding):
+        proto.graph.node.insert(number, node)
+    del proto.graph.value_info[:]
+    onnx.save(proto, path)
+    graph = load_graph(path, partition=True)
+    assert graph.front is not None and len(graph.layers) == 4
+    streams = front_frames(open_front(graph), graph.user_input[0], images())
+    check_front(path, graph, open_oracle(path, graph), images(), streams)
+    # Done already: the way out of a refusal is no reason.
+    assert "cut the graph" not in graph.front.why and "(Conv)" in graph.front.why
 
 
 @FORMS
