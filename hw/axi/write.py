@@ -34,7 +34,7 @@ class WriteEngine(wiring.Component):
 
     Latency: 6 cycles from ``command`` (with its beats in the buffer) to ``awvalid``, 3 from the
     last of the beats at least; ``wvalid`` rises a cycle later. One beat per cycle, without a gap
-    between bursts of two and more beats.
+    between bursts of three and more beats; shorter ones take three cycles each.
 
     After a fault, and from the second cycle of an ``abort``, the engine issues nothing more and
     finishes what is outstanding; ``fault`` stays

@@ -30,5 +30,5 @@ FOUR = dataclasses.replace(
 def test_transfer(arch) -> None:
     verilog = to_verilog(TransferHarness(arch), "transfer")
     sizes = {"DEPTH": arch.depth, "LANES": arch.lanes, "BEAT": arch.data_port_bytes}
-    sizes["PORTS"] = arch.output_ports
+    sizes |= {"PORTS": arch.output_ports, "BURST": arch.max_burst}
     assert run_cocotb(verilog, "transfer", "tests.hw.bench_transfer", parameters=sizes) == 27
