@@ -93,8 +93,13 @@ class Scores(wiring.Component):
             ends_chunk.eq(ends_token | (lane == lanes - 1)),
             self.logits.ready.eq(Mux(self.corrected, ~held, self.keys.ready)),
         ]
-        with m.If(self.corrected & self.logits.valid & ~held):
-            m.d.sync += [chunk.eq(Cat(self.logits.payload.logits)), held.eq(1), lane.eq(0)]
+        # While none is held, whatever comes is taken: no `valid` reaches the wide word.
+        with m.If(~held):
+            m.d.sync += [
+                chunk.eq(Cat(self.logits.payload.logits)),
+                held.eq(self.corrected & self.logits.valid),
+                lane.eq(0),
+            ]
         with m.If(step):
             m.d.sync += [
                 chunk.eq(chunk >> LOGIT_BITS),

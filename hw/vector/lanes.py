@@ -273,11 +273,10 @@ class Lanes(wiring.Component):
             # A residual value and its addend, or two products: those of the first chunk wait.
             sum_ = Signal(signed(CHUNK_BITS + 2), name=f"sum_{i}", reset_less=True)
             waiting = Signal(signed(CHUNK_BITS + 1), name=f"waiting_{i}", reset_less=True)
+            # One gate a bit in front of the carries, whose choices are registers.
+            addend = Mux(closes, waiting, 0) | Mux(rotary_at[summed], 0, old) | half
             with m.If(adds):
-                m.d.sync += [
-                    waiting.eq(sum_),
-                    sum_.eq(Mux(closes, waiting, Mux(opens, half, old)) + second.value[i]),
-                ]
+                m.d.sync += [waiting.eq(sum_), sum_.eq(addend + second.value[i])]
             total = clamp(sum_, RESIDUAL_BITS)
             rotated = Cat(total[8:], total)  # int8, or the two planes
             m.d.sync += [
