@@ -140,6 +140,16 @@ def _mlp(layer: ir.Mlp, y: Tensor, point: str, observe: Observe, fold: Fold) -> 
     return _apply(fold, None, layer.down, _seen(observe, f"{point}.hidden", hidden))
 
 
+def _add_mlp(
+    layer: ir.Mlp, state: Tensor, y: Tensor, point: str, observe: Observe, fold: Fold
+) -> Tensor:
+    """The stream with the layer's results in all rows, or in those of its tokens."""
+    if layer.tokens is None:
+        return state + _mlp(layer, y, point, observe, fold)
+    mine = torch.from_numpy(layer.tokens)
+    return state.index_add(1, mine, _mlp(layer, y[:, mine], point, observe, fold))
+
+
 def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe, fold: Fold) -> Tensor:
     logits = _seen(observe, f"{point}.logits", _apply(fold, layer.norm, layer.gate, y))
     weights, index = choose_experts(layer, logits)
@@ -184,7 +194,7 @@ def run_layers(
             case ir.Attention():
                 state = state + _attention(layer, rows, str(number), observe, fold)
             case ir.Mlp():
-                state = state + _mlp(layer, rows, str(number), observe, fold)
+                state = _add_mlp(layer, state, rows, str(number), observe, fold)
             case ir.Moe():
                 state = state + _moe(layer, rows, str(number), observe, fold)
             case ir.Renorm():

@@ -108,8 +108,8 @@ class Attention:
 
 @dataclass
 class Mlp:
-    """``residual += down(activation(up(norm(residual))))``; with a ``factor``, a linear layer of
-    the same rows, ``down(activation(up(...)) * factor(...))``."""
+    """``residual += down(activation(up(norm(residual))))``, of all rows or some; with a ``factor``,
+    a linear layer of the same rows, ``down(activation(up(...)) * factor(...))``."""
 
     norm: Norm
     up: Linear
@@ -122,6 +122,8 @@ class Mlp:
     """As :attr:`Attention.module`."""
     parallel: bool = False
     """As :attr:`Attention.parallel`; of no expert."""
+    tokens: IndexArray | None = None
+    """Rows of the stream that it adds to, ascending; None for all. Of no expert."""
 
     @property
     def linears(self) -> list[Linear]:

@@ -229,12 +229,7 @@ def _layers(
         mine = members[layer]
         routes = [i for i in mine if i.opcode is Opcode.ROUTE]
         tokens = [next(routed)[: route.values["experts"]] for route in routes]
-        result.append(
-            LayerProfile(
-                _label(mine[0], labels),
-                layer_kind((i.opcode, i.values.get("kind", 0)) for i in mine),
-                cycles,
-                tokens[-1] if tokens else None,
-            )
-        )
+        kind = layer_kind((i.opcode, i.values.get("kind", i.values.get("space", 0))) for i in mine)
+        chosen = tokens[-1] if kind == "moe" else None
+        result.append(LayerProfile(_label(mine[0], labels), kind, cycles, chosen))
     return result

@@ -1,5 +1,6 @@
 """The CONSTANT window of a task: the first residual where that is not the input, behind it the
-tables of its activations, zeros for a stream that begins anew, and angles of rotations."""
+tables of its activations, zeros for a stream that begins anew, angles of rotations, and lists of
+tokens."""
 
 from __future__ import annotations
 
@@ -23,6 +24,7 @@ from moesaic.spec.intgraph import (
     IntRotary,
 )
 from moesaic.spec.isa import Space
+from moesaic.spec.lists import list_table, listed
 
 Table = NDArray[np.int32]
 
@@ -119,7 +121,23 @@ def may_have_bytes(graph: IntGraph, arch: ArchConfig, size: int) -> bool:
     most = 2 * sum(1 for _ in mlps(graph))
     allowed = range(0, most * _table_bytes(arch) + 1, _table_bytes(arch))
     angles = _possible_angle_words(graph, arch)
-    return any(size - fixed - words * word in allowed for words in angles)
+    lists = {_list_bytes(graph, arch, columns) for columns in range(listed(graph) + 1)}
+    return any(
+        size - fixed - words * word - list_bytes in allowed
+        for words in angles
+        for list_bytes in lists
+    )
+
+
+def lists_offset(graph: IntGraph, arch: ArchConfig) -> int:
+    """Byte of the window at which the table of ``lists.list_table`` begins, in activation words."""
+    words = sum(angle_words(graph, arch).values())
+    return angles_offset(graph, arch) + words * layout.load_bytes(arch, Space.RESIDUAL)
+
+
+def _list_bytes(graph: IntGraph, arch: ArchConfig, columns: int) -> int:
+    words = graph.tokens * layout.words(columns, arch.depth)
+    return words * layout.load_bytes(arch, Space.ACTIVATION)
 
 
 def _first_bytes(graph: IntGraph, arch: ArchConfig) -> int:
@@ -152,4 +170,5 @@ def pack_constants(graph: IntGraph, arch: ArchConfig) -> bytes:
         for rotary in _rotaries(graph)
     }
     turns = b"".join(table.tobytes() for table in angles.values())
-    return residual + b"".join(packed) + zeros + turns
+    lists = layout.pack_input(arch, list_table(graph))
+    return residual + b"".join(packed) + zeros + turns + lists

@@ -165,8 +165,7 @@ class Executor:
                     addend = self._attention(rows, ready.attention[index], inside)
                     residual = kernels.residual_add(residual, addend, ready.one)
                 case IntDense():
-                    addend = ready.mlps[index][0](rows)
-                    residual = kernels.residual_add(residual, addend, ready.one)
+                    residual = self._dense(residual, rows, layer, ready.mlps[index][0])
                 case IntMoe():
                     logits, mlps = ready.gates[index](wide), ready.mlps[index]
                     residual = self._moe(residual, rows, logits, layer, mlps, inside)
@@ -190,6 +189,15 @@ class Executor:
                 narrow, wide = kernels.layer_norm(rows, head.norm)
                 watch(f"{head_name(number)}.norm", narrow)
                 outputs[number] = self._ready.heads[number](wide if head.wide else narrow)
+
+    def _dense(self, residual: Tensor, rows: Tensor, layer: IntDense, mlp: Mlp) -> Tensor:
+        """Add to all rows, or to those of the layer's tokens."""
+        one = self._ready.one
+        if layer.tokens is None:
+            return kernels.residual_add(residual, mlp(rows), one)
+        mine = torch.from_numpy(layer.tokens).to(self.device)
+        added = kernels.residual_add(residual[:, mine], mlp(rows[:, mine]), one)
+        return residual.index_copy(1, mine, added)
 
     def _corrections(self, codes: NDArray[np.int32]) -> Tensor:
         return torch.from_numpy(codes.astype(np.int64)).to(self.device)

@@ -118,6 +118,7 @@ def check_shapes(graph: IntGraph) -> None:
                 _attention(where, layer, channels, tokens)
             case IntDense():
                 _mlp(where, layer.mlp, channels)
+                _most(f"{where}.tokens", layer.row_count(tokens), tokens)
             case IntMoe():
                 _moe(where, layer, channels)
             case IntRenorm():
@@ -154,6 +155,10 @@ def check_values(graph: IntGraph) -> None:
         _entries(f"{where}.activation.positive", mlp.activation.positive)
         _entries(f"{where}.activation.negative", mlp.activation.negative)
     for index, layer in enumerate(graph.layers):
+        if isinstance(layer, IntDense) and layer.tokens is not None:
+            _indices(f"layers[{index}].tokens", layer.tokens, graph.tokens)
+            if (np.diff(layer.tokens) < 1).any():
+                raise SchemaError(f"layers[{index}].tokens must ascend")
         if isinstance(layer, IntAttention) and layer.rotary is not None:
             for name in ("cosine", "sine"):
                 if (getattr(layer.rotary, name) == -INT16_LARGEST).any():

@@ -251,6 +251,12 @@ class IntDense:
     wide: bool = False
     parallel: bool = False
     """As :attr:`IntAttention.parallel`."""
+    tokens: Annotated[NDArray[np.int64], Vector] | None = None
+    """Rows of the stream that it adds to, ascending; None for all. The others stay as they are."""
+
+    def row_count(self, tokens: int) -> int:
+        """How many rows of a stream of ``tokens`` it computes."""
+        return tokens if self.tokens is None else len(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -446,7 +452,8 @@ def part_macs(
                 products = part.heads * tokens * tokens * (part.head_dim + part.value_dim)
                 return sum(linear(layer, tokens) for layer in each) + products
             case IntDense():
-                return linear(part.mlp.up, tokens) + linear(part.mlp.down, tokens)
+                rows = part.row_count(tokens)
+                return linear(part.mlp.up, rows) + linear(part.mlp.down, rows)
             case IntMoe():
                 costs = [linear(e.up, tokens) + linear(e.down, tokens) for e in part.experts]
                 # Experts of different widths count with their mean: routing is not known here.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from moesaic.spec.isa import Drain, Opcode
+from moesaic.spec.isa import Drain, Opcode, Space
 
 KINDS = ("embed", "attention", "dense", "moe", "renorm", "head")
 
@@ -15,7 +15,8 @@ def layer_kind(instructions: Iterable[tuple[Opcode, int]]) -> str:
     Parameters
     ----------
     instructions
-        Opcode, and for a DRAIN its ``kind``, of all instructions with the layer's label.
+        Opcode, and for a DRAIN its ``kind``, for a LOAD its ``space``, of all instructions with the
+        layer's label.
     """
     known = set(instructions)
     opcodes = {opcode for opcode, _ in known}
@@ -24,7 +25,8 @@ def layer_kind(instructions: Iterable[tuple[Opcode, int]]) -> str:
         return "renorm" if Opcode.NORM in opcodes else "embed"
     if Opcode.STORE in opcodes:
         return "head"
-    if Opcode.ROUTE in opcodes:
+    # Scores that are loaded, and not those of a router, list the tokens of dense layers.
+    if Opcode.ROUTE in opcodes and (Opcode.LOAD, Space.ACTIVATION) not in known:
         return "moe"
     return "attention" if (Opcode.DRAIN, Drain.SOFTMAX) in known else "dense"
 

@@ -17,7 +17,7 @@ from moesaic.spec.image import MAX_TASKS, NAME_BYTES
 from moesaic.spec.intgraph import MAX_HEADS, Count, IntGraph, IntMoe, Shape, Total
 from moesaic.spec.schema import Items, Range, Reader, SchemaError, Unbounded, load_json
 
-FORMAT = 12
+FORMAT = 13
 MANIFEST = "manifest.json"
 IMAGE, GRAPHS, ARRAYS, SAMPLES = (
     "device.bin",

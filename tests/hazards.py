@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.compiler.schedule.steps import Step
 from moesaic.hw.stream.sequencer import FETCHED_ENTRIES
 from moesaic.hw.transfer.store import JOBS
 from moesaic.spec import isa, layout, scratch, tables
@@ -84,6 +85,8 @@ class OrderModel:
         Encoded instructions, END last.
     seed
         Of the routing; some experts get nothing.
+    queue_rows
+        Rows of each queue of the routings that are constants, by sequence number.
 
     Raises
     ------
@@ -91,8 +94,14 @@ class OrderModel:
         Even in program order a word is read that nobody has written, or lies outside its memory.
     """
 
-    def __init__(self, arch: ArchConfig, program: bytes, seed: int = 0) -> None:
-        self.arch = arch
+    def __init__(
+        self,
+        arch: ArchConfig,
+        program: bytes,
+        seed: int = 0,
+        queue_rows: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
+        self.arch, self._queue_rows = arch, queue_rows or {}
         size = isa.INSTRUCTION_BYTES
         decoded = [isa.decode(program[i : i + size]) for i in range(0, len(program), size)]
         assert decoded[-1].opcode is Opcode.END
@@ -123,6 +132,9 @@ class OrderModel:
                 chosen = np.array(
                     [rng.permutation(liked)[: values["top_k"]] for _ in range(values["rows"])]
                 )
+                if sequence in self._queue_rows:
+                    counts = self._queue_rows[sequence]
+                    chosen = rng.permutation(np.repeat(np.arange(experts), counts))[:, None]
                 queues = [
                     np.flatnonzero((chosen == expert).any(axis=1)) + values["first_row"]
                     for expert in range(experts)
@@ -509,13 +521,18 @@ class OrderModel:
             yield True
 
 
-def check_order(arch: ArchConfig, program: bytes, seeds: Sequence[int]) -> None:
+def check_order(
+    arch: ArchConfig, program: bytes, seeds: Sequence[int], steps: Sequence[Step] = ()
+) -> None:
     """Run ``program`` once for every seed: routing and order of the units follow from it.
+
+    The ``steps`` that it was made of say which routings are constants.
 
     Raises
     ------
     Hazard, Deadlock
         As :class:`OrderModel` says.
     """
+    fixed = {int(s.fields["sequence"]): s.queue_rows for s in steps if s.queue_rows}  # type: ignore[arg-type]
     for seed in seeds:
-        OrderModel(arch, program, seed).run(seed)
+        OrderModel(arch, program, seed, fixed).run(seed)

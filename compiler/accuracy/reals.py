@@ -224,9 +224,8 @@ class _Reader:
             case IntAttention():
                 return self._attention(number, layer, norm, step)
             case IntDense():
-                return replace(
-                    self._mlp(number, None, layer.mlp, norm, step), parallel=layer.parallel
-                )
+                mlp = self._mlp(number, None, layer.mlp, norm, step)
+                return replace(mlp, parallel=layer.parallel, tokens=layer.tokens)
             case IntMoe():
                 fine = self._fine(layer.norm)
                 logit = layer.softmax.value / SCORE_OCTAVES

@@ -39,7 +39,8 @@ def _sizes(layer: IntLayer) -> tuple[object, ...]:
         case IntAttention():
             return "attention", layer.heads, layer.head_dim, layer.value_dim
         case IntDense():
-            return "dense", layer.mlp.up.weight.shape
+            tokens = None if layer.tokens is None else tuple(layer.tokens)
+            return "dense", layer.mlp.up.weight.shape, tokens
         case IntMoe():
             return "moe", *(expert.up.weight.shape for expert in layer.experts)
         case IntRenorm():

@@ -29,20 +29,22 @@ def plan_fetches(steps: list[Step], image: WeightImage, speculated_experts: int)
     """Add every ring MATMUL's weights to the image and say what to stream, in order.
 
     Neighbours in the image that are not predicated become one fetch. The first
-    ``speculated_experts`` of a layer do not wait for the routing.
+    ``speculated_experts`` of a layer do not wait for the routing, nor do queues that are constants:
+    none of them is empty.
     """
     fetches: list[Fetch] = []
-    sequence = 0
+    sequence, fixed = 0, False
     for position, step in enumerate(steps):
         if step.opcode is isa.Opcode.ROUTE:
             sequence = int(step.fields["sequence"])  # type: ignore[arg-type]
+            fixed = bool(step.queue_rows)
         if step.weights is None:
             continue
         offset, words = image.add(step.weights), int(step.fields["ring_words"])  # type: ignore[arg-type]
         fields: dict[str, int] = {}
         if step.fields.get("predicated"):
             expert = int(step.fields["expert"])  # type: ignore[arg-type]
-            speculate = int(expert < speculated_experts)
+            speculate = int(fixed or expert < speculated_experts)
             fields = dict(predicated=1, expert=expert, sequence=sequence, speculate=speculate)
         last = fetches[-1] if fetches else None
         plain = last and not fields and not last.fields and last.words + words < _FETCH_LIMIT

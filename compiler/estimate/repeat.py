@@ -67,7 +67,9 @@ def _form(layer: ir.Layer) -> object:
             linears = [layer.query, layer.key, layer.value, layer.output]
             sizes: object = (layer.heads, layer.head_dim, layer.value_dim)
         case ir.Mlp():
-            linears, sizes = layer.linears, (layer.activation, layer.factor is None)
+            linears = layer.linears
+            tokens = None if layer.tokens is None else tuple(layer.tokens)
+            sizes = (layer.activation, layer.factor is None, tokens)
         case ir.Moe():
             linears = [layer.gate, *(part for expert in layer.experts for part in expert.linears)]
             sizes = (layer.top_k, layer.renormalise, layer.sigmoid)

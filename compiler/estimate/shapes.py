@@ -85,7 +85,8 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
                 rotary=int_rotary(layer),
             )
         case ir.Mlp():
-            return IntDense(norm, _mlp(layer), label, parallel=layer.parallel)
+            mlp = _mlp(layer)
+            return IntDense(norm, mlp, label, parallel=layer.parallel, tokens=layer.tokens)
         case ir.Moe():
             experts = tuple(_mlp(expert) for expert in layer.experts)
             gate = _linear(layer.gate)

@@ -161,7 +161,9 @@ def check_routing(layers: Collection[str], routing: Mapping[str, Sequence[int]])
 
 
 def _check_rows(steps: Sequence[Step], routing: Mapping[str, Sequence[int]]) -> None:
-    routes = {step.label: step for step in steps if step.opcode is Opcode.ROUTE}
+    routes = {
+        step.label: step for step in steps if step.opcode is Opcode.ROUTE and not step.queue_rows
+    }
     check_routing(routes, routing)
     for label, rows in routing.items():
         experts, tokens, top_k = (
@@ -208,7 +210,10 @@ def _layers(frame: Frame, cycles: float) -> list[LayerEstimate]:
         result.append(
             LayerEstimate(
                 label=steps[0].label,
-                kind=layer_kind((s.opcode, value_of(s, "kind")) for s in steps),
+                kind=layer_kind(
+                    (s.opcode, value_of(s, "space" if s.opcode is Opcode.LOAD else "kind"))
+                    for s in steps
+                ),
                 cycles=mine,
                 matrix_busy=work(positions, Unit.MATRIX),
                 vector_busy=work(positions, Unit.VECTOR),

@@ -40,14 +40,15 @@ def _weight_macs(backbone: Backbone) -> int:
     tokens = backbone.embed.tokens
 
     def linear(*layers: ir.Linear) -> int:
-        return sum(layer.weight.size for layer in layers)
+        return sum(tokens * layer.weight.size for layer in layers)
 
     def one(layer: ir.Layer) -> int:
         match layer:
             case ir.Attention():
                 return linear(layer.query, layer.key, layer.value, layer.output)
             case ir.Mlp():
-                return linear(*layer.linears)
+                rows = tokens if layer.tokens is None else len(layer.tokens)
+                return linear(*layer.linears) * rows // tokens
             case ir.Moe():
                 smallest = min((linear(*e.linears) for e in layer.experts), default=0)
                 return linear(layer.gate) + layer.top_k * smallest
@@ -59,4 +60,4 @@ def _weight_macs(backbone: Backbone) -> int:
     embed = backbone.embed
     ends = len(embed.gather) * embed.linear.weight.size if isinstance(embed, ir.Embed) else 0
     ends += sum(head.rows * head.linear.weight.size for head in backbone.heads)
-    return ends + tokens * sum(one(layer) for layer in backbone.layers)
+    return ends + sum(one(layer) for layer in backbone.layers)

@@ -122,6 +122,8 @@ def _layer_shape(layer: IntLayer) -> str:
             ]
         case IntDense():
             shape = f"hidden {layer.mlp.hidden}"
+            if layer.tokens is not None:
+                shape += f", {len(layer.tokens)} tokens"
             wide = [("rows", layer.wide), _wide_hidden([layer.mlp])]
         case IntMoe():
             widths = sorted({expert.hidden for expert in layer.experts})

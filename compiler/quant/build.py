@@ -162,6 +162,7 @@ class Builder:
                     name=ir.layer_label(number, layer),
                     wide=rows in self.wide,
                     parallel=layer.parallel,
+                    tokens=layer.tokens,
                 )
             case ir.Moe():
                 return self._moe(number, layer, rows)

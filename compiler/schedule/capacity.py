@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
+from moesaic.compiler.schedule.lists import Routing
 from moesaic.compiler.schedule.spill import PLACES
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
@@ -19,6 +20,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntRenorm,
 )
+from moesaic.spec.lists import listed
 
 WAY_OUT = "; use a larger target: `moesaic explore` searches one for a part"
 Rule = tuple[str, int, int]
@@ -54,7 +56,9 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     key_tiles = layout.words(graph.tokens, arch.width)
     angles = sum(angle_words(graph, arch).values())
     beside = " and the angles of its rotary embeddings" if angles else ""
-    in_blocks = all(isinstance(layer, IntAttention | IntDense) for layer in graph.layers)
+    in_blocks = not listed(graph) and all(
+        isinstance(layer, IntAttention | IntDense) for layer in graph.layers
+    )
     if in_blocks and len(graph.heads) == 1:
         yield (
             f"two rows of its residual stream{beside} need {{}} words, the residual scratchpad"
@@ -62,7 +66,7 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
             min(graph.tokens, PLACES) * residual_words + angles,
             arch.residual_words,
         )
-    else:  # experts scatter to all rows, a norm replaces them, and heads between layers read them
+    else:  # experts and lists of tokens scatter, a norm replaces rows, heads between layers read
         yield (
             f"its residual stream{beside} need{'' if angles else 's'} {{}} words, the residual"
             " scratchpad has {} (residual_bytes)",
@@ -89,6 +93,8 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
         graph.channels,
         _most(isa.Opcode.NORM, "channels"),
     )
+    for routing in Routing.all(graph, arch):
+        yield from _list_rules(graph, routing, arch)
     for layer in graph.layers:
         match layer:
             case IntMoe():
@@ -101,7 +107,6 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
 
 def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:
     experts = len(layer.experts)
-    logit_blocks = layout.words(experts, arch.width)
     where = f"layer {layer.name}"
     yield where + " has {} experts, the router holds {}", experts, arch.max_experts
     yield (
@@ -114,6 +119,25 @@ def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:
         tokens,
         arch.accumulator_rows,
     )
+    yield from _route_rules(where, experts, tokens, arch)
+
+
+def _list_rules(graph: IntGraph, routing: Routing, arch: ArchConfig) -> Iterator[Rule]:
+    for number, rows in zip(routing.layers, routing.rows, strict=False):
+        yield (
+            f"layer {graph.layers[number].name} works on {{}} tokens that do not follow one"
+            " another, an accumulator bank has {} rows",
+            rows,
+            arch.accumulator_rows,
+        )
+    where = f"layer {graph.layers[routing.layers[0]].name}"
+    queues = len(routing.rows)
+    yield where + " needs {} queues for its tokens, the router holds {}", queues, arch.max_experts
+    yield from _route_rules(where, queues, graph.tokens, arch)
+
+
+def _route_rules(where: str, experts: int, tokens: int, arch: ArchConfig) -> Iterator[Rule]:
+    logit_blocks = layout.words(experts, arch.width)
     yield where + " routes {} tokens, the router holds {}", tokens, arch.max_tokens
     yield (
         where + " needs {} accumulator rows for its logits, a bank has {}",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moesaic.compiler.schedule.lists import queue_of, sequence
 from moesaic.compiler.schedule.steps import (
-    QUEUES_WRITE,
     Address,
     Buffer,
     Weights,
@@ -20,28 +20,36 @@ from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter, n
 from moesaic.spec import isa, layout
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntDense, IntLinear, IntMlp, IntMoe
+from moesaic.spec.lists import is_scattered
 
 
-def lower_dense(writer: StepWriter, layer: IntDense, normal: Normal) -> None:
+def lower_dense(writer: StepWriter, layer: IntDense, index: int, normal: Normal) -> None:
     """Write the steps of a dense MLP layer on normalised rows.
 
     The second product of a block of rows comes behind the first one of the next block, so that
-    hidden activations drain meanwhile.
+    hidden activations drain meanwhile. Tokens that do not follow one another are one block.
     """
-    blocks = writer.blocks(writer.graph.tokens)
     source = normal.source(layer.wide)
-    hidden = [_hidden(writer, (layer.mlp,), len(blocks[0]), f"hidden{i}") for i in range(2)]
+    if is_scattered(layer):
+        queue = queue_of(writer, index)
+        inner = _hidden(writer, (layer.mlp,), queue.count, "hidden")
+        _lower_up(writer, source, inner, layer.mlp, queue, gather=True)
+        _lower_down(writer, inner, layer.mlp, queue)
+        return
+    rows = range(writer.graph.tokens)
+    if layer.tokens is not None:
+        rows = range(int(layer.tokens[0]), int(layer.tokens[-1]) + 1)
+    blocks = writer.parts(rows)
+    most = max(len(block) for block in blocks)
+    hidden = [_hidden(writer, (layer.mlp,), most, f"hidden{i}") for i in range(2)]
     for number in range(len(blocks) + 1):
         if number < len(blocks):
-            rows = Rows.block(blocks[number])
-            _lower_up(writer, source, hidden[number % 2], layer.mlp, rows)
+            _lower_up(writer, source, hidden[number % 2], layer.mlp, Rows.block(blocks[number]))
         if number:
             done = blocks[number - 1]
-            rows = Rows(len(done))
             writer.fetch(done)
-            _lower_down(
-                writer, hidden[(number - 1) % 2], layer.mlp, rows, writer.resident(done).start
-            )
+            place = writer.resident(done).start
+            _lower_down(writer, hidden[(number - 1) % 2], layer.mlp, Rows(len(done)), place)
             writer.complete(done.stop)
 
 
@@ -49,31 +57,17 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
     """Gate, routing, then experts: first products run some experts ahead of the second ones, so
     that hidden activations drain meanwhile. Their sums keep the experts' order."""
     tokens = writer.graph.tokens
-    sequence = _sequence(writer, index)
-    logit_tiles = layout.words(layer.gate.outputs, writer.arch.width)
     if layer.corrections is not None:
         _lower_corrections(writer, layer.corrections, normal)
-    writer.linear(
+    writer.route(
         normal.source(True),
-        writer.weights(layer.gate),
-        Rows(tokens),
-        {"kind": isa.Drain.LOGITS},
-        (),
-        columns=layer.gate.outputs,
-        one_group=logit_tiles > 1,
-    )
-    writer.emit(
-        isa.Opcode.ROUTE,
-        (QUEUES_WRITE,),
-        rows=tokens,
-        first_row=0,
-        experts=len(layer.experts),
+        layer.gate,
         top_k=layer.top_k,
         renormalise=int(layer.renormalise),
         sigmoid=int(layer.sigmoid),
         multiplier=layer.softmax.multiplier,
         shift=layer.softmax.shift,
-        sequence=sequence,
+        sequence=sequence(writer.graph, writer.arch, index),
         corrected=int(layer.corrections is not None),
     )
     ahead = min(writer.schedule.experts_ahead, len(layer.experts) - 1)
@@ -109,11 +103,6 @@ def _lower_corrections(writer: StepWriter, corrections: NDArray[np.int32], norma
         columns=experts,
         one_group=len(weights.columns) > arch.width,
     )
-
-
-def _sequence(writer: StepWriter, index: int) -> int:
-    """Number of the routing of layer ``index``, 1 .. 255."""
-    return sum(isinstance(layer, IntMoe) for layer in writer.graph.layers[: index + 1]) % 255 + 1
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
             case IntAttention():
                 lower_attention(writer, layer, normal)
             case IntDense():
-                lower_dense(writer, layer, normal)
+                lower_dense(writer, layer, index, normal)
             case IntMoe():
                 lower_moe(writer, layer, index, normal)
             case IntRenorm():

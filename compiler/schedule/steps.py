@@ -101,6 +101,8 @@ class Step:
     label: str = ""
     wait: set[isa.Unit] = field(default_factory=set)
     signal: set[isa.Unit] = field(default_factory=set)
+    queue_rows: tuple[int, ...] = ()
+    """Of a ROUTE whose scores are constants: rows of each queue."""
 
     @property
     def unit(self) -> isa.Unit:

@@ -9,6 +9,7 @@ from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.spill import Spill, is_spilled
 from moesaic.compiler.schedule.steps import (
     QUEUES_READ,
+    QUEUES_WRITE,
     TABLES,
     Access,
     Address,
@@ -29,7 +30,8 @@ MOST_ROWS = (1 << isa.width(isa.Opcode.DRAIN, "rows")) - 1
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that a product works on: ``count`` from ``first`` on, or an expert's queue."""
+    """Rows that a product works on: ``count`` from ``first`` on, or an expert's queue, which has
+    ``count`` rows if that is not 0."""
 
     count: int
     expert: int | None = None
@@ -184,7 +186,7 @@ class StepWriter:
         """The stream's rows below ``until`` have all that is added to them: emit the NORM of those
         blocks of ``following`` that are complete with them."""
         normal = self.following
-        for rows in self._parts(normal.rows) if normal else ():
+        for rows in self.parts(normal.rows) if normal else ():
             if normal and normal.until <= rows.start and rows.stop <= until:
                 self._norm(normal, rows)
                 normal.until = rows.stop
@@ -204,7 +206,7 @@ class StepWriter:
         """Rows of the residual memory where ``rows`` of one block of the stream are."""
         return self.spill.place(rows) if self.spill else rows
 
-    def _parts(self, rows: range) -> list[range]:
+    def parts(self, rows: range) -> list[range]:
         """Blocks of some rows of the stream."""
         if self.spill:
             return self.spill.blocks(rows)
@@ -310,6 +312,36 @@ class StepWriter:
             **drain,
         )
 
+    def route(
+        self,
+        source: Source,
+        gate: IntLinear,
+        queue_rows: tuple[int, ...] = (),
+        /,
+        **fields: int,
+    ) -> None:
+        """Emit the product whose results are the scores of all tokens, and the ROUTE that makes
+        queues of them."""
+        tokens = self.graph.tokens
+        self.linear(
+            source,
+            self.weights(gate),
+            Rows(tokens),
+            {"kind": isa.Drain.LOGITS},
+            (),
+            columns=gate.outputs,
+            one_group=gate.outputs > self.arch.width,
+        )
+        self.emit(
+            isa.Opcode.ROUTE,
+            (QUEUES_WRITE,),
+            rows=tokens,
+            first_row=0,
+            experts=gate.outputs,
+            **fields,
+        )
+        self.steps[-1].queue_rows = queue_rows
+
     def _bank_tiles(self, tiles: int, rows: Rows) -> int:
         """Column tiles for one bank: they must share it evenly, and fit whoever's rows come."""
         most = max(1, min(self.schedule.bank_tiles, self.bank_limit(rows)))
@@ -317,7 +349,7 @@ class StepWriter:
 
     def bank_limit(self, rows: Rows) -> int:
         """Most column tiles of ``rows``, or of all tokens, that an accumulator bank holds."""
-        most = self.graph.tokens if rows.expert is not None else rows.count
+        most = rows.count or self.graph.tokens
         return min(self.arch.accumulator_rows // most, self.arch.parameter_blocks)
 
     def weights(self, linear: IntLinear) -> Weights:

@@ -64,6 +64,9 @@ class Shape:
     """Layers that read the rows of the one in front; each block has two layers."""
     from_host: bool = False
     """Whether the input is the residual stream, and there are no patches."""
+    lists: float = 0.0
+    """Share of dense MLPs in whose place are up to four on one norm, each for some of the tokens
+    (:func:`random_lists`)."""
     taps: float = 0.0
     """Share of places on the stream, the last one among them, that have one more head."""
 
@@ -101,6 +104,20 @@ def random_angles(shape: Shape, rng: np.random.Generator) -> IntRotary:
     size = 1 << 14 if rng.random() < 0.7 else 20000
     cosine, sine = (np.round(size * f(angle)).astype(np.int16) for f in (np.cos, np.sin))
     return IntRotary(cosine, sine)
+
+
+def random_lists(rng: np.random.Generator, tokens: int) -> list[NDArray[np.int64]]:
+    """One to four lists of tokens, none of them empty: ranges, any, or such that share none."""
+    count, kind = int(rng.integers(1, 5)), rng.integers(3)
+    if kind == 0:
+        ends = np.sort(rng.integers(0, tokens + 1, (count, 2)), axis=1)
+        found = [np.arange(*pair) for pair in ends]
+    elif kind == 1:
+        found = [np.flatnonzero(rng.random(tokens) < rng.random()) for _ in range(count)]
+    else:
+        of = rng.integers(0, count + rng.integers(2), tokens)
+        found = [np.flatnonzero(of == number) for number in range(count)]
+    return [part for part in found if part.size] or [np.arange(tokens)]
 
 
 def random_intgraph(
@@ -161,7 +178,7 @@ def random_intgraph(
         yield IntRenorm(before, made, 1e-3, f"renorm{len(layers)}")
 
     layers: list[IntLayer] = []
-    turns = np.random.default_rng([seed, 3])
+    turns, places = np.random.default_rng([seed, 3]), np.random.default_rng([seed, 9])
     common_angles = random_angles(shape, turns)
 
     def rows() -> tuple[IntNorm, bool, bool]:
@@ -226,6 +243,10 @@ def random_intgraph(
                     corrections() if sigmoid and gates.random() < 0.5 else None,
                 )
             )
+        elif places.random() < shape.lists:
+            for number, tokens in enumerate(random_lists(places, shape.tokens)):
+                made, name = mlp(shape.hidden, wide, paired), f"mlp{index}.{number}"
+                layers.append(IntDense(before, made, name, wide, parallel or number > 0, tokens))
         else:
             perceptron = mlp(shape.hidden, wide, paired)
             layers.append(IntDense(before, perceptron, f"mlp{index}", wide, parallel))

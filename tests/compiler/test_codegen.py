@@ -82,6 +82,8 @@ SHAPES = {
     "taps": Shape(taps=0.6),
     "taps_everywhere": Shape(taps=1.0, tokens=20, patches=19, head_rows=19, moe=(True,), wide=0.5),
     "taps_begin_anew": Shape(taps=0.6, renorm=1.0, channels=40, moe=(True,)),
+    "lists": Shape(tokens=30, patches=29, head_rows=29, lists=1.0, moe=(False, True, False, False)),
+    "lists_begin_anew": Shape(lists=1.0, renorm=0.5, moe=(False, False), rotary=0.5, wide=0.5),
     "taps_between_parallel": Shape(taps=1.0, moe=(True, False), parallel=(1, 3)),
 }
 
@@ -129,6 +131,7 @@ def test_corrections_come_before_the_logits(arch: ArchConfig) -> None:
         drains = [s for s in code.steps if s.fields.get("kind") == isa.Drain.LOGITS]
         rows = [s.fields["rows"] for s in drains]
         assert rows == [*([] if codes is None else [1]), graph.tokens] * 2
+        check_order(arch, code.program, [1])
         got, expected = run_both(made, arch, code, image.tobytes(), 1)
         np.testing.assert_array_equal(got, expected)
         results.append(expected)
@@ -189,7 +192,7 @@ def test_order_of_units_changes_nothing(arch: ArchConfig, shape: str) -> None:
     for queue_depth in (1, arch.queue_depth):
         target = replace(arch, queue_depth=queue_depth)
         code = compile_task(graph, target, ShapeImage(target))
-        check_order(target, code.program, range(4))
+        check_order(target, code.program, range(4), code.steps)
 
 
 @pytest.mark.parametrize(

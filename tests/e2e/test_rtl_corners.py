@@ -116,7 +116,7 @@ def test_routing_known_in_time_saves_bandwidth() -> None:
     ids=["ideal", "slow", "thin"],
 )
 @pytest.mark.parametrize(
-    "shape", ["all_moe_top4", "parallel", "four_on_one_norm", "begins_anew_now_and_then"]
+    "shape", ["all_moe_top4", "parallel", "four_on_one_norm", "begins_anew_now_and_then", "lists"]
 )
 def test_memory_timing_changes_no_bit(shape: str, dram: DramConfig) -> None:
     run(random_intgraph(SHAPES[shape], seed=2), NANO, frames=2, dram=dram)

@@ -237,7 +237,10 @@ def run(graph: IntGraph, patches: NDArray[np.int8]) -> NDArray[np.int16]:
             case IntAttention():
                 rows = attention(rows, read, layer)
             case IntDense():
-                rows = [add(x, mlp(y, layer.mlp)) for x, y in zip(rows, read, strict=True)]
+                mine = range(len(rows)) if layer.tokens is None else layer.tokens.tolist()
+                rows = [
+                    add(x, mlp(read[t], layer.mlp)) if t in mine else x for t, x in enumerate(rows)
+                ]
             case IntMoe():
                 rows = [moe(row, *both, layer) for row, both in zip(rows, normal, strict=True)]
             case IntRenorm():

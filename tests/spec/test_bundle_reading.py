@@ -70,6 +70,15 @@ def parallel_layers(layers: list[Any]) -> list[Any]:
     return [*layers, {**layers[-1], "parallel": True}]
 
 
+def listed(made: Any, tokens: list[int]) -> None:
+    """Give the dense layer some of the tokens, and the task the MACs of those."""
+    layer = first(made, "IntDense")
+    weights = [made.arrays[layer["mlp"][part]["weight"]["array"]].size for part in ("up", "down")]
+    made.graphs["seg"]["macs"] += (len(tokens) - 5) * sum(weights)
+    made.arrays["seg.tokens"] = np.array(tokens, np.int64)
+    layer["tokens"] = {"array": "seg.tokens"}
+
+
 GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
     "multiplier": (lambda p: first(p, "Scale").update(multiplier=65536), "multiplier must be 0 to"),
     "shift": (lambda p: first(p, "Scale").update(shift=64), "shift must be 0 to 63, not 64"),
@@ -112,6 +121,15 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
         lambda p: first(p, "IntMoe").update(parallel=1),
         "parallel must be bool, not 1",
     ),
+    "tokens as numbers": (
+        lambda p: first(p, "IntDense").update(tokens=[1, 2]),
+        "tokens must be an array",
+    ),
+    "tokens twice": (lambda p: listed(p, [0, 2, 2]), "layers[1].tokens must ascend"),
+    "tokens behind": (lambda p: listed(p, [1, 5]), "tokens must hold indices of 0 to 4"),
+    "no tokens": (lambda p: listed(p, []), "tokens must hold indices of 0 to 4"),
+    "tokens of a longer stream": (lambda p: listed(p, list(range(6))), "tokens must be at most 5"),
+    "fewer tokens": (lambda p: listed(p, [0, 2, 4]), "other constants for task seg"),
     "corrections of a softmax": (
         lambda p: first(p, "IntMoe").update(
             sigmoid=False, corrections=first(p, "IntMoe")["gate"]["bias"]

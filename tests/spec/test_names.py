@@ -79,7 +79,8 @@ def test_a_device_has_the_part_that_its_name_begins_with(monkeypatch: pytest.Mon
         ([(Opcode.DRAIN, Drain.ACTIVATION), (Opcode.DRAIN, Drain.RESIDUAL)], "dense"),
         ([(Opcode.NORM, int(Drain.SOFTMAX)), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
         ([(Opcode.LOAD, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
-        ([(Opcode.LOAD, 0), (Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "moe"),
+        ([(Opcode.LOAD, 2), (Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "moe"),
+        ([(Opcode.LOAD, 0), (Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
         ([], "dense"),
     ],
 )

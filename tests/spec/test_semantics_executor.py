@@ -30,6 +30,7 @@ SHAPES = {
     "taps_begin_anew": Shape(tokens=5, patches=4, head_rows=4, moe=(True,), taps=1.0, renorm=0.5),
     "rotary": Shape(tokens=5, patches=4, head_rows=4, moe=(False, True), rotary=1.0, wide=0.5),
     "parallel": Shape(tokens=5, patches=4, head_rows=4, moe=(True, False), parallel=(1, 3)),
+    "lists": Shape(tokens=7, patches=6, head_rows=7, head_first=0, moe=(False,) * 3, lists=1.0),
     "four_on_one_norm": Shape(
         tokens=5, patches=4, head_rows=4, moe=(False, True), parallel=(1, 2, 3), wide=0.5
     ),

@@ -108,20 +108,27 @@ def store_beats(step: Step, arch: ArchConfig) -> int:
 def expert_rows(steps: Sequence[Step], given: Mapping[str, Sequence[int]]) -> list[int]:
     """Rows of every step: its own, or those of its expert.
 
-    Experts share the choices of their layer equally, or as ``given`` by layer name.
+    Experts share the choices of their layer equally, or as ``given`` by layer name; where a program
+    says which they are, each has its own.
     """
     routed: dict[int, Sequence[int]] = {}
     for step in steps:
         if step.opcode is Opcode.ROUTE:
             choices, experts = field(step, "rows") * field(step, "top_k"), field(step, "experts")
             equal = [(choices + e) // experts for e in reversed(range(experts))]
-            routed[step.layer] = given.get(step.label, equal)
-    return [
-        routed[step.layer][field(step, "expert")]
-        if step.fields.get("predicated")
-        else field(step, "rows")
-        for step in steps
-    ]
+            rows = step.queue_rows or given.get(step.label, equal)
+            routed[field(step, "sequence")] = rows
+    rows_of, now = [], 0
+    for step in steps:
+        if step.opcode is Opcode.ROUTE:
+            now = field(step, "sequence")
+        if step.fields.get("predicated"):
+            # A STREAM comes in front of the routing that decides it.
+            number = field(step, "sequence") if step.opcode is Opcode.STREAM else now
+            rows_of.append(routed[number][field(step, "expert")])
+        else:
+            rows_of.append(field(step, "rows"))
+    return rows_of
 
 
 class Frame:
