@@ -11,6 +11,7 @@ from moesaic.compiler.frontend.attention import read_attention
 from moesaic.compiler.frontend.choices import Experts
 from moesaic.compiler.frontend.experts import make_moe, read_expert, read_node, read_router
 from moesaic.compiler.frontend.gates import is_mixture
+from moesaic.compiler.frontend.lists import Listed, divide
 from moesaic.compiler.frontend.mixture import read_mixture
 from moesaic.compiler.frontend.read import State, per_column, read_linear, share_norm
 from moesaic.compiler.frontend.views import (
@@ -42,7 +43,7 @@ class Gated:
     name: str
 
 
-Branch = View | Weighed | Gated
+Branch = View | Listed | Weighed | Gated
 
 
 def read_branches(
@@ -65,7 +66,12 @@ def read_branches(
         Layers as :data:`ORDER` has them, those of a kind in the order of their terms; all but the
         first are parallel.
     """
-    branches = _group(arena, terms)
+    parts = []
+    for term in terms:
+        divided, beside = divide(arena, term)
+        parts += divided
+        constant = constant + beside
+    branches = _group(arena, parts)
     if constant.any():
         _give_constant(arena, branches, constant)
     layers = [_read(arena, branch, state) for branch in branches]
@@ -81,11 +87,14 @@ def read_branches(
     return [first, *others]
 
 
-def _group(arena: Arena, terms: list[View]) -> list[Branch]:
+def _group(arena: Arena, terms: list[View | Listed]) -> list[Branch]:
     """Group terms into branches: all experts that are weighed are one."""
     branches: list[Branch] = []
     experts: Weighed = []
     for term in terms:
+        if isinstance(term, Listed):
+            branches.append(term)
+            continue
         if (gated := _find_gate(arena, term)) is not None:
             branches.append(gated)
             continue
@@ -123,11 +132,23 @@ def _split(arena: Arena, view: View) -> list[View]:
 
 
 def _give_constant(arena: Arena, branches: list[Branch], constant: RealArray) -> None:
-    """Add a constant to the first branch that ends in a linear layer."""
+    """Add a constant to the first branch of all tokens that ends in a linear layer; without one to
+    lists, to each the constant of its tokens."""
     last = [arena.source_of(b) if isinstance(b, View) else None for b in branches]
     numbers = [n for n, source in enumerate(last) if isinstance(source, Product)]
     if not numbers:
+        for number, branch in enumerate(branches):
+            if isinstance(branch, Listed):
+                mine = branch.tokens
+                value = branch.value.affine(1.0, per_column(constant[mine], "offset"))
+                branches[number] = Listed(value, mine)
+                constant = np.array(constant)
+                constant[mine] = 0.0
+        if not constant.any():
+            return
         first = branches[0]
+        if isinstance(first, Listed):
+            raise NotRecognised("a constant is added to tokens that no layer adds anything to")
         view = first.value if isinstance(first, Gated) else first[0]
         source = last[0] or arena.source_of(view)
         raise NotRecognised(f"a constant is added to the experts at {source.node}")
@@ -163,6 +184,8 @@ def _read(arena: Arena, branch: Branch, state: State) -> ir.Layer:
         moe = make_moe(router, {0: expert}, 1, False, branch.name)
         moe.sigmoid = True
         return moe
+    if isinstance(branch, Listed):
+        return _read_listed(arena, branch, state)
     if isinstance(branch, list):
         try:
             return read_mixture(arena, state, branch)
@@ -183,6 +206,22 @@ def _read(arena: Arena, branch: Branch, state: State) -> ir.Layer:
     expert = read_expert(arena, state, branch)
     norm, inner_linears = share_norm(expert.inner)
     return expert.mlp(norm, inner_linears, linear.name)
+
+
+def _read_listed(arena: Arena, branch: Listed, state: State) -> ir.Mlp:
+    """Read an MLP of some tokens."""
+    source = arena.source_of(branch.value)
+    inner = arena.sources_of(source.rows) if isinstance(source, Product) else [source]
+    if not isinstance(source, Product) or any(isinstance(part, BatchProduct) for part in inner):
+        raise NotRecognised(
+            f"{source.node} adds to {len(branch.tokens)} of {state.view.shape[0]} tokens: only an"
+            " MLP may work on some of the tokens, not attention or a mixture of experts"
+        )
+    expert = read_expert(arena, state, branch.value, branch.tokens)
+    norm, inner_linears = share_norm(expert.inner)
+    mlp = expert.mlp(norm, inner_linears, source.name)
+    mlp.tokens = branch.tokens
+    return mlp
 
 
 def _gated(arena: Arena, terms: Weighed) -> str | None:

@@ -21,6 +21,7 @@ from moesaic.compiler.frontend.read import (
     share_norm,
 )
 from moesaic.compiler.frontend.views import Arena, NotRecognised, RealArray, View
+from moesaic.compiler.ir import IndexArray
 
 
 def read_router(arena: Arena, state: State, logits: View) -> NormalisedLinear:
@@ -32,8 +33,12 @@ def read_router(arena: Arena, state: State, logits: View) -> NormalisedLinear:
     return _in_order(router, state)
 
 
-def _in_order(reading: NormalisedLinear, state: State) -> NormalisedLinear:
-    if not np.array_equal(reading.tokens, np.arange(state.view.shape[0])):
+def _in_order(
+    reading: NormalisedLinear, state: State, tokens: IndexArray | None = None
+) -> NormalisedLinear:
+    """Refuse a layer that reads other rows than those of ``tokens``, or of all in their order."""
+    wanted = np.arange(state.view.shape[0]) if tokens is None else tokens
+    if not np.array_equal(reading.tokens, wanted):
         raise NotRecognised(f"node {reading.name!r} takes the tokens in another order")
     return reading
 
@@ -76,12 +81,14 @@ class ExpertReading:
         )
 
 
-def read_expert(arena: Arena, state: State, view: View) -> ExpertReading:
-    """Read [tokens, channels] values as an MLP of the normalised residual."""
+def read_expert(
+    arena: Arena, state: State, view: View, tokens: IndexArray | None = None
+) -> ExpertReading:
+    """Read [tokens, channels] values as an MLP of the normalised residual, of all or some rows."""
     down = read_linear(arena, view)
     reading = read_activation(arena, down.inputs)
     inner = [
-        _in_order(read_normalised(arena, state, linear), state)
+        _in_order(read_normalised(arena, state, linear), state, tokens)
         for linear in (reading.linear, reading.factor)
         if linear is not None
     ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
+
 import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.branches import read_branches
 from moesaic.compiler.frontend.choices import Experts
 from moesaic.compiler.frontend.given import find_step_and_zero
+from moesaic.compiler.frontend.lists import replace_rows, spread
 from moesaic.compiler.frontend.read import (
     State,
     as_matrix,
@@ -27,6 +31,7 @@ from moesaic.compiler.frontend.views import (
     Source,
     Sum,
     View,
+    constant_view,
 )
 from moesaic.compiler.ir import IndexArray
 
@@ -45,6 +50,25 @@ def _is_input(arena: Arena, view: View) -> bool:
     sources = arena.sources_of(view)
     plain = (view.ids != NONE).all() and (view.scale == 1).all() and not view.offset.any()
     return len(sources) == 1 and isinstance(sources[0], Input) and bool(plain)
+
+
+def _is_stream(arena: Arena, view: View) -> bool:
+    """Say whether each row may be one of the residual stream: rows may differ in how many updates
+    they have behind them."""
+    sources = arena.sources_of(view)
+    if all(isinstance(source, (Sum, Norm)) for source in sources):
+        return bool(sources) and not (view.ids == NONE).any()
+    updated = [source for source in sources if isinstance(source, (Sum, Norm))]
+    first = [row for row in range(view.shape[0]) if not _is_of(view[row], updated)]
+    return is_embedding(arena, view[first])
+
+
+def _is_of(row: View, sources: Sequence[Source]) -> bool:
+    """Say whether all elements are of one of some sources."""
+    return any(
+        (row.ids >= source.start).all() and (row.ids < source.start + source.size).all()
+        for source in sources
+    )
 
 
 LAYER = "the layer added by"
@@ -78,7 +102,7 @@ class _Update:
             rows = source.rows[view.ids.reshape(-1) - source.start]
             columns = [rows[:, c].reshape(*view.shape) for c in range(rows.shape[1])]
             self._split(view, [c.affine(view.scale, 0.0) for c in columns])
-        elif isinstance(source, (Sum, Norm)) or is_embedding(self._arena, view):
+        elif _is_stream(self._arena, view):
             self.before.append(view)
         else:
             self.terms.append(view)
@@ -107,15 +131,15 @@ def read_layers(arena: Arena, state: State) -> tuple[list[ir.Layer], list[State]
     layers: list[ir.Layer] = []
     states = [state]
     while not is_embedding(arena, state.view):
-        source = arena.source_of(state.view)
-        if isinstance(source, Norm):
+        source, rows = _latest(arena, state.view)
+        if isinstance(source, Norm) and rows is None:
             layer, state = _read_renorm(state, source)
             layers.append(layer)
             states.append(state)
             continue
         if not isinstance(source, Sum):
             raise NotRecognised(_not_a_stream(source, last=not layers))
-        update = _Update(arena, state.view, streams)
+        update = _Update(arena, state.view if rows is None else state.view[rows], streams)
         if len(update.before) != 1 or not update.terms:
             raise NotRecognised(
                 f"{source.node} must add one layer to the residual stream: only {BLOCKS} are"
@@ -124,17 +148,54 @@ def read_layers(arena: Arena, state: State) -> tuple[list[ir.Layer], list[State]
         (before,) = update.before
         # Patch embeddings and LayerNorms may be scaled: their weights take it.
         scaled = (before.scale[before.ids != NONE] != 1).any()
-        takes = is_embedding(arena, before) or isinstance(arena.source_of(before), Norm)
+        takes = is_embedding(arena, before) or isinstance(arena.sources_of(before)[0], Norm)
         if scaled and not takes:
             raise NotRecognised(f"the residual stream is scaled before {source.node}")
+        terms, constant = update.terms, update.constant
+        if rows is not None:
+            count = state.view.shape[0]
+            terms = [spread(term, rows, count) for term in terms]
+            constant = spread(constant_view(constant), rows, count).offset
+            before = replace_rows(state.view, rows, before)
         state = State(before)
         states.append(state)
         try:
-            found = read_branches(arena, update.terms, update.constant, state)
+            found = read_branches(arena, terms, constant, state)
         except NotRecognised as error:
             raise NotRecognised(f"{LAYER} {source.node}: {error}") from error
+        if layers and _are_beside(found, layers):
+            layers[-1].parallel = True
+            del states[-2]
         layers += reversed(found)
     return layers[::-1], states[::-1]
+
+
+def _latest(arena: Arena, view: View) -> tuple[Source, IndexArray | None]:
+    """Return what a stream's rows were computed by last, and which rows; None for all."""
+    sources = arena.sources_of(view)
+    if len(sources) < 2 and not (view.ids == NONE).any():
+        return arena.source_of(view), None
+    last = sources[-1]
+    mine = [row for row in range(view.shape[0]) if _is_of(view[row], [last])]
+    if not mine or len(mine) == view.shape[0]:
+        return arena.source_of(view), None
+    return last, np.array(mine)
+
+
+def _are_beside(found: list[ir.Layer], layers: list[ir.Layer]) -> bool:
+    """Say whether layers are parallel to those of the update behind them, the last of ``layers``:
+    none adds to a token that those read."""
+    update = [layers[-1], *takewhile(lambda layer: layer.parallel, layers[-2::-1])]
+    norms = {(layer.norm.epsilon, layer.norm.plain) for layer in (*found, *update)}
+    lists = [
+        layer.tokens
+        for layer in (*found, *update)
+        if isinstance(layer, ir.Mlp) and layer.tokens is not None
+    ]
+    if len(norms) > 1 or len(lists) < len(found) + len(update):
+        return False
+    first, second = np.concatenate(lists[: len(found)]), np.concatenate(lists[len(found) :])
+    return not np.isin(first, second).any()
 
 
 def _read_renorm(state: State, norm: Norm) -> tuple[ir.Renorm, State]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moesaic.models.zoo import (
     mixture_forms,
+    mixture_lists,
     mixture_structures,
     mixtures,
     timm_entries,
@@ -11,11 +12,20 @@ from moesaic.models.zoo import (
 )
 from moesaic.models.zoo.entry import Entry
 
+SOURCES = (
+    mixtures,
+    mixture_forms,
+    mixture_structures,
+    mixture_lists,
+    timm_entries,
+    transformers_entries,
+)
+
 
 def catalogue() -> dict[str, Entry]:
     """By name. No library is imported before an entry is built."""
     found: dict[str, Entry] = {}
-    for source in (mixtures, mixture_forms, mixture_structures, timm_entries, transformers_entries):
+    for source in SOURCES:
         for entry in source.entries():
             if entry.name in found:
                 raise ValueError(f"two entries are called {entry.name}")
