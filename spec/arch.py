@@ -54,6 +54,8 @@ LIMITS: dict[str, tuple[int, int]] = {
     "queue_depth": (1, 1024),
     "max_burst": (2, 256),  # AXI4's longest
 }
+MULTIPLES = frozenset({"activation_bytes", "activation_banks", "residual_bytes"})
+"""Sizes that need not be powers of two: what a part has of block RAM is none either."""
 BURST_BYTES = WINDOW_ALIGNMENT
 """No AXI4 burst may cross a multiple of this; windows begin at one."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -73,7 +75,8 @@ def _shown(value: object) -> str:
 class ArchConfig:
     """Sizes of one accelerator. Everything derived (widths, depths, file formats) comes from here.
 
-    All sizes are powers of two, and no memory is larger than ``MAX_MEMORY_BYTES``.
+    All sizes are powers of two but those of the two scratchpads, and no memory is larger than
+    ``MAX_MEMORY_BYTES``.
 
     Attributes
     ----------
@@ -92,11 +95,13 @@ class ArchConfig:
     accumulator_rows
         Rows of ``width`` int32 accumulators in each of the two banks. Up to 16384.
     activation_bytes
-        int8 activation scratchpad, bytes; split into ``activation_banks``. At most ``2**20`` words.
+        int8 activation scratchpad, bytes: ``activation_banks`` times a power of two. At most
+        ``2**20`` words.
     activation_banks
-        Separately ported banks of the activation scratchpad. Up to 16.
+        Separately ported banks of the activation scratchpad, any number up to 16.
     residual_bytes
-        int16 residual-stream scratchpad, bytes. At most ``2**20`` words.
+        int16 residual-stream scratchpad, bytes: any number of words of ``2 * lanes``, at most
+        ``2**20``.
     weight_ports
         AXI4 read masters of the weight stream. Up to ``registers.MAX_WEIGHT_PORTS``.
     weight_port_bytes
@@ -169,8 +174,10 @@ class ArchConfig:
         for field, (low, high) in LIMITS.items():
             value = getattr(self, field)
             # A bool is an int to Python, but no number to whoever writes a target file.
-            power = isinstance(value, int) and not isinstance(value, bool) and value > 0
-            if not power or value & value - 1:
+            number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+            if field in MULTIPLES:
+                self._require(number, f"{field} must be a positive integer", value)
+            elif not number or value & value - 1:
                 raise UserError(f"ArchConfig {field} must be a power of two, not {_shown(value)}")
             self._require(low <= value <= high, f"{field} must be {low} to {high}", value)
         most = MAX_PRODUCTS // self.depth
@@ -195,10 +202,21 @@ class ArchConfig:
             f" activation_banks {banks}",
             self.activation_bytes,
         )
+        bank = self.activation_bytes // banks
+        self._require(
+            bank * banks == self.activation_bytes and not bank & bank - 1,
+            f"activation_bytes must be a power of two for each of {banks} activation_banks",
+            self.activation_bytes,
+        )
         high = min(line * words, MAX_MEMORY_BYTES)
         self._require(
             line <= self.residual_bytes <= high,
             f"residual_bytes must be {line} to {high} with lanes {self.lanes}",
+            self.residual_bytes,
+        )
+        self._require(
+            self.residual_bytes % line == 0,
+            f"residual_bytes must be a multiple of {line} with lanes {self.lanes}",
             self.residual_bytes,
         )
         low = max(self.width, self.line_bytes)

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from typing import Any
 
-from moesaic.spec.arch import LIMITS, NAME, ArchConfig
+from moesaic.spec.arch import LIMITS, MULTIPLES, NAME, ArchConfig
 
 _KINDS = {"str": "string", "bool": "boolean", "int": "integer"}
 
@@ -23,7 +23,10 @@ def arch_schema() -> dict[str, Any]:
         if field.name in LIMITS:
             low, high = LIMITS[field.name]
             powers = (1 << bits for bits in range(high.bit_length()))
-            about["enum"] = [power for power in powers if low <= power <= high]
+            if field.name in MULTIPLES:
+                about |= {"minimum": low, "maximum": high}
+            else:
+                about["enum"] = [power for power in powers if low <= power <= high]
         if field.name == "name":
             about["pattern"] = f"^{NAME.pattern}$"
         if field.default is not dataclasses.MISSING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import (
@@ -28,6 +29,8 @@ WIDEST = 1024
 MOST_ACCUMULATOR_ROWS = 1 << 14
 MOST_WORDS = 1 << isa.width(isa.Opcode.LOAD, "base")
 """Of a scratchpad."""
+RAM_WORDS = 512
+"""Of a block RAM at its widest: a memory grows by so many."""
 
 
 def power_above(number: int) -> int:
@@ -38,6 +41,16 @@ def power_above(number: int) -> int:
 def _log2(power: int) -> int:
     """Rounded down where it is no power of two."""
     return power.bit_length() - 1
+
+
+def _size(number: int) -> int:
+    """Powers of two, and what is halfway between them: 1, 1, 2, 3, 4, 6, 8, ..."""
+    return (2 + number % 2 << number // 2) // 2
+
+
+def _number(size: int) -> int:
+    """The largest number of a :func:`_size` that is not above ``size``."""
+    return next(n for n in count() if _size(n + 1) > size)
 
 
 @dataclass(frozen=True)
@@ -66,11 +79,12 @@ class Needs:
 class Space:
     """Parameters of a trial, and the target that they stand for.
 
-    Every parameter is the logarithm of a size, or of how often it doubles above the least that the
-    model or another size asks for; what would exceed a rule of :class:`ArchConfig` is cut to it.
-    So every point is a valid target. Of what cannot matter, the least is taken: residual
-    scratchpad, tokens and experts of the router. Ports are as wide as those of the part, bursts as
-    long, and transfers as secure as its memory wants them; none snoops.
+    Every parameter is the logarithm of a size, or of how often it doubles (that of activations: in
+    two steps) above the least that the model or another size asks for; what would exceed a rule of
+    :class:`ArchConfig` is cut to it. So every point is a valid target. Of what cannot matter, the
+    least is taken: residual scratchpad, tokens and experts of the router. Ports are as wide as
+    those of the part, bursts as long, and transfers as secure as its memory wants them; none
+    snoops.
 
     Attributes
     ----------
@@ -94,7 +108,7 @@ class Space:
             "packed": (0, int(self.may_pack)),
             "lanes": (_log2(MIN_LANES), depth),
             "accumulator": (0, 3),
-            "activation": (0, 5),
+            "activation": (0, 10),
             "banks": (0, 2),
             "ports": (0, _log2(part.ports)),
             "ring_read": (0, 4),
@@ -109,7 +123,8 @@ class Space:
 
     @property
     def _activation_least(self) -> int:
-        return power_above(self.needs.tokens * self.needs.channels)
+        """Number of the least size that holds a row of int8 for every token."""
+        return next(n for n in count() if _size(n) >= self.needs.tokens * self.needs.channels)
 
     def _rows_least(self, width: int) -> int:
         """A bank holds the logits of all experts, for every token."""
@@ -133,10 +148,13 @@ class Space:
             ports, line = ports // 2, line // 2
         ring_read = min(max(width, line) << chosen["ring_read"], depth * width)
         ring = max(min(ring_read << chosen["ring"], self.most_bytes), 16 * ring_read)
+        most = min(self.most_bytes, MOST_WORDS * depth)
+        activation = min(_size(self._activation_least + chosen["activation"]), most)
         banks = 1 << chosen["banks"]
-        activation = min(self._activation_least << chosen["activation"], self.most_bytes)
+        if activation % 3 == 0:
+            banks = 3 * max(1, banks // 2)
         outputs = min(1 << chosen["outputs"], ports, 2 * lanes // data_bytes)
-        residual_words = needs.tokens * layout.words(needs.channels, lanes)
+        residual = layout.words(needs.tokens * layout.words(needs.channels, lanes), RAM_WORDS)
         rows = self._rows_least(width) << chosen["accumulator"]
         return ArchConfig(
             name=name,
@@ -147,7 +165,7 @@ class Space:
             accumulator_rows=min(rows, MOST_ACCUMULATOR_ROWS),
             activation_bytes=max(activation, depth * banks),
             activation_banks=banks,
-            residual_bytes=2 * lanes * min(power_above(residual_words), MOST_WORDS),
+            residual_bytes=2 * lanes * min(residual * RAM_WORDS, MOST_WORDS),
             weight_ports=ports,
             weight_port_bytes=port_bytes,
             ring_read_bytes=ring_read,
@@ -169,7 +187,7 @@ class Space:
             "packed": int(arch.packed),
             "lanes": _log2(arch.lanes),
             "accumulator": _ratio(arch.accumulator_rows, self._rows_least(arch.width)),
-            "activation": _ratio(arch.activation_bytes, self._activation_least),
+            "activation": _number(arch.activation_bytes) - self._activation_least,
             "banks": _log2(arch.activation_banks),
             "ports": _log2(arch.weight_ports),
             "ring_read": _ratio(arch.ring_read_bytes, max(arch.width, arch.line_bytes)),

@@ -76,6 +76,8 @@ def target_fields() -> str:
         powers = about.get("enum")
         if isinstance(powers, list):
             return f"{powers[0]:,} to {powers[-1]:,}, powers of two"
+        if "maximum" in about:
+            return f"{about['minimum']:,} to {about['maximum']:,}"
         return str(about["type"])
 
     return _table(

@@ -48,7 +48,7 @@ class ActivationScratchpad(wiring.Component):
         arch = self.arch
         banks = arch.activation_banks
         words = arch.activation_words // banks
-        bank_bits, word_bits = banks.bit_length() - 1, words.bit_length() - 1
+        bank_bits, word_bits = (banks - 1).bit_length(), words.bit_length() - 1
         reads = [getattr(self, f"read{i}") for i in range(self.readers)]
         writes = [getattr(self, f"write{i}") for i in range(self.writers)]
         rams = []
@@ -84,6 +84,9 @@ class ActivationScratchpad(wiring.Component):
                 m.d.comb += port.ready.eq(~Cat(*clash).any() if clash else 1)
         if ACTIVATION_READ_LATENCY != 2:
             raise AssertionError("the pipeline below has two stages")
+        # What an address behind the last bank reads, which no plan has, is of no meaning.
+        data = [ram.read_data for ram in rams]
+        data += data[:1] * ((1 << bank_bits) - banks)
         for port in reads:
             bank = Signal(max(bank_bits, 1))
             granted = Signal()
@@ -91,6 +94,6 @@ class ActivationScratchpad(wiring.Component):
                 bank.eq(port.address[word_bits:] if bank_bits else 0),
                 granted.eq(port.valid & port.ready),
                 port.data_valid.eq(granted),
-                port.data.eq(select(bank, [ram.read_data for ram in rams])),
+                port.data.eq(select(bank, data)),
             ]
         return m

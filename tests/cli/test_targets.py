@@ -27,6 +27,8 @@ def breaks(schema: dict[str, Any], value: dict[str, Any]) -> list[str]:
             wrong.append(name)
         elif "enum" in rule and item not in rule["enum"]:
             wrong.append(name)
+        elif not rule.get("minimum", item) <= item <= rule.get("maximum", item):
+            wrong.append(name)
         elif "pattern" in rule and not re.search(rule["pattern"], item):
             wrong.append(name)
     return wrong

@@ -15,9 +15,10 @@ NANO = PRESETS["nano"]
 SMALL = dataclasses.replace(
     NANO, depth=8, width=8, lanes=4, data_port_bytes=8, activation_bytes=1024, activation_banks=4
 )
+FIVE = dataclasses.replace(SMALL, name="five-banks", activation_bytes=1280, activation_banks=5)
 
 
-@pytest.mark.parametrize("arch", [SMALL, NANO], ids=["small", "nano"])
+@pytest.mark.parametrize("arch", [SMALL, FIVE, NANO], ids=lambda arch: arch.name)
 def test_scratchpad(arch) -> None:
     verilog = to_verilog(ActivationScratchpad(arch), "scratchpad")
     sizes = {"DEPTH": arch.depth, "WORDS": arch.activation_words, "BANKS": arch.activation_banks}

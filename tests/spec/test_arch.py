@@ -10,7 +10,7 @@ import pytest
 
 from moesaic.spec import arch as arch_module
 from moesaic.spec import isa, registers
-from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, ArchConfig
+from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, MULTIPLES, ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.isa import Opcode
 from moesaic.spec.presets import PRESETS
@@ -97,7 +97,10 @@ def test_twice_the_largest_is_refused(name: str) -> None:
 @pytest.mark.parametrize("value", [24, 0, -8, 16.0, True, False, "16", None, [16], float("nan")])
 def test_what_is_no_power_of_two_is_refused(name: str, value: object) -> None:
     message = refusal(**{**LARGE, name: value})
-    assert message == f"ArchConfig {name} must be a power of two, not {value!r}"
+    if name not in MULTIPLES:
+        assert message == f"ArchConfig {name} must be a power of two, not {value!r}"
+    elif value != 24:
+        assert message == f"ArchConfig {name} must be a positive integer, not {value!r}"
 
 
 def test_a_huge_value_is_refused_in_few_words() -> None:
@@ -127,6 +130,12 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
      r"activation_bytes must be 16 to 8388608 with depth 8 .* not 16777216"),
     ({"activation_banks": 4, "activation_bytes": 32}, {"activation_bytes": 16},
      r"activation_bytes must be 32 to 8388608 with depth 8 and activation_banks 4, not 16"),
+    ({"activation_banks": 3, "activation_bytes": 48}, {"activation_bytes": 64},
+     "activation_bytes must be a power of two for each of 3 activation_banks, not 64"),
+    ({"activation_banks": 3, "activation_bytes": 48}, {"activation_bytes": 72},
+     "activation_bytes must be a power of two for each of 3 activation_banks, not 72"),
+    ({"residual_bytes": 40}, {"residual_bytes": 44},
+     "residual_bytes must be a multiple of 8 with lanes 4, not 44"),
     ({"residual_bytes": 8 << 20}, {"residual_bytes": 16 << 20},
      "residual_bytes must be 8 to 8388608 with lanes 4, not 16777216"),
     ({"lanes": 8, "residual_bytes": 16}, {"residual_bytes": 8},
