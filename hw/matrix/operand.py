@@ -58,7 +58,7 @@ class OperandTile(wiring.Component):
     last_k
         The tile under way is the last one along the reduction.
     enable
-        The shadow store is free: go on with the tile.
+        The shadow store is free: go on with the tile. Low in the cycle after ``requested``.
     requested, landed
         The last word of the tile has been requested; it arrives (in the order of tiles). A tile
         with no existing word takes one read.
@@ -143,17 +143,17 @@ class OperandTile(wiring.Component):
                 index.eq(index + 1),
                 last_index.eq(index == before_last),
             ]
-        with m.If(self.requested):
+        # The tile has ended: there is no `enable`, and so a cycle for what comes next.
+        ended, ended_k = Signal(), Signal()
+        m.d.sync += [ended.eq(self.requested), ended_k.eq(self.last_k)]
+        with m.If(ended):
             m.d.sync += [index.eq(0), last_index.eq(0)]
-            with m.If(self.last_k):
+            with m.If(ended_k):
                 m.d.sync += [n_first.eq(next_n), tile.eq(next_n), cursor.eq(next_n)]
                 with m.If(self.rows_mode):
                     m.d.sync += left.begin(self.existing)
                 with m.Else():
-                    m.d.sync += [
-                        *left.copy(left.less_one()),
-                        *tile_left.copy(left.less_one()),
-                    ]
+                    m.d.sync += tile_left.copy(left.value())
             with m.Elif(~self.rows_mode):
                 m.d.sync += [tile.eq(tile + 1), cursor.eq(tile + 1), *left.copy(tile_left.value())]
         with m.If(self.start):
