@@ -224,7 +224,8 @@ def test_memories_are_filled_within_their_sizes(arch: ArchConfig) -> None:
     ],
 )
 def test_a_refusal_names_the_smallest_preset(tokens: int, channels: int, advice: str) -> None:
-    shape = Shape(tokens=tokens, patches=1, head_rows=1, channels=channels, moe=(False,), wide=0.0)
+    # With experts: a stream without may lie in external memory.
+    shape = Shape(tokens=tokens, patches=1, head_rows=1, channels=channels, moe=(True,), wide=0.0)
     graph = random_intgraph(shape, seed=1, values=False)
     with pytest.raises(UserError) as caught, naming_a_preset(graph):
         check_fits(graph, PRESETS["nano"])
