@@ -15,7 +15,7 @@ from moesaic.compiler.frontend.nodes import describe, reads
 from moesaic.compiler.frontend.recognise import read_embedding, read_layers
 from moesaic.compiler.frontend.taps import Tap, last_state, place_heads, read_taps
 from moesaic.compiler.frontend.trace import Trace
-from moesaic.compiler.frontend.views import NotRecognised, Source, Sum, View
+from moesaic.compiler.frontend.views import NotRecognised, Source, Sum, TooLarge, View
 
 
 def find_boundary(traced: Trace) -> Backbone:
@@ -62,6 +62,8 @@ def _of_output(traced: Trace, output: str) -> tuple[list[str], str]:
     single: Backbone | NotRecognised
     try:
         single = find_cut(traced, output)
+    except TooLarge:
+        raise
     except NotRecognised as error:
         single = error
     try:

@@ -27,7 +27,7 @@ from moesaic.compiler.frontend.recognise import (
 )
 from moesaic.compiler.frontend.taps import Tap, last_state, place_heads, read_taps
 from moesaic.compiler.frontend.trace import Trace
-from moesaic.compiler.frontend.views import Norm, NotRecognised, Sum, View
+from moesaic.compiler.frontend.views import Norm, NotRecognised, Sum, TooLarge, View
 
 LAYER_OF = "the layer that"
 """How it begins that a layer has an operator that is not taken."""
@@ -42,6 +42,8 @@ UNREADABLE = (
     ValueError,
 )
 """What recognition raises; all but the first where it meets something nobody thought of."""
+MOST_TOO_LARGE = 3
+"""Cuts that are tried although a bound of the work was reached in front of each."""
 
 
 @dataclass
@@ -110,6 +112,7 @@ def find_cut(traced: Trace, output: str) -> Backbone:
     first: dict[bool, Exception] = {}
     """What is wrong in front of the nearest head, by whether it reads the stream itself."""
     inside: Backbone | None = None
+    too_large = 0
     for name in common_tensors(traced, output):
         view = traced.values.get(name)
         if not isinstance(view, View):
@@ -129,6 +132,9 @@ def find_cut(traced: Trace, output: str) -> Backbone:
             embed = read_embedding(arena, states[0], traced.source)
         except UNREADABLE as error:
             first.setdefault(is_plain(taps), error)
+            too_large += isinstance(error, TooLarge)
+            if too_large == MOST_TOO_LARGE:
+                raise
             continue
         found = Backbone(embed, layers, [head], states)
         if not goes_on:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -30,10 +31,12 @@ from moesaic.compiler.frontend.load import OnnxGraph
 from moesaic.compiler.frontend.nodes import first_output, node_name, reads
 from moesaic.compiler.frontend.operators import Note
 from moesaic.compiler.frontend.trace import Trace, trace
-from moesaic.compiler.frontend.views import NotRecognised, View
+from moesaic.compiler.frontend.views import MOST_ELEMENTS, NotRecognised, TooLarge, View
 from moesaic.spec.errors import UserError
 
 IN_FRONT = "it comes before the residual stream that the accelerator is given"
+MOST_ALIKE = 3
+"""Beginnings that are tried though all are refused for the same reason."""
 
 
 class Front:
@@ -58,14 +61,21 @@ def find_front(whole: Trace) -> Front | None:
         candidates = list(_candidates(whole, model))
     except Exception:  # onnx infers no types of a malformed model, which is refused for its node
         return None
+    refusals: list[str] = []
     for name, shape in candidates:
+        # What all the last beginnings were refused for lies behind the next ones, too.
+        if len(refusals) >= MOST_ALIKE and len(set(refusals[-MOST_ALIKE:])) == 1:
+            break
         begun = _begin_at(whole, model, name, shape)
         if begun is None:
             continue
         try:
             traced = trace(begun)
             backbone, tail = _read(traced)
-        except (UserError, *UNREADABLE):
+        except TooLarge:
+            return None
+        except (UserError, *UNREADABLE) as error:
+            refusals.append(str(error))
             continue
         layers = [layer for layer in backbone.layers if not isinstance(layer, ir.Renorm)]
         if layers and isinstance(backbone.embed, ir.Tokens):
@@ -159,7 +169,8 @@ def _candidates(whole: Trace, folded: onnx.ModelProto) -> Iterator[tuple[str, tu
         known = whole.values.get(name)
         shape = known.shape if isinstance(known, View) else shapes.get(name, ())
         # A batch that ONNX loses sight of is that of the input; `check_front` compares values.
-        if len(shape) == 3 and shape[0] in (0, 1) and min(shape[1:]) > 1:
+        is_stream = len(shape) == 3 and shape[0] in (0, 1) and min(shape[1:]) > 1
+        if is_stream and prod(shape[1:]) <= MOST_ELEMENTS:
             yield name, (1, *shape[1:])
 
 

@@ -30,6 +30,7 @@ from moesaic.compiler.frontend.views import (
     RowSum,
     Source,
     Sum,
+    TooLarge,
     View,
     constant_view,
 )
@@ -92,7 +93,7 @@ class _Update:
         """Collect the terms of nested sums; a sum that layers or norms read is a stream."""
         self._visits += 1
         if self._visits > MOST_TERMS:
-            raise NotRecognised(f"a sum has more than {MOST_TERMS} terms")
+            raise TooLarge(f"a sum has more than {MOST_TERMS} terms")
         sources = self._arena.sources_of(view)
         whole = len(sources) == 1 and not (view.ids == NONE).any()
         source = sources[0] if whole else None

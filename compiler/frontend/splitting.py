@@ -32,6 +32,7 @@ from moesaic.compiler.frontend.views import (
     Source,
     Sum,
     Times,
+    TooLarge,
     View,
 )
 
@@ -66,7 +67,7 @@ class Splitter:
         """
         self._count += 1
         if self._count > 8 * MOST_PARTS:
-            raise NotRecognised(f"a mixture has more than {MOST_PARTS} terms")
+            raise TooLarge(f"a mixture has more than {MOST_PARTS} terms")
         if view.is_constant:
             yield Part(list(gates), view)
             return

@@ -31,6 +31,10 @@ class NotRecognised(Exception):
     """A pattern does not match; the message says what is in the way."""
 
 
+class TooLarge(NotRecognised):
+    """A bound of the work of recognising is reached: a part of what is read may reach it, too."""
+
+
 def check_elements(count: int, what: str) -> None:
     """Refuse a value before memory for it is asked for.
 

@@ -19,7 +19,7 @@ from moesaic.spec.bundle import Bundle
 from moesaic.spec.intgraph import InputCodes
 from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
-from tests.compiler.test_codegen import SMALL
+from tests.compiler.test_codegen import SMALL as ROOMY
 
 from .bundles import expected_codes, make_bundle
 
@@ -32,6 +32,7 @@ FOUR = replace(
     data_port_bytes=8,
     output_ports=4,
 )
+SMALL = replace(ROOMY, residual_bytes=16 << 10)
 TOKENS = {"nano": (100, 96), "nano-four": (100, 96), "small": (60, 160)}
 """Tokens and channels; the memory holds 85 of the 100 rows, and 51 of the 60."""
 DENSE = Shape(moe=(False, False), taps=0.0)
@@ -39,7 +40,7 @@ SHAPES = {
     "alternating": replace(DENSE, moe=(False,) * 3),
     "parallel": replace(DENSE, parallel=(1, 3)),
     "four on one norm": replace(DENSE, parallel=(1, 2, 3)),
-    "wide": replace(DENSE, wide=1.0),
+    "wide": replace(DENSE, wide=1.0, heads=2, hidden=24),
     "rotary": replace(DENSE, rotary=1.0, parallel=(3,)),
     "from host": replace(DENSE, from_host=True),
     "from host, rotary": replace(DENSE, from_host=True, rotary=1.0, wide=0.5),
