@@ -35,8 +35,6 @@ from moesaic.compiler.frontend.views import MOST_ELEMENTS, NotRecognised, TooLar
 from moesaic.spec.errors import UserError
 
 IN_FRONT = "it comes before the residual stream that the accelerator is given"
-MOST_ALIKE = 3
-"""Beginnings that are tried though all are refused for the same reason."""
 
 
 class Front:
@@ -61,11 +59,7 @@ def find_front(whole: Trace) -> Front | None:
         candidates = list(_candidates(whole, model))
     except Exception:  # onnx infers no types of a malformed model, which is refused for its node
         return None
-    refusals: list[str] = []
     for name, shape in candidates:
-        # What all the last beginnings were refused for lies behind the next ones, too.
-        if len(refusals) >= MOST_ALIKE and len(set(refusals[-MOST_ALIKE:])) == 1:
-            break
         begun = _begin_at(whole, model, name, shape)
         if begun is None:
             continue
@@ -74,8 +68,7 @@ def find_front(whole: Trace) -> Front | None:
             backbone, tail = _read(traced)
         except TooLarge:
             return None
-        except (UserError, *UNREADABLE) as error:
-            refusals.append(str(error))
+        except (UserError, *UNREADABLE):
             continue
         layers = [layer for layer in backbone.layers if not isinstance(layer, ir.Renorm)]
         if layers and isinstance(backbone.embed, ir.Tokens):
