@@ -179,7 +179,7 @@ def test_plan_that_hangs_is_refused_by_its_check(monkeypatch: pytest.MonkeyPatch
 def test_source_of_few_groups_may_be_drained_over() -> None:
     """Two groups of two tiles fit banks and parameter buffer: their MATMUL ends by itself, and
     its source is free for its DRAIN. One tile a group does not fit, so the search takes two."""
-    arch = replace(SMALL, activation_bytes=4 << 10)
+    arch = replace(SMALL, activation_bytes=4 << 10, activation_banks=2)
     shape = Shape(
         tokens=32, patches=32, head_rows=32, head_first=0, channels=8, heads=1, head_dim=8,
         value_dim=8, patch_inputs=8, outputs=8, moe=(False,), hidden=128, wide=0.0,
@@ -212,7 +212,7 @@ def test_order_model_sees_missing_tokens() -> None:
             damaged[index] = isa.encode(instruction.opcode, **values)
             tried += 1
             try:
-                check_order(SMALL, b"".join(damaged), range(20))
+                check_order(SMALL, b"".join(damaged), range(200))
             except (Hazard, Deadlock):
                 caught += 1
     print(f"{caught} of {tried} missing tokens caught")
