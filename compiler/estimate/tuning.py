@@ -42,7 +42,7 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
     before = None
     while best != before:  # a choice may pay only once another one is made
         before = best
-        for choice, values in candidates(arch).items():
+        for choice, values in candidates(arch, best).items():
             for value in values:
                 tried = replace(best, **{choice: value})
                 if tried == best:
@@ -108,8 +108,8 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
     Fewer hidden activations wait for their second products, those of fewer rows at a time; scores
-    are taken in smaller parts;
-    and a product whose groups fit the accumulator banks may be drained over its own source.
+    are taken in smaller parts; a product whose groups fit the accumulator banks may be drained over
+    its own source; and rows may be normalised as they are read, instead of kept.
 
     Raises
     ------
@@ -132,23 +132,26 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
     parts = [start.query_blocks, *parts]
     rows = [start.row_blocks, *(n for n in ROW_BLOCKS if n > start.row_blocks)]
     tiles = sorted({start.bank_tiles, *candidates(arch)["bank_tiles"]})
-    # If the leanest do not fit, none does.
-    leanest = replace(start, row_blocks=rows[-1], query_blocks=parts[-1], experts_ahead=0)
-    if all(tried(replace(leanest, bank_tiles=count)) is None for count in tiles):
-        raise refusals[-1]
     aheads = sorted({start.experts_ahead, 0})[::-1]
-    for row_blocks, blocks, ahead, count in product(rows, parts, aheads, tiles):
-        schedule = replace(
-            start,
-            row_blocks=row_blocks,
-            query_blocks=blocks,
-            experts_ahead=ahead,
-            bank_tiles=count,
+    for kept in sorted({start.norms_kept, 0})[::-1]:
+        # If the leanest do not fit, none does.
+        leanest = replace(
+            start, row_blocks=rows[-1], query_blocks=parts[-1], experts_ahead=0, norms_kept=kept
         )
-        cycles = tried(schedule)
-        if cycles is not None:
-            return schedule, cycles
-    raise AssertionError("one of the leanest fits")
+        if all(tried(replace(leanest, bank_tiles=count)) is None for count in tiles):
+            continue
+        for row_blocks, blocks, ahead, count in product(rows, parts, aheads, tiles):
+            schedule = replace(
+                leanest,
+                row_blocks=row_blocks,
+                query_blocks=blocks,
+                experts_ahead=ahead,
+                bank_tiles=count,
+            )
+            cycles = tried(schedule)
+            if cycles is not None:
+                return schedule, cycles
+    raise refusals[-1]
 
 
 def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:

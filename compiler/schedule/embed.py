@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from moesaic.compiler.schedule.operands import RowBuffer, Rows, Source
 from moesaic.compiler.schedule.spill import Spill
 from moesaic.compiler.schedule.steps import (
     ANGLES_WRITE,
-    Address,
-    Buffer,
     updates_stream,
-    writes,
     writes_stream,
 )
-from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
+from moesaic.compiler.schedule.writer import StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.constants import angle_places, angle_words, angles_offset
 from moesaic.spec.intgraph import IntEmbed, IntTokens
@@ -43,7 +41,7 @@ def _lower_patches(writer: StepWriter, embed: IntEmbed) -> None:
     """Load blocks of patches, each with the rows of the stream that it is added to, then embed."""
     graph, last = writer.graph, 0
     count = graph.gather.shape[0]
-    patches = writer.buffer("patches", count, embed.linear.inputs)
+    patches = _patches(writer, embed, range(count))
     for rows in writer.blocks(count):
         # Rows of the stream that have no patch come with the block in front of them.
         first, last = last, embed.first_row + rows.stop
@@ -64,35 +62,39 @@ def _lower_in_turns(writer: StepWriter, spill: Spill) -> None:
     """Begin a block of the stream behind the other; all of them go to scratch."""
     graph = writer.graph
     embed, count = graph.embed, graph.gather.shape[0]
-    patches = None
-    if isinstance(embed, IntEmbed):
-        patches = writer.buffer("patches", count, embed.linear.inputs)
-        _load_patches(writer, patches, range(count))
+    window = isa.Window.CONSTANT if isinstance(embed, IntEmbed) else isa.Window.INPUT
     for block in spill.blocks(range(graph.tokens)):
-        window = isa.Window.CONSTANT if patches else isa.Window.INPUT
         _load_stream(writer, window, block)
-        if patches and isinstance(embed, IntEmbed):
+        if isinstance(embed, IntEmbed):
             first = max(block.start, embed.first_row)
             last = min(block.stop, embed.first_row + count)
             if first < last:
                 rows = range(first - embed.first_row, last - embed.first_row)
-                place = writer.resident(range(first, last))
-                _embed(writer, embed, patches, rows, place.start)
+                patches = _patches(writer, embed, rows)
+                _load_patches(writer, patches, rows)
+                _embed(writer, embed, patches, rows, writer.resident(range(first, last)).start)
         writer.complete(block.stop)
     _load_angles(writer)
 
 
-def _load_patches(writer: StepWriter, patches: Buffer, rows: range) -> None:
+def _patches(writer: StepWriter, embed: IntEmbed, rows: range) -> RowBuffer:
+    """Room for some rows of the input."""
+    columns = embed.linear.inputs
+    buffer = writer.buffer(f"patches{rows.start or ''}", len(rows), columns)
+    return RowBuffer(buffer, rows, writer.words(columns))
+
+
+def _load_patches(writer: StepWriter, patches: RowBuffer, rows: range) -> None:
     """Load rows of the input."""
-    words = patches.words // writer.graph.gather.shape[0]
+    words = patches.stride
     writer.emit(
         isa.Opcode.LOAD,
-        writes(patches, rows=rows),
+        patches.writes(rows),
         window=isa.Window.INPUT,
         space=isa.Space.ACTIVATION,
         offset=rows.start * words * layout.load_bytes(writer.arch, isa.Space.ACTIVATION),
         words=len(rows) * words,
-        base=Address(patches, rows.start * words),
+        base=patches.at(rows.start),
     )
 
 
@@ -126,12 +128,12 @@ def _load_angles(writer: StepWriter) -> None:
 
 
 def _embed(
-    writer: StepWriter, embed: IntEmbed, patches: Buffer, rows: range, first_row: int
+    writer: StepWriter, embed: IntEmbed, patches: RowBuffer, rows: range, first_row: int
 ) -> None:
     """Add the product of rows of patches to the residual memory from ``first_row`` on."""
     arch = writer.arch
     writer.linear(
-        Source(patches),
+        Source(patches.buffer, row=patches.rows.start),
         writer.weights(embed.linear),
         Rows.block(rows),
         writer.to_residual(first_row),

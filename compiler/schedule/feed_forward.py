@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler.schedule.lists import queue_of, sequence
+from moesaic.compiler.schedule.operands import Normal, Rows, Source, natural, pad_to
 from moesaic.compiler.schedule.steps import (
     Address,
     Buffer,
@@ -16,7 +17,7 @@ from moesaic.compiler.schedule.steps import (
     updates_stream,
     writes,
 )
-from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter, natural, pad_to
+from moesaic.compiler.schedule.writer import StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntDense, IntLinear, IntMlp, IntMoe
@@ -27,12 +28,13 @@ def lower_dense(writer: StepWriter, layer: IntDense, index: int, normal: Normal)
     """Write the steps of a dense MLP layer on normalised rows.
 
     The second product of a block of rows comes behind the first one of the next block, so that
-    hidden activations drain meanwhile. Tokens that do not follow one another are one block.
+    hidden activations drain meanwhile, and the block behind that is normalised, if rows are not
+    kept. Tokens that do not follow one another are one block.
     """
-    source = normal.source(layer.wide)
     if is_scattered(layer):
         queue = queue_of(writer, index)
         inner = _hidden(writer, (layer.mlp,), queue.count, "hidden")
+        source = normal.source(layer.wide)
         _lower_up(writer, source, inner, layer.mlp, queue, gather=True)
         _lower_down(writer, inner, layer.mlp, queue)
         return
@@ -42,12 +44,23 @@ def lower_dense(writer: StepWriter, layer: IntDense, index: int, normal: Normal)
     blocks = writer.parts(rows)
     most = max(len(block) for block in blocks)
     hidden = [_hidden(writer, (layer.mlp,), most, f"hidden{i}") for i in range(2)]
+
+    def read(block: range) -> Normal:
+        if not normal.place:
+            writer.fetch(block)
+        return writer.normalise(normal, block)
+
+    ahead = read(blocks[0])
     for number in range(len(blocks) + 1):
         if number < len(blocks):
+            source = ahead.source(layer.wide)
             _lower_up(writer, source, hidden[number % 2], layer.mlp, Rows.block(blocks[number]))
+        if number + 1 < len(blocks):
+            ahead = read(blocks[number + 1])
         if number:
             done = blocks[number - 1]
-            writer.fetch(done)
+            if normal.place:
+                writer.fetch(done)
             place = writer.resident(done).start
             _lower_down(writer, hidden[(number - 1) % 2], layer.mlp, Rows(len(done)), place)
             writer.complete(done.stop)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesaic.compiler.schedule.operands import Rows, Source
 from moesaic.compiler.schedule.steps import Address, writes
-from moesaic.compiler.schedule.writer import Rows, Source, StepWriter
+from moesaic.compiler.schedule.writer import StepWriter
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import lists_offset

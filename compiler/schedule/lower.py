@@ -9,12 +9,13 @@ from moesaic.compiler.schedule.attention import lower_attention
 from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.embed import lower_embed
 from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
+from moesaic.compiler.schedule.operands import Normal, Rows
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.renorm import lower_renorm
 from moesaic.compiler.schedule.steps import (
     Step,
 )
-from moesaic.compiler.schedule.writer import Normal, Rows, StepWriter
+from moesaic.compiler.schedule.writer import StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import (
@@ -73,7 +74,8 @@ def _next_norm(writer: StepWriter, index: int) -> Normal | None:
     if layer.parallel:
         return None
     rows, wide = range(graph.tokens), _has_wide_rows(graph, index)
-    return writer.begin_norm(layer.norm, rows, wide, _layer_number(graph, index), layer.name)
+    number, kept = _layer_number(graph, index), writer.keeps_norm(index)
+    return writer.begin_norm(layer.norm, rows, wide, number, layer.name, kept)
 
 
 def _head_norm(writer: StepWriter, number: int) -> Normal:
@@ -127,7 +129,7 @@ def _lower_head(writer: StepWriter, head: IntHead, normal: Normal, offset: int) 
     writer.linear(
         normal.source(head.wide),
         writer.weights(head.linear),
-        Rows(head.rows),
+        Rows.block(normal.rows),
         {"kind": isa.Drain.OUTPUT},
         (),
         columns=head.linear.outputs,

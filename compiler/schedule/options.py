@@ -33,6 +33,10 @@ class Schedule:
     fetches_ahead
         Prefetch: fetches that are dealt out before the consumer of the first of them. At most
         ``queue_depth``.
+    norms_kept
+        Memory: 1 where the rows of the stream are normalised as their sums become complete, and
+        kept for the layer that reads them. 0 where dense layers and attention normalise a block
+        when they read it, attention twice: only keys and values are of all tokens then.
     """
 
     row_blocks: int
@@ -41,6 +45,7 @@ class Schedule:
     experts_ahead: int
     speculated_experts: int
     fetches_ahead: int
+    norms_kept: int = 1
 
 
 def first_schedule(arch: ArchConfig) -> Schedule:
@@ -55,8 +60,9 @@ def first_schedule(arch: ArchConfig) -> Schedule:
     )
 
 
-def candidates(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
-    """Values of each choice that are worth a try, in the order in which they are tried.
+def candidates(arch: ArchConfig, best: Schedule | None = None) -> dict[str, tuple[int, ...]]:
+    """Values of each choice that are worth a try, in the order in which they are tried: of parts,
+    few, and those beside the number that ``best`` has.
 
     Fetches that are dealt out early must all find room in the stream unit's queue: dispatch that
     blocks on it never reaches the MATMULs that would empty the ring. A quarter is left in reserve.
@@ -65,11 +71,18 @@ def candidates(arch: ArchConfig) -> dict[str, tuple[int, ...]]:
     return {
         "fetches_ahead": tuple(sorted(early)),
         "experts_ahead": (1, 0, 2),
-        "row_blocks": (1, 2, 3),
-        "query_blocks": (1, 2),
+        "row_blocks": _parts((1, 2, 3), best.row_blocks if best else 1),
+        "query_blocks": _parts((1, 2), best.query_blocks if best else 1),
         "bank_tiles": tuple(range(1, arch.parameter_blocks)),
         "speculated_experts": (arch.max_experts, 0, arch.max_experts // 2),
     }
+
+
+def _parts(few: tuple[int, ...], now: int) -> tuple[int, ...]:
+    """Numbers of parts: few of them and, where memory asks for more, its neighbours."""
+    if now <= max(few):
+        return few
+    return (*few, *sorted({now // 2, now - 1, now + 1, 2 * now} - {*few}))
 
 
 def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) -> Schedule:
@@ -80,6 +93,7 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
     UserError
         A field is missing, unknown, or beyond what can be chosen.
     """
+    fields = {"norms_kept": 1, **fields}  # what earlier bundles do not say
     tried = candidates(arch)
     most_rows = (1 << isa.width(isa.Opcode.NORM, "rows")) - 1
     most = {
@@ -89,6 +103,7 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
         "experts_ahead": arch.max_experts,
         "speculated_experts": arch.max_experts,
         "fetches_ahead": arch.queue_depth,
+        "norms_kept": 1,
     }
     least = {"row_blocks": 1, "query_blocks": 1, "bank_tiles": 1, "fetches_ahead": 1}
     good = set(fields) == set(most) and all(

@@ -7,12 +7,14 @@ tiles on the diagonal are computed: column tiles that need the same inputs are o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby, product
 
 import numpy as np
 
+from moesaic.compiler.schedule.operands import Normal, Rows, pad_to
 from moesaic.compiler.schedule.steps import Weights, updates_stream, writes_stream
-from moesaic.compiler.schedule.writer import Normal, Rows, Source, StepWriter, pad_to
+from moesaic.compiler.schedule.writer import StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import zeros_offset
@@ -31,17 +33,15 @@ def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Normal) -> None:
         words=graph.tokens * writer.residual_words,
         base=0,
     )
-    plane = normal.buffer.words // 3
+    source = normal.source(True)
     blocks = [(linear, *block) for linear in layer.linears for block in _blocks(linear, arch)]
     for rows, (linear, inputs, outputs) in product(writer.blocks(graph.tokens), blocks):
         drain = writer.to_residual(rows.start)
         drain["base"] = rows.start * writer.residual_words + outputs.start // arch.lanes
         writer.linear(
-            Source(
-                normal.buffer,
-                isa.Streamed.SIGNED16,
-                first=plane + inputs.start // arch.depth,
-                plane=plane,
+            replace(
+                source,
+                first=source.first + inputs.start // arch.depth,
                 stride=writer.words(graph.channels),
             ),
             Weights(linear, pad_to(tuple(inputs), arch.depth), pad_to(tuple(outputs), arch.width)),

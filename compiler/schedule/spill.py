@@ -13,10 +13,13 @@ from moesaic.compiler.schedule.steps import writes_stream as writes
 from moesaic.spec import isa, layout, scratch
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import angle_words
+from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
 
 PLACES = 2
 """Blocks that the residual memory holds at a time: one comes or goes while another is updated."""
+PLACES_READ_AHEAD = 3
+"""Where blocks are normalised when they are read: one is, while two others are updated."""
 IDENTITY = {"plain": 1, "store": 1, "channels": 1, "multiplier": 1 << 15, "shift": 15}
 """Fields of a NORM that sends rows as they are (docs/numerics.md)."""
 
@@ -44,6 +47,10 @@ class Spill:
         Rows of the stream.
     first_byte
         Where scratch begins in the OUTPUT window.
+    row_bytes
+        Bytes of a row there.
+    places
+        How many blocks the memory holds.
     """
 
     size: int
@@ -51,16 +58,29 @@ class Spill:
     tokens: int
     first_byte: int
     row_bytes: int
+    places: int
 
     @staticmethod
-    def of(graph: IntGraph, arch: ArchConfig, most: int) -> Spill:
-        """Blocks of at most ``most`` rows."""
-        size = max(1, min(most, resident_rows(graph, arch) // PLACES))
+    def of(graph: IntGraph, arch: ArchConfig, most: int, places: int) -> Spill:
+        """Blocks of at most ``most`` rows, which share ``places`` places.
+
+        Raises
+        ------
+        UserError
+            The memory holds no row for each.
+        """
+        size = min(most, resident_rows(graph, arch) // places)
+        if not size:
+            raise UserError(
+                f"the model does not fit target {arch.name}: the residual scratchpad has"
+                f" {arch.residual_bytes} bytes, less than {places} rows of its residual stream: use"
+                " a target with more residual_bytes"
+            )
         words = layout.words(graph.channels, arch.lanes)
         outputs = [(head.rows, head.linear.outputs) for head in graph.heads]
         first = scratch.first_byte(arch, outputs)
         row_bytes = words * layout.load_bytes(arch, isa.Space.RESIDUAL)
-        return Spill(size, words, graph.tokens, first, row_bytes)
+        return Spill(size, words, graph.tokens, first, row_bytes, places)
 
     def blocks(self, rows: range) -> list[range]:
         """The parts of ``rows`` in each block of the stream."""
@@ -73,7 +93,7 @@ class Spill:
     def place(self, rows: range) -> range:
         """Rows of the residual memory that ``rows`` of one block have while they are there."""
         block, within = divmod(rows.start, self.size)
-        first = block % PLACES * self.size + within
+        first = block % self.places * self.size + within
         return range(first, first + len(rows))
 
     def fetch(self, rows: range) -> Step:

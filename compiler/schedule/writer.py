@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from moesaic.compiler.schedule.activations import TableSlots, table_accesses
+from moesaic.compiler.schedule.operands import Normal, RowBuffer, Rows, Source, natural
 from moesaic.compiler.schedule.options import Schedule
-from moesaic.compiler.schedule.spill import Spill, is_spilled
+from moesaic.compiler.schedule.spill import PLACES, PLACES_READ_AHEAD, Spill, is_spilled
 from moesaic.compiler.schedule.steps import (
-    QUEUES_READ,
     QUEUES_WRITE,
     TABLES,
     Access,
@@ -18,106 +18,20 @@ from moesaic.compiler.schedule.steps import (
     Weights,
     reads,
     reads_stream,
-    writes,
 )
 from moesaic.spec import isa, layout, tables
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.intgraph import IntActivation, IntGraph, IntLinear, IntNorm
+from moesaic.spec.intgraph import (
+    IntActivation,
+    IntAttention,
+    IntDense,
+    IntGraph,
+    IntLinear,
+    IntNorm,
+)
 
 MOST_ROWS = (1 << isa.width(isa.Opcode.DRAIN, "rows")) - 1
 """Rows of one instruction."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows that a product works on: ``count`` from ``first`` on, or an expert's queue, which has
-    ``count`` rows if that is not 0."""
-
-    count: int
-    expert: int | None = None
-    first: int = 0
-
-    @staticmethod
-    def block(rows: range) -> Rows:
-        """Rows from ``rows.start`` to below ``rows.stop``."""
-        return Rows(len(rows), first=rows.start)
-
-    @property
-    def range(self) -> range | None:
-        """The rows; None if only the frame's routing says which they are."""
-        return range(self.first, self.first + self.count) if self.expert is None else None
-
-    @property
-    def fields(self) -> dict[str, int]:
-        if self.expert is None:
-            return {"rows": self.count}
-        return {"predicated": 1, "expert": self.expert}
-
-    @property
-    def accesses(self) -> tuple[Access, ...]:
-        return () if self.expert is None else (QUEUES_READ,)
-
-
-def natural(count: int, size: int) -> tuple[int, ...]:
-    """Indices 0 .. count - 1, padded with -1 to a multiple of ``size``."""
-    return (*range(count), *([-1] * (-count % size)))
-
-
-def per_head(heads: int, dim: int, size: int) -> tuple[int, ...]:
-    """Indices of ``heads`` groups of ``dim``, each padded with -1 to a multiple of ``size``."""
-    pad = -dim % size
-    return tuple(
-        head * dim + i if i < dim else -1 for head in range(heads) for i in range(dim + pad)
-    )
-
-
-def pad_to(indices: tuple[int, ...], size: int) -> tuple[int, ...]:
-    """Pad with -1 to a multiple of ``size``."""
-    return (*indices, *([-1] * (-len(indices) % size)))
-
-
-@dataclass(frozen=True)
-class Source:
-    """Rows of a buffer as a MATMUL streams them.
-
-    ``first`` is the word of the first row, in the high plane if there are two; ``plane`` the words
-    from there to the low one. ``stride`` words lie between rows if not just those of a plane, and
-    ``wide`` k-tiles have both planes if not all.
-    """
-
-    buffer: Buffer
-    streamed: isa.Streamed = isa.Streamed.SIGNED8
-    first: int = 0
-    plane: int = 0
-    stride: int | None = None
-    wide: int | None = None
-
-    @staticmethod
-    def normalised(buffer: Buffer, wide: bool) -> Source:
-        """The int8 rows, or with ``wide`` the 16-bit rows, that NORM has written; three planes
-        if there are any 16-bit rows."""
-        if not wide:
-            return Source(buffer)
-        plane = buffer.words // 3
-        return Source(buffer, isa.Streamed.SIGNED16, plane, plane)
-
-
-@dataclass
-class Normal:
-    """Normalised rows of the stream in the making: ``rows`` of it, of which those below ``until``
-    are written. ``buffer`` has the first of them in row 0, in three planes if ``wide``."""
-
-    norm: IntNorm
-    buffer: Buffer
-    rows: range
-    wide: bool
-    layer: int
-    label: str
-    until: int
-
-    def source(self, wide: bool) -> Source:
-        """The int8 rows, or with ``wide`` the 16-bit rows."""
-        return Source.normalised(self.buffer, wide)
 
 
 class StepWriter:
@@ -138,7 +52,10 @@ class StepWriter:
         self._tables = TableSlots(graph, arch)
         self.spill: Spill | None = None
         if is_spilled(graph, arch):
-            self.spill = Spill.of(graph, arch, len(self.blocks(graph.tokens)[0]))
+            most = len(self.blocks(graph.tokens)[0])
+            kept = all(self.keeps_norm(index) for index in range(len(graph.layers)))
+            places = PLACES if kept else PLACES_READ_AHEAD
+            self.spill = Spill.of(graph, arch, most, places)
         self._kept = 0  # rows of the stream that are in scratch again
 
     def emit(
@@ -175,32 +92,56 @@ class StepWriter:
         size = min(wanted, self.arch.accumulator_rows, MOST_ROWS)
         return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
 
-    def begin_norm(self, norm: IntNorm, rows: range, wide: bool, layer: int, label: str) -> Normal:
-        """Give ``rows`` of the stream a place as int8 rows and, with ``wide``, two more planes;
-        :meth:`complete` writes them."""
-        words = self.words(norm.channels)
-        buffer = Buffer(f"{label}.norm", len(rows) * words * (3 if wide else 1))
-        return Normal(norm, buffer, rows, wide, layer, label, rows.start)
+    def keeps_norm(self, index: int) -> bool:
+        """Whether all rows that layer ``index`` reads are normalised before it begins: as the
+        schedule says, or because it can't take them by the block, or somebody reads them once it
+        has added to the stream."""
+        layer, behind = self.graph.layers[index], self.graph.layers[index + 1 : index + 2]
+        by_block = isinstance(layer, IntAttention) or (
+            isinstance(layer, IntDense) and layer.tokens is None
+        )
+        shared = layer.parallel or any(other.parallel for other in behind)
+        return bool(self.schedule.norms_kept) or shared or not by_block
+
+    def begin_norm(
+        self, norm: IntNorm, rows: range, wide: bool, layer: int, label: str, kept: bool = True
+    ) -> Normal:
+        """What normalises ``rows`` of the stream: int8 and, with ``wide``, two more planes. With
+        ``kept`` :meth:`complete` writes all of them, else :meth:`normalise` does, block by block.
+        """
+        place = self._norm_place(norm, rows, wide, label) if kept else None
+        return Normal(norm, rows, wide, layer, label, place)
 
     def complete(self, until: int) -> None:
         """The stream's rows below ``until`` have all that is added to them: emit the NORM of those
-        blocks of ``following`` that are complete with them."""
+        blocks of ``following`` that are complete with them, where they are kept."""
         normal = self.following
-        for rows in self.parts(normal.rows) if normal else ():
-            if normal and normal.until <= rows.start and rows.stop <= until:
-                self._norm(normal, rows)
-                normal.until = rows.stop
+        if normal and normal.place:
+            for rows in self.parts(normal.rows):
+                if normal.until <= rows.start and rows.stop <= until:
+                    self._norm(normal, normal.place, rows)
+                    normal.until = rows.stop
         if self.spill and self.layer < len(self.graph.layers):
             for rows in self.spill.blocks(range(self.graph.tokens)):
                 if self._kept <= rows.start and rows.stop <= until:
                     self._append(*self.spill.keep(rows))
                     self._kept = rows.stop
 
-    def fetch(self, rows: range) -> None:
-        """Bring a block of the stream back, if it is in scratch: it will be added to."""
+    def normalise(self, normal: Normal, rows: range) -> Normal:
+        """Of a norm whose rows are not kept, those of a resident block in a place of their own; the
+        others as they are."""
+        if normal.place:
+            return normal
+        place = self._norm_place(normal.norm, rows, normal.wide, normal.label)
+        self._norm(normal, place, rows)
+        return replace(normal, rows=rows, place=place)
+
+    def fetch(self, rows: range, update: bool = True) -> None:
+        """Bring a block of the stream back, if it is in scratch: with ``update`` to be added to."""
         if self.spill:
             self._append(self.spill.fetch(rows))
-            self._kept = min(self._kept, rows.start)
+            if update:
+                self._kept = min(self._kept, rows.start)
 
     def resident(self, rows: range) -> range:
         """Rows of the residual memory where ``rows`` of one block of the stream are."""
@@ -217,11 +158,15 @@ class StepWriter:
         """Append steps under the current layer."""
         self.steps += [replace(step, layer=self.layer, label=self.label) for step in steps]
 
-    def _norm(self, normal: Normal, rows: range) -> None:
+    def _norm_place(self, norm: IntNorm, rows: range, wide: bool, label: str) -> RowBuffer:
+        """Room for normalised rows."""
+        words = self.words(norm.channels)
+        name = f"{label}.norm{rows.start or ''}"
+        return RowBuffer(Buffer(name, len(rows) * words * (3 if wide else 1)), rows, words)
+
+    def _norm(self, normal: Normal, place: RowBuffer, rows: range) -> None:
         """Emit NORM of some rows of the stream."""
-        norm, buffer = normal.norm, normal.buffer
-        words, first = self.words(norm.channels), rows.start - normal.rows.start
-        place = self.resident(rows)
+        norm, source = normal.norm, self.resident(rows)
         self.steps.append(
             Step(
                 isa.Opcode.NORM,
@@ -230,20 +175,17 @@ class StepWriter:
                     rows=len(rows),
                     words=self.residual_words,
                     channels=norm.channels,
-                    source_base=place.start * self.residual_words,
+                    source_base=source.start * self.residual_words,
                     source_stride=self.residual_words,
                     epsilon=norm.epsilon,
                     multiplier=norm.scale.multiplier,
                     shift=norm.scale.shift,
-                    base=Address(buffer, first * words),
-                    stride=words,
-                    plane_stride=len(normal.rows) * words if normal.wide else 0,
+                    base=place.at(rows.start),
+                    stride=place.stride,
+                    plane_stride=place.plane if normal.wide else 0,
                     plain=int(norm.plain),
                 ),
-                (
-                    reads_stream(place),
-                    *writes(buffer, rows=range(first, first + len(rows))),
-                ),
+                (reads_stream(source), *place.writes(rows)),
                 layer=normal.layer,
                 label=normal.label,
             )
@@ -284,9 +226,12 @@ class StepWriter:
         stride = k_tiles if source.stride is None else source.stride
         together = tiles if one_group else self._bank_tiles(tiles, rows)
         n_tiles, groups = together, tiles // together
+        first = rows.first - source.row
+        listed = gather or rows.expert is not None
+        read = None if listed else range(first, first + rows.count)
         self.emit(
             isa.Opcode.MATMUL,
-            (*reads(source.buffer, rows=rows.range if not gather else None), *rows.accesses),
+            (*reads(source.buffer, rows=read), *rows.accesses),
             weights,
             **rows.fields,
             gather=int(gather),
@@ -297,7 +242,7 @@ class StepWriter:
             n_tiles=n_tiles,
             groups=groups,
             ring_words=tiles * (arch.parameter_ring_words + k_tiles * arch.tile_ring_words),
-            stream_base=Address(source.buffer, source.first + rows.first * stride),
+            stream_base=Address(source.buffer, source.first + first * stride),
             stream_stride=stride,
             plane_stride=source.plane,
             last_wide=wide - 1 if source.streamed == isa.Streamed.SIGNED16 else 0,

@@ -136,7 +136,7 @@ def capacity_cases(preset: ArchConfig, count: int, seed: int) -> Iterator[Case]:
             choices = {
                 name: rng.choice(values) for name, values in candidates(arch).items() if values
             }
-            schedule = replace(schedule, **choices)
+            schedule = replace(schedule, **choices, norms_kept=made // 4 % 2)
         (name,) = rng.choices(list(GROWING), [often for often, _ in GROWING.values()])
         if (name == "hidden" and all(base.moe)) or (name == "expert_hidden" and not any(base.moe)):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from .capacity_shapes import GROWING, Case, capacity_cases, fits
 from .random_intgraph import Shape, random_intgraph
 from .test_codegen import SMALL, run_both
 
-SHAPES_PER_PRESET = 500
+SHAPES_PER_PRESET = 200
 LIMITS = {
     "the scratchpad has": "activation words",
     "the residual scratchpad has": "residual words",
@@ -59,12 +60,13 @@ def check_case(case: Case, seed: int) -> str:
     return "fits"
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_no_shape_at_a_limit_hangs(preset: ArchConfig) -> None:
-    """By the cost model, and by tokens and places in random order of the units."""
+@cache
+def outcomes(name: str) -> tuple[Counter[str], dict[str, set[bool]]]:
+    """Of a preset's shapes: how many fit or exceed which limit, and by the size that was grown to
+    an edge whether they did."""
     found: Counter[str] = Counter()
-    grown: dict[str, set[bool]] = {name: set() for name in GROWING}
-    for seed, case in enumerate(capacity_cases(preset, SHAPES_PER_PRESET, seed=11)):
+    grown: dict[str, set[bool]] = {size: set() for size in GROWING}
+    for seed, case in enumerate(capacity_cases(PRESETS[name], SHAPES_PER_PRESET, seed=11)):
         try:
             outcome = check_case(case, seed)
         except Exception as error:
@@ -72,22 +74,34 @@ def test_no_shape_at_a_limit_hangs(preset: ArchConfig) -> None:
             raise
         found[outcome] += 1
         grown[case.grown].add(outcome == "fits")
+    return found, grown
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_shape_at_a_limit_hangs(name: str) -> None:
+    """By the cost model, and by tokens and places in random order of the units."""
+    found, _ = outcomes(name)
     print(dict(found))
     assert found.total() == SHAPES_PER_PRESET
-    reachable = set(LIMITS.values())
-    if preset.activation_words < 32 * preset.accumulator_rows:  # so many rows do not fit there
-        reachable.remove("accumulator rows")
-    assert found.keys() == {"fits", *reachable}
     assert 0.3 * SHAPES_PER_PRESET < found["fits"] < 0.95 * SHAPES_PER_PRESET
-    del grown["heads"]  # their number ends before any limit, where programs get long
-    assert all(outcomes == {True, False} for outcomes in grown.values()), grown
+    assert len(found) > 4
+
+
+def test_limits_are_met_on_several_presets() -> None:
+    """All of them, and sizes grow beyond some: but heads, whose number ends before any limit."""
+    limits = Counter(limit for name in PRESETS for limit in outcomes(name)[0])
+    assert limits.keys() == {"fits", *LIMITS.values()}
+    assert min(limits.values()) > 3, limits
+    for size in set(GROWING) - {"heads"}:
+        met = [outcomes(name)[1][size] == {True, False} for name in PRESETS]
+        assert sum(met) > 3, size
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_search_at_a_limit_finds_a_schedule_that_runs(preset: ArchConfig) -> None:
     """What fits with some schedule is never refused, and what is chosen is no slower."""
     found: Counter[str] = Counter()
-    for case in capacity_cases(preset, 16, seed=12):
+    for case in capacity_cases(preset, 8, seed=12):
         graph = random_intgraph(case.shape, values=False)
         try:
             schedule = choose_schedule(graph, case.arch)
@@ -106,7 +120,7 @@ def test_search_at_a_limit_finds_a_schedule_that_runs(preset: ArchConfig) -> Non
         else:
             found["only another schedule fits"] += 1
     print(dict(found))
-    assert found["chosen"] > 4
+    assert found["chosen"] > 2
 
 
 @pytest.mark.parametrize("preset", [*PRESETS.values(), SMALL], ids=lambda arch: arch.name)

@@ -34,6 +34,12 @@ ALL_AT_ONCE = Schedule(
     row_blocks=3, query_blocks=3, bank_tiles=3, experts_ahead=2, speculated_experts=5,
     fetches_ahead=NANO.queue_depth,
 )  # fmt: skip
+AS_READ = replace(first_schedule(NANO), norms_kept=0)
+VARIANTS |= {
+    "as read": AS_READ,
+    "as read, in blocks": replace(AS_READ, row_blocks=3, query_blocks=5),
+    "as read, all": replace(ALL_AT_ONCE, norms_kept=0),
+}
 
 
 def run_and_compare(graph: IntGraph, schedule: Schedule, seed: int) -> None:
@@ -65,7 +71,9 @@ def test_rotations_in_blocks_of_rows(row_blocks: int, seed: int, from_host: bool
     )  # two tables of angles fit, too
     graph = random_intgraph(shape, seed)
     assert all(layer.rotary for layer in graph.layers if isinstance(layer, IntAttention))
-    schedule = replace(first_schedule(NANO), row_blocks=row_blocks, bank_tiles=1 + seed % 3)
+    schedule = replace(
+        first_schedule(NANO), row_blocks=row_blocks, bank_tiles=1 + seed % 3, norms_kept=seed % 2
+    )
     run_and_compare(graph, schedule, seed)
 
 

@@ -1,0 +1,114 @@
+"""One head of attention for some of the queries: scores, softmax, and the mixture of values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moesaic.compiler.schedule.operands import RowBuffer
+from moesaic.compiler.schedule.steps import Address, Buffer, reads, writes
+from moesaic.compiler.schedule.writer import StepWriter
+from moesaic.spec import isa, layout
+from moesaic.spec.intgraph import IntAttention
+
+
+def query_parts(writer: StepWriter, block: range) -> list[range]:
+    """Parts of a block of queries: as the schedule says, or more, because an accumulator bank holds
+    the scores of one."""
+    arch, tokens = writer.arch, writer.graph.tokens
+    wanted = layout.words(tokens, writer.schedule.query_blocks)
+    most = min(wanted, arch.accumulator_rows // layout.words(tokens, arch.width))
+    return [
+        range(first, min(first + most, block.stop))
+        for first in range(block.start, block.stop, most)
+    ]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Head ``number`` for the queries ``rows``: where all keys and values and, of these rows,
+    queries and results lie."""
+
+    layer: IntAttention
+    number: int
+    rows: range
+    query: RowBuffer
+    key: RowBuffer
+    value: RowBuffer
+    attended: RowBuffer
+
+    def score(self, writer: StepWriter) -> Buffer:
+        """Write the MATMUL of queries and keys, and its softmax; returns where that is."""
+        layer, rows, tokens = self.layer, self.rows, writer.graph.tokens
+        words = self.query.stride // layer.heads
+        key_tiles = layout.words(tokens, writer.arch.width)
+        name = f"probability{self.number}.{rows.start}"
+        probability = writer.buffer(name, len(rows), tokens)
+        writer.emit(
+            isa.Opcode.MATMUL,
+            (*self.query.reads(rows), *reads(self.key.buffer)),
+            stationary=isa.Stationary.COLUMNS,
+            streamed=isa.Streamed.SIGNED16 if layer.wide_query else isa.Streamed.SIGNED8,
+            track_maximum=1,
+            rows=len(rows),
+            k_tiles=words,
+            n_tiles=key_tiles,
+            groups=1,
+            stream_base=self.query.at(rows.start, self.number * words),
+            stream_stride=self.query.stride,
+            plane_stride=self.query.plane if layer.wide_query else 0,
+            last_wide=words - 1 if layer.wide_query else 0,
+            stationary_base=self.key.at(0, self.number * words),
+            stationary_stride=self.key.stride,
+            stationary_rows=tokens,
+        )
+        writer.emit(
+            isa.Opcode.DRAIN,
+            writes(probability),
+            kind=isa.Drain.SOFTMAX,
+            rows=len(rows),
+            n_tiles=key_tiles,
+            groups=1,
+            columns=tokens,
+            base=Address(probability),
+            stride=writer.words(tokens),
+            multiplier=layer.softmax.multiplier,
+            shift=layer.softmax.shift,
+        )
+        return probability
+
+    def mix(self, writer: StepWriter, probability: Buffer) -> None:
+        """Write the MATMUL of probabilities and values, scaled by 1/sum."""
+        layer, rows, tokens = self.layer, self.rows, writer.graph.tokens
+        words = writer.words(layer.value_dim)
+        columns = words * writer.arch.depth
+        tiles = layout.words(columns, writer.arch.width)
+        writer.emit(
+            isa.Opcode.MATMUL,
+            reads(probability, self.value.buffer),
+            stationary=isa.Stationary.ROWS,
+            streamed=isa.Streamed.UNSIGNED8,
+            rows=len(rows),
+            k_tiles=writer.words(tokens),
+            n_tiles=1,
+            groups=tiles,
+            stream_base=Address(probability),
+            stream_stride=writer.words(tokens),
+            stationary_base=self.value.at(0, self.number * words),
+            stationary_stride=self.value.stride,
+            stationary_rows=tokens,
+        )
+        writer.emit(
+            isa.Opcode.DRAIN,
+            self.attended.writes(rows),
+            kind=isa.Drain.ATTENTION,
+            rows=len(rows),
+            n_tiles=1,
+            groups=tiles,
+            columns=columns,
+            base=self.attended.at(rows.start, self.number * words),
+            stride=self.attended.stride,
+            wide=int(layer.wide_attended),
+            plane_stride=self.attended.plane if layer.wide_attended else 0,
+            multiplier=layer.scale.multiplier,
+            shift=layer.scale.shift,
+        )

@@ -1,0 +1,134 @@
+"""Operands of a product: which rows, from which buffer, and in which order of columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from moesaic.compiler.schedule.steps import QUEUES_READ, Access, Address, Buffer, reads, writes
+from moesaic.spec import isa
+from moesaic.spec.intgraph import IntNorm
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that a product works on: ``count`` from ``first`` on, or an expert's queue, which has
+    ``count`` rows if that is not 0."""
+
+    count: int
+    expert: int | None = None
+    first: int = 0
+
+    @staticmethod
+    def block(rows: range) -> Rows:
+        """Rows from ``rows.start`` to below ``rows.stop``."""
+        return Rows(len(rows), first=rows.start)
+
+    @property
+    def fields(self) -> dict[str, int]:
+        if self.expert is None:
+            return {"rows": self.count}
+        return {"predicated": 1, "expert": self.expert}
+
+    @property
+    def accesses(self) -> tuple[Access, ...]:
+        return () if self.expert is None else (QUEUES_READ,)
+
+
+def natural(count: int, size: int) -> tuple[int, ...]:
+    """Indices 0 .. count - 1, padded with -1 to a multiple of ``size``."""
+    return (*range(count), *([-1] * (-count % size)))
+
+
+def per_head(heads: int, dim: int, size: int) -> tuple[int, ...]:
+    """Indices of ``heads`` groups of ``dim``, each padded with -1 to a multiple of ``size``."""
+    pad = -dim % size
+    return tuple(
+        head * dim + i if i < dim else -1 for head in range(heads) for i in range(dim + pad)
+    )
+
+
+def pad_to(indices: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Pad with -1 to a multiple of ``size``."""
+    return (*indices, *([-1] * (-len(indices) % size)))
+
+
+@dataclass(frozen=True)
+class RowBuffer:
+    """A buffer that holds ``stride`` words of each of some ``rows`` of the stream."""
+
+    buffer: Buffer
+    rows: range
+    stride: int
+
+    def at(self, row: int, word: int = 0) -> Address:
+        """Where a word of a row of the stream is."""
+        return Address(self.buffer, (row - self.rows.start) * self.stride + word)
+
+    @property
+    def plane(self) -> int:
+        """Words from a plane to the next one, if there are several."""
+        return len(self.rows) * self.stride
+
+    def _within(self, rows: range) -> range:
+        return range(rows.start - self.rows.start, rows.stop - self.rows.start)
+
+    def reads(self, rows: range) -> tuple[Access, ...]:
+        """Accesses that read some of its rows."""
+        return reads(self.buffer, rows=self._within(rows))
+
+    def writes(self, rows: range) -> tuple[Access, ...]:
+        """Accesses that write some of its rows."""
+        return writes(self.buffer, rows=self._within(rows))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of a buffer as a MATMUL streams them.
+
+    ``row`` is the number of its first row, and ``first`` the word of that row, in the high plane if
+    there are two; ``plane`` the words from there to the low one. ``stride`` words lie between rows
+    if not just those of a plane, and ``wide`` k-tiles have both planes if not all.
+    """
+
+    buffer: Buffer
+    streamed: isa.Streamed = isa.Streamed.SIGNED8
+    first: int = 0
+    plane: int = 0
+    stride: int | None = None
+    wide: int | None = None
+    row: int = 0
+
+    @staticmethod
+    def normalised(rows: RowBuffer, wide: bool) -> Source:
+        """The int8 rows, or with ``wide`` the 16-bit rows, that NORM has written; three planes
+        if there are any 16-bit rows."""
+        row = rows.rows.start
+        if not wide:
+            return Source(rows.buffer, row=row)
+        return Source(rows.buffer, isa.Streamed.SIGNED16, rows.plane, rows.plane, row=row)
+
+
+@dataclass
+class Normal:
+    """Normalised ``rows`` of the stream for what reads it next, in three planes if ``wide``.
+
+    ``place`` has all of them; those below ``until`` are written. Where it is None, each block is
+    normalised when a product reads it.
+    """
+
+    norm: IntNorm
+    rows: range
+    wide: bool
+    layer: int
+    label: str
+    place: RowBuffer | None
+    until: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is written yet."""
+        self.until = self.rows.start
+
+    def source(self, wide: bool) -> Source:
+        """The int8 rows, or with ``wide`` the 16-bit rows, of those that have a place."""
+        assert self.place is not None
+        return Source.normalised(self.place, wide)

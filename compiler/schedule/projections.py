@@ -1,0 +1,138 @@
+"""Keys, queries and values: linear layers whose results begin every head with a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from moesaic.compiler.schedule.operands import (
+    RowBuffer,
+    Rows,
+    Source,
+    natural,
+    pad_to,
+    per_head,
+)
+from moesaic.compiler.schedule.steps import ANGLES_READ, Weights
+from moesaic.compiler.schedule.writer import StepWriter
+from moesaic.spec import isa, layout
+from moesaic.spec.constants import angle_key, angle_places
+from moesaic.spec.formats import ANGLE_FRACTION_BITS
+from moesaic.spec.intgraph import IntAttention, IntLinear, IntRotary
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Keys, queries or values: a linear layer whose results are int8 or, with ``wide``, two planes;
+    every head begins with a word. With ``rotary`` they are rotated by the angles that begin at
+    residual word ``angles``."""
+
+    name: str
+    linear: IntLinear
+    heads: int
+    indices: tuple[int, ...]
+    side: int
+    wide: bool
+    rotary: bool = False
+    angles: int = 0
+
+    @staticmethod
+    def of(
+        writer: StepWriter, layer: IntAttention, name: str, linear: IntLinear, side: int, wide: bool
+    ) -> Projection:
+        rotary, angles = layer.rotary if name != "value" else None, 0
+        if rotary is not None:
+            indices = _rotated_columns(writer, layer, rotary)
+            angles = angle_places(writer.graph, writer.arch)[angle_key(rotary)]
+        else:
+            dim = layer.value_dim if name == "value" else layer.head_dim
+            indices = per_head(layer.heads, dim, writer.arch.depth)
+        heads, turned = layer.heads, rotary is not None
+        return Projection(name, linear, heads, indices, side, wide, turned, angles)
+
+    def place(self, writer: StepWriter, rows: range) -> RowBuffer:
+        """Room for the results of some rows of the stream."""
+        planes, columns = 2 if self.wide else 1, len(self.indices)
+        name = f"{self.name}{rows.start or ''}"
+        buffer = writer.buffer(name, len(rows), columns, self.side, planes)
+        return RowBuffer(buffer, rows, writer.words(columns))
+
+    def lower(self, writer: StepWriter, normal: Source, block: range, place: RowBuffer) -> None:
+        """Write the product of a block of rows."""
+        if not self.rotary:
+            self._product(writer, normal, block, place, range(len(self.indices)), {})
+            return
+        # A bank must hold both chunks of a pair.
+        arch, head = writer.arch, len(self.indices) // self.heads
+        most = arch.accumulator_rows // _pair_tiles(writer)
+        for start in range(block.start, block.stop, most):
+            rows = range(start, min(start + most, block.stop))
+            for columns in _pieces(writer, head, self.heads, len(rows)):
+                first = rows.start * (head // arch.lanes) + columns.start % head // arch.lanes
+                turn = {
+                    "rotary": 1,
+                    "shift": ANGLE_FRACTION_BITS,
+                    "angles": self.angles + first,
+                    "angle_words": head // arch.lanes,
+                }
+                self._product(writer, normal, rows, place, columns, turn)
+
+    def _product(
+        self,
+        writer: StepWriter,
+        normal: Source,
+        rows: range,
+        place: RowBuffer,
+        columns: range,
+        turn: dict[str, int],
+    ) -> None:
+        arch = writer.arch
+        inputs = natural(self.linear.inputs, arch.depth)
+        outputs = self.indices[columns.start : columns.stop]
+        writer.linear(
+            normal,
+            Weights(self.linear, inputs, pad_to(outputs, arch.width)),
+            Rows.block(rows),
+            {
+                "kind": isa.Drain.INT8,
+                "base": place.at(rows.start, columns.start // arch.depth),
+                "stride": place.stride,
+                "wide": int(self.wide),
+                "plane_stride": place.plane if self.wide else 0,
+                **turn,
+            },
+            (*place.writes(rows), *([ANGLES_READ] if turn else [])),
+            columns=len(outputs),
+            one_group=bool(turn),
+        )
+
+
+def _rotated_columns(writer: StepWriter, layer: IntAttention, rotary: IntRotary) -> tuple[int, ...]:
+    """Outputs of the query or the key in the order in which pairs of chunks are rotated."""
+    one = layout.rotary_columns(writer.arch, rotary.pairs)
+    return tuple(
+        head * layer.head_dim + channel if channel >= 0 else -1
+        for head in range(layer.heads)
+        for channel in one
+    )
+
+
+def _pair_tiles(writer: StepWriter) -> int:
+    """Column tiles that a pair of chunks lies in."""
+    return max(1, 2 * writer.arch.lanes // writer.arch.width)
+
+
+def _pieces(writer: StepWriter, head: int, heads: int, rows: int) -> Iterator[range]:
+    """Rotated columns, ``head`` for each head, in pieces that an accumulator bank holds: whole
+    heads, or parts of one, because angles begin again with a head only."""
+    tiles, limit = _pair_tiles(writer), writer.bank_limit(Rows(rows))
+    most = max(tiles, min(limit, writer.schedule.bank_tiles) // tiles * tiles)
+    columns = most * writer.arch.width
+    if columns >= head:
+        step = columns // head * head
+        for start in range(0, heads * head, step):
+            yield range(start, min(start + step, heads * head))
+        return
+    for first in range(0, heads * head, head):
+        for start in range(first, first + head, columns):
+            yield range(start, min(start + columns, first + head))
