@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.algebra import stack_views
+from moesaic.compiler.frontend.atoms import Case, Undetermined, is_zero
 from moesaic.compiler.frontend.experts import ExpertReading, make_moe, read_expert, read_router
 from moesaic.compiler.frontend.formula import Formula
 from moesaic.compiler.frontend.read import State, per_column
-from moesaic.compiler.frontend.routing import (
-    SHARE,
-    SIGMOID,
-    SUMS,
-    Routing,
-    Undetermined,
-    as_number,
-    is_zero,
-    only,
-)
+from moesaic.compiler.frontend.routing import Routing
 from moesaic.compiler.frontend.splitting import Part, Splitter
 from moesaic.compiler.frontend.views import (
     Arena,
@@ -31,9 +21,8 @@ from moesaic.compiler.frontend.views import (
     Product,
     View,
 )
+from moesaic.compiler.frontend.weights import settle
 
-TINY = 1e-5
-"""Largest constant beside the sum that chosen gate weights are divided by."""
 PARTS = ("weight", "bias", "gamma", "beta")
 
 
@@ -45,12 +34,12 @@ class _Group:
 
     def formulas(self, routing: Routing, expert: int) -> list[Formula]:
         """Return the weight in each case: in slot 0, 1, ..., and where it is not chosen."""
-        slots: list[int | None] = list(range(routing.slots)) if routing.choice else []
+        slots: list[int | None] = list(range(routing.scores.slots)) if routing.scores.choice else []
         found = []
         for slot in (*slots, None):
             total = Formula({})
             for part in self.parts:
-                total = total + routing.product(part.gates, expert, slot)
+                total = total + routing.product(part.gates, Case(expert, slot))
             found.append(total)
         return found
 
@@ -105,11 +94,13 @@ def read_mixture(arena: Arena, state: State, terms: list[View]) -> ir.Moe:
             if not _same(readings[expert], again):
                 raise NotRecognised(f"expert {expert} of {routing.node} stands there twice")
             weights[expert] = [a + b for a, b in zip(weights[expert], formulas, strict=True)]
-    router = read_router(arena, state, routing.logits)
-    if routing.slope is not None and routing.slope != 1.0:
-        router.weight, router.bias = router.weight * routing.slope, router.bias * routing.slope
+    scores = routing.scores
+    router = read_router(arena, state, scores.logits)
+    if scores.slope is not None and scores.slope != 1.0:
+        router.weight = router.weight * scores.slope
+        router.bias = router.bias * scores.slope
         router.given = ir.Given()
-    count = routing.experts
+    count = scores.experts
     if sorted(readings) != list(range(count)):
         missing = next((e for e in range(count) if e not in readings), "?")
         raise NotRecognised(
@@ -117,7 +108,7 @@ def read_mixture(arena: Arena, state: State, terms: list[View]) -> ir.Moe:
             f"{len(readings)} (expert {missing} is missing): export the model with all experts, "
             "tracing may drop those that the sample did not use"
         )
-    settled = {e: _settle(routing, weights[e], e) for e in range(count)}
+    settled = {e: settle(routing, weights[e], e) for e in range(count)}
     _add_biases(routing, biases, weights, readings)
     _, kind, epsilon = settled[0]
     for e, (factor, other, more) in settled.items():
@@ -125,9 +116,9 @@ def read_mixture(arena: Arena, state: State, terms: list[View]) -> ir.Moe:
             raise NotRecognised(f"{routing.node} weighs expert {e} in another way than expert 0")
         readings[e].scale(factor)
     arena.notes |= routing.notes
-    name = routing.choice.name if routing.choice is not None else router.name
+    name = scores.choice.name if scores.choice is not None else router.name
     ordered = {e: readings[e] for e in range(count)}
-    moe = make_moe(router, ordered, routing.slots, kind.renormalise, name)
+    moe = make_moe(router, ordered, scores.slots, kind.renormalise, name)
     moe.sigmoid, moe.sum_epsilon = kind.sigmoid, epsilon
     if routing.corrections is not None and not kind.sigmoid:
         raise NotRecognised(
@@ -140,7 +131,7 @@ def read_mixture(arena: Arena, state: State, terms: list[View]) -> ir.Moe:
 def _number(routing: Routing, group: _Group, guess: int) -> tuple[int, list[Formula]]:
     """Return which expert a group is, and its weight in each case."""
     error: NotRecognised | None = None
-    for expert in sorted(range(routing.experts), key=lambda e: e != guess):
+    for expert in sorted(range(routing.scores.experts), key=lambda e: e != guess):
         try:
             formulas = group.formulas(routing, expert)
         except Undetermined as reason:
@@ -176,57 +167,6 @@ def _same(one: ExpertReading, other: ExpertReading) -> bool:
             return False
         pairs += [(getattr(mine, part), getattr(its, part)) for part in PARTS]
     return all(np.array_equal(a, b) for a, b in pairs)
-
-
-class _Kind(NamedTuple):
-    """What a weight is, as :class:`ir.Moe` has it."""
-
-    renormalise: bool
-    sigmoid: bool = False
-
-
-def _settle(routing: Routing, formulas: list[Formula], expert: int) -> tuple[float, _Kind, float]:
-    """Return a factor, what kind of weight it is on, and what is added to the sum of those."""
-    *slots, none = formulas
-    if routing.choice is None:
-        slots = [none]
-    elif not is_zero(none):
-        raise NotRecognised(f"expert {expert} of {routing.node} counts where it is not chosen")
-    first = slots[0]
-    if any(not first.close(other) for other in slots[1:]):
-        raise NotRecognised(
-            f"the weight of expert {expert} depends on its rank among those that {routing.node} "
-            "chose"
-        )
-    for own in SUMS:
-        if (factor := only(first, ((own, 1),))) is not None:
-            return factor, _Kind(False, own == SIGMOID), 0.0
-    if (factor := only(first, ((SHARE, 1),))) is not None:
-        return factor, _Kind(True), 0.0
-    if routing.slots == 1 and (number := as_number(first)) is not None:
-        return number, _Kind(True), 0.0  # one expert, by its own weight
-    for own, monomial in itertools.product(SUMS, first.terms):
-        total = own if routing.slots == 1 else SUMS[own]
-        numbers = dict(monomial)
-        inverse = next((n for n in numbers if routing.reciprocal_of(n) is not None), None)
-        if numbers != {own: 1, inverse: 1} or inverse is None:
-            continue
-        factor = only(first, monomial)
-        argument = routing.reciprocal_of(inverse)
-        if factor is None or argument is None or not set(argument.terms) <= {((total, 1),), ()}:
-            continue
-        of_sum = float(np.ravel(argument.coefficient(((total, 1),)))[0])
-        epsilon = float(np.ravel(argument.coefficient(()))[0]) / of_sum if of_sum > 0 else -1.0
-        if not 0 <= epsilon <= TINY:
-            raise NotRecognised(
-                f"{epsilon:g} is added to the sum that the weights of {routing.node} are divided "
-                f"by, at most {TINY:g} is supported"
-            )
-        return factor / of_sum, _Kind(True, own == SIGMOID), epsilon
-    raise NotRecognised(
-        f"the weights of the experts that {routing.node} chose must be their softmax or sigmoids, "
-        "as they are or divided by their sum over the chosen, times a number"
-    )
 
 
 def _add_biases(
