@@ -16,7 +16,10 @@ COMPILER = ("compiler", "spec", "models/zoo/export.py", "models/zoo/trial.py")
 """Of the project: what makes figures."""
 GATEWARE = ("hw", "sim", "host")
 """And what computes a twin."""
-MIXTURES = ("models/zoo/mixtures.py", "models/zoo/mixture_forms.py")
+MIXTURES = tuple(
+    str(file.relative_to(ROOT)) for file in sorted((ROOT / "models" / "zoo").glob("mixture*.py"))
+)
+"""What writes the entries from here."""
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 

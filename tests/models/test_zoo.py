@@ -201,6 +201,14 @@ def test_keys_hang_on_what_figures_hang_on(monkeypatch: pytest.MonkeyPatch) -> N
     assert row_key(tiny, False) == still
 
 
+def test_keys_hang_on_every_file_that_writes_mixtures() -> None:
+    """An entry from here is built by a module of the zoo, which its key must count."""
+    entries = [entry for entry in catalogue().values() if entry.source == "here"]
+    modules = {getattr(entry.build, "func", entry.build).__module__ for entry in entries}
+    files = {module.removeprefix("moesaic.").replace(".", "/") + ".py" for module in modules}
+    assert len(files) > 2 and files <= set(keys.MIXTURES)
+
+
 def test_tables_count_every_row() -> None:
     rows = [Row(f"n{i}", "a family", "here", state, "a | b") for i, state in enumerate(STATES)]
     console = Console(width=200)
