@@ -10,6 +10,7 @@ from moesaic.compiler import ir
 from moesaic.compiler.frontend.boundary import find_boundary
 from moesaic.compiler.frontend.cut import UNREADABLE, Backbone
 from moesaic.compiler.frontend.front import Front, describe_front, extract_front, find_front
+from moesaic.compiler.frontend.given import NO_INTEGERS
 from moesaic.compiler.frontend.host_part import extract_host_part
 from moesaic.compiler.frontend.load import read_model
 from moesaic.compiler.frontend.modules import name_layers
@@ -22,8 +23,6 @@ from moesaic.compiler.frontend.taps import last_state, place_heads, read_taps
 from moesaic.compiler.frontend.trace import Trace, trace
 from moesaic.compiler.frontend.views import NotRecognised
 from moesaic.spec.errors import UserError
-
-NO_INTEGERS = "weights that are no int8 with a scale for each output are quantised anew"
 
 
 def load_graph(

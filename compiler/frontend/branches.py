@@ -9,7 +9,8 @@ import numpy as np
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.attention import read_attention
 from moesaic.compiler.frontend.choices import Experts
-from moesaic.compiler.frontend.experts import make_moe, read_expert, read_node, read_router
+from moesaic.compiler.frontend.expert_node import read_node
+from moesaic.compiler.frontend.experts import make_moe, read_expert, read_router
 from moesaic.compiler.frontend.gates import is_mixture
 from moesaic.compiler.frontend.lists import Listed, divide
 from moesaic.compiler.frontend.mixture import read_mixture

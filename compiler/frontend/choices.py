@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesaic.compiler.frontend.views import Source, View
 from moesaic.compiler.ir import FloatArray, IndexArray
@@ -117,16 +118,43 @@ class Listed(Source):
     value: View
 
 
+@dataclass(frozen=True, eq=False)
+class ExpertLinear:
+    """A linear layer of one expert of a node."""
+
+    weight: FloatArray
+    """[outputs, inputs]."""
+    bias: FloatArray
+    """[outputs]."""
+    codes: NDArray[np.int8] | None = None
+    """[outputs, inputs], where the file has the weight as these times a scale of each row."""
+
+
+@dataclass(frozen=True, eq=False)
+class SwiGlu:
+    """``g * sigmoid(alpha * g) * (l + beta)`` of g, which ``up`` of the experts gives, clipped to
+    at most ``limit``, and of l, which ``factors`` give, clipped to plus and minus that."""
+
+    factors: list[ExpertLinear]
+    alpha: float
+    beta: float
+    limit: float
+
+
 @dataclass(eq=False)
 class Experts(Source):
-    """A com.microsoft.MoE node; rows [R, C], logits [R, E], elements [R, C]."""
+    """A com.microsoft.MoE or QMoE node; rows [R, C], logits [R, E], elements [R, C]."""
 
     rows: View
     logits: View
-    up: list[tuple[FloatArray, FloatArray]]
-    """Weight [hidden, C] and bias [hidden] of each expert."""
-    down: list[tuple[FloatArray, FloatArray]]
-    """Weight [C, hidden] and bias [C] of each expert."""
+    up: list[ExpertLinear]
+    """C inputs, of each expert."""
+    down: list[ExpertLinear]
+    """C outputs."""
     top_k: int
     renormalise: bool
     activation: str
+    """Of ``spec.activations``; with ``swiglu`` what g goes through."""
+    swiglu: SwiGlu | None = None
+    quantised: bool = False
+    """Whether the file has the weights as integers."""

@@ -1,4 +1,4 @@
-"""Recognising experts and their router, and com.microsoft.MoE, which holds both."""
+"""Recognising experts and their router."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import numpy as np
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend.activation import read_activation
-from moesaic.compiler.frontend.choices import Experts
 from moesaic.compiler.frontend.given import find_step_and_zero
 from moesaic.compiler.frontend.read import (
-    LinearReading,
     NormalisedLinear,
     State,
-    as_matrix,
     make_linear,
     read_linear,
     read_normalised,
@@ -30,10 +27,10 @@ def read_router(arena: Arena, state: State, logits: View) -> NormalisedLinear:
         router = read_normalised(arena, state, read_linear(arena, logits))
     except NotRecognised as error:
         raise NotRecognised(f"the router: {error}") from error
-    return _in_order(router, state)
+    return in_order(router, state)
 
 
-def _in_order(
+def in_order(
     reading: NormalisedLinear, state: State, tokens: IndexArray | None = None
 ) -> NormalisedLinear:
     """Refuse a layer that reads other rows than those of ``tokens``, or of all in their order."""
@@ -88,7 +85,7 @@ def read_expert(
     down = read_linear(arena, view)
     reading = read_activation(arena, down.inputs)
     inner = [
-        _in_order(read_normalised(arena, state, linear), state, tokens)
+        in_order(read_normalised(arena, state, linear), state, tokens)
         for linear in (reading.linear, reading.factor)
         if linear is not None
     ]
@@ -100,39 +97,6 @@ def read_expert(
         reading.activation,
         inner[1] if len(inner) > 1 else None,
     )
-
-
-def read_node(arena: Arena, state: State, view: View) -> ir.Moe:
-    """Read the result of a com.microsoft.MoE node.
-
-    Among equal scores ONNX Runtime chooses the highest number, the hardware the lowest: experts
-    are taken from the last to the first, so that both choose the same ones.
-    """
-    source = arena.source_of(view)
-    assert isinstance(source, Experts)
-    channels = source.rows.shape[1]
-    matrix = as_matrix(view, source, channels)
-    inputs = source.rows[matrix.rows]
-    router = read_router(arena, state, source.logits[matrix.rows][:, ::-1])
-    experts = {}
-    for e, (up, down) in reversed(list(enumerate(zip(source.up, source.down, strict=True)))):
-        name = f"{source.name}.expert{e}"
-        first = LinearReading(
-            inputs, up[0].astype(np.float64), up[1].astype(np.float64), f"{name}.fc1", source.node
-        )
-        reading = read_normalised(arena, state, first)
-        if reading.norm is not router.norm:
-            raise NotRecognised(f"{source.node} and its router must read the same LayerNorm")
-        weight = down[0][matrix.columns] * matrix.scale[:, None]
-        bias = down[1][matrix.columns] * matrix.scale
-        if matrix.offset.any():
-            raise NotRecognised(f"a constant is added to the result of {source.node}")
-        experts[e] = ExpertReading(
-            _in_order(reading, state),
-            make_linear(weight, bias, f"{name}.fc2"),
-            source.activation,
-        )
-    return make_moe(router, experts, source.top_k, source.renormalise, source.name)
 
 
 def make_moe(

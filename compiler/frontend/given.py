@@ -13,6 +13,8 @@ MOST_CODE = 127
 """Largest magnitude of a weight's code."""
 NO_ZERO = "activations with a zero point are rounded around 0 at a step calibrated here"
 """A note on queries, keys, values and attended values."""
+NO_INTEGERS = "weights that are no int8 with a scale for each output are quantised anew"
+"""A note on layers of a quantised file."""
 CLOSE = 1e-6
 """Relative difference of equal scales: factors of files are rounded to float32."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from moesaic.models.zoo import (
     mixture_forms,
     mixture_lists,
+    mixture_nodes,
     mixture_structures,
     mixtures,
     timm_entries,
@@ -17,6 +18,7 @@ SOURCES = (
     mixture_forms,
     mixture_structures,
     mixture_lists,
+    mixture_nodes,
     timm_entries,
     transformers_entries,
 )

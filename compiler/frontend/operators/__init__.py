@@ -8,6 +8,7 @@ from moesaic.compiler.frontend.operators.composite import COMPOSITES
 from moesaic.compiler.frontend.operators.elementwise import ELEMENTWISE
 from moesaic.compiler.frontend.operators.fused import FUSED
 from moesaic.compiler.frontend.operators.gathering import GATHERS
+from moesaic.compiler.frontend.operators.mixtures import MIXTURES
 from moesaic.compiler.frontend.operators.products import PRODUCTS
 from moesaic.compiler.frontend.operators.reductions import REDUCTIONS
 
@@ -18,6 +19,7 @@ OPERATORS: dict[tuple[str, str], Operator] = {
     **{("", name): operator for name, operator in _STANDARD.items()},
     **COMPOSITES,
     **FUSED,
+    **MIXTURES,
 }
 """By domain ("" is ONNX's own) and operator. Besides these, `layout` moves elements about, and what
 reads constants alone is run by ONNX's reference evaluator."""

@@ -1,19 +1,13 @@
-"""ONNX operators that stand for several: Attention, com.microsoft.MoE (and Einsum, elsewhere)."""
+"""ONNX operators that stand for several: Attention (and Einsum, elsewhere)."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesaic.compiler.frontend.algebra import Algebra, Value, as_view, softmax, transpose
-from moesaic.compiler.frontend.choices import Experts
 from moesaic.compiler.frontend.operators.call import ANY, Call, Operator
 from moesaic.compiler.frontend.operators.einsum import einsum
 from moesaic.compiler.frontend.views import NotRecognised, View
-from moesaic.compiler.ir import FloatArray
-
-NODE_ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu"}
-"""Of com.microsoft.MoE: ONNX Runtime's own kernels take the tanh form for "gelu"."""
 
 
 def split_heads(value: View, count: int) -> View:
@@ -56,60 +50,6 @@ def _attention(call: Call) -> list[Value]:
     return [mixed.reshape(1, *mixed.shape)]
 
 
-def _matrices(
-    call: Call, index: int, inputs: int, outputs: int | None
-) -> list[tuple[FloatArray, FloatArray]]:
-    """Return weight [outputs, inputs] and bias of each expert from inputs `index`, `index + 1`."""
-    weight = np.asarray(call.constant(index, "expert weights"), np.float32)
-    if weight.ndim != 3 or weight.shape[2] != inputs or outputs not in (None, weight.shape[1]):
-        expected = f"[experts, {outputs or 'hidden'}, {inputs}]"
-        raise NotRecognised(f"its expert weights must be {expected}, not {list(weight.shape)}")
-    if call.optional(index + 1) is None:
-        bias: NDArray[np.float32] = np.zeros(weight.shape[:2], np.float32)
-    else:
-        bias = np.asarray(call.constant(index + 1, "expert biases"), np.float32)
-    if bias.shape != weight.shape[:2]:
-        raise NotRecognised(
-            f"its expert biases must be {list(weight.shape[:2])}, not {list(bias.shape)}"
-        )
-    return list(zip(weight, bias, strict=True))
-
-
-def _microsoft_moe(call: Call) -> list[Value]:
-    rows = call.view(0)
-    channels = rows.shape[-1]
-    logits = call.view(1).reshape(-1, call.view(1).shape[-1])
-    attributes = call.attributes
-    activation = attributes.get("activation_type", "relu")
-    if activation not in NODE_ACTIVATIONS:
-        known = ", ".join(map(repr, NODE_ACTIVATIONS))
-        raise NotRecognised(f"activation_type must be one of {known}, not {activation!r}")
-    if any(value is not None for value in call.inputs[6:]):
-        raise NotRecognised("fc3 is not supported")
-    up = _matrices(call, 2, channels, None)
-    down = _matrices(call, 4, up[0][0].shape[0], channels)
-    router = logits.shape[1]
-    if not len(up) == len(down) == router:
-        raise NotRecognised(
-            f"its router scores {router} experts but it holds {len(up)} (fc1) and {len(down)} "
-            "(fc2): export the model with all experts"
-        )
-    source = Experts(
-        call.algebra.node,
-        call.algebra.name,
-        rows.ids.size,
-        rows=rows.reshape(-1, channels),
-        logits=logits,
-        up=up,
-        down=down,
-        top_k=int(attributes.get("k", 1)),
-        renormalise=bool(attributes.get("normalize_routing_weights", 0)),
-        activation=NODE_ACTIVATIONS[activation],
-    )
-    call.algebra.arena.add(source)
-    return [call.algebra.arena.view(source, rows.shape)]
-
-
 COMPOSITES = {
     ("", "Attention"): Operator(
         _attention,
@@ -124,17 +64,4 @@ COMPOSITES = {
         },
     ),
     ("", "Einsum"): Operator(einsum, None, ("equation",)),
-    ("com.microsoft", "MoE"): Operator(
-        _microsoft_moe,
-        None,
-        ("activation_type", "k", "normalize_routing_weights"),
-        # Alpha, beta and limit are of SwiGLU, which is refused.
-        {
-            "use_sparse_mixer": (0,),
-            "swiglu_fusion": (0,),
-            "activation_alpha": ANY,
-            "activation_beta": ANY,
-            "swiglu_limit": ANY,
-        },
-    ),
 }
