@@ -22,6 +22,7 @@ from moesaic.compiler.frontend.tail import MOST_SHARE, describe_tail, host_share
 from moesaic.compiler.frontend.taps import last_state, place_heads, read_taps
 from moesaic.compiler.frontend.trace import Trace, trace
 from moesaic.compiler.frontend.views import NotRecognised
+from moesaic.compiler.verify import verify
 from moesaic.spec.errors import UserError
 
 
@@ -165,7 +166,7 @@ def _graph(
     notes = [note for note in notes if note[1] not in hosted]
     notes = [*tail, *notes, *_quantised_anew(traced, backbone)]
     name_layers(backbone.layers, traced.graph.nodes)
-    return ir.Graph(
+    graph = ir.Graph(
         source=traced.graph.path,
         input_name=traced.graph.input_name,
         input_shape=traced.graph.input_shape,
@@ -177,6 +178,7 @@ def _graph(
         choice=traced.graph.choice,
         host=host,
     )
+    return verify(graph, "reading")
 
 
 def _quantised_anew(traced: Trace, backbone: Backbone) -> list[Note]:

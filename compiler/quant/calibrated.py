@@ -37,6 +37,7 @@ from moesaic.compiler.rewrite import (
     fold_norms,
     rotate_residual,
 )
+from moesaic.compiler.verify import verify, verify_integers
 from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.intgraph import IntGraph
@@ -139,9 +140,12 @@ class Calibrated:
             self._say("rounding weights")
             scales = self.scales(headroom)
             built = {
-                task: Builder(
-                    task, graph, scales, self.options, self._done, wide.get(task, ())
-                ).build()
+                task: verify_integers(
+                    Builder(
+                        task, graph, scales, self.options, self._done, wide.get(task, ())
+                    ).build(),
+                    "rounding",
+                )
                 for task, graph in self.graphs.items()
             }
             self._say("running in float and in integers")
@@ -177,9 +181,11 @@ def rewrite_tasks(
 ) -> dict[str, Graph]:
     """Return the same functions with norms folded and the exact rewrites of the options; the stream
     is rotated where that makes its values more alike."""
-    result = {task: fold_norms(graph) for task, graph in graphs.items()}
+    result = {task: verify(fold_norms(graph), "folding") for task, graph in graphs.items()}
     if options.rotate:
-        rotated = {task: rotate_residual(graph) for task, graph in result.items()}
+        rotated = {
+            task: verify(rotate_residual(graph), "rotating") for task, graph in result.items()
+        }
         # All tasks or none: rotated alike, equal weights stay equal.
         if _crest(rotated, samples) < WORTH_ROTATING * _crest(result, samples):
             result = rotated
@@ -187,12 +193,14 @@ def rewrite_tasks(
         shared = SharedPoints(result)
         seen = channel_statistics(result, samples, shared)
         for task, graph in result.items():
-            result[task] = centre(graph, _lookup(seen, shared, task, Channels.mean))
+            centred = centre(graph, _lookup(seen, shared, task, Channels.mean))
+            result[task] = verify(centred, "centring")
     if options.equalise:
         shared = SharedPoints(result)
         seen = channel_statistics(result, samples, shared)
         for task, graph in result.items():
-            result[task] = equalise(graph, _lookup(seen, shared, task, Channels.typical_peaks))
+            peaks = _lookup(seen, shared, task, Channels.typical_peaks)
+            result[task] = verify(equalise(graph, peaks), "equalising")
     for task, graph in graphs.items():
         check_rewritten(task, graph, result[task], samples[task])
     return result
