@@ -20,15 +20,17 @@ def layer_kind(instructions: Iterable[tuple[Opcode, int]]) -> str:
     """
     known = set(instructions)
     opcodes = {opcode for opcode, _ in known}
-    # Where there is an activation, LOADs are of its tables.
-    if Opcode.LOAD in opcodes and (Opcode.DRAIN, Drain.ACTIVATION) not in known:
-        return "renorm" if Opcode.NORM in opcodes else "embed"
-    if Opcode.STORE in opcodes:
+    drains = {kind for opcode, kind in known if opcode is Opcode.DRAIN}
+    if Drain.SOFTMAX in drains:
+        return "attention"
+    if Drain.ACTIVATION in drains:
+        # Scores that are loaded, and not those of a router, list the tokens of dense layers.
+        routed = Opcode.ROUTE in opcodes and (Opcode.LOAD, Space.ACTIVATION) not in known
+        return "moe" if routed else "dense"
+    if Drain.OUTPUT in drains:
         return "head"
-    # Scores that are loaded, and not those of a router, list the tokens of dense layers.
-    if Opcode.ROUTE in opcodes and (Opcode.LOAD, Space.ACTIVATION) not in known:
-        return "moe"
-    return "attention" if (Opcode.DRAIN, Drain.SOFTMAX) in known else "dense"
+    # NORMs that STOREs come with send rows of the stream to external memory.
+    return "renorm" if Opcode.NORM in opcodes and Opcode.STORE not in opcodes else "embed"
 
 
 def layer_cycles(ends: Sequence[float], total: float) -> list[int]:

@@ -64,17 +64,25 @@ def _lower_in_turns(writer: StepWriter, spill: Spill) -> None:
     embed, count = graph.embed, graph.gather.shape[0]
     window = isa.Window.CONSTANT if isinstance(embed, IntEmbed) else isa.Window.INPUT
     for block in spill.blocks(range(graph.tokens)):
-        _load_stream(writer, window, block)
-        if isinstance(embed, IntEmbed):
-            first = max(block.start, embed.first_row)
-            last = min(block.stop, embed.first_row + count)
-            if first < last:
-                rows = range(first - embed.first_row, last - embed.first_row)
-                patches = _patches(writer, embed, rows)
-                _load_patches(writer, patches, rows)
-                _embed(writer, embed, patches, rows, writer.resident(range(first, last)).start)
+        embedded = _embedded(embed, block, count)
+        if isinstance(embed, IntEmbed) and embedded:
+            rows = range(embedded.start - embed.first_row, embedded.stop - embed.first_row)
+            patches = _patches(writer, embed, rows)
+            _load_patches(writer, patches, rows)
+            _load_stream(writer, window, block)
+            _embed(writer, embed, patches, rows, writer.resident(embedded).start)
+        else:
+            _load_stream(writer, window, block)
         writer.complete(block.stop)
     _load_angles(writer)
+
+
+def _embedded(embed: IntEmbed | IntTokens, block: range, count: int) -> range:
+    """Rows of a block of the stream that patches are added to."""
+    if isinstance(embed, IntTokens):
+        return range(0)
+    first, last = embed.first_row, embed.first_row + count
+    return range(max(block.start, first), min(block.stop, last))
 
 
 def _patches(writer: StepWriter, embed: IntEmbed, rows: range) -> RowBuffer:

@@ -10,10 +10,12 @@ import pytest
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.schedule.options import first_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import IntAttention, IntDense
 from tests.hazards import check_order
 
 from .random_intgraph import Shape, random_intgraph
@@ -60,6 +62,9 @@ def test_spilled_streams_give_the_same(name: str, arch: ArchConfig, residual_byt
     got, expected = run_both(graph, arch, code, image.tobytes(), 0)
     np.testing.assert_array_equal(got, expected)
     check_order(arch, code.program, range(1))
+    kinds = [layer.kind for layer in estimate(code.steps, arch, graph.macs).layers]
+    names = {IntAttention: "attention", IntDense: "dense"}
+    assert kinds == ["embed", *(names[type(layer)] for layer in graph.layers), "head"]
 
 
 def test_memory_of_two_rows_is_refused() -> None:

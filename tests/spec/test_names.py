@@ -71,17 +71,17 @@ def test_a_device_has_the_part_that_its_name_begins_with(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "instructions, kind",
     [
-        ([(Opcode.LOAD, 0), (Opcode.ROUTE, 0), (Opcode.STORE, 0)], "embed"),
+        ([(Opcode.LOAD, 0), (Opcode.DRAIN, Drain.RESIDUAL)], "embed"),
+        ([(Opcode.LOAD, 0), (Opcode.NORM, 0), (Opcode.STORE, 0)], "embed"),
         ([(Opcode.NORM, 0), (Opcode.LOAD, 0), (Opcode.DRAIN, Drain.RESIDUAL)], "renorm"),
-        ([(Opcode.STORE, 0), (Opcode.ROUTE, 0)], "head"),
-        ([(Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.SOFTMAX)], "moe"),
+        ([(Opcode.STORE, 0), (Opcode.DRAIN, Drain.OUTPUT)], "head"),
         ([(Opcode.NORM, 0), (Opcode.DRAIN, Drain.SOFTMAX)], "attention"),
+        ([(Opcode.LOAD, 1), (Opcode.STORE, 0), (Opcode.DRAIN, Drain.SOFTMAX)], "attention"),
         ([(Opcode.DRAIN, Drain.ACTIVATION), (Opcode.DRAIN, Drain.RESIDUAL)], "dense"),
         ([(Opcode.NORM, int(Drain.SOFTMAX)), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
-        ([(Opcode.LOAD, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
+        ([(Opcode.LOAD, 1), (Opcode.STORE, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
         ([(Opcode.LOAD, 2), (Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "moe"),
         ([(Opcode.LOAD, 0), (Opcode.ROUTE, 0), (Opcode.DRAIN, Drain.ACTIVATION)], "dense"),
-        ([], "dense"),
     ],
 )
 def test_kind_of_a_layer(instructions: list[tuple[Opcode, int]], kind: str) -> None:

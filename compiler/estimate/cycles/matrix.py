@@ -115,7 +115,7 @@ class Matrix:
         all_planes = [_planes(step, k) for k in range(k_tiles)]
         spacing = max(rows, timing.pass_distance)
         pause = spacing - rows
-        clash = not ring and self._same_bank(step, rows)
+        streams = self._banks(step, "stream", 0, rows)
         earliest = start + timing.request
         streamed = 0
         for group in range(field(step, "groups")):
@@ -129,7 +129,7 @@ class Matrix:
                         tile = yield from self._pop(self.arch.tile_ring_words)
                     else:
                         index = group * n_tiles + n
-                        tile = self._load_operand(step, index, k, clash)
+                        tile = self._load_operand(step, index, k, streams)
                     bank = (yield from self._bank()) if n == k == 0 else 0.0
                     claim = max(earliest, tile, self.issued + 1 + pause, bank)
                     # The wait is put down to what came last.
@@ -166,26 +166,25 @@ class Matrix:
         last = yield from self._pop(self.arch.parameter_ring_words)
         frame.parameters.append(last + 1)
 
-    def _same_bank(self, step: Step, rows: int) -> bool:
-        """Whether streamed and stationary operand share a bank: the streamed one goes first."""
-        stream, stationary = field(step, "stream_base"), field(step, "stationary_base")
-        last = stream + (rows - 1) * field(step, "stream_stride")
-        stationary_last = stationary + (field(step, "stationary_rows") - 1) * field(
-            step, "stationary_stride"
-        )
-        return (
-            stream // self.bank_words <= stationary_last // self.bank_words
-            and stationary // self.bank_words <= last // self.bank_words
-        )
+    def _banks(self, step: Step, operand: str, first: int, count: int) -> range:
+        """Banks that some rows of the ``stream`` or the ``stationary`` operand lie in."""
+        base, stride = field(step, f"{operand}_base"), field(step, f"{operand}_stride")
+        start, last = base + first * stride, base + (first + max(count, 1) - 1) * stride
+        return range(start // self.bank_words, last // self.bank_words + 1)
 
-    def _load_operand(self, step: Step, n: int, k: int, clash: bool) -> float:
-        """Read the existing words of a tile of activations, one per cycle."""
+    def _load_operand(self, step: Step, n: int, k: int, streams: range) -> float:
+        """Read the existing words of a tile of activations, one per cycle; where words are streamed
+        from the same bank, those go first."""
         width, depth = self.arch.width, self.arch.depth
         existing = field(step, "stationary_rows")
         if field(step, "stationary") == Stationary.COLUMNS:
-            words = min(width, existing - n * width)
+            first, count = n * width, min(width, existing - n * width)
+            words = count
         else:
-            words = min(depth, existing - k * depth) * (width // depth)
+            first, count = k * depth, min(depth, existing - k * depth)
+            words = count * (width // depth)
+        banks = self._banks(step, "stationary", first, count)
+        clash = streams.start < banks.stop and banks.start < streams.stop
         begin = max(self.loader, self.shadow_free)
         if clash:
             begin = max(begin, self.issued + 1)
