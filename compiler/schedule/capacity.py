@@ -16,6 +16,7 @@ from moesaic.spec.intgraph import (
     IntDense,
     IntEmbed,
     IntGraph,
+    IntLayer,
     IntLinear,
     IntMoe,
     IntRenorm,
@@ -74,6 +75,12 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
             arch.residual_words,
         )
     yield (
+        "its keys and values need {} words beside each other, the activation scratchpad has {}"
+        " (activation_bytes)",
+        max((resident_words(layer, graph, arch) for layer in graph.layers), default=0),
+        arch.activation_words,
+    )
+    yield (
         "a row of scores takes {} accumulator rows, a bank has {}",
         key_tiles,
         arch.accumulator_rows,
@@ -103,6 +110,17 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
                 pass
             case _:
                 assert_never(layer)
+
+
+def resident_words(layer: IntLayer, graph: IntGraph, arch: ArchConfig) -> int:
+    """Activation words that a layer needs of all tokens at a time, whatever the schedule."""
+    if not isinstance(layer, IntAttention):
+        return 0
+    keys = layout.words(layer.head_dim, arch.depth)
+    if layer.rotary is not None:
+        keys = layout.words(len(layout.rotary_columns(arch, layer.rotary.pairs)), arch.depth)
+    values = layout.words(layer.value_dim, arch.depth)
+    return graph.tokens * layer.heads * (keys + values)
 
 
 def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:

@@ -33,6 +33,7 @@ from .test_codegen import SMALL, run_both
 SHAPES_PER_PRESET = 200
 LIMITS = {
     "the scratchpad has": "activation words",
+    "the activation scratchpad has": "activation words",
     "the residual scratchpad has": "residual words",
     "a row of scores takes": "accumulator rows",
     "an accumulator bank has": "accumulator rows",
