@@ -122,11 +122,11 @@ def _run(entry: Entry, folder: Path, rtl: bool) -> dict[str, Any]:
             return found | _refusal(done, folder)
         report = json.loads(_command(moesaic("inspect", folder / "bundle", "--json")).stdout)
         task = report["tasks"]["default"]
-        host = task.get("host")
+        host = [part["macs"] for part in (task.get("front"), task.get("host")) if part]
         found |= {
             "state": "partitioned" if host else "whole",
             "macs": task["macs"],
-            "host_macs": host["macs"] if host else 0,
+            "host_macs": None if None in host else sum(host),
             "tokens": task["tokens"],
             "sqnr_db": task["sqnr_db"],
         }

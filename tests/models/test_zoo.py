@@ -117,6 +117,10 @@ def test_host_parts_refusals_and_broken_builds_are_told_apart(
     wide = nn.Sequential(nn.Linear(CHANNELS, 2048), nn.Tanh(), nn.Linear(2048, 2048))
     row = run(encoder(2, wide), monkeypatch)
     assert row.state == "partitioned" and row.host_macs and "100 %" not in page([row])
+    behind = Encoder(2, nn.Linear(CHANNELS, 10))
+    stem = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), behind)
+    row = run(Entry("stem", "f", "here", lambda: stem, (1, 3, 64, 64)), monkeypatch)
+    assert row.state == "partitioned" and row.host_macs and "100 %" not in page([row])
     convolution = Entry("conv", "f", "here", lambda: nn.Conv2d(3, 4, 3), (1, 3, 8, 8))
     row = run(convolution, monkeypatch)
     assert row.state == "refused" and row.why and "/tmp" not in row.why and row.cycles == {}
