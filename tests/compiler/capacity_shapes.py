@@ -22,8 +22,8 @@ GROWING = {
     "value_dim": (3, 4096),
     "hidden": (6, 8192),
     "expert_hidden": (4, 8192),
-    "experts": (1, 128),
-    "top_k": (1, 32),
+    "experts": (3, 128),
+    "top_k": (3, 32),
     "patch_inputs": (1, 1 << 17),
     "outputs": (1, 1 << 17),
 }
@@ -138,7 +138,9 @@ def capacity_cases(preset: ArchConfig, count: int, seed: int) -> Iterator[Case]:
             }
             schedule = replace(schedule, **choices, norms_kept=made // 4 % 2)
         (name,) = rng.choices(list(GROWING), [often for often, _ in GROWING.values()])
-        if (name == "hidden" and all(base.moe)) or (name == "expert_hidden" and not any(base.moe)):
+        if name == "hidden" and all(base.moe):
+            continue
+        if name in ("expert_hidden", "experts", "top_k") and not any(base.moe):
             continue
         found = edge(base, arch, schedule, name)
         if not found:
