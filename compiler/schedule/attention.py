@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from moesaic.compiler.schedule.heads import Head, query_parts
 from moesaic.compiler.schedule.operands import (
@@ -27,27 +28,29 @@ from moesaic.spec.intgraph import IntAttention
 
 def lower_attention(writer: StepWriter, layer: IntAttention, rows: Normal) -> None:
     """Write the steps of one attention layer on normalised rows."""
-    key = Projection.of(writer, layer, "key", layer.key, 1, False)
-    query = Projection.of(writer, layer, "query", layer.query, 0, layer.wide_query)
-    value = Projection.of(writer, layer, "value", layer.value, 1, False)
-    if rows.place:
-        _lower_together(writer, layer, rows, key, query, value)
-    else:
-        _lower_in_parts(writer, layer, rows, key, query, value)
+    projections = _Projections(
+        Projection.of(writer, layer, "key", layer.key, 1, False),
+        Projection.of(writer, layer, "query", layer.query, 0, layer.wide_query),
+        Projection.of(writer, layer, "value", layer.value, 1, False),
+    )
+    lower = _lower_together if rows.place else _lower_in_parts
+    lower(writer, layer, rows, projections)
+
+
+class _Projections(NamedTuple):
+    key: Projection
+    query: Projection
+    value: Projection
 
 
 def _lower_together(
-    writer: StepWriter,
-    layer: IntAttention,
-    rows: Normal,
-    key: Projection,
-    query: Projection,
-    value: Projection,
+    writer: StepWriter, layer: IntAttention, rows: Normal, projections: _Projections
 ) -> None:
     """Scores of one part of the queries run on the array while the softmax of the one before
     drains. All heads of a block come before the next one's: its output projection can begin."""
+    key, query, value = projections
     every, source = range(writer.graph.tokens), rows.source(layer.wide)
-    keys, queries, values = (part.place(writer, every) for part in (key, query, value))
+    keys, queries, values = (part.place(writer, every) for part in projections)
     blocks = writer.blocks(len(every))
     for block in blocks:
         key.lower(writer, source, block, keys)
@@ -69,15 +72,11 @@ def _lower_together(
 
 
 def _lower_in_parts(
-    writer: StepWriter,
-    layer: IntAttention,
-    rows: Normal,
-    key: Projection,
-    query: Projection,
-    value: Projection,
+    writer: StepWriter, layer: IntAttention, rows: Normal, projections: _Projections
 ) -> None:
     """Keys and values of all rows; then a part of the queries behind the other. The rows of the
     next block, or of the next part, are normalised while the array works on this one."""
+    key, query, value = projections
     every = range(writer.graph.tokens)
     keys, values = key.place(writer, every), value.place(writer, every)
     blocks = writer.blocks(len(every))

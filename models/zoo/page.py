@@ -12,7 +12,8 @@ from moesaic.models.zoo.trial import STATES, TWIN_TARGET, WITHOUT, Row
 INTRODUCTION = f"""# Architectures that were tried
 
 Made by `make zoo ZOO_ARGS='--rtl --page docs/zoo.md'`, which takes hours; a rerun tries what has
-changed.
+changed. With `--keep` rows stay that were made with earlier sources: cycles, and presets that hold
+a model, may be others today. The page may have such rows.
 
 Each is built by its library, with random weights (also where it begins with constants, such as
 1e-5 for layer scales) and its own sizes, two blocks deep where that can be said, exported by torch

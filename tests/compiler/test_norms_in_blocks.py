@@ -18,18 +18,14 @@ from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntAttention, IntDense
 from tests.hazards import check_order
 
-from .random_intgraph import Shape, random_intgraph
+from .random_intgraph import random_intgraph
 from .test_codegen import SHAPES as NETWORKS
 from .test_codegen import SMALL, run_both
+from .test_spill import DENSE, TWO
+from .test_spill import SHAPES as SPILLED
 
-TWO = replace(SMALL, name="two", lanes=8, output_ports=2)
-DENSE = Shape(tokens=40, patches=39, head_rows=39, channels=48, moe=(False, False), taps=0.0)
 SHAPES = {
-    "dense": DENSE,
-    "parallel": replace(DENSE, moe=(False,) * 3, parallel=(1, 3)),
-    "no class token": replace(DENSE, patches=40, head_rows=40, head_first=0),
-    "few head rows": replace(DENSE, head_rows=3, head_first=20),
-    "wide": replace(DENSE, wide=1.0),
+    **SPILLED,
     "from host": replace(DENSE, from_host=True, head_rows=40, head_first=0),
 }
 
@@ -77,8 +73,8 @@ def test_memory_of_two_rows_is_refused() -> None:
 
 @pytest.mark.parametrize("residual_bytes", [20 << 10, 2 << 10], ids=["resident", "spilled"])
 def test_only_keys_and_values_are_of_all_tokens(residual_bytes: int) -> None:
-    """160 tokens of 48 channels: a scratchpad of 24 KiB holds two times their rows of 56 bytes and
-    no third, and the search finds that."""
+    """160 tokens of 48 channels: a scratchpad of 24 KiB holds three times their rows, not queries,
+    keys, values and normalised ones, and the search finds what does with less."""
     arch = replace(
         SMALL,
         activation_bytes=24 << 10,
