@@ -124,8 +124,9 @@ def _head(graph: ir.Graph, head: ir.Head) -> Iterator[Rule]:
     yield 0 <= head.first_row < last <= graph.tokens, "its rows are of the stream"
     yield 0 <= head.depth <= len(graph.layers), "it stands behind some layers"
     values = head.rows * head.linear.outputs
-    every = np.sort(head.permutation.ravel())
-    yield np.array_equal(every, np.arange(values)), "its layout is of all its values"
+    yield _are_indices(head.permutation, values), f"its layout points into {values} values"
+    size = int(np.prod(head.shape))
+    yield head.permutation.size == size, f"its layout has {size} values"
 
 
 def _linear(linear: ir.Linear, inputs: int, outputs: int) -> Iterator[Rule]:

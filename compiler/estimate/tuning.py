@@ -13,13 +13,17 @@ from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
+from moesaic.compiler.schedule.spill import can_spill
+from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.intgraph import IntAttention, IntGraph
 from moesaic.spec.presets import PRESETS
 
 LEAST_GAIN = 0.002
 """Share of the cycles that a choice must save: less is within the model's own error."""
+MOST_STEPS = 40_000
+"""Steps of a frame beyond which nothing is tried but what fits: a try takes ten seconds then."""
 
 
 def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = None) -> Schedule:
@@ -30,7 +34,7 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
     a frame's routing will be is not known here. Only sizes count, so a model without values gets
     the schedule of the real one. The search begins at ``start``, by default
     :func:`~moesaic.compiler.schedule.options.first_schedule`, or at one that needs less memory
-    where that one does not fit.
+    where that one does not fit. A frame of more than :data:`MOST_STEPS` steps gets that one.
 
     Raises
     ------
@@ -39,7 +43,8 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
     """
     check_capacity(graph, arch)
     best, least = fitting_schedule(graph, arch, start or first_schedule(arch))
-    before = None
+    steps = len(compile_task(graph, arch, ShapeImage(arch), best).steps)
+    before = best if steps > MOST_STEPS else None
     while best != before:  # a choice may pay only once another one is made
         before = best
         for choice, values in candidates(arch, best).items():
@@ -109,7 +114,8 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
 
     Fewer hidden activations wait for their second products, those of fewer rows at a time; scores
     are taken in smaller parts; a product whose groups fit the accumulator banks may be drained over
-    its own source; and rows may be normalised as they are read, instead of kept.
+    its own source; rows may be normalised as they are read, instead of kept; and the keys and
+    values of some heads may be there at a time.
 
     Raises
     ------
@@ -133,10 +139,11 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
     rows = [start.row_blocks, *(n for n in ROW_BLOCKS if n > start.row_blocks)]
     tiles = sorted({start.bank_tiles, *candidates(arch)["bank_tiles"]})
     aheads = sorted({start.experts_ahead, 0})[::-1]
-    for kept in sorted({start.norms_kept, 0})[::-1]:
+    whole = [{"norms_kept": kept} for kept in sorted({start.norms_kept, 0})[::-1]]
+    for less in (*whole, *({"norms_kept": 0, "head_groups": n} for n in _head_groups(graph))):
         # If the leanest do not fit, none does.
         leanest = replace(
-            start, row_blocks=rows[-1], query_blocks=parts[-1], experts_ahead=0, norms_kept=kept
+            start, row_blocks=rows[-1], query_blocks=parts[-1], experts_ahead=0, **less
         )
         if all(tried(replace(leanest, bank_tiles=count)) is None for count in tiles):
             continue
@@ -152,6 +159,17 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
             if cycles is not None:
                 return schedule, cycles
     raise refusals[-1]
+
+
+def _head_groups(graph: IntGraph) -> list[int]:
+    """Numbers of parts of the heads that differ in how many heads a part has, from 2 on; none
+    where heads are not taken in parts."""
+    heads = [layer.heads for layer in graph.layers if isinstance(layer, IntAttention)]
+    if not heads or not can_spill(graph):
+        return []
+    most = max(heads)
+    sizes = {layout.words(most, groups): groups for groups in range(most, 1, -1)}
+    return sorted(sizes.values())
 
 
 def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from moesaic.compiler.schedule.lists import Routing
-from moesaic.compiler.schedule.spill import PLACES
+from moesaic.compiler.schedule.spill import PLACES, can_spill
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import angle_words
@@ -21,7 +21,6 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntRenorm,
 )
-from moesaic.spec.lists import listed
 
 WAY_OUT = "; use a larger target: `moesaic explore` searches one for a part"
 Rule = tuple[str, int, int]
@@ -57,17 +56,14 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     key_tiles = layout.words(graph.tokens, arch.width)
     angles = sum(angle_words(graph, arch).values())
     beside = " and the angles of its rotary embeddings" if angles else ""
-    in_blocks = not listed(graph) and all(
-        isinstance(layer, IntAttention | IntDense) for layer in graph.layers
-    )
-    if in_blocks and len(graph.heads) == 1:
+    if can_spill(graph):
         yield (
             f"two rows of its residual stream{beside} need {{}} words, the residual scratchpad"
             " has {} (residual_bytes)",
             min(graph.tokens, PLACES) * residual_words + angles,
             arch.residual_words,
         )
-    else:  # experts and lists of tokens scatter, a norm replaces rows, heads between layers read
+    else:
         yield (
             f"its residual stream{beside} need{'' if angles else 's'} {{}} words, the residual"
             " scratchpad has {} (residual_bytes)",
@@ -75,8 +71,8 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
             arch.residual_words,
         )
     yield (
-        "its keys and values need {} words beside each other, the activation scratchpad has {}"
-        " (activation_bytes)",
+        f"the keys and values{' of one head' if can_spill(graph) else ''} need {{}} words beside"
+        " each other, the activation scratchpad has {} (activation_bytes)",
         max((resident_words(layer, graph, arch) for layer in graph.layers), default=0),
         arch.activation_words,
     )
@@ -113,14 +109,15 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
 
 
 def resident_words(layer: IntLayer, graph: IntGraph, arch: ArchConfig) -> int:
-    """Activation words that a layer needs of all tokens at a time, whatever the schedule."""
+    """Activation words that a layer needs of all tokens at a time, whatever the schedule: a head's
+    keys and values, or those of all heads."""
     if not isinstance(layer, IntAttention):
         return 0
     keys = layout.words(layer.head_dim, arch.depth)
     if layer.rotary is not None:
         keys = layout.words(len(layout.rotary_columns(arch, layer.rotary.pairs)), arch.depth)
     values = layout.words(layer.value_dim, arch.depth)
-    return graph.tokens * layer.heads * (keys + values)
+    return graph.tokens * (keys + values) * (1 if can_spill(graph) else layer.heads)
 
 
 def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:

@@ -1,11 +1,20 @@
-"""One head of attention for some of the queries: scores, softmax, and the mixture of values."""
+"""Heads of attention for some of the queries: scores, softmax, and the mixture of values; and the
+output projection of what they give."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from moesaic.compiler.schedule.operands import RowBuffer
-from moesaic.compiler.schedule.steps import Address, Buffer, reads, writes
+from moesaic.compiler.schedule.operands import RowBuffer, Rows, Source, natural, per_head
+from moesaic.compiler.schedule.steps import (
+    Address,
+    Buffer,
+    Weights,
+    reads,
+    updates_stream,
+    writes,
+)
 from moesaic.compiler.schedule.writer import StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.intgraph import IntAttention
@@ -25,10 +34,11 @@ def query_parts(writer: StepWriter, block: range) -> list[range]:
 
 @dataclass(frozen=True)
 class Head:
-    """Head ``number`` for the queries ``rows``: where all keys and values and, of these rows,
-    queries and results lie."""
+    """Head ``number`` for the queries ``rows``: where the keys and values of the heads ``group``
+    and, of these rows, their queries and results lie."""
 
     layer: IntAttention
+    group: range
     number: int
     rows: range
     query: RowBuffer
@@ -39,7 +49,7 @@ class Head:
     def score(self, writer: StepWriter) -> Buffer:
         """Write the MATMUL of queries and keys, and its softmax; returns where that is."""
         layer, rows, tokens = self.layer, self.rows, writer.graph.tokens
-        words = self.query.stride // layer.heads
+        words, place = self.query.stride // len(self.group), self.number - self.group.start
         key_tiles = layout.words(tokens, writer.arch.width)
         name = f"probability{self.number}.{rows.start}"
         probability = writer.buffer(name, len(rows), tokens)
@@ -53,11 +63,11 @@ class Head:
             k_tiles=words,
             n_tiles=key_tiles,
             groups=1,
-            stream_base=self.query.at(rows.start, self.number * words),
+            stream_base=self.query.at(rows.start, place * words),
             stream_stride=self.query.stride,
             plane_stride=self.query.plane if layer.wide_query else 0,
             last_wide=words - 1 if layer.wide_query else 0,
-            stationary_base=self.key.at(0, self.number * words),
+            stationary_base=self.key.at(0, place * words),
             stationary_stride=self.key.stride,
             stationary_rows=tokens,
         )
@@ -79,7 +89,7 @@ class Head:
     def mix(self, writer: StepWriter, probability: Buffer) -> None:
         """Write the MATMUL of probabilities and values, scaled by 1/sum."""
         layer, rows, tokens = self.layer, self.rows, writer.graph.tokens
-        words = writer.words(layer.value_dim)
+        words, place = writer.words(layer.value_dim), self.number - self.group.start
         columns = words * writer.arch.depth
         tiles = layout.words(columns, writer.arch.width)
         writer.emit(
@@ -93,7 +103,7 @@ class Head:
             groups=tiles,
             stream_base=Address(probability),
             stream_stride=writer.words(tokens),
-            stationary_base=self.value.at(0, self.number * words),
+            stationary_base=self.value.at(0, place * words),
             stationary_stride=self.value.stride,
             stationary_rows=tokens,
         )
@@ -105,10 +115,59 @@ class Head:
             n_tiles=1,
             groups=tiles,
             columns=columns,
-            base=self.attended.at(rows.start, self.number * words),
+            base=self.attended.at(rows.start, place * words),
             stride=self.attended.stride,
             wide=int(layer.wide_attended),
             plane_stride=self.attended.plane if layer.wide_attended else 0,
             multiplier=layer.scale.multiplier,
             shift=layer.scale.shift,
         )
+
+
+def scored(writer: StepWriter, heads: Iterable[Head]) -> Iterator[Head]:
+    """Write the scores of one head, then the mixture of the one before, which is yielded then."""
+    before: tuple[Head, Buffer] | None = None
+    for head in heads:
+        probability = head.score(writer)
+        if before:
+            before[0].mix(writer, before[1])
+            yield before[0]
+        before = head, probability
+    assert before
+    before[0].mix(writer, before[1])
+    yield before[0]
+
+
+def attended_columns(writer: StepWriter, layer: IntAttention, heads: range) -> tuple[int, ...]:
+    """Inputs of the output projection that some heads give, in the order in which they lie."""
+    return per_head(heads, layer.value_dim, writer.arch.depth)
+
+
+def attended_rows(writer: StepWriter, layer: IntAttention, heads: range, rows: range) -> RowBuffer:
+    """Room for the results of some heads for some rows."""
+    columns = len(attended_columns(writer, layer, heads))
+    planes = 2 if layer.wide_attended else 1
+    name = f"attended{rows.start or ''}"
+    buffer = writer.buffer(name, len(rows), columns, planes=planes)
+    return RowBuffer(buffer, rows, writer.words(columns))
+
+
+def add_attended(
+    writer: StepWriter,
+    layer: IntAttention,
+    source: Source,
+    columns: tuple[int, ...],
+    rows: range,
+    place: range,
+) -> None:
+    """Write the output projection of some rows of ``source``, whose columns are these inputs of it:
+    it adds to the stream."""
+    outputs = natural(layer.output.outputs, writer.arch.width)
+    writer.linear(
+        source,
+        Weights(layer.output, columns, outputs),
+        Rows.block(rows),
+        writer.to_residual(place.start),
+        updates_stream(place),
+        columns=writer.residual_words * writer.arch.lanes,
+    )

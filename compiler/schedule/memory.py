@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+
 from moesaic.compiler.schedule.steps import Buffer, Step, conflict
 from moesaic.spec import isa
 from moesaic.spec.arch import ACCUMULATOR_BANKS, ArchConfig
@@ -88,7 +90,7 @@ def plan_memory(steps: list[Step], arch: ArchConfig) -> int:
     by_size = sorted(entries, key=lambda entry: -entry.buffer.words)
     worst, alive = _fullest(entries)
     fits = alive <= arch.activation_words and (
-        _place(entries, arch, _quick) or _place(by_size, arch, _lowest)
+        _place(entries, arch, _Places.quick) or _place(by_size, arch, _Places.lowest)
     )
     if not fits:
         raise UserError(
@@ -102,47 +104,52 @@ def plan_memory(steps: list[Step], arch: ArchConfig) -> int:
     return max(entry.buffer.base + entry.buffer.words for entry in entries)
 
 
-Cost = Callable[[int, Lifetime, list[Lifetime], ArchConfig], tuple[int, ...]]
+class _Places:
+    """Words of the scratchpad, and the position of the last user of each so far."""
+
+    def __init__(self, arch: ArchConfig) -> None:
+        self.words, self.banks = arch.activation_words, arch.activation_banks
+        self.last_user = np.full(self.words, -1, np.int64)
+
+    def take(self, entry: Lifetime) -> None:
+        """Have ``entry`` use its place."""
+        part = self.last_user[entry.buffer.base :][: entry.buffer.words]
+        np.maximum(part, entry.last, out=part)
+
+    def quick(self, base: int, buffer: Buffer) -> tuple[int, ...]:
+        """The wished bank first, then the place whose last user is furthest back, so that few
+        tokens are needed to reuse it."""
+        size = self.words // self.banks
+        banks = range(base // size, (base + buffer.words - 1) // size + 1)
+        wrong = sum(bank % 2 != buffer.side % 2 for bank in banks if self.banks > 1)
+        return wrong, int(self.last_user[base : base + buffer.words].max()), base
+
+    def lowest(self, base: int, buffer: Buffer) -> tuple[int, ...]:
+        return (base,)
+
+
+Cost = Callable[[_Places, int, Buffer], tuple[int, ...]]
 """Of a base for a buffer beside those placed: the least is taken."""
-
-
-def _quick(base: int, entry: Lifetime, placed: list[Lifetime], arch: ArchConfig) -> tuple[int, ...]:
-    """The wished bank first, then the place whose last user is furthest back, so that few tokens
-    are needed to reuse it."""
-    words, side = entry.buffer.words, entry.buffer.side
-    bank_words = arch.activation_words // arch.activation_banks
-    banks = range(base // bank_words, (base + words - 1) // bank_words + 1)
-    wrong = sum(bank % 2 != side % 2 for bank in banks if arch.activation_banks > 1)
-    recent = max(
-        (
-            other.last
-            for other in placed
-            if other.buffer.base < base + words and base < other.buffer.base + other.buffer.words
-        ),
-        default=-1,
-    )
-    return wrong, recent, base
-
-
-def _lowest(
-    base: int, entry: Lifetime, placed: list[Lifetime], arch: ArchConfig
-) -> tuple[int, ...]:
-    return (base,)
+RECENT = 64
+"""Buffers of those placed last behind which another may begin, whether they are alive or not."""
 
 
 def _place(entries: list[Lifetime], arch: ArchConfig, cost: Cost) -> bool:
     """Place one buffer after the other; whether all found a gap."""
     placed: list[Lifetime] = []
+    spans = np.zeros((len(entries), 2), np.int64)  # first and last positions of those placed
+    places = _Places(arch)
     bank_words = arch.activation_words // arch.activation_banks
-    for entry in entries:
+    for number, entry in enumerate(entries):
         words = entry.buffer.words
+        before = spans[:number]
+        meets = (before[:, 0] <= entry.last) & (entry.first <= before[:, 1])
         busy = [
             (other.buffer.base, other.buffer.base + other.buffer.words)
-            for other in placed
-            if other.meets(entry)
+            for other in (placed[index] for index in np.flatnonzero(meets))
         ]
         edges = {0, *(end for _, end in busy), *range(0, arch.activation_words, bank_words)}
-        edges |= {other.buffer.base + other.buffer.words for other in placed[-64:]}
+        edges |= {other.buffer.base + other.buffer.words for other in placed[-RECENT:]}
         gaps = [
             base
             for base in edges
@@ -151,8 +158,10 @@ def _place(entries: list[Lifetime], arch: ArchConfig, cost: Cost) -> bool:
         ]
         if not gaps:
             return False
-        entry.buffer.base = min((cost(base, entry, placed, arch), base) for base in gaps)[1]
+        entry.buffer.base = min((cost(places, base, entry.buffer), base) for base in gaps)[1]
+        places.take(entry)
         placed.append(entry)
+        spans[number] = entry.first, entry.last
     return True
 
 

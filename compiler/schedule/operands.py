@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moesaic.compiler.schedule.steps import QUEUES_READ, Access, Address, Buffer, reads, writes
 from moesaic.spec import isa
@@ -39,12 +39,11 @@ def natural(count: int, size: int) -> tuple[int, ...]:
     return (*range(count), *([-1] * (-count % size)))
 
 
-def per_head(heads: int, dim: int, size: int) -> tuple[int, ...]:
-    """Indices of ``heads`` groups of ``dim``, each padded with -1 to a multiple of ``size``."""
+def per_head(heads: range, dim: int, size: int) -> tuple[int, ...]:
+    """Indices of the groups ``heads`` of ``dim`` indices each, padded with -1 to a multiple of
+    ``size``."""
     pad = -dim % size
-    return tuple(
-        head * dim + i if i < dim else -1 for head in range(heads) for i in range(dim + pad)
-    )
+    return tuple(head * dim + i if i < dim else -1 for head in heads for i in range(dim + pad))
 
 
 def pad_to(indices: tuple[int, ...], size: int) -> tuple[int, ...]:
@@ -106,6 +105,18 @@ class Source:
         if not wide:
             return Source(rows.buffer, row=row)
         return Source(rows.buffer, isa.Streamed.SIGNED16, rows.plane, rows.plane, row=row)
+
+    @staticmethod
+    def attended(rows: RowBuffer, wide: bool) -> Source:
+        """The int8 rows, or with ``wide`` those in two planes, that heads have written."""
+        row = rows.rows.start
+        if not wide:
+            return Source(rows.buffer, row=row)
+        return Source(rows.buffer, isa.Streamed.SIGNED16, plane=rows.plane, row=row)
+
+    def part(self, word: int, stride: int) -> Source:
+        """The words from ``word`` on of rows of ``stride`` words."""
+        return replace(self, first=self.first + word, stride=stride)
 
 
 @dataclass

@@ -37,6 +37,10 @@ class Schedule:
         Memory: 1 where the rows of the stream are normalised as their sums become complete, and
         kept for the layer that reads them. 0 where dense layers and attention normalise a block
         when they read it, attention twice: only keys and values are of all tokens then.
+    head_groups
+        Memory: parts that the heads of attention are taken in, each of which normalises all rows
+        again: only the keys and values of one are of all tokens then. With more than one, rows
+        of the stream and results of heads lie in external memory, where a task's layers allow it.
     """
 
     row_blocks: int
@@ -46,6 +50,7 @@ class Schedule:
     speculated_experts: int
     fetches_ahead: int
     norms_kept: int = 1
+    head_groups: int = 1
 
 
 def first_schedule(arch: ArchConfig) -> Schedule:
@@ -93,7 +98,7 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
     UserError
         A field is missing, unknown, or beyond what can be chosen.
     """
-    fields = {"norms_kept": 1, **fields}  # what earlier bundles do not say
+    fields = {"norms_kept": 1, "head_groups": 1, **fields}  # what earlier bundles do not say
     tried = candidates(arch)
     most_rows = (1 << isa.width(isa.Opcode.NORM, "rows")) - 1
     most = {
@@ -104,8 +109,10 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
         "speculated_experts": arch.max_experts,
         "fetches_ahead": arch.queue_depth,
         "norms_kept": 1,
+        "head_groups": (1 << isa.width(isa.Opcode.NORM, "channels")) - 1,
     }
-    least = {"row_blocks": 1, "query_blocks": 1, "bank_tiles": 1, "fetches_ahead": 1}
+    least = {name: 1 for name in ("row_blocks", "query_blocks", "bank_tiles", "fetches_ahead")}
+    least["head_groups"] = 1
     good = set(fields) == set(most) and all(
         least.get(name, 0) <= fields[name] <= limit for name, limit in most.items()
     )

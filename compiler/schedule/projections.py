@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from moesaic.compiler.schedule.operands import (
+    Normal,
     RowBuffer,
     Rows,
     Source,
@@ -23,9 +25,9 @@ from moesaic.spec.intgraph import IntAttention, IntLinear, IntRotary
 
 @dataclass(frozen=True)
 class Projection:
-    """Keys, queries or values: a linear layer whose results are int8 or, with ``wide``, two planes;
-    every head begins with a word. With ``rotary`` they are rotated by the angles that begin at
-    residual word ``angles``."""
+    """Keys, queries or values of ``heads`` heads: outputs ``indices`` of a linear layer, which are
+    int8 or, with ``wide``, two planes; every head begins with a word. With ``rotary`` they are
+    rotated by the angles that begin at residual word ``angles``."""
 
     name: str
     linear: IntLinear
@@ -38,17 +40,23 @@ class Projection:
 
     @staticmethod
     def of(
-        writer: StepWriter, layer: IntAttention, name: str, linear: IntLinear, side: int, wide: bool
+        writer: StepWriter,
+        layer: IntAttention,
+        heads: range,
+        name: str,
+        linear: IntLinear,
+        side: int,
+        wide: bool,
     ) -> Projection:
         rotary, angles = layer.rotary if name != "value" else None, 0
+        dim = layer.value_dim if name == "value" else layer.head_dim
         if rotary is not None:
-            indices = _rotated_columns(writer, layer, rotary)
+            indices = _rotated_columns(writer, layer, rotary, heads)
             angles = angle_places(writer.graph, writer.arch)[angle_key(rotary)]
         else:
-            dim = layer.value_dim if name == "value" else layer.head_dim
-            indices = per_head(layer.heads, dim, writer.arch.depth)
-        heads, turned = layer.heads, rotary is not None
-        return Projection(name, linear, heads, indices, side, wide, turned, angles)
+            indices = per_head(heads, dim, writer.arch.depth)
+        turned = rotary is not None
+        return Projection(name, linear, len(heads), indices, side, wide, turned, angles)
 
     def place(self, writer: StepWriter, rows: range) -> RowBuffer:
         """Room for the results of some rows of the stream."""
@@ -107,13 +115,52 @@ class Projection:
         )
 
 
-def _rotated_columns(writer: StepWriter, layer: IntAttention, rotary: IntRotary) -> tuple[int, ...]:
+class Projections(NamedTuple):
+    """Those of some heads."""
+
+    key: Projection
+    query: Projection
+    value: Projection
+
+    @staticmethod
+    def of(writer: StepWriter, layer: IntAttention, heads: range) -> Projections:
+        return Projections(
+            Projection.of(writer, layer, heads, "key", layer.key, 1, False),
+            Projection.of(writer, layer, heads, "query", layer.query, 0, layer.wide_query),
+            Projection.of(writer, layer, heads, "value", layer.value, 1, False),
+        )
+
+    def lower_keys(
+        self, writer: StepWriter, rows: Normal, wide: bool
+    ) -> tuple[RowBuffer, RowBuffer]:
+        """Write keys and values of all rows, a block behind the other; returns where they are. The
+        rows of the next block are normalised while the array works on this one."""
+        every = range(writer.graph.tokens)
+        keys, values = self.key.place(writer, every), self.value.place(writer, every)
+        blocks = writer.blocks(len(every))
+
+        def read(block: range) -> Normal:
+            if not rows.place:
+                writer.fetch(block, update=False)
+            return writer.normalise(rows, block)
+
+        ahead = read(blocks[0])
+        for number, block in enumerate(blocks):
+            source = ahead.source(wide)
+            if number + 1 < len(blocks):
+                ahead = read(blocks[number + 1])
+            self.key.lower(writer, source, block, keys)
+            self.value.lower(writer, source, block, values)
+        return keys, values
+
+
+def _rotated_columns(
+    writer: StepWriter, layer: IntAttention, rotary: IntRotary, heads: range
+) -> tuple[int, ...]:
     """Outputs of the query or the key in the order in which pairs of chunks are rotated."""
     one = layout.rotary_columns(writer.arch, rotary.pairs)
     return tuple(
-        head * layer.head_dim + channel if channel >= 0 else -1
-        for head in range(layer.heads)
-        for channel in one
+        head * layer.head_dim + channel if channel >= 0 else -1 for head in heads for channel in one
     )
 
 

@@ -14,7 +14,8 @@ from moesaic.spec import isa, layout, scratch
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import angle_words
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.intgraph import IntAttention, IntDense, IntGraph
+from moesaic.spec.lists import listed
 
 PLACES = 2
 """Blocks that the residual memory holds at a time: one comes or goes while another is updated."""
@@ -28,6 +29,16 @@ def resident_rows(graph: IntGraph, arch: ArchConfig) -> int:
     """Rows of the stream that the residual memory holds beside the angles of rotations."""
     free = arch.residual_words - sum(angle_words(graph, arch).values())
     return free // layout.words(graph.channels, arch.lanes)
+
+
+def can_spill(graph: IntGraph) -> bool:
+    """Whether a block of the stream can be worked on behind the other: experts and lists of tokens
+    scatter, a norm replaces rows, heads between layers read."""
+    return (
+        not listed(graph)
+        and len(graph.heads) == 1
+        and all(isinstance(layer, IntAttention | IntDense) for layer in graph.layers)
+    )
 
 
 def is_spilled(graph: IntGraph, arch: ArchConfig) -> bool:
@@ -51,6 +62,8 @@ class Spill:
         Bytes of a row there.
     places
         How many blocks the memory holds.
+    beside
+        Rows of the memory behind them, for what else comes from scratch.
     """
 
     size: int
@@ -59,28 +72,34 @@ class Spill:
     first_byte: int
     row_bytes: int
     places: int
+    beside: range
 
     @staticmethod
-    def of(graph: IntGraph, arch: ArchConfig, most: int, places: int) -> Spill:
-        """Blocks of at most ``most`` rows, which share ``places`` places.
+    def of(
+        graph: IntGraph, arch: ArchConfig, most: int, places: int, *, beside: bool = False
+    ) -> Spill:
+        """Blocks of at most ``most`` rows, which share ``places`` places; with ``beside`` one place
+        more is there for something else.
 
         Raises
         ------
         UserError
             The memory holds no row for each.
         """
-        size = min(most, resident_rows(graph, arch) // places)
+        needed = places + beside
+        size = min(most, resident_rows(graph, arch) // needed)
         if not size:
             raise UserError(
                 f"the model does not fit target {arch.name}: the residual scratchpad has"
-                f" {arch.residual_bytes} bytes, less than {places} rows of its residual stream: use"
+                f" {arch.residual_bytes} bytes, less than {needed} rows of its residual stream: use"
                 " a target with more residual_bytes"
             )
         words = layout.words(graph.channels, arch.lanes)
         outputs = [(head.rows, head.linear.outputs) for head in graph.heads]
         first = scratch.first_byte(arch, outputs)
         row_bytes = words * layout.load_bytes(arch, isa.Space.RESIDUAL)
-        return Spill(size, words, graph.tokens, first, row_bytes, places)
+        behind = range(places * size, needed * size)
+        return Spill(size, words, graph.tokens, first, row_bytes, places, behind)
 
     def blocks(self, rows: range) -> list[range]:
         """The parts of ``rows`` in each block of the stream."""

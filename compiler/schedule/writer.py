@@ -7,7 +7,7 @@ from dataclasses import replace
 from moesaic.compiler.schedule.activations import TableSlots, table_accesses
 from moesaic.compiler.schedule.operands import Normal, RowBuffer, Rows, Source, natural
 from moesaic.compiler.schedule.options import Schedule
-from moesaic.compiler.schedule.spill import PLACES, PLACES_READ_AHEAD, Spill, is_spilled
+from moesaic.compiler.schedule.spill import PLACES, PLACES_READ_AHEAD, Spill, can_spill, is_spilled
 from moesaic.compiler.schedule.steps import (
     QUEUES_WRITE,
     TABLES,
@@ -51,11 +51,12 @@ class StepWriter:
         self.following: Normal | None = None
         self._tables = TableSlots(graph, arch)
         self.spill: Spill | None = None
-        if is_spilled(graph, arch):
+        grouped = schedule.head_groups > 1 and can_spill(graph)
+        if grouped or is_spilled(graph, arch):
             most = len(self.blocks(graph.tokens)[0])
             kept = all(self.keeps_norm(index) for index in range(len(graph.layers)))
             places = PLACES if kept else PLACES_READ_AHEAD
-            self.spill = Spill.of(graph, arch, most, places)
+            self.spill = Spill.of(graph, arch, most, places, beside=grouped)
         self._kept = 0  # rows of the stream that are in scratch again
 
     def emit(
@@ -102,6 +103,13 @@ class StepWriter:
         )
         shared = layer.parallel or any(other.parallel for other in behind)
         return bool(self.schedule.norms_kept) or shared or not by_block
+
+    def head_groups(self, heads: int) -> list[range]:
+        """Heads of attention whose keys and values are there at a time, as the schedule says."""
+        if not (self.spill and self.spill.beside):
+            return [range(heads)]
+        size = layout.words(heads, self.schedule.head_groups)
+        return [range(first, min(first + size, heads)) for first in range(0, heads, size)]
 
     def begin_norm(
         self, norm: IntNorm, rows: range, wide: bool, layer: int, label: str, kept: bool = True

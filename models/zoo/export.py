@@ -1,7 +1,8 @@
 """Exports one architecture: ``python -m moesaic.models.zoo.export NAME FOLDER``.
 
-Writes ``model.onnx``, ``calibration.npz``, ``held_out.npz`` and ``facts.json``. A process of its
-own: libraries leak, and some crash.
+Writes ``model.onnx``, ``calibration.npz``, ``held_out.npz`` and ``facts.json``; with ``--twin``
+also those of a small model of the same structure to ``FOLDER/twin``. A process of its own:
+libraries leak, and some crash.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from moesaic.models.zoo.catalogue import catalogue
+from moesaic.models.zoo.entry import Entry
 
 CALIBRATION, HELD_OUT = 4, 2
 """Samples of a trial."""
@@ -27,8 +29,6 @@ NEXT_TO_ZERO = 1e-3
 NOISE = 0.02
 """As the libraries draw weights: more of it in biases would be most of an output, the same for
 all samples, and its decibels."""
-NO_TWIN = 3
-"""Exit code where the library has no small model."""
 
 
 def enliven(module: nn.Module) -> None:
@@ -79,18 +79,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moesaic.models.zoo.export")
     parser.add_argument("name")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--twin", action="store_true", help="a small model of the same structure")
+    parser.add_argument("--twin", action="store_true", help="a small model of it, too")
     options = parser.parse_args(arguments)
     entry = catalogue()[options.name]
     torch.manual_seed(0)
-    twin = entry.twin() if options.twin else None
-    if options.twin and twin is None:
-        return NO_TWIN
-    module, shape = twin or (entry.build(), entry.input_shape())
-    facts = export(module, shape, options.folder)
-    facts["blocks"] = None if options.twin else entry.blocks()
+    facts = export(entry.build(), entry.input_shape(), options.folder)
+    facts["blocks"] = entry.blocks()
+    if options.twin:
+        facts["twin"] = _twin(entry, options.folder / "twin")
     (options.folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
     return 0
+
+
+def _twin(entry: Entry, folder: Path) -> str:
+    """Export the small model; returns why there is none, or nothing."""
+    torch.manual_seed(0)
+    try:
+        twin = entry.twin()
+        if twin is None:
+            return "no twin"
+        export(*twin, folder)
+    except Exception as error:  # a row says so
+        return f"no export: {error}"
+    return ""
 
 
 if __name__ == "__main__":

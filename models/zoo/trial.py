@@ -12,7 +12,6 @@ from typing import Any
 
 from moesaic.models.commands import module, moesaic
 from moesaic.models.zoo.entry import Entry
-from moesaic.models.zoo.export import NO_TWIN
 from moesaic.models.zoo.keys import row_key
 
 STATES = ("whole", "partitioned", "refused", "wrong", "crash", "no export", "too slow")
@@ -112,7 +111,8 @@ def _run(entry: Entry, folder: Path, rtl: bool) -> dict[str, Any]:
     target = folder / "zoo.json"
     target.write_text(json.dumps(ROOMY))
     try:
-        done = _command(module("models.zoo.export", entry.name, folder))
+        twin = ["--twin"] if rtl else []
+        done = _command(module("models.zoo.export", entry.name, folder, *twin))
         if done.returncode:
             return {"state": "no export", "why": _last_line(done.stderr)}
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def _run(entry: Entry, folder: Path, rtl: bool) -> dict[str, Any]:
             "sqnr_db": task["sqnr_db"],
         }
         found |= _full_depth(folder, facts["blocks"])
-        return found | (_twin(entry, folder / "twin") if rtl else {})
+        return found | (_twin(facts["twin"], folder / "twin") if rtl else {})
     except subprocess.TimeoutExpired:
         return {"state": "too slow", "why": f"more than {SECONDS} s"}
 
@@ -168,12 +168,11 @@ def _full_depth(folder: Path, blocks: tuple[int, int] | None) -> dict[str, Any]:
     }
 
 
-def _twin(entry: Entry, folder: Path) -> dict[str, Any]:
-    """A small model of the same structure on the RTL, bit for bit: what became of it."""
-    done = _command(module("models.zoo.export", entry.name, folder, "--twin"))
-    if done.returncode:
-        why = "no twin" if done.returncode == NO_TWIN else f"no export: {_last_line(done.stderr)}"
-        return {"rtl": why}
+def _twin(missing: str, folder: Path) -> dict[str, Any]:
+    """A small model of the same structure on the RTL, bit for bit: what became of it. ``missing``
+    says why there is none, if so."""
+    if missing:
+        return {"rtl": _last_line(missing)}
     done = _command(_compile(folder, TWIN_TARGET))
     if done.returncode:
         found = _refusal(done, folder)

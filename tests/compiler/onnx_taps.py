@@ -39,6 +39,7 @@ class Tapped(nn.Module):
     ``decoder``: a picture that convolutions make of three layers.
     ``both``: logits, and that picture.
     ``classes``: logits, and the number of the class at every patch.
+    ``readout``: a picture made of all patches, each beside the class token of its layer (DPT).
     """
 
     def __init__(self, kind: str) -> None:
@@ -52,9 +53,15 @@ class Tapped(nn.Module):
         self.norm, self.logits = nn.LayerNorm(CHANNELS), nn.Linear(CHANNELS, 10)
         self.fuse = nn.ModuleList(nn.Conv2d(CHANNELS, 6, 3, padding=1) for _ in range(LAYERS))
         self.last = nn.Conv2d(6, 2, 3, padding=1)
+        self.join = nn.Linear(2 * CHANNELS, CHANNELS)
 
     def image(self, tokens: Tensor) -> Tensor:
         return tokens[:, 1:].transpose(1, 2).reshape(-1, CHANNELS, GRID, GRID)
+
+    def with_class(self, tokens: Tensor) -> Tensor:
+        classes = tokens[:, :1].expand(-1, GRID**2, -1)
+        patches = nn.functional.gelu(self.join(torch.cat([tokens[:, 1:], classes], -1)))
+        return nn.functional.pad(patches, (0, 0, 1, 0))  # a first token, which no picture has
 
     def decode(self, streams: list[Tensor]) -> Tensor:
         parts = [conv(self.image(x)) for conv, x in zip(self.fuse, streams, strict=True)]
@@ -69,6 +76,8 @@ class Tapped(nn.Module):
         streams = [x]
         for block in self.blocks:
             streams.append(block(streams[-1]))
+        if self.kind == "readout":
+            return (self.decode([self.with_class(x) for x in streams[1:]]),)
         last = self.norm(streams[-1])
         logits = self.logits(last[:, 0])
         if self.kind == "heads":

@@ -46,6 +46,23 @@ def test_decoder_of_several_layers_is_the_hosts(tmp_path: Path) -> None:
     assert {node.operator for node in graph.host.nodes} == {"Conv", "Relu", "Add"}
 
 
+def test_class_token_beside_every_patch_is_one_row_of_a_head(tmp_path: Path) -> None:
+    """A head's layout may have a value many times."""
+    path = save("readout", tmp_path)
+    graph = load_graph(path, partition=True)
+    assert compare(graph, path).worst < 0.25
+    assert [(head.depth, head.first_row, head.rows) for head in graph.heads] == [
+        (2, 0, 17), (4, 0, 17), (6, 0, 17),
+    ]  # fmt: skip
+    assert {head.shape for head in graph.heads} == {(1, 16, 2 * CHANNELS)}
+    compile(path, "nano", images(12), tmp_path / "bundle", partition=True)
+    x = images(3, seed=1)
+    with Session(tmp_path / "bundle") as session:
+        answer = session.run({"x": x})["y0"]
+    exact = open_oracle(path, graph).run(x)["y0"]
+    assert answer.shape == exact.shape and sqnr_db(exact.astype(np.float32), answer) > 25
+
+
 Change = Callable[[ir.Graph], Any]
 CHANGES: dict[str, Change] = {
     "weight": lambda g: g.heads[3].linear.weight.__imul__(1.01),

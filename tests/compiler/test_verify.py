@@ -71,7 +71,8 @@ def damage(name: str, graph: ir.Graph) -> None:
             ir.Renorm(moe.norm, ir.Linear(np.eye(3), np.zeros(channels), "square"), "renorm")
         ),
         "rows": lambda: setattr(head, "rows", tokens + 1),
-        "layout": lambda: head.permutation.__setitem__(0, head.permutation[1]),
+        "layout": lambda: head.permutation.__setitem__(0, head.rows * head.linear.outputs),
+        "shape": lambda: setattr(head, "permutation", head.permutation[1:]),
         "depth": lambda: setattr(head, "depth", len(graph.layers) + 1),
         "no outputs": lambda: graph.heads.clear(),
     }
@@ -81,7 +82,8 @@ def damage(name: str, graph: ir.Graph) -> None:
 KINDS = (
     "embed", "gather", "patches", "query", "output", "heads", "angles", "norm", "parallel",
     "activation", "down", "factor", "tokens ascend", "tokens", "bias", "codes", "top_k", "expert",
-    "expert's norm", "gate", "corrections", "renorm", "rows", "layout", "depth", "no outputs",
+    "expert's norm", "gate", "corrections", "renorm", "rows", "layout", "shape", "depth",
+    "no outputs",
 )  # fmt: skip
 
 

@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from moesaic.compiler.estimate.models import estimate_graphs
-from moesaic.compiler.schedule.options import first_schedule
+from moesaic.compiler.schedule.options import Schedule, first_schedule
 from moesaic.compiler.schedule.spill import resident_rows
 from moesaic.sim.dram import DramConfig
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec import layout, scratch
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
-from moesaic.spec.intgraph import InputCodes
+from moesaic.spec.intgraph import InputCodes, IntGraph
 from moesaic.spec.presets import PRESETS
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.compiler.test_codegen import SMALL as ROOMY
@@ -78,6 +78,28 @@ def test_spilled_network_is_bit_exact(name: str, arch: ArchConfig) -> None:
     graph = random_intgraph(shape, seed)
     assert graph.tokens > resident_rows(graph, arch)
     schedule = replace(first_schedule(arch), row_blocks=row_blocks, norms_kept=norms_kept)
+    check_network(graph, arch, schedule, seed)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_heads_in_groups_are_bit_exact(name: str) -> None:
+    """Their results, of 8 bits or 16, go to external memory and come back."""
+    seed = list(SHAPES).index(name)
+    arch = ARCHES[seed % 3]
+    shape = sized(SHAPES[name], arch, front=seed % 2, first=seed % 3, rows=200)
+    graph = random_intgraph(shape, seed)
+    schedule = replace(
+        first_schedule(arch),
+        query_blocks=(1, 3)[seed % 2],
+        row_blocks=(1, 3)[seed // 2 % 2],
+        norms_kept=0,
+        head_groups=(2, 99)[seed % 2],
+    )
+    check_network(graph, arch, schedule, seed)
+
+
+def check_network(graph: IntGraph, arch: ArchConfig, schedule: Schedule, seed: int) -> None:
+    """Bit for bit on the RTL, whatever the memory does; and cycles and bytes as estimated."""
     bundle = make_bundle({"task": graph}, arch, schedule)
     outputs = [(head.rows, head.linear.outputs) for head in graph.heads]
     assert scratch.scratch_bytes(arch, bundle.programs["task"], outputs) > 0

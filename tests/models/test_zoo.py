@@ -159,14 +159,14 @@ def test_what_a_trial_makes_of_an_end(
 
 def test_a_twin_that_differs_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = {"bit_exact": False, "first_difference": "code 3", "cycles": [1]}
-    ends = [ended(0), ended(0), ended(1, output=json.dumps({"tasks": {"default": verdict}}))]
+    ends = [ended(0), ended(1, output=json.dumps({"tasks": {"default": verdict}}))]
     monkeypatch.setattr(trial, "_command", lambda words: ends.pop(0))
-    found = trial._twin(ENTRY, tmp_path)
+    found = trial._twin("", tmp_path)
     assert found == {"state": "wrong", "why": "RTL: code 3", "rtl": "differs"}
-    ends[:] = [ended(0), ended(2, "moesaic: too large")]
-    assert trial._twin(ENTRY, tmp_path) == {"rtl": "refused: too large"}
-    ends[:] = [ended(0), ended(0), ended(1, "no simulator")]
-    assert trial._twin(ENTRY, tmp_path)["state"] == "crash"
+    ends[:] = [ended(2, "moesaic: too large")]
+    assert trial._twin("", tmp_path) == {"rtl": "refused: too large"}
+    ends[:] = [ended(0), ended(1, "no simulator")]
+    assert trial._twin("", tmp_path)["state"] == "crash"
 
 
 def test_what_takes_too_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
