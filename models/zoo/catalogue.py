@@ -8,6 +8,7 @@ from moesaic.models.zoo import (
     mixture_nodes,
     mixture_structures,
     mixtures,
+    quantised,
     timm_entries,
     transformers_entries,
 )
@@ -21,6 +22,7 @@ SOURCES = (
     mixture_nodes,
     timm_entries,
     transformers_entries,
+    quantised,
 )
 
 

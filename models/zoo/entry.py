@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -46,6 +48,8 @@ class Entry:
     small
         Makes a module of the same structure that fits a small target, and its input's shape; None
         where the library has none. What is from here is small itself.
+    rewrite
+        Changes the exported file in its place, given calibration samples [n, ...].
     """
 
     name: str
@@ -55,6 +59,7 @@ class Entry:
     shape: tuple[int, ...] | Callable[[], tuple[int, ...]] = (1, 3, 224, 224)
     blocks: Callable[[], tuple[int, int] | None] = lambda: None
     small: Callable[[], Twin | None] | None = None
+    rewrite: Callable[[Path, np.ndarray], None] | None = None
 
     def input_shape(self) -> tuple[int, ...]:
         """Of its input, the batch axis first."""

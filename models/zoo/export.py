@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ NOISE = 0.02
 """As the libraries draw weights: more of it in biases would be most of an output, the same for
 all samples, and its decibels."""
 
+Rewrite = Callable[[Path, np.ndarray], None]
+
 
 def enliven(module: nn.Module) -> None:
     """Add noise to parameters that begin as a constant or next to zero.
@@ -44,7 +47,9 @@ def enliven(module: nn.Module) -> None:
                 parameter += NOISE * torch.randn(parameter.shape, generator=generator)
 
 
-def export(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
+def export(
+    module: nn.Module, shape: tuple[int, ...], folder: Path, rewrite: Rewrite | None = None
+) -> dict[str, Any]:
     """Write the ONNX file of a module, and samples; returns its opset and the exporter.
 
     Masks that are added to fused attention keep torch's newer exporter (``dynamo``) from some; the
@@ -69,6 +74,8 @@ def export(module: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str,
     for name, count in (("calibration", CALIBRATION), ("held_out", HELD_OUT)):
         samples = rng.standard_normal((count, *shape[1:])).astype(np.float32)
         np.savez(folder / f"{name}.npz", x=samples)
+        if rewrite and name == "calibration":
+            rewrite(folder / "model.onnx", samples)
     imports = onnx.load(folder / "model.onnx", load_external_data=False).opset_import
     opset = next(entry.version for entry in imports if entry.domain in ("", "ai.onnx"))
     return {"opset": opset, "form": form}
@@ -83,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     entry = catalogue()[options.name]
     torch.manual_seed(0)
-    facts = export(entry.build(), entry.input_shape(), options.folder)
+    facts = export(entry.build(), entry.input_shape(), options.folder, entry.rewrite)
     facts["blocks"] = entry.blocks()
     if options.twin:
         facts["twin"] = _twin(entry, options.folder / "twin")
@@ -98,7 +105,7 @@ def _twin(entry: Entry, folder: Path) -> str:
         twin = entry.twin()
         if twin is None:
             return "no twin"
-        export(*twin, folder)
+        export(*twin, folder, entry.rewrite)
     except Exception as error:  # a row says so
         return f"no export: {error}"
     return ""

@@ -52,9 +52,10 @@ def row_key(entry: Entry, rtl: bool) -> str:
         parts.append(_sources(*MIXTURES))
     else:
         parts.append(_libraries(entry.source))
-        for part in (entry.build, entry.blocks, entry.small):
+        for part in (entry.build, entry.blocks, entry.small, entry.rewrite):
             if isinstance(part, functools.partial):
                 parts += [inspect.getsource(part.func), repr(part.args)]
+                parts += [repr(part.keywords)] if part.keywords else []
     if rtl:
         parts.append(_sources(*GATEWARE))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

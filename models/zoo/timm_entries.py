@@ -82,32 +82,38 @@ def _timm() -> Any:
     return importlib.import_module("timm")
 
 
-_BLOCKS = 2
+BLOCKS = 2
 """Of a model that is built, where timm lets one say so."""
 
 
+def create(name: str, **options: Any) -> nn.Module:
+    """The architecture with random weights."""
+    return FirstTensor(_timm().create_model(name, pretrained=False, **options))
+
+
 def _build(name: str) -> nn.Module:
-    timm = _timm()
-    for options in ({"depth": _BLOCKS}, {}):
+    for options in ({"depth": BLOCKS}, {}):
         try:
-            return FirstTensor(timm.create_model(name, pretrained=False, **options))
+            return create(name, **options)
         except (TypeError, AssertionError, IndexError, RuntimeError):
             if not options:
                 raise
     raise AssertionError(name)
 
 
-def _blocks(name: str) -> tuple[int, int] | None:
+def blocks(name: str) -> tuple[int, int] | None:
+    """Of what :func:`entries` builds, and of the architecture, where they are counted."""
     with torch.device("meta"):
         try:
-            few = len(_timm().create_model(name, pretrained=False, depth=_BLOCKS).blocks)
+            few = len(_timm().create_model(name, pretrained=False, depth=BLOCKS).blocks)
             whole = len(_timm().create_model(name, pretrained=False).blocks)
         except (TypeError, AssertionError, IndexError, RuntimeError, AttributeError):
             return None  # of stages, and built whole
     return few, whole
 
 
-def _twin(name: str) -> Twin | None:
+def twin(name: str) -> Twin | None:
+    """A small model of the same structure, where the library makes one."""
     found = re.search(r"patch(\d+)", name)
     if found is None:
         return None
@@ -122,7 +128,8 @@ def _twin(name: str) -> Twin | None:
     return module, (1, 3, side, side)
 
 
-def _input_shape(name: str) -> tuple[int, ...]:
+def input_shape(name: str) -> tuple[int, ...]:
+    """As the library has trained it."""
     config = _timm().get_pretrained_cfg(name.partition(".")[0])
     return (1, *config.input_size)
 
@@ -136,7 +143,7 @@ def entries() -> Iterator[Entry]:
                 family,
                 "timm",
                 functools.partial(_build, name),
-                functools.partial(_input_shape, name),
-                functools.partial(_blocks, name),
-                functools.partial(_twin, name),
+                functools.partial(input_shape, name),
+                functools.partial(blocks, name),
+                functools.partial(twin, name),
             )

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
 
 from moesaic.compiler import ir
 from moesaic.compiler.frontend import load_graph
@@ -23,44 +17,10 @@ from moesaic.compiler.frontend.load import read_model
 from moesaic.compiler.frontend.trace import trace
 from moesaic.compiler.frontend.views import BatchProduct, Input, Norm, Product, Softmax, Sum, View
 from moesaic.compiler.quant.given import given_steps
+from moesaic.models.zoo import quantised
 
-
-class _Samples(CalibrationDataReader):
-    def __init__(self, name: str, samples: np.ndarray) -> None:
-        self._rest: Iterator[dict[str, np.ndarray]] = iter({name: s[None]} for s in samples)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._rest, None)
-
-
-def quantise_file(
-    source: Path,
-    target: Path,
-    samples: np.ndarray,
-    *,
-    symmetric: bool = True,
-    activations: QuantType = QuantType.QInt8,
-    weights: QuantType = QuantType.QInt8,
-    per_channel: bool = True,
-    **options: Any,
-) -> Path:
-    """Write what ``quantize_static`` makes of a float file in QDQ format; returns `target`."""
-    name = onnx.load(source).graph.input[0].name
-    logging.disable(logging.WARNING)  # of preprocessing, which is not needed
-    try:
-        quantize_static(
-            source,
-            target,
-            _Samples(name, samples),
-            quant_format=QuantFormat.QDQ,
-            per_channel=per_channel,
-            activation_type=activations,
-            weight_type=weights,
-            extra_options={"ActivationSymmetric": symmetric, **options},
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-    return target
+quantise_file = partial(quantised.quantise_file, symmetric=True, per_channel=True)
+"""As for accelerators: symmetric activations, and a scale for each channel of weights."""
 
 
 def run(model: Path | onnx.ModelProto, x: np.ndarray) -> np.ndarray:
