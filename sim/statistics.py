@@ -14,7 +14,8 @@ from moesaic.spec import layout, semantics, tables
 from moesaic.spec.activations import ACTIVATIONS, FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
-from moesaic.spec.intgraph import IntAttention, IntGraph, part_macs
+from moesaic.spec.graph_sizes import part_macs
+from moesaic.spec.intgraph import IntAttention, IntGraph
 from moesaic.spec.isa import Opcode, Stationary, Unit
 from moesaic.spec.memory import roofline_cycles
 

@@ -25,6 +25,7 @@ from moesaic.spec.formats import (
     RESIDUAL_BITS,
     RESIDUAL_GUARD_BITS,
 )
+from moesaic.spec.graph_sizes import frame_values
 from moesaic.spec.intgraph import (
     InputCodes,
     IntAttention,
@@ -33,7 +34,6 @@ from moesaic.spec.intgraph import (
     IntGraph,
     IntMoe,
     IntRenorm,
-    frame_values,
     head_name,
 )
 from moesaic.spec.precision import exact_float32

@@ -15,6 +15,7 @@ from moesaic.spec import tables
 from moesaic.spec.constants import mlps
 from moesaic.spec.exhaustive import unreachable
 from moesaic.spec.formats import CORRECTION_BITS, INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
+from moesaic.spec.graph_sizes import count_macs, frame_values
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -27,8 +28,6 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntNorm,
     IntRenorm,
-    count_macs,
-    frame_values,
 )
 from moesaic.spec.schema import SchemaError
 

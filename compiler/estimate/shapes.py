@@ -18,6 +18,7 @@ from moesaic.compiler.quant.build import int_rotary
 from moesaic.compiler.schedule.steps import Weights
 from moesaic.spec.activations import FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.graph_sizes import count_macs
 from moesaic.spec.intgraph import (
     IntActivation,
     IntAttention,
@@ -33,7 +34,6 @@ from moesaic.spec.intgraph import (
     IntRenorm,
     IntTokens,
     Scale,
-    count_macs,
 )
 
 _SCALE = Scale(1 << 15, 16)

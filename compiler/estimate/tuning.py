@@ -11,7 +11,9 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.frame import ProgramHangs
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
-from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity
+from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity, resident_words
+from moesaic.compiler.schedule.lower import lower
+from moesaic.compiler.schedule.memory import plan_memory
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
 from moesaic.compiler.schedule.spill import can_spill
 from moesaic.spec import layout
@@ -22,8 +24,8 @@ from moesaic.spec.presets import PRESETS
 
 LEAST_GAIN = 0.002
 """Share of the cycles that a choice must save: less is within the model's own error."""
-MOST_STEPS = 40_000
-"""Steps of a frame beyond which nothing is tried but what fits: a try takes ten seconds then."""
+MOST_STEPS = 12_000
+"""Steps of a frame beyond which nothing is tried but what fits: a try takes five seconds then."""
 
 
 def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = None) -> Schedule:
@@ -131,6 +133,17 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
             refusals.append(error)
             return None
 
+    def places(schedule: Schedule) -> bool:
+        """Whether its buffers find room: much sooner known than its cycles."""
+        words = [resident_words(x, graph, arch, schedule.head_groups) for x in graph.layers]
+        try:
+            if max(words, default=0) < arch.activation_words:
+                plan_memory(lower(graph, arch, schedule), arch)
+                return True
+        except UserError as error:
+            refusals.append(error)
+        return False
+
     cycles = tried(start)
     if cycles is not None:
         return start, cycles
@@ -145,7 +158,7 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
         leanest = replace(
             start, row_blocks=rows[-1], query_blocks=parts[-1], experts_ahead=0, **less
         )
-        if all(tried(replace(leanest, bank_tiles=count)) is None for count in tiles):
+        if not any(places(replace(leanest, bank_tiles=count)) for count in tiles):
             continue
         for row_blocks, blocks, ahead, count in product(rows, parts, aheads, tiles):
             schedule = replace(
@@ -155,7 +168,7 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
                 experts_ahead=ahead,
                 bank_tiles=count,
             )
-            cycles = tried(schedule)
+            cycles = tried(schedule) if places(schedule) else None
             if cycles is not None:
                 return schedule, cycles
     raise refusals[-1]

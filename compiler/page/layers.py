@@ -8,6 +8,7 @@ from typing import assert_never
 
 from moesaic.compiler.estimate.task import Estimate, LayerEstimate
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.graph_sizes import Part, part_macs, parts
 from moesaic.spec.intgraph import (
     IntAttention,
     IntDense,
@@ -19,9 +20,6 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntRenorm,
     IntTokens,
-    Part,
-    part_macs,
-    parts,
 )
 
 

@@ -35,6 +35,7 @@ from moesaic.spec.formats import (
     SIGMOID_FRACTION_BITS,
     UINT8_LARGEST,
 )
+from moesaic.spec.graph_sizes import count_macs
 from moesaic.spec.intgraph import (
     EPSILON_BITS,
     IntActivation,
@@ -52,7 +53,6 @@ from moesaic.spec.intgraph import (
     IntRotary,
     IntTokens,
     Scale,
-    count_macs,
     head_name,
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from moesaic.compiler.schedule.lists import Routing
+from moesaic.compiler.schedule.options import MOST_HEADS
 from moesaic.compiler.schedule.spill import PLACES, can_spill
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
@@ -73,7 +74,7 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     yield (
         f"the keys and values{' of one head' if can_spill(graph) else ''} need {{}} words beside"
         " each other, the activation scratchpad has {} (activation_bytes)",
-        max((resident_words(layer, graph, arch) for layer in graph.layers), default=0),
+        max((resident_words(layer, graph, arch, MOST_HEADS) for layer in graph.layers), default=0),
         arch.activation_words,
     )
     yield (
@@ -108,16 +109,17 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
                 assert_never(layer)
 
 
-def resident_words(layer: IntLayer, graph: IntGraph, arch: ArchConfig) -> int:
-    """Activation words that a layer needs of all tokens at a time, whatever the schedule: a head's
-    keys and values, or those of all heads."""
+def resident_words(layer: IntLayer, graph: IntGraph, arch: ArchConfig, head_groups: int) -> int:
+    """Activation words that a layer needs of all tokens at a time, whatever else the schedule says:
+    the keys and values of a group of heads."""
     if not isinstance(layer, IntAttention):
         return 0
     keys = layout.words(layer.head_dim, arch.depth)
     if layer.rotary is not None:
         keys = layout.words(len(layout.rotary_columns(arch, layer.rotary.pairs)), arch.depth)
     values = layout.words(layer.value_dim, arch.depth)
-    return graph.tokens * (keys + values) * (1 if can_spill(graph) else layer.heads)
+    heads = layout.words(layer.heads, head_groups if can_spill(graph) else 1)
+    return graph.tokens * (keys + values) * heads
 
 
 def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:

@@ -89,7 +89,7 @@ def _head_norm(writer: StepWriter, number: int) -> Normal:
 
 
 def _layer_number(graph: IntGraph, index: int) -> int:
-    """Place of a layer in ``intgraph.parts``, where heads have theirs, too."""
+    """Place of a layer in ``graph_sizes.parts``, where heads have theirs, too."""
     return 1 + index + sum(head.depth <= index for head in graph.heads)
 
 

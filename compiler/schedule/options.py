@@ -9,6 +9,9 @@ from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 
+MOST_HEADS = (1 << isa.width(isa.Opcode.NORM, "channels")) - 1
+"""Heads of an attention: each has a channel at least."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -109,7 +112,7 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
         "speculated_experts": arch.max_experts,
         "fetches_ahead": arch.queue_depth,
         "norms_kept": 1,
-        "head_groups": (1 << isa.width(isa.Opcode.NORM, "channels")) - 1,
+        "head_groups": MOST_HEADS,
     }
     least = {name: 1 for name in ("row_blocks", "query_blocks", "bank_tiles", "fetches_ahead")}
     least["head_groups"] = 1

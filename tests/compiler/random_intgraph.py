@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.spec.activations import ACTIVATIONS, choose_step, tabulate
+from moesaic.spec.graph_sizes import count_macs
 from moesaic.spec.intgraph import (
     IntActivation,
     IntAttention,
@@ -25,7 +26,6 @@ from moesaic.spec.intgraph import (
     IntRotary,
     IntTokens,
     Scale,
-    count_macs,
 )
 
 

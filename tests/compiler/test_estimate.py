@@ -31,7 +31,7 @@ from moesaic.hw.vector.unit import VectorUnit
 from moesaic.sim.dram import DramConfig
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import parts
+from moesaic.spec.graph_sizes import parts
 from moesaic.spec.presets import PRESETS
 
 from .random_intgraph import Shape, random_intgraph

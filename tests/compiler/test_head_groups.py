@@ -9,10 +9,13 @@ import pytest
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.schedule.options import first_schedule
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import angle_words
+from moesaic.spec.errors import UserError
 from tests.hazards import check_order
 
 from .random_intgraph import random_intgraph
@@ -57,3 +60,19 @@ def test_groups_give_the_same(name: str, arch: ArchConfig, head_groups: int) -> 
         step.opcode is isa.Opcode.STORE and step.label.startswith("attention")
         for step in code.steps
     )
+
+
+def test_the_search_takes_few_heads_at_a_time() -> None:
+    """160 tokens, two heads of 24 channels: their keys and values take 15 KiB, and 16 are there."""
+    arch = replace(SMALL, activation_bytes=16 << 10, activation_banks=2, max_tokens=256)
+    shape = replace(DENSE, tokens=160, patches=160, head_rows=8, head_first=0, heads=2)
+    graph = random_intgraph(replace(shape, head_dim=24, value_dim=24, wide=0.0), values=False)
+    schedule = choose_schedule(graph, arch)
+    assert (schedule.head_groups, schedule.norms_kept) == (2, 0)
+    check_order(arch, compile_task(graph, arch, ShapeImage(arch), schedule).program, range(1))
+    with pytest.raises(UserError, match="keys and values of one head need 960 words"):
+        choose_schedule(graph, replace(arch, activation_bytes=4 << 10))
+    less = replace(arch, activation_bytes=8 << 10)
+    experts = replace(shape, head_dim=24, value_dim=24, moe=(True, False))
+    with pytest.raises(UserError, match="the keys and values need 1920 words beside"):
+        choose_schedule(random_intgraph(experts, values=False), less)

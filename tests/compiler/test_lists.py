@@ -17,7 +17,8 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import may_have_bytes, pack_constants
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
-from moesaic.spec.intgraph import IntDense, IntGraph, IntLayer, count_macs
+from moesaic.spec.graph_sizes import count_macs
+from moesaic.spec.intgraph import IntDense, IntGraph, IntLayer
 from moesaic.spec.isa import Opcode
 from tests.hazards import check_order
 

@@ -26,8 +26,9 @@ from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.quant import Calibrated, QuantOptions, QuantReport
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.spec.execute import Executor
+from moesaic.spec.graph_sizes import count_macs
 from moesaic.spec.hostside import quantise_input
-from moesaic.spec.intgraph import IntGraph, count_macs
+from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import sqnr_db
 from moesaic.spec.presets import PRESETS
 from tests.e2e.bundles import expected_codes, make_bundle

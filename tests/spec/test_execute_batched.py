@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moesaic.spec import execute, prepared
 from moesaic.spec.execute import Executor
+from moesaic.spec.graph_sizes import frame_values
 from moesaic.spec.intgraph import IntGraph, IntLinear, IntMlp, IntMoe, Scale
 from tests.compiler.random_intgraph import Shape, random_intgraph, random_patches
 from tests.spec import plain_executor
@@ -202,7 +203,7 @@ def test_chunks_do_not_influence_each_other() -> None:
 
 def test_chunk_is_bounded_by_the_widest_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = random_intgraph(Shape(pairs=0.0), seed=1)
-    values = execute.frame_values(graph)
+    values = frame_values(graph)
     # 9 tokens, 3 heads of 8 each for query, key and value
     assert values == 9 * 72
     for limit, frames in ((values - 1, 1), (values * 5, 5), (values * 6 - 1, 5)):

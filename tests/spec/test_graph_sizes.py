@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moesaic.spec.intgraph import Scale, count_macs, part_macs
+from moesaic.spec.graph_sizes import count_macs, part_macs
+from moesaic.spec.intgraph import Scale
 from tests.compiler.random_intgraph import Shape, random_intgraph
 
 
