@@ -40,27 +40,36 @@ def read_routing(path: Path) -> dict[str, list[int]]:
 
 
 def estimate_report(
-    arch: ArchConfig, results: dict[str, Estimate], clock_mhz: float | None, bandwidth: float
+    arch: ArchConfig,
+    results: dict[str, Estimate],
+    clock_mhz: float | None,
+    bandwidth: float,
+    frames: int = 1,
 ) -> dict[str, Any]:
-    """Cycles and times of every task, for JSON and tables; tasks as ``Estimate.to_dict``."""
+    """Cycles and times of every task, for JSON and tables; tasks as ``Estimate.to_dict``, which are
+    those of ``frames`` frames together, beside ``frame_cycles`` and times of one."""
     clock = find_clock(arch, clock_mhz)
     tasks = {}
     for task, found in results.items():
         moved = found.weight_bytes + found.data_bytes
         tasks[task] = {
             **found.to_dict(),
-            **frame_time(arch, clock, found.cycles, moved, bandwidth),
+            "frame_cycles": found.cycles / frames,
+            **frame_time(arch, clock, found.cycles / frames, moved / frames, bandwidth),
         }
-    return {"target": arch.name, **clock.to_dict(), "tasks": tasks}
+    return {"target": arch.name, "frames": frames, **clock.to_dict(), "tasks": tasks}
 
 
 def estimate_tables(report: dict[str, Any]) -> Iterator[Table]:
     """Cycles by layer and by kind of layer for every task."""
-    clock = Clock(report["clock_mhz"], report["clock_source"])
+    clock, frames = Clock(report["clock_mhz"], report["clock_source"]), report["frames"]
     for task, figures in report["tasks"].items():
         total, layers = figures["cycles"], figures["layers"]
+        several, each = "", ""
+        if frames > 1:
+            several, each = f", {frames} frames", f", {figures['frame_cycles']:,.0f} a frame"
         table = Table(
-            title=f"{task} on {report['target']}: {total:,} cycles, roofline"
+            title=f"{task}{several} on {report['target']}: {total:,} cycles{each}, roofline"
             f" {figures['roofline_cycles']:,.0f}, utilisation {figures['utilisation']:.2f}\n"
             f"{time_line(clock, figures)}"
         )
@@ -73,7 +82,9 @@ def estimate_tables(report: dict[str, Any]) -> Iterator[Table]:
             same = [layer for layer in layers if layer["kind"] == kind]
             table.add_row(*_cells(f"all {kind} ({len(same)})", same, total))
         table.add_section()
-        table.add_row(*_cells(f"frame ({len(layers)})", layers, total))
+        table.add_row(
+            *_cells(f"{'frame' if frames == 1 else 'frames'} ({len(layers)})", layers, total)
+        )
         table.caption = "busy: " + ", ".join(
             f"{unit} {cycles / total:.0%}" for unit, cycles in figures["busy"].items()
         )

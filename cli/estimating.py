@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from moesaic.compiler.ir import Choice
     from moesaic.spec.intgraph import IntGraph
 
+MOST_FRAMES = 16
+"""Of one program: more would wait longer for their turn than they save."""
+
 
 @app.command()
 def estimate(
@@ -68,6 +71,12 @@ def estimate(
             " as 2:12",
         ),
     ] = None,
+    frames: Annotated[
+        int,
+        typer.Option(
+            min=1, max=MOST_FRAMES, help="frames of a task in one program; not with --targets"
+        ),
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
@@ -83,6 +92,8 @@ def estimate(
         raise UserError("--targets shows several targets, --target one: give one of the two")
     if blocks is not None and (targets is None or source.is_dir()):
         raise UserError("--blocks is for an ONNX model and --targets")
+    if frames > 1 and targets is not None:
+        raise UserError("--frames is for one --target, not for --targets")
     memory = Memory(latency=latency, share=bandwidth)
     choice = read_choice(dim, model_output)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
@@ -96,15 +107,21 @@ def estimate(
             bundle = load(source)
             arch = load_arch(target) if target is not None else bundle.arch
             given = None if routing is None else counts
-            results = estimate_bundle(bundle, arch, routing=given, memory=memory)
+            results = estimate_bundle(bundle, arch, routing=given, memory=memory, frames=frames)
         elif target is None:
             raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
         else:
             arch = load_arch(target)
             results = estimate_onnx(
-                source, arch, partition=partition, choice=choice, routing=counts, memory=memory
+                source,
+                arch,
+                partition=partition,
+                choice=choice,
+                routing=counts,
+                memory=memory,
+                frames=frames,
             )
-    report = estimate_report(arch, results, clock, bandwidth)
+    report = estimate_report(arch, results, clock, bandwidth, frames)
     if as_json:
         print(json.dumps(report, indent=1))
         return

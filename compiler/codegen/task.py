@@ -31,9 +31,13 @@ class TaskCode:
 
 
 def compile_task(
-    graph: IntGraph, arch: ArchConfig, image: WeightImage, schedule: Schedule | None = None
+    graph: IntGraph,
+    arch: ArchConfig,
+    image: WeightImage,
+    schedule: Schedule | None = None,
+    frames: int = 1,
 ) -> TaskCode:
-    """Generate the code of ``graph`` and add its weights to ``image``.
+    """Generate the code of ``frames`` frames of ``graph`` together; add its weights to ``image``.
 
     Without a ``schedule``, that of :func:`~moesaic.compiler.schedule.options.first_schedule`.
 
@@ -43,7 +47,7 @@ def compile_task(
         The model does not fit the architecture.
     """
     schedule = schedule or first_schedule(arch)
-    steps = lower(graph, arch, schedule)
+    steps = lower(graph, arch, schedule, frames)
     activation_words = plan_memory(steps, arch)
     insert_tokens(steps)
     fetches = plan_fetches(steps, image, schedule.speculated_experts)

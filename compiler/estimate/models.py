@@ -32,8 +32,9 @@ def estimate_graphs(
     memory: Memory | None = None,
     image: WeightImage | None = None,
     schedules: Mapping[str, Schedule] | None = None,
+    frames: int = 1,
 ) -> dict[str, Estimate]:
-    """Lower every task for ``arch`` and estimate one frame of it.
+    """Lower every task for ``arch`` and estimate one frame of it, or several together.
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ def estimate_graphs(
         Where segments are placed; by default a real image, which stores equal ones once.
     schedules
         Task name to schedule; by default what :func:`choose_schedule` finds.
+    frames
+        Of a task, in one program: its cycles and bytes are those of all of them.
 
     Raises
     ------
@@ -70,11 +73,11 @@ def estimate_graphs(
         mine |= {
             name: routing[f"{task}/{name}"] for name in names[task] if f"{task}/{name}" in routing
         }
-        schedule = schedules[task] if schedules else choose_schedule(graph, arch)
+        schedule = schedules[task] if schedules else choose_schedule(graph, arch, frames=frames)
         result[task] = estimate(
-            compile_task(graph, arch, image, schedule).steps,
+            compile_task(graph, arch, image, schedule, frames).steps,
             arch,
-            graph.macs,
+            frames * graph.macs,
             routing=mine,
             memory=memory,
         )
@@ -122,6 +125,7 @@ def estimate_bundle(
     *,
     routing: Routing | None = None,
     memory: Memory | None = None,
+    frames: int = 1,
 ) -> dict[str, Estimate]:
     """Estimate the tasks of a bundle as they were compiled.
 
@@ -133,8 +137,9 @@ def estimate_bundle(
         Another target than the bundle's own; its schedules are chosen anew.
     routing
         Instead of the reported one.
-    memory
-        As :func:`estimate_graphs`.
+    memory, frames
+        As :func:`estimate_graphs`. Of several frames, experts get as many times the tokens, and
+        schedules are chosen anew.
 
     Raises
     ------
@@ -152,13 +157,15 @@ def estimate_bundle(
         task: stored_schedule(bundle.arch, report["schedule"], str(bundle.path))
         for task, report in reports.items()
     }
-    own = arch is None or arch == bundle.arch
+    own = frames == 1 and arch in (None, bundle.arch)
+    routing = {name: [frames * count for count in rows] for name, rows in routing.items()}
     return estimate_graphs(
         bundle.graphs,
         arch or bundle.arch,
         routing=routing,
         memory=memory,
         schedules=schedules if own else None,
+        frames=frames,
     )
 
 
@@ -170,6 +177,7 @@ def estimate_onnx(
     choice: Choice | None = None,
     routing: Routing | None = None,
     memory: Memory | None = None,
+    frames: int = 1,
 ) -> dict[str, Estimate]:
     """Estimate the model of an ONNX file as the task ``default``, without calibration.
 
@@ -183,4 +191,6 @@ def estimate_onnx(
     """
     graphs = shapes_of_onnx(path, partition=partition, choice=choice)
     with naming_a_preset(graphs["default"]):
-        return estimate_graphs(graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch))
+        return estimate_graphs(
+            graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch), frames=frames
+        )

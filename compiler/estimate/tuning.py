@@ -28,9 +28,11 @@ MOST_STEPS = 12_000
 """Steps of a frame beyond which nothing is tried but what fits: a try takes five seconds then."""
 
 
-def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = None) -> Schedule:
+def choose_schedule(
+    graph: IntGraph, arch: ArchConfig, start: Schedule | None = None, frames: int = 1
+) -> Schedule:
     """Try one choice after the other, and keep each that the cost model finds faster, until none
-    is.
+    is: for ``frames`` frames together.
 
     The estimates assume the memory of reported figures and experts that share the tokens: what
     a frame's routing will be is not known here. Only sizes count, so a model without values gets
@@ -43,9 +45,9 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
     UserError
         The model does not fit the architecture, whatever the schedule.
     """
-    check_capacity(graph, arch)
-    best, least = fitting_schedule(graph, arch, start or first_schedule(arch))
-    steps = len(compile_task(graph, arch, ShapeImage(arch), best).steps)
+    check_capacity(graph, arch, frames)
+    best, least = fitting_schedule(graph, arch, start or first_schedule(arch), frames)
+    steps = len(compile_task(graph, arch, ShapeImage(arch), best, frames).steps)
     before = best if steps > MOST_STEPS else None
     while best != before:  # a choice may pay only once another one is made
         before = best
@@ -55,7 +57,7 @@ def choose_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule | None = 
                 if tried == best:
                     continue
                 try:
-                    cycles = _cycles(graph, arch, tried)
+                    cycles = _cycles(graph, arch, tried, frames)
                 except UserError:  # it needs more than there is
                     continue
                 if cycles < least * (1 - LEAST_GAIN):
@@ -111,7 +113,9 @@ MOST_QUERY_BLOCKS = 16
 """Parts of the queries that are worth a try for their memory; each loads all keys again."""
 
 
-def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tuple[Schedule, int]:
+def fitting_schedule(
+    graph: IntGraph, arch: ArchConfig, start: Schedule, frames: int = 1
+) -> tuple[Schedule, int]:
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
     Fewer hidden activations wait for their second products, those of fewer rows at a time; scores
@@ -128,7 +132,7 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
 
     def tried(schedule: Schedule) -> int | None:
         try:
-            return _cycles(graph, arch, schedule)
+            return _cycles(graph, arch, schedule, frames)
         except UserError as error:
             refusals.append(error)
             return None
@@ -137,8 +141,8 @@ def fitting_schedule(graph: IntGraph, arch: ArchConfig, start: Schedule) -> tupl
         """Whether its buffers find room: much sooner known than its cycles."""
         words = [resident_words(x, graph, arch, schedule.head_groups) for x in graph.layers]
         try:
-            if max(words, default=0) < arch.activation_words:
-                plan_memory(lower(graph, arch, schedule), arch)
+            if frames * max(words, default=0) < arch.activation_words:
+                plan_memory(lower(graph, arch, schedule, frames), arch)
                 return True
         except UserError as error:
             refusals.append(error)
@@ -185,8 +189,8 @@ def _head_groups(graph: IntGraph) -> list[int]:
     return sorted(sizes.values())
 
 
-def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
-    """Cycles of a frame.
+def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) -> int:
+    """Cycles of ``frames`` frames together.
 
     Raises
     ------
@@ -194,8 +198,8 @@ def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> int:
         The model does not fit with this schedule. A program that hangs does not, either: the
         memory plan rules it out by construction, and the search does not rely on that.
     """
-    steps = compile_task(graph, arch, ShapeImage(arch), schedule).steps
+    steps = compile_task(graph, arch, ShapeImage(arch), schedule, frames).steps
     try:
-        return estimate(steps, arch, graph.macs).cycles
+        return estimate(steps, arch, frames * graph.macs).cycles
     except ProgramHangs as error:
         raise UserError(f"the model does not fit target {arch.name}: {error}{WAY_OUT}") from error

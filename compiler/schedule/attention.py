@@ -39,10 +39,10 @@ def _lower_together(writer: StepWriter, layer: IntAttention, rows: Normal) -> No
     drains. All heads of a block come before the next one's: its output projection can begin."""
     heads = range(layer.heads)
     projections = Projections.of(writer, layer, heads)
-    every, source = range(writer.graph.tokens), rows.source(layer.wide)
+    every, source = writer.rows, rows.source(layer.wide)
     key, query, value = projections
     keys, queries, values = (part.place(writer, every) for part in projections)
-    blocks = writer.blocks(len(every))
+    blocks = writer.blocks(every)
     for block in blocks:
         key.lower(writer, source, block, keys)
         query.lower(writer, source, block, queries)
@@ -67,7 +67,7 @@ def _lower_in_parts(writer: StepWriter, layer: IntAttention, rows: Normal) -> No
     next part are normalised while the array works on this one."""
     projections = Projections.of(writer, layer, range(layer.heads))
     keys, values = projections.lower_keys(writer, rows, layer.wide)
-    blocks = writer.blocks(writer.graph.tokens)
+    blocks = writer.blocks(writer.rows)
 
     def begin(block: range, part: range) -> Normal:
         if part.start == block.start:

@@ -22,14 +22,15 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntRenorm,
 )
+from moesaic.spec.lists import listed
 
 WAY_OUT = "; use a larger target: `moesaic explore` searches one for a part"
 Rule = tuple[str, int, int]
 """What is needed and what is there, with two gaps for the numbers; both numbers."""
 
 
-def check_capacity(graph: IntGraph, arch: ArchConfig) -> None:
-    """Compare what ``graph`` needs at least with what ``arch`` has.
+def check_capacity(graph: IntGraph, arch: ArchConfig, frames: int = 1) -> None:
+    """Compare what ``frames`` frames of ``graph`` together need at least with what ``arch`` has.
 
     Raises
     ------
@@ -39,7 +40,12 @@ def check_capacity(graph: IntGraph, arch: ArchConfig) -> None:
     for where, size in _sizes(graph):
         if size < 1:
             raise UserError(f"the model has nothing to compute: {where} must be 1 at least")
-    for rule, needed, available in _rules(graph, arch):
+    if frames > 1 and listed(graph):
+        raise UserError(
+            "frames of a model that works on some of its tokens can't be computed together: compile"
+            " single frames"
+        )
+    for rule, needed, available in _rules(graph, arch, frames):
         if needed > available:
             raise UserError(
                 f"the model does not fit target {arch.name}: {rule.format(needed, available)}"
@@ -52,7 +58,7 @@ def _most(opcode: isa.Opcode, field: str) -> int:
     return (1 << isa.positions(opcode)[field][1]) - 1
 
 
-def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
+def _rules(graph: IntGraph, arch: ArchConfig, frames: int) -> Iterator[Rule]:
     residual_words = layout.words(graph.channels, arch.lanes)
     key_tiles = layout.words(graph.tokens, arch.width)
     angles = sum(angle_words(graph, arch).values())
@@ -61,20 +67,23 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
         yield (
             f"two rows of its residual stream{beside} need {{}} words, the residual scratchpad"
             " has {} (residual_bytes)",
-            min(graph.tokens, PLACES) * residual_words + angles,
+            min(frames * graph.tokens, PLACES) * residual_words + angles,
             arch.residual_words,
         )
     else:
         yield (
             f"its residual stream{beside} need{'' if angles else 's'} {{}} words, the residual"
             " scratchpad has {} (residual_bytes)",
-            graph.tokens * residual_words + angles,
+            frames * graph.tokens * residual_words + angles,
             arch.residual_words,
         )
     yield (
         f"the keys and values{' of one head' if can_spill(graph) else ''} need {{}} words beside"
         " each other, the activation scratchpad has {} (activation_bytes)",
-        max((resident_words(layer, graph, arch, MOST_HEADS) for layer in graph.layers), default=0),
+        max(
+            (frames * resident_words(layer, graph, arch, MOST_HEADS) for layer in graph.layers),
+            default=0,
+        ),
         arch.activation_words,
     )
     yield (
@@ -102,7 +111,7 @@ def _rules(graph: IntGraph, arch: ArchConfig) -> Iterator[Rule]:
     for layer in graph.layers:
         match layer:
             case IntMoe():
-                yield from _moe_rules(layer, graph.tokens, arch)
+                yield from _moe_rules(layer, frames * graph.tokens, arch)
             case IntAttention() | IntDense() | IntRenorm():
                 pass
             case _:

@@ -29,7 +29,7 @@ def lower_embed(writer: StepWriter) -> None:
 
 def _lower_tokens(writer: StepWriter) -> None:
     """Load the stream from the input."""
-    blocks = writer.blocks(writer.graph.tokens)
+    blocks = writer.blocks(writer.rows)
     for rows in blocks:
         _load_stream(writer, isa.Window.INPUT, rows)
     _load_angles(writer)
@@ -39,50 +39,63 @@ def _lower_tokens(writer: StepWriter) -> None:
 
 def _lower_patches(writer: StepWriter, embed: IntEmbed) -> None:
     """Load blocks of patches, each with the rows of the stream that it is added to, then embed."""
-    graph, last = writer.graph, 0
-    count = graph.gather.shape[0]
-    patches = _patches(writer, embed, range(count))
-    for rows in writer.blocks(count):
+    pieces = [
+        (block, place + block.start - patches.start)
+        for patches, place in _runs(writer, embed)
+        for block in writer.blocks(patches)
+    ]
+    place = _patches(writer, embed, range(len(writer.frames) * writer.graph.gather.shape[0]))
+    last = 0
+    for rows, row in pieces:
         # Rows of the stream that have no patch come with the block in front of them.
-        first, last = last, embed.first_row + rows.stop
-        _load_patches(writer, patches, rows)
-        _load_stream(
-            writer,
-            isa.Window.CONSTANT,
-            range(first, graph.tokens if rows.stop == count else last),
-        )
+        first, last = last, row + len(rows)
+        _load_patches(writer, place, rows)
+        ends = writer.rows.stop if (rows, row) == pieces[-1] else last
+        _load_stream(writer, isa.Window.CONSTANT, range(first, ends))
     _load_angles(writer)
-    for rows in writer.blocks(count):
-        _embed(writer, embed, patches, rows, embed.first_row + rows.start)
-        writer.complete(embed.first_row + rows.stop)
-    writer.complete(graph.tokens)
+    for rows, row in pieces:
+        _embed(writer, embed, place, rows, row)
+        writer.complete(row + len(rows))
+    writer.complete(writer.rows.stop)
+
+
+def _runs(writer: StepWriter, embed: IntEmbed) -> list[tuple[range, int]]:
+    """Patches of all frames whose rows of the stream follow one another, and the first of these."""
+    count = writer.graph.gather.shape[0]
+    if count == writer.graph.tokens:
+        return [(writer.rows, 0)]
+    return [
+        (range(number * count, (number + 1) * count), frame.start + embed.first_row)
+        for number, frame in enumerate(writer.frames)
+    ]
 
 
 def _lower_in_turns(writer: StepWriter, spill: Spill) -> None:
     """Begin a block of the stream behind the other; all of them go to scratch."""
-    graph = writer.graph
-    embed, count = graph.embed, graph.gather.shape[0]
+    embed = writer.graph.embed
     window = isa.Window.CONSTANT if isinstance(embed, IntEmbed) else isa.Window.INPUT
-    for block in spill.blocks(range(graph.tokens)):
-        embedded = _embedded(embed, block, count)
-        if isinstance(embed, IntEmbed) and embedded:
-            rows = range(embedded.start - embed.first_row, embedded.stop - embed.first_row)
-            patches = _patches(writer, embed, rows)
-            _load_patches(writer, patches, rows)
-            _load_stream(writer, window, block)
-            _embed(writer, embed, patches, rows, writer.resident(embedded).start)
-        else:
-            _load_stream(writer, window, block)
+    for block in spill.blocks(writer.rows):
+        pieces = []
+        if isinstance(embed, IntEmbed):
+            for patches, row in _runs(writer, embed):
+                rows = _embedded(patches, row, block)
+                if rows:
+                    pieces.append((_patches(writer, embed, rows), rows, row - patches.start))
+                    _load_patches(writer, pieces[-1][0], rows)
+        _load_stream(writer, window, block)
+        for place, rows, shift in pieces:
+            assert isinstance(embed, IntEmbed)
+            resident = writer.resident(range(rows.start + shift, rows.stop + shift))
+            _embed(writer, embed, place, rows, resident.start)
         writer.complete(block.stop)
     _load_angles(writer)
 
 
-def _embedded(embed: IntEmbed | IntTokens, block: range, count: int) -> range:
-    """Rows of a block of the stream that patches are added to."""
-    if isinstance(embed, IntTokens):
-        return range(0)
-    first, last = embed.first_row, embed.first_row + count
-    return range(max(block.start, first), min(block.stop, last))
+def _embedded(patches: range, row: int, block: range) -> range:
+    """Those of a run of patches, whose rows of the stream begin with ``row``, that are added to
+    rows of a block."""
+    first = max(block.start - row, 0) + patches.start
+    return range(first, min(block.stop - row + patches.start, patches.stop))
 
 
 def _patches(writer: StepWriter, embed: IntEmbed, rows: range) -> RowBuffer:
@@ -107,17 +120,27 @@ def _load_patches(writer: StepWriter, patches: RowBuffer, rows: range) -> None:
 
 
 def _load_stream(writer: StepWriter, window: isa.Window, rows: range) -> None:
-    """Load rows of the first residual, which a window begins with, to where they are resident."""
+    """Load rows of the first residual, which a window begins with, to where they are resident: the
+    input has those of all frames, the constants those of one."""
     words, place = writer.residual_words, writer.resident(rows)
-    writer.emit(
-        isa.Opcode.LOAD,
-        (writes_stream(place),),
-        window=window,
-        space=isa.Space.RESIDUAL,
-        offset=rows.start * words * layout.load_bytes(writer.arch, isa.Space.RESIDUAL),
-        words=len(rows) * words,
-        base=place.start * words,
-    )
+    parts = [rows]
+    if window == isa.Window.CONSTANT:
+        shared = [range(max(rows.start, f.start), min(rows.stop, f.stop)) for f in writer.frames]
+        parts = [part for part in shared if part]
+    for part in parts:
+        base = place.start + part.start - rows.start
+        first = part.start
+        if window == isa.Window.CONSTANT:
+            first %= writer.graph.tokens
+        writer.emit(
+            isa.Opcode.LOAD,
+            (writes_stream(range(base, base + len(part))),),
+            window=window,
+            space=isa.Space.RESIDUAL,
+            offset=first * words * layout.load_bytes(writer.arch, isa.Space.RESIDUAL),
+            words=len(part) * words,
+            base=base * words,
+        )
 
 
 def _load_angles(writer: StepWriter) -> None:

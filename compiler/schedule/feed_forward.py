@@ -38,10 +38,10 @@ def lower_dense(writer: StepWriter, layer: IntDense, index: int, normal: Normal)
         _lower_up(writer, source, inner, layer.mlp, queue, gather=True)
         _lower_down(writer, inner, layer.mlp, queue)
         return
-    rows = range(writer.graph.tokens)
+    rows = writer.rows
     if layer.tokens is not None:
         rows = range(int(layer.tokens[0]), int(layer.tokens[-1]) + 1)
-    blocks = writer.parts(rows)
+    blocks = writer.blocks(rows)
     most = max(len(block) for block in blocks)
     hidden = [_hidden(writer, (layer.mlp,), most, f"hidden{i}") for i in range(2)]
 
@@ -69,7 +69,7 @@ def lower_dense(writer: StepWriter, layer: IntDense, index: int, normal: Normal)
 def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> None:
     """Gate, routing, then experts: first products run some experts ahead of the second ones, so
     that hidden activations drain meanwhile. Their sums keep the experts' order."""
-    tokens = writer.graph.tokens
+    tokens = len(writer.rows)
     if layer.corrections is not None:
         _lower_corrections(writer, layer.corrections, normal)
     writer.route(
@@ -208,7 +208,7 @@ def _pieces(
     if not most and tiles <= limit:
         most = tiles
     if not most:
-        most_rows = rows.count or writer.graph.tokens
+        most_rows = rows.count or len(writer.rows)
         raise UserError(
             f"the model does not fit target {arch.name}: layer {writer.label} multiplies pairs of"
             f" hidden channels, which needs room for {tiles} column tiles of {most_rows} tokens"

@@ -43,7 +43,7 @@ def lower_in_groups(
 ) -> None:
     """Write the steps of one attention layer, the heads of each group behind those of the other;
     the rows of the next block, or of the next part, are normalised while the array works."""
-    tiles, blocks = _tiles(writer, layer, groups), writer.blocks(writer.graph.tokens)
+    tiles, blocks = _tiles(writer, layer, groups), writer.blocks(writer.rows)
     for group in groups:
         projections = Projections.of(writer, layer, group)
         keys, values = projections.lower_keys(writer, rows, layer.wide)
@@ -80,9 +80,7 @@ def _heads(
     written."""
     query = projections.query
     parts = [
-        (block, part)
-        for block in writer.blocks(writer.graph.tokens)
-        for part in query_parts(writer, block)
+        (block, part) for block in writer.blocks(writer.rows) for part in query_parts(writer, block)
     ]
 
     def begin(block: range, part: range) -> Normal:
@@ -127,14 +125,14 @@ class _Tile:
 
     def rows(self, writer: StepWriter, rows: range) -> range:
         """Of all rows in scratch, in which the stream's come first."""
-        first = (1 + self.number) * writer.graph.tokens
+        first = (1 + self.number) * len(writer.rows)
         return range(first + rows.start, first + rows.stop)
 
     def byte(self, writer: StepWriter, row: int) -> int:
         """Where a row of the tile is in the OUTPUT window."""
-        tokens, spill = writer.graph.tokens, _spill(writer)
-        behind = spill.first_byte + tokens * spill.row_bytes
-        return behind + (self.number * tokens + row) * 2 * writer.arch.width
+        rows, spill = len(writer.rows), _spill(writer)
+        behind = spill.first_byte + rows * spill.row_bytes
+        return behind + (self.number * rows + row) * 2 * writer.arch.width
 
 
 def _tiles(writer: StepWriter, layer: IntAttention, groups: list[range]) -> list[_Tile]:

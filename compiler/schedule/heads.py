@@ -22,14 +22,16 @@ from moesaic.spec.intgraph import IntAttention
 
 def query_parts(writer: StepWriter, block: range) -> list[range]:
     """Parts of a block of queries: as the schedule says, or more, because an accumulator bank holds
-    the scores of one."""
+    the scores of one, of rows of one frame."""
     arch, tokens = writer.arch, writer.graph.tokens
     wanted = layout.words(tokens, writer.schedule.query_blocks)
     most = min(wanted, arch.accumulator_rows // layout.words(tokens, arch.width))
-    return [
-        range(first, min(first + most, block.stop))
-        for first in range(block.start, block.stop, most)
-    ]
+    found = []
+    for frame in writer.frames:
+        stop = min(block.stop, frame.stop)
+        firsts = range(max(block.start, frame.start), stop, most)
+        found += [range(first, min(first + most, stop)) for first in firsts]
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ class Head:
     value: RowBuffer
     attended: RowBuffer
 
+    def _frame(self, writer: StepWriter) -> range:
+        """Rows of the frame that these queries are of: its keys and values."""
+        return next(frame for frame in writer.frames if self.rows.start in frame)
+
     def score(self, writer: StepWriter) -> Buffer:
         """Write the MATMUL of queries and keys, and its softmax; returns where that is."""
         layer, rows, tokens = self.layer, self.rows, writer.graph.tokens
@@ -55,7 +61,7 @@ class Head:
         probability = writer.buffer(name, len(rows), tokens)
         writer.emit(
             isa.Opcode.MATMUL,
-            (*self.query.reads(rows), *reads(self.key.buffer)),
+            (*self.query.reads(rows), *self.key.reads(self._frame(writer))),
             stationary=isa.Stationary.COLUMNS,
             streamed=isa.Streamed.SIGNED16 if layer.wide_query else isa.Streamed.SIGNED8,
             track_maximum=1,
@@ -67,7 +73,7 @@ class Head:
             stream_stride=self.query.stride,
             plane_stride=self.query.plane if layer.wide_query else 0,
             last_wide=words - 1 if layer.wide_query else 0,
-            stationary_base=self.key.at(0, place * words),
+            stationary_base=self.key.at(self._frame(writer).start, place * words),
             stationary_stride=self.key.stride,
             stationary_rows=tokens,
         )
@@ -94,7 +100,7 @@ class Head:
         tiles = layout.words(columns, writer.arch.width)
         writer.emit(
             isa.Opcode.MATMUL,
-            reads(probability, self.value.buffer),
+            (*reads(probability), *self.value.reads(self._frame(writer))),
             stationary=isa.Stationary.ROWS,
             streamed=isa.Streamed.UNSIGNED8,
             rows=len(rows),
@@ -103,7 +109,7 @@ class Head:
             groups=tiles,
             stream_base=Address(probability),
             stream_stride=writer.words(tokens),
-            stationary_base=self.value.at(0, place * words),
+            stationary_base=self.value.at(self._frame(writer).start, place * words),
             stationary_stride=self.value.stride,
             stationary_rows=tokens,
         )

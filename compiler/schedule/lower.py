@@ -29,23 +29,24 @@ from moesaic.spec.intgraph import (
 )
 
 
-def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
-    """Lower a whole task.
+def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int = 1) -> list[Step]:
+    """Lower a whole task, or several frames of it together.
+
+    The inputs of all frames lie one behind the other, and so do their outputs.
 
     Raises
     ------
     UserError
         The model does not fit the architecture.
     """
-    check_capacity(graph, arch)
-    writer = StepWriter(graph, arch, schedule)
+    check_capacity(graph, arch, frames)
+    writer = StepWriter(graph, arch, schedule, frames)
     writer.following = _next_norm(writer, 0)
     lower_embed(writer)
     _lower_heads(writer, 0)
     for index, layer in enumerate(graph.layers):
         if not layer.parallel:
-            assert writer.following is not None
-            normal = writer.following
+            (normal,) = writer.following
         writer.layer, writer.label = _layer_number(graph, index), layer.name
         writer.following = _next_norm(writer, index + 1)
         match layer:
@@ -59,33 +60,41 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> list[Step]:
                 lower_renorm(writer, layer, normal)
             case _:
                 assert_never(layer)
-        writer.complete(graph.tokens)
+        writer.complete(writer.rows.stop)
         _lower_heads(writer, index + 1)
     return writer.steps
 
 
-def _next_norm(writer: StepWriter, index: int) -> Normal | None:
-    """The norm that layer ``index``, or the first head behind the last one, begins with; None where
-    the layer reads that of the one in front of it."""
+def _next_norm(writer: StepWriter, index: int) -> list[Normal]:
+    """The norms that layer ``index``, or the first head behind the last one, begins with; none
+    where the layer reads that of the one in front of it."""
     graph = writer.graph
     if index == len(graph.layers):
-        return _head_norm(writer, next(n for n, h in enumerate(graph.heads) if h.depth == index))
+        return _head_norms(writer, next(n for n, h in enumerate(graph.heads) if h.depth == index))
     layer = graph.layers[index]
     if layer.parallel:
-        return None
-    rows, wide = range(graph.tokens), _has_wide_rows(graph, index)
-    number, kept = _layer_number(graph, index), writer.keeps_norm(index)
-    return writer.begin_norm(layer.norm, rows, wide, number, layer.name, kept)
+        return []
+    wide, kept = _has_wide_rows(graph, index), writer.keeps_norm(index)
+    number = _layer_number(graph, index)
+    return [writer.begin_norm(layer.norm, writer.rows, wide, number, layer.name, kept)]
 
 
-def _head_norm(writer: StepWriter, number: int) -> Normal:
-    """The norm that a head begins with."""
+def _head_norms(writer: StepWriter, number: int) -> list[Normal]:
+    """The norms that a head begins with: one for each frame."""
     heads = writer.graph.heads
     head = heads[number]
     before = sum((h.depth, n) < (head.depth, number) for n, h in enumerate(heads))
     label = "head" if len(heads) == 1 else f"{head_name(number)}:{head.name}"
-    rows = range(head.first_row, head.first_row + head.rows)
-    return writer.begin_norm(head.norm, rows, head.wide, 1 + head.depth + before, label)
+    return [
+        writer.begin_norm(
+            head.norm,
+            frame[head.first_row : head.first_row + head.rows],
+            head.wide,
+            1 + head.depth + before,
+            label,
+        )
+        for frame in writer.frames
+    ]
 
 
 def _layer_number(graph: IntGraph, index: int) -> int:
@@ -103,20 +112,20 @@ def _lower_heads(writer: StepWriter, depth: int) -> None:
     """Lower the heads that read the stream where it is now: what comes next may change it."""
     graph = writer.graph
     shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
-    offsets = layout.output_offsets(writer.arch, shapes)
+    offsets = layout.output_offsets(writer.arch, shapes * len(writer.frames))
     for number, head in enumerate(graph.heads):
         if head.depth != depth:
             continue
         following = writer.following
-        if depth < len(graph.layers) or following is None:
-            writer.following = _head_norm(writer, number)
-            writer.complete(graph.tokens)
-        normal = writer.following
-        assert normal is not None
-        # Behind the last layer the first head's norm was what followed.
-        writer.following = following if depth < len(graph.layers) else None
-        writer.layer, writer.label = normal.layer, normal.label
-        _lower_head(writer, head, normal, offsets[number])
+        if depth < len(graph.layers) or not following:
+            writer.following = _head_norms(writer, number)
+            writer.complete(writer.rows.stop)
+        normals = writer.following
+        # Behind the last layer the first head's norms were what followed.
+        writer.following = following if depth < len(graph.layers) else []
+        for normal, offset in zip(normals, offsets[number :: len(shapes)], strict=False):
+            writer.layer, writer.label = normal.layer, normal.label
+            _lower_head(writer, head, normal, offset)
 
 
 def _lower_head(writer: StepWriter, head: IntHead, normal: Normal, offset: int) -> None:

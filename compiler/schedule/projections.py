@@ -73,10 +73,12 @@ class Projection:
         # A bank must hold both chunks of a pair.
         arch, head = writer.arch, len(self.indices) // self.heads
         most = arch.accumulator_rows // _pair_tiles(writer)
-        for start in range(block.start, block.stop, most):
-            rows = range(start, min(start + most, block.stop))
+        for rows in self._turned_rows(writer, block, most):
             for columns in _pieces(writer, head, self.heads, len(rows)):
-                first = rows.start * (head // arch.lanes) + columns.start % head // arch.lanes
+                first = (
+                    rows.start % writer.graph.tokens * (head // arch.lanes)
+                    + columns.start % head // arch.lanes
+                )
                 turn = {
                     "rotary": 1,
                     "shift": ANGLE_FRACTION_BITS,
@@ -84,6 +86,13 @@ class Projection:
                     "angle_words": head // arch.lanes,
                 }
                 self._product(writer, normal, rows, place, columns, turn)
+
+    def _turned_rows(self, writer: StepWriter, block: range, most: int) -> Iterator[range]:
+        """Rows of a block, ``most`` at a time: angles begin again with a frame."""
+        for frame in writer.frames:
+            stop = min(block.stop, frame.stop)
+            for start in range(max(block.start, frame.start), stop, most):
+                yield range(start, min(start + most, stop))
 
     def _product(
         self,
@@ -135,9 +144,9 @@ class Projections(NamedTuple):
     ) -> tuple[RowBuffer, RowBuffer]:
         """Write keys and values of all rows, a block behind the other; returns where they are. The
         rows of the next block are normalised while the array works on this one."""
-        every = range(writer.graph.tokens)
+        every = writer.rows
         keys, values = self.key.place(writer, every), self.value.place(writer, every)
-        blocks = writer.blocks(len(every))
+        blocks = writer.blocks(every)
 
         def read(block: range) -> Normal:
             if not rows.place:

@@ -24,18 +24,19 @@ from moesaic.spec.intgraph import IntLinear, IntRenorm
 def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Normal) -> None:
     """Write the steps of one layer that replaces the residual stream."""
     arch, graph = writer.arch, writer.graph
-    writer.emit(
-        isa.Opcode.LOAD,
-        (writes_stream(),),
-        window=isa.Window.CONSTANT,
-        space=isa.Space.RESIDUAL,
-        offset=zeros_offset(graph, arch),
-        words=graph.tokens * writer.residual_words,
-        base=0,
-    )
+    for frame in writer.frames:
+        writer.emit(
+            isa.Opcode.LOAD,
+            (writes_stream(frame),),
+            window=isa.Window.CONSTANT,
+            space=isa.Space.RESIDUAL,
+            offset=zeros_offset(graph, arch),
+            words=len(frame) * writer.residual_words,
+            base=frame.start * writer.residual_words,
+        )
     source = normal.source(True)
     blocks = [(linear, *block) for linear in layer.linears for block in _blocks(linear, arch)]
-    for rows, (linear, inputs, outputs) in product(writer.blocks(graph.tokens), blocks):
+    for rows, (linear, inputs, outputs) in product(writer.blocks(writer.rows), blocks):
         drain = writer.to_residual(rows.start)
         drain["base"] = rows.start * writer.residual_words + outputs.start // arch.lanes
         writer.linear(
@@ -51,7 +52,7 @@ def lower_renorm(writer: StepWriter, layer: IntRenorm, normal: Normal) -> None:
             columns=layout.words(len(outputs), arch.lanes) * arch.lanes,
         )
         writer.complete(rows.start)
-    writer.complete(graph.tokens)
+    writer.complete(writer.rows.stop)
 
 
 def _blocks(linear: IntLinear, arch: ArchConfig) -> Iterator[tuple[range, range]]:

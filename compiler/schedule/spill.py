@@ -41,9 +41,9 @@ def can_spill(graph: IntGraph) -> bool:
     )
 
 
-def is_spilled(graph: IntGraph, arch: ArchConfig) -> bool:
+def is_spilled(graph: IntGraph, arch: ArchConfig, frames: int = 1) -> bool:
     """Whether the stream is in scratch between its layers."""
-    return graph.tokens > resident_rows(graph, arch)
+    return frames * graph.tokens > resident_rows(graph, arch)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,6 @@ class Spill:
     ----------
     words
         Residual words of a row.
-    tokens
-        Rows of the stream.
     first_byte
         Where scratch begins in the OUTPUT window.
     row_bytes
@@ -68,7 +66,6 @@ class Spill:
 
     size: int
     words: int
-    tokens: int
     first_byte: int
     row_bytes: int
     places: int
@@ -76,10 +73,16 @@ class Spill:
 
     @staticmethod
     def of(
-        graph: IntGraph, arch: ArchConfig, most: int, places: int, *, beside: bool = False
+        graph: IntGraph,
+        arch: ArchConfig,
+        frames: int,
+        most: int,
+        places: int,
+        *,
+        beside: bool = False,
     ) -> Spill:
-        """Blocks of at most ``most`` rows, which share ``places`` places; with ``beside`` one place
-        more is there for something else.
+        """Blocks of at most ``most`` rows, of ``frames`` frames, which share ``places`` places;
+        with ``beside`` one place more is there for something else.
 
         Raises
         ------
@@ -95,11 +98,11 @@ class Spill:
                 " a target with more residual_bytes"
             )
         words = layout.words(graph.channels, arch.lanes)
-        outputs = [(head.rows, head.linear.outputs) for head in graph.heads]
+        outputs = frames * [(head.rows, head.linear.outputs) for head in graph.heads]
         first = scratch.first_byte(arch, outputs)
         row_bytes = words * layout.load_bytes(arch, isa.Space.RESIDUAL)
         behind = range(places * size, needed * size)
-        return Spill(size, words, graph.tokens, first, row_bytes, places, behind)
+        return Spill(size, words, first, row_bytes, places, behind)
 
     def blocks(self, rows: range) -> list[range]:
         """The parts of ``rows`` in each block of the stream."""

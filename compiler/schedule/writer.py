@@ -40,23 +40,31 @@ class StepWriter:
     ``steps`` is the result, in program order: every step comes after all steps it depends on,
     and each unit's steps are in the order in which that unit will execute them. ``layer`` and
     ``label`` mark what is written. ``following`` is what reads the stream next: its NORM follows
-    block by block as the sums of rows become complete.
+    block by block as the sums of rows become complete. The stream has the rows of ``frames``
+    frames, one behind the other: only attention tells them apart, and what begins and ends one.
     """
 
-    def __init__(self, graph: IntGraph, arch: ArchConfig, schedule: Schedule) -> None:
+    def __init__(
+        self, graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int = 1
+    ) -> None:
         self.graph, self.arch, self.schedule = graph, arch, schedule
+        self.frames = [
+            range(first, first + graph.tokens)
+            for first in range(0, frames * graph.tokens, graph.tokens)
+        ]
+        self.rows = range(frames * graph.tokens)
         self.steps: list[Step] = []
         self.layer = 0
         self.label = "embed"
-        self.following: Normal | None = None
+        self.following: list[Normal] = []
         self._tables = TableSlots(graph, arch)
         self.spill: Spill | None = None
         grouped = schedule.head_groups > 1 and can_spill(graph)
-        if grouped or is_spilled(graph, arch):
-            most = len(self.blocks(graph.tokens)[0])
+        if grouped or is_spilled(graph, arch, frames):
+            most = len(self.blocks(self.rows)[0])
             kept = all(self.keeps_norm(index) for index in range(len(graph.layers)))
             places = PLACES if kept else PLACES_READ_AHEAD
-            self.spill = Spill.of(graph, arch, most, places, beside=grouped)
+            self.spill = Spill.of(graph, arch, frames, most, places, beside=grouped)
         self._kept = 0  # rows of the stream that are in scratch again
 
     def emit(
@@ -84,14 +92,17 @@ class StepWriter:
         """Residual words of a row."""
         return layout.words(self.graph.channels, self.arch.lanes)
 
-    def blocks(self, rows: int) -> list[range]:
-        """Row blocks of ``rows`` rows, as the schedule says, or more: an accumulator bank holds
-        one, and one instruction has its rows."""
+    def blocks(self, rows: range) -> list[range]:
+        """Blocks of some rows of the stream, as the schedule says, or more: an accumulator bank
+        holds one, and one instruction has its rows."""
         if self.spill:
-            return self.spill.blocks(range(rows))
-        wanted = layout.words(rows, self.schedule.row_blocks)
+            return self.spill.blocks(rows)
+        wanted = layout.words(len(rows), self.schedule.row_blocks)
         size = min(wanted, self.arch.accumulator_rows, MOST_ROWS)
-        return [range(first, min(first + size, rows)) for first in range(0, rows, size)]
+        return [
+            range(first, min(first + size, rows.stop))
+            for first in range(rows.start, rows.stop, size)
+        ]
 
     def keeps_norm(self, index: int) -> bool:
         """Whether all rows that layer ``index`` reads are normalised before it begins: as the
@@ -123,14 +134,15 @@ class StepWriter:
     def complete(self, until: int) -> None:
         """The stream's rows below ``until`` have all that is added to them: emit the NORM of those
         blocks of ``following`` that are complete with them, where they are kept."""
-        normal = self.following
-        if normal and normal.place:
-            for rows in self.parts(normal.rows):
+        for normal in self.following:
+            if not normal.place:
+                continue
+            for rows in self.blocks(normal.rows):
                 if normal.until <= rows.start and rows.stop <= until:
                     self._norm(normal, normal.place, rows)
                     normal.until = rows.stop
         if self.spill and self.layer < len(self.graph.layers):
-            for rows in self.spill.blocks(range(self.graph.tokens)):
+            for rows in self.spill.blocks(self.rows):
                 if self._kept <= rows.start and rows.stop <= until:
                     self._append(*self.spill.keep(rows))
                     self._kept = rows.stop
@@ -154,13 +166,6 @@ class StepWriter:
     def resident(self, rows: range) -> range:
         """Rows of the residual memory where ``rows`` of one block of the stream are."""
         return self.spill.place(rows) if self.spill else rows
-
-    def parts(self, rows: range) -> list[range]:
-        """Blocks of some rows of the stream."""
-        if self.spill:
-            return self.spill.blocks(rows)
-        blocks = self.blocks(len(rows))
-        return [range(rows.start + b.start, rows.start + b.stop) for b in blocks]
 
     def _append(self, *steps: Step) -> None:
         """Append steps under the current layer."""
@@ -275,11 +280,10 @@ class StepWriter:
     ) -> None:
         """Emit the product whose results are the scores of all tokens, and the ROUTE that makes
         queues of them."""
-        tokens = self.graph.tokens
         self.linear(
             source,
             self.weights(gate),
-            Rows(tokens),
+            Rows(len(self.rows)),
             {"kind": isa.Drain.LOGITS},
             (),
             columns=gate.outputs,
@@ -288,7 +292,7 @@ class StepWriter:
         self.emit(
             isa.Opcode.ROUTE,
             (QUEUES_WRITE,),
-            rows=tokens,
+            rows=len(self.rows),
             first_row=0,
             experts=gate.outputs,
             **fields,
@@ -302,7 +306,7 @@ class StepWriter:
 
     def bank_limit(self, rows: Rows) -> int:
         """Most column tiles of ``rows``, or of all tokens, that an accumulator bank holds."""
-        most = rows.count or self.graph.tokens
+        most = rows.count or len(self.rows)
         return min(self.arch.accumulator_rows // most, self.arch.parameter_blocks)
 
     def weights(self, linear: IntLinear) -> Weights:

@@ -1,0 +1,52 @@
+"""`moesaic estimate --frames`: several frames of a task in one program."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.here import moesaic_here
+from tests.compiler.onnx_vit import Vit
+
+
+def test_frames_together_share_their_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(Vit().save(tmp_path))
+
+    def estimate(*words: str) -> dict[str, float]:
+        done = moesaic_here(
+            capsys, monkeypatch, "estimate", path, "--target", "nano", "--json", *words
+        )
+        report = json.loads(done.out)
+        assert done.code == 0 and report["frames"] == int(words[-1] if words else 1)
+        return dict(report["tasks"]["default"])
+
+    one, two = estimate(), estimate("--frames", "2")
+    assert one["frame_cycles"] == one["cycles"] and two["frame_cycles"] == two["cycles"] / 2
+    assert one["cycles"] < two["cycles"] < 2 * one["cycles"] and two["macs"] == 2 * one["macs"]
+    assert two["weight_bytes"] < 1.5 * one["weight_bytes"] and two["ms"] < one["ms"]
+    shown = moesaic_here(
+        capsys, monkeypatch, "estimate", path, "--target", "nano", "--frames", "2"
+    ).out
+    assert "default, 2 frames on nano" in shown and "a frame" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--targets", "all", "--frames", "2"), "--frames is for one --target"),
+        (("--target", "nano", "--frames", "0"), "greater than or equal to 1"),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused(
+    words: tuple[str, ...],
+    why: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = moesaic_here(capsys, monkeypatch, "estimate", str(Vit().save(tmp_path)), *words)
+    assert done.code == 2 and why in done.err.replace("\n", " ")
