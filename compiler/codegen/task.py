@@ -49,7 +49,7 @@ def compile_task(
     schedule = schedule or first_schedule(arch)
     steps = lower(graph, arch, schedule, frames)
     activation_words = plan_memory(steps, arch)
-    insert_tokens(steps)
+    insert_tokens(steps, arch)
     fetches = plan_fetches(steps, image, schedule.speculated_experts)
     steps = place_fetches(steps, fetches, schedule.fetches_ahead)
     return TaskCode(

@@ -190,7 +190,7 @@ def estimate_onnx(
         The file holds no supported model, or as :func:`estimate_graphs`.
     """
     graphs = shapes_of_onnx(path, partition=partition, choice=choice)
-    with naming_a_preset(graphs["default"]):
+    with naming_a_preset(graphs["default"], frames):
         return estimate_graphs(
             graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch), frames=frames
         )

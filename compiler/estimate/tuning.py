@@ -16,6 +16,7 @@ from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.memory import plan_memory
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
 from moesaic.compiler.schedule.spill import can_spill
+from moesaic.compiler.schedule.tokens import insert_tokens
 from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
@@ -65,7 +66,7 @@ def choose_schedule(
     return best
 
 
-def check_fits(graph: IntGraph, arch: ArchConfig) -> None:
+def check_fits(graph: IntGraph, arch: ArchConfig, frames: int = 1) -> None:
     """Refuse what no schedule of :func:`choose_schedule` places, without searching the fastest.
 
     Only sizes count: the values of ``graph`` may be missing.
@@ -75,11 +76,11 @@ def check_fits(graph: IntGraph, arch: ArchConfig) -> None:
     UserError
         The model does not fit the architecture, whatever the schedule.
     """
-    check_capacity(graph, arch)
-    fitting_schedule(graph, arch, first_schedule(arch))
+    check_capacity(graph, arch, frames)
+    fitting_schedule(graph, arch, first_schedule(arch), frames)
 
 
-def smallest_preset(graph: IntGraph) -> str | None:
+def smallest_preset(graph: IntGraph, frames: int = 1) -> str | None:
     """Name of the preset with the smallest array, and of those the least memory, that holds a
     model; None if none does. Only sizes count."""
 
@@ -88,20 +89,20 @@ def smallest_preset(graph: IntGraph) -> str | None:
 
     for preset in sorted(PRESETS.values(), key=size):
         with suppress(UserError):
-            check_fits(graph, preset)
+            check_fits(graph, preset, frames)
             return preset.name
     return None
 
 
 @contextmanager
-def naming_a_preset(graph: IntGraph) -> Iterator[None]:
+def naming_a_preset(graph: IntGraph, frames: int = 1) -> Iterator[None]:
     """Add to a refusal of what does not fit which preset does."""
     try:
         yield
     except UserError as error:
         if not str(error).startswith("the model does not fit target"):
             raise
-        name = smallest_preset(graph)
+        name = smallest_preset(graph, frames)
         advice = f"of the presets {name} is the smallest that holds it" if name else NO_PRESET
         raise UserError(f"{error}; {advice}") from error
 
@@ -142,7 +143,9 @@ def fitting_schedule(
         words = [resident_words(x, graph, arch, schedule.head_groups) for x in graph.layers]
         try:
             if frames * max(words, default=0) < arch.activation_words:
-                plan_memory(lower(graph, arch, schedule, frames), arch)
+                steps = lower(graph, arch, schedule, frames)
+                plan_memory(steps, arch)
+                insert_tokens(steps, arch)
                 return True
         except UserError as error:
             refusals.append(error)

@@ -48,7 +48,9 @@ def check_capacity(graph: IntGraph, arch: ArchConfig, frames: int = 1) -> None:
     for rule, needed, available in _rules(graph, arch, frames):
         if needed > available:
             raise UserError(
-                f"the model does not fit target {arch.name}: {rule.format(needed, available)}"
+                f"the model does not fit target {arch.name}:"
+                f"{f' of {frames} frames together,' if frames > 1 else ''}"
+                f" {rule.format(needed, available)}"
                 f"{WAY_OUT}"
             )
 

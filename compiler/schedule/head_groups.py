@@ -253,8 +253,8 @@ class _Beside:
             arch = writer.arch
             raise UserError(
                 f"the model does not fit target {arch.name}: the residual scratchpad has"
-                f" {arch.residual_bytes} bytes, no room for {2 * arch.width} beside its residual"
-                " stream: use a target with more residual_bytes"
+                f" {arch.residual_bytes} bytes, no room for {2 * arch.width} bytes beside blocks of"
+                " its residual stream: use a target with more residual_bytes"
             )
 
     def parts(self, rows: range) -> Iterator[range]:

@@ -101,7 +101,7 @@ class Spill:
         outputs = frames * [(head.rows, head.linear.outputs) for head in graph.heads]
         first = scratch.first_byte(arch, outputs)
         row_bytes = words * layout.load_bytes(arch, isa.Space.RESIDUAL)
-        behind = range(places * size, needed * size)
+        behind = range(places * size, resident_rows(graph, arch) if beside else places * size)
         return Spill(size, words, first, row_bytes, places, behind)
 
     def blocks(self, rows: range) -> list[range]:

@@ -78,3 +78,9 @@ def test_frames_of_lists_are_refused() -> None:
     name = next(name for name in GRAPHS if name not in TOGETHER)
     with pytest.raises(UserError, match="some of its tokens can't be computed together"):
         compile_task(GRAPHS[name], PRESETS["nano"], ShapeImage(PRESETS["nano"]), frames=2)
+
+
+def test_too_many_frames_are_refused_by_their_number() -> None:
+    nano, graph = PRESETS["nano"], GRAPHS["default"]
+    with pytest.raises(UserError, match="does not fit target nano: of 64 frames together, its"):
+        compile_task(graph, nano, ShapeImage(nano), frames=64)
