@@ -95,7 +95,7 @@ def _build(name: str) -> nn.Module:
     for options in ({"depth": BLOCKS}, {}):
         try:
             return create(name, **options)
-        except (TypeError, AssertionError, IndexError, RuntimeError):
+        except (TypeError, ValueError, AssertionError, IndexError, RuntimeError):
             if not options:
                 raise
     raise AssertionError(name)
@@ -107,7 +107,7 @@ def blocks(name: str) -> tuple[int, int] | None:
         try:
             few = len(_timm().create_model(name, pretrained=False, depth=BLOCKS).blocks)
             whole = len(_timm().create_model(name, pretrained=False).blocks)
-        except (TypeError, AssertionError, IndexError, RuntimeError, AttributeError):
+        except (TypeError, ValueError, AssertionError, IndexError, RuntimeError, AttributeError):
             return None  # of stages, and built whole
     return few, whole
 
