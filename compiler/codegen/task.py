@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moesaic.compiler.codegen.image import WeightImage
@@ -36,8 +37,10 @@ def compile_task(
     image: WeightImage,
     schedule: Schedule | None = None,
     frames: int = 1,
+    others: Sequence[IntGraph] = (),
 ) -> TaskCode:
-    """Generate the code of ``frames`` frames of ``graph`` together; add its weights to ``image``.
+    """Generate the code of ``frames`` frames of ``graph`` together, or of one of it and
+    others of the same input; add its weights to ``image``.
 
     Without a ``schedule``, that of :func:`~moesaic.compiler.schedule.options.first_schedule`.
 
@@ -47,7 +50,7 @@ def compile_task(
         The model does not fit the architecture.
     """
     schedule = schedule or first_schedule(arch)
-    steps = lower(graph, arch, schedule, frames)
+    steps = lower(graph, arch, schedule, frames, others)
     activation_words = plan_memory(steps, arch)
     insert_tokens(steps)
     fetches = plan_fetches(steps, image, schedule.speculated_experts)

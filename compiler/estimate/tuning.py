@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
@@ -29,10 +29,14 @@ MOST_STEPS = 12_000
 
 
 def choose_schedule(
-    graph: IntGraph, arch: ArchConfig, start: Schedule | None = None, frames: int = 1
+    graph: IntGraph,
+    arch: ArchConfig,
+    start: Schedule | None = None,
+    frames: int = 1,
+    others: Sequence[IntGraph] = (),
 ) -> Schedule:
     """Try one choice after the other, and keep each that the cost model finds faster, until none
-    is: for ``frames`` frames together.
+    is: for ``frames`` frames together, or for one of it and ``others`` of the same input.
 
     The estimates assume the memory of reported figures and experts that share the tokens: what
     a frame's routing will be is not known here. Only sizes count, so a model without values gets
@@ -46,8 +50,8 @@ def choose_schedule(
         The model does not fit the architecture, whatever the schedule.
     """
     check_capacity(graph, arch, frames)
-    best, least = fitting_schedule(graph, arch, start or first_schedule(arch), frames)
-    steps = len(compile_task(graph, arch, ShapeImage(arch), best, frames).steps)
+    best, least = fitting_schedule(graph, arch, start or first_schedule(arch), frames, others)
+    steps = len(compile_task(graph, arch, ShapeImage(arch), best, frames, others).steps)
     before = best if steps > MOST_STEPS else None
     while best != before:  # a choice may pay only once another one is made
         before = best
@@ -57,7 +61,7 @@ def choose_schedule(
                 if tried == best:
                     continue
                 try:
-                    cycles = _cycles(graph, arch, tried, frames)
+                    cycles = _cycles(graph, arch, tried, frames, others)
                 except UserError:  # it needs more than there is
                     continue
                 if cycles < least * (1 - LEAST_GAIN):
@@ -114,7 +118,11 @@ MOST_QUERY_BLOCKS = 16
 
 
 def fitting_schedule(
-    graph: IntGraph, arch: ArchConfig, start: Schedule, frames: int = 1
+    graph: IntGraph,
+    arch: ArchConfig,
+    start: Schedule,
+    frames: int = 1,
+    others: Sequence[IntGraph] = (),
 ) -> tuple[Schedule, int]:
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
@@ -132,7 +140,7 @@ def fitting_schedule(
 
     def tried(schedule: Schedule) -> int | None:
         try:
-            return _cycles(graph, arch, schedule, frames)
+            return _cycles(graph, arch, schedule, frames, others)
         except UserError as error:
             refusals.append(error)
             return None
@@ -142,7 +150,7 @@ def fitting_schedule(
         words = [resident_words(x, graph, arch, schedule.head_groups) for x in graph.layers]
         try:
             if frames * max(words, default=0) < arch.activation_words:
-                plan_memory(lower(graph, arch, schedule, frames), arch)
+                plan_memory(lower(graph, arch, schedule, frames, others), arch)
                 return True
         except UserError as error:
             refusals.append(error)
@@ -189,8 +197,14 @@ def _head_groups(graph: IntGraph) -> list[int]:
     return sorted(sizes.values())
 
 
-def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) -> int:
-    """Cycles of ``frames`` frames together.
+def _cycles(
+    graph: IntGraph,
+    arch: ArchConfig,
+    schedule: Schedule,
+    frames: int,
+    others: Sequence[IntGraph],
+) -> int:
+    """Cycles of all that is computed together.
 
     Raises
     ------
@@ -198,7 +212,7 @@ def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) 
         The model does not fit with this schedule. A program that hangs does not, either: the
         memory plan rules it out by construction, and the search does not rely on that.
     """
-    steps = compile_task(graph, arch, ShapeImage(arch), schedule, frames).steps
+    steps = compile_task(graph, arch, ShapeImage(arch), schedule, frames, others).steps
     try:
         return estimate(steps, arch, frames * graph.macs).cycles
     except ProgramHangs as error:

@@ -74,7 +74,7 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
         _lower_corrections(writer, layer.corrections, normal)
     writer.route(
         normal.source(True),
-        layer.gate,
+        _gates(writer, layer, index),
         top_k=layer.top_k,
         renormalise=int(layer.renormalise),
         sigmoid=int(layer.sigmoid),
@@ -95,6 +95,18 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
             done = number - ahead
             place = hidden[done % len(hidden)]
             _lower_down(writer, place, layer.experts[done], Rows(0, done))
+
+
+def _gates(writer: StepWriter, layer: IntMoe, index: int) -> list[tuple[IntLinear, range]]:
+    """The gate of all rows, or that of every task and its rows."""
+    if len(writer.tasks) == 1 or len(writer.frames) == 1:
+        return [(layer.gate, writer.rows)]
+    gates = []
+    for graph, rows in writer.parts:
+        mine = graph.layers[index]
+        assert isinstance(mine, IntMoe)
+        gates.append((mine.gate, rows))
+    return gates
 
 
 def _lower_corrections(writer: StepWriter, corrections: NDArray[np.int32], normal: Normal) -> None:

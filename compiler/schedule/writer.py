@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from moesaic.compiler.schedule.activations import TableSlots, table_accesses
@@ -42,12 +43,19 @@ class StepWriter:
     ``label`` mark what is written. ``following`` is what reads the stream next: its NORM follows
     block by block as the sums of rows become complete. The stream has the rows of ``frames``
     frames, one behind the other: only attention tells them apart, and what begins and ends one.
+    Those of all ``tasks`` are one frame's up to where :meth:`divide` gives each its own.
     """
 
     def __init__(
-        self, graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int = 1
+        self,
+        graph: IntGraph,
+        arch: ArchConfig,
+        schedule: Schedule,
+        frames: int = 1,
+        others: Sequence[IntGraph] = (),
     ) -> None:
         self.graph, self.arch, self.schedule = graph, arch, schedule
+        self.tasks = (graph, *others)
         self.frames = [
             range(first, first + graph.tokens)
             for first in range(0, frames * graph.tokens, graph.tokens)
@@ -86,6 +94,27 @@ class StepWriter:
         """A piece of the activation scratchpad for ``rows`` rows of ``columns`` bytes, or for
         several planes of them."""
         return Buffer(f"{self.label}.{name}", planes * rows * self.words(columns), side)
+
+    def divide(self) -> None:
+        """From here on every task has rows of its own."""
+        tokens = self.graph.tokens
+        self.frames = [
+            range(first, first + tokens) for first in range(0, tokens * len(self.tasks), tokens)
+        ]
+        self.rows = range(tokens * len(self.tasks))
+
+    @property
+    def parts(self) -> list[tuple[IntGraph, range]]:
+        """The task of every frame, and its rows of the stream: of tasks, at first all the same."""
+        if len(self.tasks) == 1:
+            return [(self.graph, rows) for rows in self.frames]
+        rows = self.frames if len(self.frames) > 1 else self.frames * len(self.tasks)
+        return list(zip(self.tasks, rows, strict=True))
+
+    @property
+    def outputs(self) -> list[tuple[int, int]]:
+        """Rows and columns of all outputs, in the order in which they lie in their window."""
+        return [(head.rows, head.linear.outputs) for graph, _ in self.parts for head in graph.heads]
 
     @property
     def residual_words(self) -> int:
@@ -273,28 +302,29 @@ class StepWriter:
     def route(
         self,
         source: Source,
-        gate: IntLinear,
+        gates: Sequence[tuple[IntLinear, range]],
         queue_rows: tuple[int, ...] = (),
         /,
         **fields: int,
     ) -> None:
-        """Emit the product whose results are the scores of all tokens, and the ROUTE that makes
-        queues of them."""
-        self.linear(
-            source,
-            self.weights(gate),
-            Rows(len(self.rows)),
-            {"kind": isa.Drain.LOGITS},
-            (),
-            columns=gate.outputs,
-            one_group=gate.outputs > self.arch.width,
-        )
+        """Emit the products whose results are the scores of all tokens, by a gate for some rows
+        each, and the ROUTE that makes queues of them."""
+        for gate, rows in gates:
+            self.linear(
+                source,
+                self.weights(gate),
+                Rows.block(rows),
+                {"kind": isa.Drain.LOGITS},
+                (),
+                columns=gate.outputs,
+                one_group=gate.outputs > self.arch.width,
+            )
         self.emit(
             isa.Opcode.ROUTE,
             (QUEUES_WRITE,),
             rows=len(self.rows),
             first_row=0,
-            experts=gate.outputs,
+            experts=gates[0][0].outputs,
             **fields,
         )
         self.steps[-1].queue_rows = queue_rows
