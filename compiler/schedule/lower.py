@@ -88,7 +88,7 @@ def _head_norms(writer: StepWriter, number: int) -> list[Normal]:
     return [
         writer.begin_norm(
             head.norm,
-            frame[head.first_row : head.first_row + head.rows],
+            range(frame.start + head.first_row, frame.start + head.first_row + head.rows),
             head.wide,
             1 + head.depth + before,
             label,

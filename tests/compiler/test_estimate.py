@@ -38,7 +38,7 @@ from .random_intgraph import Shape, random_intgraph
 from .test_codegen import SHAPES, SMALL
 
 ARCHS = [SMALL, *PRESETS.values()]
-MOE = Shape(moe=(True, True), experts=4, top_k=2, tokens=20, patches=20, head_rows=20)
+MOE = Shape(moe=(True, True), experts=4, top_k=2, tokens=20, patches=20, head_first=0, head_rows=20)
 
 
 def estimate_shape(shape: Shape, arch: ArchConfig, memory: Memory | None = None) -> Estimate:
