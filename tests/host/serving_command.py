@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -69,14 +68,22 @@ class Command:
         paths = [str(folder / "plugin"), str(ROOT), os.environ.get("PYTHONPATH", "")]
         path = os.pathsep.join(filter(None, paths))
 
-        def limit() -> None:
-            if descriptors is not None:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
+        # By the shell: a `preexec_fn` makes Python fork, and between that and exec the child runs
+        # gRPC's handlers, which poll descriptors that are closed by then and say so in the log.
+        limit = f"ulimit -n {descriptors}; " if descriptors is not None else ""
         with self._log.open("wb") as log:  # a pipe that nobody reads would stop a server that talks
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "moesaic.cli", "serve", str(folder / "bundle")]
-                + ["--port", "0", "--device", device, *options],
+                [
+                    "sh",
+                    "-c",
+                    limit + 'exec "$@"',
+                    "sh",
+                    sys.executable,
+                    "-m",
+                    "moesaic.cli",
+                    "serve",
+                ]
+                + [str(folder / "bundle"), "--port", "0", "--device", device, *options],
                 env={
                     **os.environ,
                     "PYTHONPATH": path,
@@ -85,7 +92,6 @@ class Command:
                     "OMP_NUM_THREADS": "1",
                 },
                 stderr=log,
-                preexec_fn=limit,
             )
         deadline = time.monotonic() + WAIT_SECONDS
         while "\n" not in self.said and self.process.poll() is None:
