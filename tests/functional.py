@@ -148,7 +148,7 @@ class FunctionalModel:
                 skipped = values["predicated"] and not self._count(values)
                 return bool(skipped) or len(state.groups) >= values["groups"]
             case Opcode.ROUTE:
-                return len(state.logits) > values["corrected"]
+                return sum(map(len, state.logits)) >= values["rows"] + values["corrected"]
             case Opcode.STORE:
                 return len(state.outputs) >= values["words"]
         return True
@@ -388,12 +388,20 @@ class FunctionalModel:
                 target = slice(base * arch.depth, base * arch.depth + channels)
                 self.state.activation[target] = value[0].numpy().astype(np.uint8).view(np.int8)
 
+    def _logits(self, rows: int) -> IntArray:
+        """Those of so many rows, which whole DRAINs have sent."""
+        parts = [self.state.logits.popleft()]
+        while sum(map(len, parts)) < rows:
+            parts.append(self.state.logits.popleft())
+        assert sum(map(len, parts)) == rows
+        return np.concatenate(parts)
+
     def _route(self, values: dict[str, int]) -> None:
         corrections = None
         if values["corrected"]:
             (row,) = self.state.logits.popleft()
             corrections = torch.as_tensor(row[: values["experts"]])
-        logits = torch.as_tensor(self.state.logits.popleft())[:, : values["experts"]]
+        logits = torch.as_tensor(self._logits(values["rows"]))[:, : values["experts"]]
         chosen, weights = semantics.route(
             logits,
             values["top_k"],

@@ -232,7 +232,8 @@ class OrderModel(ProgramWords):
             self._touch(number, work, group)
             yield True
             if kind is Drain.LOGITS:
-                self.collecting -= 1
+                self.collecting -= work.rows
+                assert self.collecting >= 0
             if kind is Drain.OUTPUT:
                 tiles = values["n_tiles"] * self.arch.width
                 ends = (min(values["columns"], n * tiles) for n in (group, group + 1))
@@ -258,7 +259,7 @@ class OrderModel(ProgramWords):
         return True
 
     def _routing(self, number: int, work: Work) -> Process:
-        self.collecting = 1 + work.values["corrected"]  # the corrections are a drain of their own
+        self.collecting = work.values["rows"] + work.values["corrected"]
         yield True
         while self.collecting:
             yield False

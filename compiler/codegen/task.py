@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.program import encode_program, place_fetches, plan_fetches
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.memory import plan_memory
 from moesaic.compiler.schedule.options import Schedule, first_schedule
@@ -31,13 +32,13 @@ class TaskCode:
 
 
 def compile_task(
-    graph: IntGraph,
+    work: IntGraph | Joint,
     arch: ArchConfig,
     image: WeightImage,
     schedule: Schedule | None = None,
-    frames: int = 1,
 ) -> TaskCode:
-    """Generate the code of ``frames`` frames of ``graph`` together; add its weights to ``image``.
+    """Generate the code of one frame of a task, or of what is computed together; add its weights
+    to ``image``.
 
     Without a ``schedule``, that of :func:`~moesaic.compiler.schedule.options.first_schedule`.
 
@@ -46,15 +47,15 @@ def compile_task(
     UserError
         The model does not fit the architecture.
     """
-    schedule = schedule or first_schedule(arch)
-    steps = lower(graph, arch, schedule, frames)
+    joint, schedule = Joint.of(work), schedule or first_schedule(arch)
+    steps = lower(joint, arch, schedule)
     activation_words = plan_memory(steps, arch)
     insert_tokens(steps, arch)
     fetches = plan_fetches(steps, image, schedule.speculated_experts)
     steps = place_fetches(steps, fetches, schedule.fetches_ahead)
     return TaskCode(
         program=encode_program(steps, arch),
-        constants=pack_constants(graph, arch),
+        constants=pack_constants(joint.graph, arch),
         steps=steps,
         activation_words=activation_words,
         weight_words=sum(fetch.words for fetch in fetches),

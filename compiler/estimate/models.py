@@ -15,6 +15,7 @@ from moesaic.compiler.estimate.tuning import choose_schedule, naming_a_preset
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.choose import check_dims
 from moesaic.compiler.ir import Choice
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
@@ -25,21 +26,21 @@ Routing = Mapping[str, Sequence[int]]
 
 
 def estimate_graphs(
-    graphs: Mapping[str, IntGraph],
+    works: Mapping[str, IntGraph | Joint],
     arch: ArchConfig,
     *,
     routing: Routing | None = None,
     memory: Memory | None = None,
     image: WeightImage | None = None,
     schedules: Mapping[str, Schedule] | None = None,
-    frames: int = 1,
 ) -> dict[str, Estimate]:
-    """Lower every task for ``arch`` and estimate one frame of it, or several together.
+    """Lower every task for ``arch`` and estimate one frame of it, or all that is computed together.
 
     Parameters
     ----------
-    graphs
-        Task name to integer graph, in the order in which the weight image is laid out.
+    works
+        Name to integer graph, or to what is computed together, in the order in which the weight
+        image is laid out. Cycles and bytes are those of all frames and tasks of one.
     arch
         Sizes; need not be those that the graphs were compiled for.
     routing
@@ -50,8 +51,6 @@ def estimate_graphs(
         Where segments are placed; by default a real image, which stores equal ones once.
     schedules
         Task name to schedule; by default what :func:`choose_schedule` finds.
-    frames
-        Of a task, in one program: its cycles and bytes are those of all of them.
 
     Raises
     ------
@@ -61,23 +60,23 @@ def estimate_graphs(
     routing = routing or {}
     names = {
         task: [layer.name for layer in graph.layers if isinstance(layer, IntMoe)]
-        for task, graph in graphs.items()
+        for task, graph in ((task, Joint.of(work).graph) for task, work in works.items())
     }
     plain = {name for known in names.values() for name in known}
     precise = {f"{task}/{name}" for task, known in names.items() for name in known}
     check_routing(plain | precise if precise & routing.keys() else plain, routing)
     image = image or WeightImage(arch)
     result = {}
-    for task, graph in graphs.items():
+    for task, work in works.items():
         mine = {name: routing[name] for name in names[task] if name in routing}
         mine |= {
             name: routing[f"{task}/{name}"] for name in names[task] if f"{task}/{name}" in routing
         }
-        schedule = schedules[task] if schedules else choose_schedule(graph, arch, frames=frames)
+        schedule = schedules[task] if schedules else choose_schedule(work, arch)
         result[task] = estimate(
-            compile_task(graph, arch, image, schedule, frames).steps,
+            compile_task(work, arch, image, schedule).steps,
             arch,
-            frames * graph.macs,
+            Joint.of(work).macs,
             routing=mine,
             memory=memory,
         )
@@ -160,12 +159,11 @@ def estimate_bundle(
     own = frames == 1 and arch in (None, bundle.arch)
     routing = {name: [frames * count for count in rows] for name, rows in routing.items()}
     return estimate_graphs(
-        bundle.graphs,
+        {task: Joint((graph,), frames) for task, graph in bundle.graphs.items()},
         arch or bundle.arch,
         routing=routing,
         memory=memory,
         schedules=schedules if own else None,
-        frames=frames,
     )
 
 
@@ -190,7 +188,6 @@ def estimate_onnx(
         The file holds no supported model, or as :func:`estimate_graphs`.
     """
     graphs = shapes_of_onnx(path, partition=partition, choice=choice)
-    with naming_a_preset(graphs["default"], frames):
-        return estimate_graphs(
-            graphs, arch, routing=routing, memory=memory, image=ShapeImage(arch), frames=frames
-        )
+    works = {task: Joint((graph,), frames) for task, graph in graphs.items()}
+    with naming_a_preset(works["default"]):
+        return estimate_graphs(works, arch, routing=routing, memory=memory, image=ShapeImage(arch))

@@ -12,6 +12,7 @@ from moesaic.compiler.estimate.cycles.frame import ProgramHangs
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity, resident_words
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.memory import plan_memory
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
@@ -30,10 +31,10 @@ MOST_STEPS = 12_000
 
 
 def choose_schedule(
-    graph: IntGraph, arch: ArchConfig, start: Schedule | None = None, frames: int = 1
+    work: IntGraph | Joint, arch: ArchConfig, start: Schedule | None = None
 ) -> Schedule:
     """Try one choice after the other, and keep each that the cost model finds faster, until none
-    is: for ``frames`` frames together.
+    is.
 
     The estimates assume the memory of reported figures and experts that share the tokens: what
     a frame's routing will be is not known here. Only sizes count, so a model without values gets
@@ -46,9 +47,10 @@ def choose_schedule(
     UserError
         The model does not fit the architecture, whatever the schedule.
     """
-    check_capacity(graph, arch, frames)
-    best, least = fitting_schedule(graph, arch, start or first_schedule(arch), frames)
-    steps = len(compile_task(graph, arch, ShapeImage(arch), best, frames).steps)
+    joint = Joint.of(work)
+    check_capacity(joint, arch)
+    best, least = fitting_schedule(joint, arch, start or first_schedule(arch))
+    steps = len(compile_task(joint, arch, ShapeImage(arch), best).steps)
     before = best if steps > MOST_STEPS else None
     while best != before:  # a choice may pay only once another one is made
         before = best
@@ -58,7 +60,7 @@ def choose_schedule(
                 if tried == best:
                     continue
                 try:
-                    cycles = _cycles(graph, arch, tried, frames)
+                    cycles = _cycles(joint, arch, tried)
                 except UserError:  # it needs more than there is
                     continue
                 if cycles < least * (1 - LEAST_GAIN):
@@ -66,21 +68,22 @@ def choose_schedule(
     return best
 
 
-def check_fits(graph: IntGraph, arch: ArchConfig, frames: int = 1) -> None:
+def check_fits(work: IntGraph | Joint, arch: ArchConfig) -> None:
     """Refuse what no schedule of :func:`choose_schedule` places, without searching the fastest.
 
-    Only sizes count: the values of ``graph`` may be missing.
+    Only sizes count: values may be missing.
 
     Raises
     ------
     UserError
         The model does not fit the architecture, whatever the schedule.
     """
-    check_capacity(graph, arch, frames)
-    fitting_schedule(graph, arch, first_schedule(arch), frames)
+    joint = Joint.of(work)
+    check_capacity(joint, arch)
+    fitting_schedule(joint, arch, first_schedule(arch))
 
 
-def smallest_preset(graph: IntGraph, frames: int = 1) -> str | None:
+def smallest_preset(work: IntGraph | Joint) -> str | None:
     """Name of the preset with the smallest array, and of those the least memory, that holds a
     model; None if none does. Only sizes count."""
 
@@ -89,20 +92,20 @@ def smallest_preset(graph: IntGraph, frames: int = 1) -> str | None:
 
     for preset in sorted(PRESETS.values(), key=size):
         with suppress(UserError):
-            check_fits(graph, preset, frames)
+            check_fits(work, preset)
             return preset.name
     return None
 
 
 @contextmanager
-def naming_a_preset(graph: IntGraph, frames: int = 1) -> Iterator[None]:
+def naming_a_preset(work: IntGraph | Joint) -> Iterator[None]:
     """Add to a refusal of what does not fit which preset does."""
     try:
         yield
     except UserError as error:
         if not str(error).startswith("the model does not fit target"):
             raise
-        name = smallest_preset(graph, frames)
+        name = smallest_preset(work)
         advice = f"of the presets {name} is the smallest that holds it" if name else NO_PRESET
         raise UserError(f"{error}; {advice}") from error
 
@@ -115,7 +118,7 @@ MOST_QUERY_BLOCKS = 16
 
 
 def fitting_schedule(
-    graph: IntGraph, arch: ArchConfig, start: Schedule, frames: int = 1
+    work: IntGraph | Joint, arch: ArchConfig, start: Schedule
 ) -> tuple[Schedule, int]:
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
@@ -129,21 +132,22 @@ def fitting_schedule(
     UserError
         None of them fits.
     """
+    joint = Joint.of(work)
     refusals: list[UserError] = []
 
     def tried(schedule: Schedule) -> int | None:
         try:
-            return _cycles(graph, arch, schedule, frames)
+            return _cycles(joint, arch, schedule)
         except UserError as error:
             refusals.append(error)
             return None
 
     def places(schedule: Schedule) -> bool:
         """Whether its buffers find room: much sooner known than its cycles."""
-        words = [resident_words(x, graph, arch, schedule.head_groups) for x in graph.layers]
+        words = [resident_words(x, joint, arch, schedule.head_groups) for x in joint.graph.layers]
         try:
-            if frames * max(words, default=0) < arch.activation_words:
-                steps = lower(graph, arch, schedule, frames)
+            if joint.streams * max(words, default=0) < arch.activation_words:
+                steps = lower(joint, arch, schedule)
                 plan_memory(steps, arch)
                 insert_tokens(steps, arch)
                 return True
@@ -160,7 +164,7 @@ def fitting_schedule(
     tiles = sorted({start.bank_tiles, *candidates(arch)["bank_tiles"]})
     aheads = sorted({start.experts_ahead, 0})[::-1]
     whole = [{"norms_kept": kept} for kept in sorted({start.norms_kept, 0})[::-1]]
-    for less in (*whole, *({"norms_kept": 0, "head_groups": n} for n in _head_groups(graph))):
+    for less in (*whole, *({"norms_kept": 0, "head_groups": n} for n in _head_groups(joint))):
         # If the leanest do not fit, none does.
         leanest = replace(
             start, row_blocks=rows[-1], query_blocks=parts[-1], experts_ahead=0, **less
@@ -181,19 +185,19 @@ def fitting_schedule(
     raise refusals[-1]
 
 
-def _head_groups(graph: IntGraph) -> list[int]:
+def _head_groups(joint: Joint) -> list[int]:
     """Numbers of parts of the heads that differ in how many heads a part has, from 2 on; none
     where heads are not taken in parts."""
-    heads = [layer.heads for layer in graph.layers if isinstance(layer, IntAttention)]
-    if not heads or not can_spill(graph):
+    heads = [layer.heads for layer in joint.graph.layers if isinstance(layer, IntAttention)]
+    if not heads or not can_spill(joint):
         return []
     most = max(heads)
     sizes = {layout.words(most, groups): groups for groups in range(most, 1, -1)}
     return sorted(sizes.values())
 
 
-def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) -> int:
-    """Cycles of ``frames`` frames together.
+def _cycles(joint: Joint, arch: ArchConfig, schedule: Schedule) -> int:
+    """Cycles of all that is computed together.
 
     Raises
     ------
@@ -201,8 +205,8 @@ def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) 
         The model does not fit with this schedule. A program that hangs does not, either: the
         memory plan rules it out by construction, and the search does not rely on that.
     """
-    steps = compile_task(graph, arch, ShapeImage(arch), schedule, frames).steps
+    steps = compile_task(joint, arch, ShapeImage(arch), schedule).steps
     try:
-        return estimate(steps, arch, frames * graph.macs).cycles
+        return estimate(steps, arch, joint.macs).cycles
     except ProgramHangs as error:
         raise UserError(f"the model does not fit target {arch.name}: {error}{WAY_OUT}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import assert_never
 
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.lists import Routing
 from moesaic.compiler.schedule.options import MOST_HEADS
 from moesaic.compiler.schedule.spill import PLACES, can_spill
@@ -29,27 +30,28 @@ Rule = tuple[str, int, int]
 """What is needed and what is there, with two gaps for the numbers; both numbers."""
 
 
-def check_capacity(graph: IntGraph, arch: ArchConfig, frames: int = 1) -> None:
-    """Compare what ``frames`` frames of ``graph`` together need at least with what ``arch`` has.
+def check_capacity(work: IntGraph | Joint, arch: ArchConfig) -> None:
+    """Compare what ``work`` needs at least with what ``arch`` has.
 
     Raises
     ------
     UserError
         Something is too small; both numbers are named. Or a layer has nothing to compute.
     """
-    for where, size in _sizes(graph):
+    joint = Joint.of(work)
+    for where, size in _sizes(joint.graph):
         if size < 1:
             raise UserError(f"the model has nothing to compute: {where} must be 1 at least")
-    if frames > 1 and listed(graph):
+    if joint.streams > 1 and listed(joint.graph):
         raise UserError(
             "frames of a model that works on some of its tokens can't be computed together: compile"
             " single frames"
         )
-    for rule, needed, available in _rules(graph, arch, frames):
+    for rule, needed, available in _rules(joint, arch):
         if needed > available:
             raise UserError(
                 f"the model does not fit target {arch.name}:"
-                f"{f' of {frames} frames together,' if frames > 1 else ''}"
+                f"{joint.words}"
                 f" {rule.format(needed, available)}"
                 f"{WAY_OUT}"
             )
@@ -60,30 +62,31 @@ def _most(opcode: isa.Opcode, field: str) -> int:
     return (1 << isa.positions(opcode)[field][1]) - 1
 
 
-def _rules(graph: IntGraph, arch: ArchConfig, frames: int) -> Iterator[Rule]:
+def _rules(joint: Joint, arch: ArchConfig) -> Iterator[Rule]:
+    graph, streams = joint.graph, joint.streams
     residual_words = layout.words(graph.channels, arch.lanes)
     key_tiles = layout.words(graph.tokens, arch.width)
     angles = sum(angle_words(graph, arch).values())
     beside = " and the angles of its rotary embeddings" if angles else ""
-    if can_spill(graph):
+    if can_spill(joint):
         yield (
             f"two rows of its residual stream{beside} need {{}} words, the residual scratchpad"
             " has {} (residual_bytes)",
-            min(frames * graph.tokens, PLACES) * residual_words + angles,
+            min(joint.tokens, PLACES) * residual_words + angles,
             arch.residual_words,
         )
     else:
         yield (
             f"its residual stream{beside} need{'' if angles else 's'} {{}} words, the residual"
             " scratchpad has {} (residual_bytes)",
-            frames * graph.tokens * residual_words + angles,
+            joint.tokens * residual_words + angles,
             arch.residual_words,
         )
     yield (
-        f"the keys and values{' of one head' if can_spill(graph) else ''} need {{}} words beside"
+        f"the keys and values{' of one head' if can_spill(joint) else ''} need {{}} words beside"
         " each other, the activation scratchpad has {} (activation_bytes)",
         max(
-            (frames * resident_words(layer, graph, arch, MOST_HEADS) for layer in graph.layers),
+            (streams * resident_words(layer, joint, arch, MOST_HEADS) for layer in graph.layers),
             default=0,
         ),
         arch.activation_words,
@@ -95,7 +98,7 @@ def _rules(graph: IntGraph, arch: ArchConfig, frames: int) -> Iterator[Rule]:
     )
     yield (
         "a head of it reads {} rows, an accumulator bank has {}",
-        max(head.rows for head in graph.heads),
+        max(head.rows for other in joint.graphs for head in other.heads),
         arch.accumulator_rows,
     )
     yield (
@@ -113,24 +116,24 @@ def _rules(graph: IntGraph, arch: ArchConfig, frames: int) -> Iterator[Rule]:
     for layer in graph.layers:
         match layer:
             case IntMoe():
-                yield from _moe_rules(layer, frames * graph.tokens, arch)
+                yield from _moe_rules(layer, joint.tokens, arch)
             case IntAttention() | IntDense() | IntRenorm():
                 pass
             case _:
                 assert_never(layer)
 
 
-def resident_words(layer: IntLayer, graph: IntGraph, arch: ArchConfig, head_groups: int) -> int:
-    """Activation words that a layer needs of all tokens at a time, whatever else the schedule says:
-    the keys and values of a group of heads."""
+def resident_words(layer: IntLayer, joint: Joint, arch: ArchConfig, head_groups: int) -> int:
+    """Activation words that a layer needs of all tokens of a stream at a time, whatever else the
+    schedule says: the keys and values of a group of heads."""
     if not isinstance(layer, IntAttention):
         return 0
     keys = layout.words(layer.head_dim, arch.depth)
     if layer.rotary is not None:
         keys = layout.words(len(layout.rotary_columns(arch, layer.rotary.pairs)), arch.depth)
     values = layout.words(layer.value_dim, arch.depth)
-    heads = layout.words(layer.heads, head_groups if can_spill(graph) else 1)
-    return graph.tokens * (keys + values) * heads
+    heads = layout.words(layer.heads, head_groups if can_spill(joint) else 1)
+    return joint.graph.tokens * (keys + values) * heads
 
 
 def _moe_rules(layer: IntMoe, tokens: int, arch: ArchConfig) -> Iterator[Rule]:

@@ -74,7 +74,7 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
         _lower_corrections(writer, layer.corrections, normal)
     writer.route(
         normal.source(True),
-        layer.gate,
+        _gates(writer, layer, index),
         top_k=layer.top_k,
         renormalise=int(layer.renormalise),
         sigmoid=int(layer.sigmoid),
@@ -95,6 +95,19 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
             done = number - ahead
             place = hidden[done % len(hidden)]
             _lower_down(writer, place, layer.experts[done], Rows(0, done))
+
+
+def _gates(writer: StepWriter, layer: IntMoe, index: int) -> list[tuple[IntLinear, range]]:
+    """The gate of all rows, or that of every task and its rows."""
+    joint, rows = writer.joint, writer.rows
+    if index < joint.common:
+        return [(layer.gate, rows)]
+    gates, size = [], len(rows) // len(joint.graphs)
+    for number, graph in enumerate(joint.graphs):
+        mine = graph.layers[index]
+        assert isinstance(mine, IntMoe)
+        gates.append((mine.gate, rows[number * size : (number + 1) * size]))
+    return gates
 
 
 def _lower_corrections(writer: StepWriter, corrections: NDArray[np.int32], normal: Normal) -> None:

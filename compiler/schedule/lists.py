@@ -76,7 +76,7 @@ def _make_queues(writer: StepWriter, routing: Routing) -> None:
     gate = _gate(len(columns), [columns.index(number) for number in routing.layers])
     writer.route(
         Source(table),
-        gate,
+        [(gate, writer.rows)],
         routing.rows,
         sequence=sequence(graph, arch, routing.layers[0]),
         # Of one chosen expert the weight is exactly 1, whatever the scores are.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import assert_never
 
 from moesaic.compiler.schedule.attention import lower_attention
 from moesaic.compiler.schedule.capacity import check_capacity
+from moesaic.compiler.schedule.divide import divide
 from moesaic.compiler.schedule.embed import lower_embed
 from moesaic.compiler.schedule.feed_forward import lower_dense, lower_moe
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.operands import Normal, Rows
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.renorm import lower_renorm
@@ -29,21 +31,24 @@ from moesaic.spec.intgraph import (
 )
 
 
-def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int = 1) -> list[Step]:
-    """Lower a whole task, or several frames of it together.
+def lower(work: IntGraph | Joint, arch: ArchConfig, schedule: Schedule) -> list[Step]:
+    """Lower a whole task, or all that is computed together.
 
-    The inputs of all frames lie one behind the other, and so do their outputs.
+    The inputs of all frames lie one behind the other, and so do outputs of tasks and frames.
 
     Raises
     ------
     UserError
         The model does not fit the architecture.
     """
-    check_capacity(graph, arch, frames)
-    writer = StepWriter(graph, arch, schedule, frames)
+    joint = Joint.of(work)
+    graph = joint.graph
+    check_capacity(joint, arch)
+    writer = StepWriter(joint, arch, schedule)
     writer.following = _next_norm(writer, 0)
     lower_embed(writer)
     _lower_heads(writer, 0)
+    divide(writer, 0)
     for index, layer in enumerate(graph.layers):
         if not layer.parallel:
             (normal,) = writer.following
@@ -62,39 +67,46 @@ def lower(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int = 1
                 assert_never(layer)
         writer.complete(writer.rows.stop)
         _lower_heads(writer, index + 1)
+        divide(writer, index + 1)
     return writer.steps
 
 
 def _next_norm(writer: StepWriter, index: int) -> list[Normal]:
-    """The norms that layer ``index``, or the first head behind the last one, begins with; none
+    """The norms that layer ``index``, or the first heads behind the last one, begin with; none
     where the layer reads that of the one in front of it."""
     graph = writer.graph
     if index == len(graph.layers):
-        return _head_norms(writer, next(n for n, h in enumerate(graph.heads) if h.depth == index))
+        return [_head_norm(writer, part, n) for part, n in _heads(writer, index, first=True)]
     layer = graph.layers[index]
     if layer.parallel:
         return []
     wide, kept = _has_wide_rows(graph, index), writer.keeps_norm(index)
     number = _layer_number(graph, index)
-    return [writer.begin_norm(layer.norm, writer.rows, wide, number, layer.name, kept)]
+    # The streams of tasks are there when the first layer in which they differ begins.
+    rows = range(writer.joint.tokens) if index == writer.joint.common else writer.rows
+    return [writer.begin_norm(layer.norm, rows, wide, number, layer.name, kept)]
 
 
-def _head_norms(writer: StepWriter, number: int) -> list[Normal]:
-    """The norms that a head begins with: one for each frame."""
-    heads = writer.graph.heads
+def _heads(writer: StepWriter, depth: int, first: bool = False) -> list[tuple[int, int]]:
+    """Numbers of part and head, of all heads behind ``depth`` layers, or of the first in each
+    part."""
+    found = []
+    for part, (graph, _) in enumerate(writer.parts):
+        mine = [n for n, head in enumerate(graph.heads) if head.depth == depth]
+        found += [(part, number) for number in (mine[:1] if first else mine)]
+    return found
+
+
+def _head_norm(writer: StepWriter, part: int, number: int) -> Normal:
+    """The norm that a head of a frame, or of a task, begins with."""
+    graph, rows = writer.parts[part]
+    heads = graph.heads
     head = heads[number]
     before = sum((h.depth, n) < (head.depth, number) for n, h in enumerate(heads))
     label = "head" if len(heads) == 1 else f"{head_name(number)}:{head.name}"
-    return [
-        writer.begin_norm(
-            head.norm,
-            range(frame.start + head.first_row, frame.start + head.first_row + head.rows),
-            head.wide,
-            1 + head.depth + before,
-            label,
-        )
-        for frame in writer.frames
-    ]
+    first = rows.start + head.first_row
+    mine = range(first, first + head.rows)
+    return writer.begin_norm(head.norm, mine, head.wide, 1 + head.depth + before, label)
 
 
 def _layer_number(graph: IntGraph, index: int) -> int:
@@ -110,22 +122,23 @@ def _has_wide_rows(graph: IntGraph, index: int) -> bool:
 
 def _lower_heads(writer: StepWriter, depth: int) -> None:
     """Lower the heads that read the stream where it is now: what comes next may change it."""
-    graph = writer.graph
-    shapes = [(head.rows, head.linear.outputs) for head in graph.heads]
-    offsets = layout.output_offsets(writer.arch, shapes * len(writer.frames))
-    for number, head in enumerate(graph.heads):
-        if head.depth != depth:
-            continue
-        following = writer.following
-        if depth < len(graph.layers) or not following:
-            writer.following = _head_norms(writer, number)
+    offsets = layout.output_offsets(writer.arch, writer.joint.outputs)
+    firsts = [0, *accumulate(len(graph.heads) for graph, _ in writer.parts)]
+    following, ahead = writer.following, {}
+    if depth == len(writer.graph.layers):  # the first heads' norms were what followed
+        ahead = dict(zip(_heads(writer, depth, first=True), following, strict=True))
+        following = []
+    for part, number in _heads(writer, depth):
+        normal = ahead.get((part, number))
+        if normal is None:
+            normal = _head_norm(writer, part, number)
+            writer.following = [normal]
             writer.complete(writer.rows.stop)
-        normals = writer.following
-        # Behind the last layer the first head's norms were what followed.
-        writer.following = following if depth < len(graph.layers) else []
-        for normal, offset in zip(normals, offsets[number :: len(shapes)], strict=False):
-            writer.layer, writer.label = normal.layer, normal.label
-            _lower_head(writer, head, normal, offset)
+        writer.layer, writer.label = normal.layer, normal.label
+        _lower_head(
+            writer, writer.parts[part][0].heads[number], normal, offsets[firsts[part] + number]
+        )
+    writer.following = following
 
 
 def _lower_head(writer: StepWriter, head: IntHead, normal: Normal, offset: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.steps import Step, reads_scratch, reads_stream, writes_scratch
 from moesaic.compiler.schedule.steps import writes_stream as writes
 from moesaic.spec import isa, layout, scratch
@@ -31,19 +32,21 @@ def resident_rows(graph: IntGraph, arch: ArchConfig) -> int:
     return free // layout.words(graph.channels, arch.lanes)
 
 
-def can_spill(graph: IntGraph) -> bool:
+def can_spill(joint: Joint) -> bool:
     """Whether a block of the stream can be worked on behind the other: experts and lists of tokens
-    scatter, a norm replaces rows, heads between layers read."""
+    scatter, a norm replaces rows, heads between layers and of several tasks read."""
+    graph = joint.graph
     return (
-        not listed(graph)
+        len(joint.graphs) == 1
+        and not listed(graph)
         and len(graph.heads) == 1
         and all(isinstance(layer, IntAttention | IntDense) for layer in graph.layers)
     )
 
 
-def is_spilled(graph: IntGraph, arch: ArchConfig, frames: int = 1) -> bool:
+def is_spilled(joint: Joint, arch: ArchConfig) -> bool:
     """Whether the stream is in scratch between its layers."""
-    return frames * graph.tokens > resident_rows(graph, arch)
+    return joint.tokens > resident_rows(joint.graph, arch)
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,22 @@ class Spill:
 
     @staticmethod
     def of(
-        graph: IntGraph,
+        joint: Joint,
         arch: ArchConfig,
-        frames: int,
         most: int,
         places: int,
         *,
         beside: bool = False,
     ) -> Spill:
-        """Blocks of at most ``most`` rows, of ``frames`` frames, which share ``places`` places;
-        with ``beside`` one place more is there for something else.
+        """Blocks of at most ``most`` rows, which share ``places`` places; with ``beside`` one
+        place more is there for something else.
 
         Raises
         ------
         UserError
             The memory holds no row for each.
         """
-        needed = places + beside
+        graph, needed = joint.graph, places + beside
         size = min(most, resident_rows(graph, arch) // needed)
         if not size:
             raise UserError(
@@ -98,8 +100,7 @@ class Spill:
                 " a target with more residual_bytes"
             )
         words = layout.words(graph.channels, arch.lanes)
-        outputs = frames * [(head.rows, head.linear.outputs) for head in graph.heads]
-        first = scratch.first_byte(arch, outputs)
+        first = scratch.first_byte(arch, joint.outputs)
         row_bytes = words * layout.load_bytes(arch, isa.Space.RESIDUAL)
         behind = range(places * size, resident_rows(graph, arch) if beside else places * size)
         return Spill(size, words, first, row_bytes, places, behind)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from moesaic.compiler.schedule.activations import TableSlots, table_accesses
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.operands import Normal, RowBuffer, Rows, Source, natural
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.compiler.schedule.spill import PLACES, PLACES_READ_AHEAD, Spill, can_spill, is_spilled
@@ -40,31 +42,27 @@ class StepWriter:
     ``steps`` is the result, in program order: every step comes after all steps it depends on,
     and each unit's steps are in the order in which that unit will execute them. ``layer`` and
     ``label`` mark what is written. ``following`` is what reads the stream next: its NORM follows
-    block by block as the sums of rows become complete. The stream has the rows of ``frames``
-    frames, one behind the other: only attention tells them apart, and what begins and ends one.
+    block by block as the sums of rows become complete. The stream has the rows of ``frames``,
+    one behind the other: only attention tells them apart, and what begins and ends one. They are
+    those of images up to where :meth:`divide` gives each task its own.
     """
 
-    def __init__(
-        self, graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int = 1
-    ) -> None:
-        self.graph, self.arch, self.schedule = graph, arch, schedule
-        self.frames = [
-            range(first, first + graph.tokens)
-            for first in range(0, frames * graph.tokens, graph.tokens)
-        ]
-        self.rows = range(frames * graph.tokens)
+    def __init__(self, joint: Joint, arch: ArchConfig, schedule: Schedule) -> None:
+        self.joint, self.arch, self.schedule = joint, arch, schedule
+        self.graph = graph = joint.graph
+        self._have_frames(joint.frames)
         self.steps: list[Step] = []
         self.layer = 0
         self.label = "embed"
         self.following: list[Normal] = []
         self._tables = TableSlots(graph, arch)
         self.spill: Spill | None = None
-        grouped = schedule.head_groups > 1 and can_spill(graph)
-        if grouped or is_spilled(graph, arch, frames):
+        grouped = schedule.head_groups > 1 and can_spill(joint)
+        if grouped or is_spilled(joint, arch):
             most = len(self.blocks(self.rows)[0])
             kept = all(self.keeps_norm(index) for index in range(len(graph.layers)))
             places = PLACES if kept else PLACES_READ_AHEAD
-            self.spill = Spill.of(graph, arch, frames, most, places, beside=grouped)
+            self.spill = Spill.of(joint, arch, most, places, beside=grouped)
         self._kept = 0  # rows of the stream that are in scratch again
 
     def emit(
@@ -86,6 +84,22 @@ class StepWriter:
         """A piece of the activation scratchpad for ``rows`` rows of ``columns`` bytes, or for
         several planes of them."""
         return Buffer(f"{self.label}.{name}", planes * rows * self.words(columns), side)
+
+    def divide(self) -> None:
+        """From here on every task has rows of its own: the first task's of all images first."""
+        self._have_frames(self.joint.streams)
+
+    def _have_frames(self, count: int) -> None:
+        tokens = self.graph.tokens
+        self.frames = [range(first, first + tokens) for first in range(0, count * tokens, tokens)]
+        self.rows = range(count * tokens)
+
+    @property
+    def parts(self) -> list[tuple[IntGraph, range]]:
+        """The task that each part of the outputs is of, and its rows of the stream."""
+        frames = self.frames * (self.joint.frames * len(self.joint.graphs) // len(self.frames))
+        graphs = [graph for graph in self.joint.graphs for _ in range(self.joint.frames)]
+        return list(zip(graphs, frames, strict=True))
 
     @property
     def residual_words(self) -> int:
@@ -273,28 +287,29 @@ class StepWriter:
     def route(
         self,
         source: Source,
-        gate: IntLinear,
+        gates: Sequence[tuple[IntLinear, range]],
         queue_rows: tuple[int, ...] = (),
         /,
         **fields: int,
     ) -> None:
-        """Emit the product whose results are the scores of all tokens, and the ROUTE that makes
-        queues of them."""
-        self.linear(
-            source,
-            self.weights(gate),
-            Rows(len(self.rows)),
-            {"kind": isa.Drain.LOGITS},
-            (),
-            columns=gate.outputs,
-            one_group=gate.outputs > self.arch.width,
-        )
+        """Emit the products whose results are the scores of all tokens, by a gate for some rows
+        each, and the ROUTE that makes queues of them."""
+        for gate, rows in gates:
+            self.linear(
+                source,
+                self.weights(gate),
+                Rows.block(rows),
+                {"kind": isa.Drain.LOGITS},
+                (),
+                columns=gate.outputs,
+                one_group=gate.outputs > self.arch.width,
+            )
         self.emit(
             isa.Opcode.ROUTE,
             (QUEUES_WRITE,),
             rows=len(self.rows),
             first_row=0,
-            experts=gate.outputs,
+            experts=gates[0][0].outputs,
             **fields,
         )
         self.steps[-1].queue_rows = queue_rows

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import TaskCode, compile_task
 from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import first_schedule
 from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
@@ -54,7 +55,7 @@ def run(
 def test_frames_together_are_each_as_alone(name: str, frames: int) -> None:
     graph, image = GRAPHS[name], WeightImage(ROOMY)
     schedule = replace(first_schedule(ROOMY), row_blocks=frames, norms_kept=frames % 2)
-    code = compile_task(graph, ROOMY, image, schedule, frames)
+    code = compile_task(Joint((graph,), frames), ROOMY, image, schedule)
     patches = random_patches(graph, frames, seed=frames)
     got = run(graph, ROOMY, code, image.tobytes(), patches)
     np.testing.assert_array_equal(got, Executor(graph).run(patches))
@@ -67,7 +68,7 @@ def test_frames_that_do_not_fit_take_turns(name: str, head_groups: int) -> None:
     arch = replace(SMALL, residual_bytes=2048)
     graph, image = random_intgraph(SPILLED[name], seed=len(name)), WeightImage(arch)
     schedule = replace(first_schedule(arch), norms_kept=0, head_groups=head_groups)
-    code = compile_task(graph, arch, image, schedule, 2)
+    code = compile_task(Joint((graph,), 2), arch, image, schedule)
     patches = random_patches(graph, 2, seed=3)
     got = run(graph, arch, code, image.tobytes(), patches)
     np.testing.assert_array_equal(got, Executor(graph).run(patches))
@@ -77,10 +78,10 @@ def test_frames_that_do_not_fit_take_turns(name: str, head_groups: int) -> None:
 def test_frames_of_lists_are_refused() -> None:
     name = next(name for name in GRAPHS if name not in TOGETHER)
     with pytest.raises(UserError, match="some of its tokens can't be computed together"):
-        compile_task(GRAPHS[name], PRESETS["nano"], ShapeImage(PRESETS["nano"]), frames=2)
+        compile_task(Joint((GRAPHS[name],), 2), PRESETS["nano"], ShapeImage(PRESETS["nano"]))
 
 
 def test_too_many_frames_are_refused_by_their_number() -> None:
     nano, graph = PRESETS["nano"], GRAPHS["default"]
     with pytest.raises(UserError, match="does not fit target nano: of 64 frames together, its"):
-        compile_task(graph, nano, ShapeImage(nano), frames=64)
+        compile_task(Joint((graph,), 64), nano, ShapeImage(nano))

@@ -12,6 +12,7 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.tuning import fitting_schedule
 from moesaic.compiler.schedule import tokens
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, first_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
@@ -46,14 +47,16 @@ def test_long_programs_wait_for_more_at_a_time(name: str, monkeypatch: pytest.Mo
     shape, arch, schedule, frames = CASES[name]
     graph = random_intgraph(shape, seed=1)
     image = WeightImage(arch)
-    code = compile_task(graph, arch, image, schedule, frames)
+    code = compile_task(Joint((graph,), frames), arch, image, schedule)
     check_order(arch, code.program, range(3))
     if frames == 1:
         np.testing.assert_array_equal(*run_both(graph, arch, code, image.tobytes(), 0))
     monkeypatch.setattr(tokens, "MOST_TOKENS", 1 << 16)
     with pytest.raises(Hazard, match="too many tokens"):
         check_order(
-            arch, compile_task(graph, arch, WeightImage(arch), schedule, frames).program, [0]
+            arch,
+            compile_task(Joint((graph,), frames), arch, WeightImage(arch), schedule).program,
+            [0],
         )
 
 

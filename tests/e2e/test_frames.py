@@ -10,6 +10,7 @@ import pytest
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.task import estimate
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, first_schedule
 from moesaic.sim.dram import DramConfig
 from moesaic.sim.provider import SimulatedAccelerator
@@ -43,7 +44,7 @@ MEMORIES = (
 def together(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) -> Bundle:
     """A bundle whose device image has a program of several frames in place of that of one."""
     bundle, image = make_bundle({"task": graph}, arch, schedule), WeightImage(arch)
-    code = compile_task(graph, arch, image, schedule, frames)
+    code = compile_task(Joint((graph,), frames), arch, image, schedule)
     one = ImageTask.of(arch, graph, code.program, code.constants)
     outputs = frames * one.outputs
     rows, inputs = one.input_rows, one.inputs
@@ -77,5 +78,5 @@ def test_frames_together_are_bit_exact(name: str, arch: ArchConfig, frames: int)
             device.close()
         cycles.append(result.counters["CYCLES"])
     if not any(isinstance(layer, IntMoe) for layer in graph.layers):  # who gets tokens is not known
-        steps = compile_task(graph, arch, WeightImage(arch), schedule, frames).steps
+        steps = compile_task(Joint((graph,), frames), arch, WeightImage(arch), schedule).steps
         assert abs(estimate(steps, arch, frames * graph.macs).cycles / cycles[0] - 1) < 0.03

@@ -21,7 +21,7 @@ class Vector:
         self.updated = -100.0  # last residual update issued
         self.groups = 0
         self.blocks = 0
-        self.routes, self.correcting = 0, False
+        self.routes = self.scored = 0  # ROUTEs that have all their rows; rows that the next one has
         self.stored = 0
         self.softmax: list[float] = []
         self.attentions = 0
@@ -131,12 +131,12 @@ class Vector:
             per_row = max(chunks // rows + 1, field(route, "top_k"), arch.rank_cycles)
             if field(route, "corrected"):
                 per_row = max(per_row, field(route, "experts") + chunks // rows)
-            if not self.correcting:
-                frame.began[position] = begin
             # Corrections come in front of the tokens.
-            self.correcting = bool(field(route, "corrected")) and not self.correcting
-            if not self.correcting:
-                self.routes += 1
+            if self.scored == field(route, "corrected"):
+                frame.began[position] = begin
+            self.scored += rows
+            if self.scored == frame.rows[position] + field(route, "corrected"):
+                self.routes, self.scored = self.routes + 1, 0
             cycles = rows * per_row
             self.offered = max(self.offered, begin) + cycles
             frame.logits.put(rows, self.offered)
