@@ -27,6 +27,7 @@ from moesaic.cli.console import (
 )
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
+from moesaic.spec.joint import MAX_FRAMES
 
 if TYPE_CHECKING:
     from moesaic.compiler.accuracy.widths import Goal
@@ -54,6 +55,18 @@ def compile(
         str,
         typer.Option(metavar="N|P%", help="most cycles of a frame, or so much more for 16 bits"),
     ] = "",
+    together: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK,TASK|TASK*N",
+            help="also a program of these tasks on one image, or of N frames: seg,depth*2; again"
+            " for more",
+        ),
+    ] = None,
+    frames: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_FRAMES, help="also a program of so many frames of each task"),
+    ] = 1,
     without: Annotated[
         str,
         typer.Option(
@@ -92,6 +105,7 @@ def compile(
             goal=goal,
             dims=read_dims(dim),
             outputs=read_outputs(model_output, tasks),
+            together=[*(together or []), *(f"{name}*{frames}" for name in tasks if frames > 1)],
         )
     for name, task in report["tasks"].items():
         quantised = task["quantisation"]
@@ -115,6 +129,8 @@ def compile(
             console.print(f"  note: {note}")
         if task["host"] or task["front"]:
             show(placement_table(name, task), console)
+    for name, program in report["joint"].items():
+        console.print(_joint(name, program, report["tasks"]))
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
     console.print(f"took {stages.summary()}")
 
@@ -139,6 +155,15 @@ def _goal(target_sqnr: float | None, budget: str) -> Goal | None:
     if (goal.cycles or 0) < 0 or not 0 <= (goal.more or 0) < math.inf:
         raise UserError(f"--budget-cycles takes cycles of a frame, or 15% more, not {budget!r}")
     return goal
+
+
+def _joint(name: str, program: dict[str, Any], tasks: dict[str, Any]) -> str:
+    """What computing together saves."""
+    alone = program["frames"] * sum(tasks[task]["cycles"] for task in program["tasks"])
+    return (
+        f"{name}: about {program['cycles']:,} cycles together, {alone:,} one by one"
+        f" ({1 - program['cycles'] / alone:.0%} less)"
+    )
 
 
 def _wide(points: dict[str, Any]) -> str:

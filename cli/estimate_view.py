@@ -13,6 +13,7 @@ from moesaic.cli.time_view import frame_time, time_line
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import Clock, find_clock
 from moesaic.spec.errors import UserError
+from moesaic.spec.joint import joint_frames
 
 if TYPE_CHECKING:
     from moesaic.compiler.estimate.task import Estimate
@@ -47,27 +48,31 @@ def estimate_report(
     frames: int = 1,
 ) -> dict[str, Any]:
     """Cycles and times of every task, for JSON and tables; tasks as ``Estimate.to_dict``, which are
-    those of ``frames`` frames together, beside ``frame_cycles`` and times of one."""
+    those of ``frames`` frames together, or of as many as the name says, beside ``frame_cycles`` and
+    times of one."""
     clock = find_clock(arch, clock_mhz)
     tasks = {}
     for task, found in results.items():
-        moved = found.weight_bytes + found.data_bytes
+        moved, count = found.weight_bytes + found.data_bytes, frames * joint_frames(task)
         tasks[task] = {
             **found.to_dict(),
-            "frame_cycles": found.cycles / frames,
-            **frame_time(arch, clock, found.cycles / frames, moved / frames, bandwidth),
+            "frames": count,
+            "frame_cycles": found.cycles / count,
+            **frame_time(arch, clock, found.cycles / count, moved / count, bandwidth),
         }
-    return {"target": arch.name, "frames": frames, **clock.to_dict(), "tasks": tasks}
+    return {"target": arch.name, **clock.to_dict(), "tasks": tasks}
 
 
 def estimate_tables(report: dict[str, Any]) -> Iterator[Table]:
     """Cycles by layer and by kind of layer for every task."""
-    clock, frames = Clock(report["clock_mhz"], report["clock_source"]), report["frames"]
+    clock = Clock(report["clock_mhz"], report["clock_source"])
     for task, figures in report["tasks"].items():
+        frames = figures["frames"]
         total, layers = figures["cycles"], figures["layers"]
         several, each = "", ""
         if frames > 1:
-            several, each = f", {frames} frames", f", {figures['frame_cycles']:,.0f} a frame"
+            several = f", {frames} frames" if joint_frames(task) == 1 else ""
+            each = f", {figures['frame_cycles']:,.0f} a frame"
         table = Table(
             title=f"{task}{several} on {report['target']}: {total:,} cycles{each}, roofline"
             f" {figures['roofline_cycles']:,.0f}, utilisation {figures['utilisation']:.2f}\n"

@@ -77,12 +77,21 @@ def estimate(
             min=1, max=MOST_FRAMES, help="frames of a task in one program; not with --targets"
         ),
     ] = 1,
+    together: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK,TASK|TASK*N",
+            help="of a bundle: these tasks on one image in one program, N frames, or both:"
+            " seg,depth*2; again for more",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
     from moesaic.cli.estimate_view import estimate_report, estimate_tables, read_routing
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import estimate_bundle, estimate_onnx
+    from moesaic.compiler.together import estimate_joint
     from moesaic.spec.clocks import check_clock
     from moesaic.spec.presets import load_arch
 
@@ -94,6 +103,10 @@ def estimate(
         raise UserError("--blocks is for an ONNX model and --targets")
     if frames > 1 and targets is not None:
         raise UserError("--frames is for one --target, not for --targets")
+    if together and (not source.is_dir() or frames > 1 or targets is not None):
+        raise UserError(
+            "--together is for a bundle and one target; it says frames itself: seg,depth*2"
+        )
     memory = Memory(latency=latency, share=bandwidth)
     choice = read_choice(dim, model_output)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
@@ -107,7 +120,10 @@ def estimate(
             bundle = load(source)
             arch = load_arch(target) if target is not None else bundle.arch
             given = None if routing is None else counts
-            results = estimate_bundle(bundle, arch, routing=given, memory=memory, frames=frames)
+            if together:
+                results = estimate_joint(bundle, together, arch, routing=given, memory=memory)
+            else:
+                results = estimate_bundle(bundle, arch, routing=given, memory=memory, frames=frames)
         elif target is None:
             raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
         else:

@@ -86,7 +86,8 @@ def simulate(
         }
         stages = stack.enter_context(Stages(console))
         profile = stats is not None or timeline is not None
-        options = {"dram": dram, "trace": trace, "profile": profile}
+        # Statistics are those of single frames.
+        options = {"dram": dram, "trace": trace, "profile": profile, "together": False}
         (frames,) = (len(rows) for rows in inputs.values())
         expected = _expected(loaded, {name: frames})
         options["progress"] = _show_cycles(stages, f"simulating {name}", expected)
@@ -143,7 +144,8 @@ def verify(
         file = stack.enter_context(OutputFile(stats)) if stats is not None else None
         frames = {name: len(loaded.sample(name, "input")[:samples]) for name in tasks}
         with Stages(console) as stages:
-            progress = _show_cycles(stages, "simulating", _expected(loaded, frames))
+            expected = _expected(loaded, frames) + _expected_together(loaded, tasks)
+            progress = _show_cycles(stages, "simulating", expected)
             device = SimulatedAccelerator(
                 loaded, dram=dram, profile=stats is not None, progress=progress
             )
@@ -157,7 +159,7 @@ def verify(
             result["switches"] = switches_to_list(switches)
         try:
             if file is not None:
-                file.write_json({verdict.task: verdict.statistics for verdict in verdicts})
+                file.write_json({v.task: v.statistics for v in verdicts if v.task in loaded.tasks})
         finally:  # a place that was lost meanwhile does not take the verdict with it
             if as_json:
                 print(json.dumps(result, indent=1))
@@ -171,6 +173,16 @@ def _expected(bundle: Bundle, frames: Mapping[str, int]) -> int:
     """Cycles by the compiler's cost model; 0 where it has not said."""
     reports = bundle.report.get("tasks", {})
     return sum(reports.get(task, {}).get("cycles", 0) * count for task, count in frames.items())
+
+
+def _expected_together(bundle: Bundle, tasks: Sequence[str]) -> int:
+    """The same for two runs of every program that computes some of ``tasks`` together."""
+    reports = bundle.report.get("joint", {})
+    return sum(
+        2 * reports.get(name, {}).get("cycles", 0)
+        for name, entry in bundle.joint.items()
+        if set(entry.tasks) <= set(tasks)
+    )
 
 
 def _show_cycles(stages: Progress, what: str, expected: int) -> Callable[[int], None]:

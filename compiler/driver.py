@@ -32,6 +32,13 @@ from moesaic.compiler.report.partition import (
     report_host_part,
 )
 from moesaic.compiler.report.routing import run_and_watch_routing
+from moesaic.compiler.together import (
+    check_joint_fits,
+    compile_joint,
+    read_requests,
+    report_joint,
+    work_of,
+)
 from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.compiler.validate.front import check_front
 from moesaic.spec.arch import ArchConfig
@@ -60,6 +67,7 @@ def compile(
     goal: Goal | None = None,
     dims: Mapping[str, int] | None = None,
     outputs: Mapping[str, str | Sequence[str]] | None = None,
+    together: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compile one ONNX model per task into the bundle directory ``output``.
 
@@ -91,6 +99,9 @@ def compile(
         Numbers for symbolic dimensions of inputs, by name.
     outputs
         Task to the output that it computes, or to several; all of its model without them.
+    together
+        What else gets a program: tasks on one image, ``seg,depth``, frames of a task, ``seg*2``, or
+        both, ``seg,depth*2``. Results are the bits of single frames.
 
     Returns
     -------
@@ -115,7 +126,10 @@ def compile(
         tempfile.TemporaryDirectory(prefix="moesaic-") as folder,
     ):
         files = model_files(models, given, Path(folder))
-        return _compile(files, arch, given, aside, place, say, partition, options, goal, choices)
+        requests = read_requests(together, list(files))
+        return _compile(
+            files, arch, given, aside, place, say, partition, options, goal, choices, requests
+        )
 
 
 def _least_bytes(models: Iterable[Model]) -> int:
@@ -142,8 +156,9 @@ def _compile(
     options: QuantOptions | None,
     goal: Goal | None,
     choices: Mapping[str, Choice],
+    requests: Mapping[str, tuple[tuple[str, ...], int]],
 ) -> dict[str, Any]:
-    graphs, samples = {}, {}
+    graphs, samples, sizes = {}, {}, {}
     held_out: dict[str, NDArray[Any]] | None = None if aside is None else {}
     for name, path in tasks.items():
         say(f"reading {path}")
@@ -152,9 +167,10 @@ def _compile(
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
         if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
-        shapes = shape_graph(graphs[name], name)
-        with naming_a_preset(shapes):
-            check_fits(shapes, arch)  # quantising can take minutes
+        sizes[name] = shape_graph(graphs[name], name)
+        with naming_a_preset(sizes[name]):
+            check_fits(sizes[name], arch)  # quantising can take minutes
+    check_joint_fits(work_of(requests, sizes), arch)
     check_dims(choices.values(), graphs.values())
     inputs = {graph.user_input[0] for graph in graphs.values()}
     notes = _unread(given, "calibration", inputs) + _unread(aside, "held-out", inputs)
@@ -181,6 +197,10 @@ def _compile(
         say(f"scheduling {name}")
         schedules[name] = choose_schedule(graph, arch)
         codes[name] = compile_task(graph, arch, image, schedules[name])
+    joint = {}
+    for name, work in work_of(requests, quantised).items():
+        say(f"scheduling {name}")
+        joint[name] = compile_joint(work, arch, image)
     kept: dict[str, NDArray[Any]] = {}
     report: dict[str, Any] = {"tasks": {}, "weight_bytes": image.words * arch.ring_read_bytes}
     for name, path in tasks.items():
@@ -225,10 +245,14 @@ def _compile(
             "front": report_front(graphs[name], graph, rows),
             "host": report_host_part(graphs[name], graph, rows, output_codes, outputs),
         }
+    routings = {name: task["routing"] for name, task in report["tasks"].items()}
+    report["joint"] = {
+        name: report_joint(program, arch, routings) for name, program in joint.items()
+    }
     say("writing the bundle")
     kept = {name: values[:SAMPLES_KEPT] for name, values in kept.items()}
     models = {name: graph.host.model for name, graph in graphs.items() if graph.host}
     fronts = {name: graph.front.model for name, graph in graphs.items() if graph.front}
-    files = bundle_files(arch, quantised, codes, image, kept, report, models, fronts)
+    files = bundle_files(arch, quantised, codes, image, kept, report, models, fronts, joint)
     place.fill(files)
     return report

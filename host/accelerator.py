@@ -1,21 +1,32 @@
-"""A device of a session that is an accelerator: frames go through the driver, one by one."""
+"""A device of a session that is an accelerator: frames go through the driver.
+
+Where the bundle has programs that compute several frames or tasks together, they take what they
+can; frames are run one by one otherwise.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from moesaic.host.driver import Driver, FrameResult
 from moesaic.host.pool import DeviceResult
 from moesaic.spec.intgraph import InputCodes
+from moesaic.spec.joint import plan_runs, split_codes
 
 
 class Accelerator:
-    """Runs frames on ``driver``; implements :class:`moesaic.host.pool.Device`."""
+    """Runs frames on ``driver``; implements :class:`moesaic.host.pool.Device`.
+
+    With ``together`` it uses programs of several tasks or frames.
+    """
 
     name = "accelerator"
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, together: bool = True) -> None:
         self.driver = driver
+        self._joint = driver.bundle.joint if together else {}
 
     def run(self, task: str, patches: InputCodes) -> DeviceResult:
         """Run frames [frames, patches, inputs] of one task.
@@ -25,14 +36,37 @@ class Accelerator:
         DeviceError
             A frame ended in an error, or not at all, or the accelerator is gone.
         """
-        results = [self.run_frame(task, frame) for frame in patches]
-        return DeviceResult(
-            np.stack([result.codes for result in results]), [result.counters for result in results]
-        )
+        return self.run_tasks([task], patches)[task]
 
-    def run_frame(self, task: str, patches: InputCodes) -> FrameResult:
-        """Run one frame [patches, inputs]; raises as :meth:`run`."""
-        return self.driver.run(task, patches)
+    def run_tasks(self, tasks: Sequence[str], patches: InputCodes) -> dict[str, DeviceResult]:
+        """Run several tasks, which have the same input codes, on frames [frames, patches, inputs].
+
+        A task's counters are those of every run of a program that it was computed in.
+
+        Raises
+        ------
+        DeviceError
+            As :meth:`run`.
+        """
+        graphs = self.driver.bundle.graphs
+        results = {
+            task: DeviceResult(np.empty((len(patches), graphs[task].codes), np.int16), [])
+            for task in tasks
+        }
+        for run in plan_runs(self._joint, tasks, len(patches)):
+            frames = slice(run.first, run.first + run.frames)
+            found = self.run_program(run.name, patches[frames])
+            mine = [graphs[task] for task in run.tasks]
+            for task, codes in zip(
+                run.tasks, split_codes(mine, run.frames, found.codes), strict=True
+            ):
+                results[task].codes[frames] = codes
+                results[task].counters.append(found.counters)
+        return results
+
+    def run_program(self, program: str, patches: InputCodes) -> FrameResult:
+        """Run a program on all its frames [frames, patches, inputs]; raises as :meth:`run`."""
+        return self.driver.run(program, patches.reshape(-1, patches.shape[-1]))
 
     def close(self) -> None:
         """Stop what runs and give the device back."""

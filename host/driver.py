@@ -74,7 +74,7 @@ class Driver:
         self._call("open", ctypes.byref(platform.table), config)
         image = bundle.image
         self._call("load", image, len(image))
-        self._tasks = {name: self._find(name) for name in bundle.graphs}
+        self._tasks = {name: self._find(name) for name in bundle.programs}
 
     def _call(self, function: str, *arguments: object) -> None:
         """Call ``moesaic_<function>`` and raise what its result means."""
@@ -102,7 +102,8 @@ class Driver:
         return number.value, task
 
     def run(self, task: str, patches: InputCodes) -> FrameResult:
-        """Run one frame: input codes [patches, inputs] to int16 codes.
+        """Run one frame, or the frames of a joint program one behind the other: input codes
+        [patches, inputs] to int16 codes.
 
         Raises
         ------

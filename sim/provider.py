@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from moesaic.host import native
@@ -37,12 +37,14 @@ class SimulatedAccelerator(Accelerator):
         Called now and then with the cycles simulated since the last call.
     profile
         Record what the units do.
+    together
+        Use programs that compute several tasks or frames, where the bundle has them.
 
     Attributes
     ----------
     dram, seconds, profiles
-        Port statistics, time that simulating took, and profiles if asked for, of the frames of
-        the last :meth:`run`.
+        Port statistics, time that simulating took, and profiles if asked for, of the runs of
+        programs of the last :meth:`run`.
     """
 
     name = "sim"
@@ -57,42 +59,45 @@ class SimulatedAccelerator(Accelerator):
         watchdog_cycles: int = 100_000_000,
         progress: Callable[[int], None] | None = None,
         profile: bool = False,
+        together: bool = True,
     ) -> None:
         # Before a minute of generating and compiling: what the end of it needs.
         toolchain()
         native.library()
         text = verilog if verilog is not None else accelerator_verilog(bundle.arch)
         self.transport = SimDevice.from_verilog(text, trace=trace, dram=dram)
-        super().__init__(Driver(TransportPlatform(self.transport), bundle, watchdog_cycles))
+        super().__init__(
+            Driver(TransportPlatform(self.transport), bundle, watchdog_cycles), together
+        )
         self.dram: list[dict[str, PortStatistics]] = []
         self.seconds: list[float] = []
         self.profiles: list[Profile] = []
         self.transport.on_advance = progress
         self._profile = profile
 
-    def run(self, task: str, patches: InputCodes) -> DeviceResult:
-        """Run frames [frames, patches, inputs] of one task one after another."""
+    def run_tasks(self, tasks: Sequence[str], patches: InputCodes) -> dict[str, DeviceResult]:
+        """Run frames [frames, patches, inputs] of tasks with the same input codes."""
         self.dram, self.seconds, self.profiles = [], [], []
-        return super().run(task, patches)
+        return super().run_tasks(tasks, patches)
 
-    def run_frame(self, task: str, patches: InputCodes) -> FrameResult:
-        """Run one frame [patches, inputs] and gather what is known of it."""
+    def run_program(self, program: str, patches: InputCodes) -> FrameResult:
+        """Run a program on its frames [frames, patches, inputs] and gather what is known of it."""
         self.transport.clear_dram_statistics()
         if self._profile:
             self.transport.start_profile()
         started = time.perf_counter()
-        result = super().run_frame(task, patches)
+        result = super().run_program(program, patches)
         self.seconds.append(time.perf_counter() - started)
         self.dram.append(self.transport.dram_statistics())
         if self._profile:
-            self.profiles.append(self._interpret(task))
+            self.profiles.append(self._interpret(program))
         return result
 
-    def _interpret(self, task: str) -> Profile:
+    def _interpret(self, program: str) -> Profile:
         bundle = self.driver.bundle
-        labels = bundle.tasks[task].labels
+        labels = bundle.labels(program)
         raw = self.transport.profile()
-        return interpret(raw, bundle.programs[task], labels, bundle.arch.max_experts)
+        return interpret(raw, bundle.programs[program], labels, bundle.arch.max_experts)
 
     def close(self) -> None:
         """End the simulation."""

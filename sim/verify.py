@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from moesaic.host.accelerator import Accelerator
 from moesaic.host.pool import Device
 from moesaic.host.session import Session
 from moesaic.sim.dram import PortStatistics
@@ -18,7 +19,8 @@ from moesaic.spec.bundle import Bundle
 from moesaic.spec.contents import float_part
 from moesaic.spec.hostpart import task_outputs
 from moesaic.spec.hostside import quantise_input
-from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.intgraph import InputCodes, IntGraph
+from moesaic.spec.joint import split_codes
 from moesaic.spec.metrics import sqnr_db
 
 Seen = tuple[list[dict[str, PortStatistics]], list[Profile], list[float]]
@@ -34,6 +36,7 @@ class TaskVerdict:
     """
 
     task: str
+    """Or the name of a program that computes several tasks or frames."""
     frames: int
     codes: int
     differing_codes: int
@@ -59,6 +62,8 @@ def verify(
     """Run the bundle's samples on ``device``, tasks taking turns frame by frame.
 
     Turns show state that leaks from one frame or task into the next. By default all ``tasks``.
+    Then the programs that compute several of them, or several frames, run twice each, where the
+    device runs programs.
     """
     with Session(bundle, ["cpu"]) as reference:
         codes: dict[str, list[np.ndarray]] = {task: [] for task in bundle.tasks}
@@ -79,7 +84,7 @@ def verify(
                         seen[task][0].extend(device.dram)
                         seen[task][1].extend(device.profiles)
                         seen[task][2].extend(device.seconds)
-        return [
+        verdicts = [
             _judge(
                 bundle,
                 task,
@@ -90,6 +95,41 @@ def verify(
             )
             for task, rows in inputs.items()
         ]
+        if isinstance(device, Accelerator):
+            for name, entry in bundle.joint.items():
+                if set(entry.tasks) <= set(inputs):
+                    rows = inputs[entry.tasks[0]]
+                    verdicts.append(_judge_joint(device, reference.device, name, rows, verdicts))
+        return verdicts
+
+
+def _judge_joint(
+    device: Accelerator,
+    reference: Device,
+    name: str,
+    rows: InputCodes,
+    verdicts: Sequence[TaskVerdict],
+) -> TaskVerdict:
+    """Run a program on samples [samples, patches, inputs], over and over if they are too few."""
+    bundle = device.driver.bundle
+    entry = bundle.joint[name]
+    graphs = [bundle.graphs[task] for task in entry.tasks]
+    differing, first, cycles = 0, "", []
+    for number in range(2):
+        which = np.arange(number, number + entry.frames) % len(rows)
+        result = device.run_program(name, rows[which])
+        cycles.append(result.counters["CYCLES"])
+        parts = split_codes(graphs, entry.frames, result.codes)
+        for graph, got in zip(graphs, parts, strict=True):
+            expected = reference.run(graph.task, rows[which]).codes
+            different = int((got != expected).sum())
+            if different and not first:
+                first = f"task {graph.task}, {_first_difference(graph, got, expected)}"
+            differing += different
+    worst = min(verdict.sqnr_db for verdict in verdicts if verdict.task in entry.tasks)
+    count = 2 * entry.frames
+    codes = count * sum(graph.codes for graph in graphs)
+    return TaskVerdict(name, count, codes, differing, 0, first, worst, cycles, None)
 
 
 def _judge(

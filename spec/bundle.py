@@ -1,7 +1,8 @@
 """The bundle: a directory with everything needed to run a compiled model anywhere.
 
     manifest.json   format version, architecture, sizes and hashes of the other files, tasks
-    device.bin      weights, programs and constants as the device's memory takes them: `spec.image`
+    device.bin      weights, programs and constants as the device's memory takes them: `spec.image`;
+                    of each task, and of what is computed together: `spec.joint`
     TASK.host.onnx  of a partitioned task: what the host computes from the accelerator's output
     TASK.front.onnx the same, to the accelerator's input
     graphs.json     the integer graphs; arrays by name
@@ -31,6 +32,7 @@ from moesaic.spec.contents import read_graphs, read_samples
 from moesaic.spec.errors import UserError
 from moesaic.spec.folder import Folder, read_folder
 from moesaic.spec.hostpart import HostPart
+from moesaic.spec.joint import JointEntry, check_parts, image_part
 from moesaic.spec.manifest import (
     ARRAYS,
     GRAPHS,
@@ -59,11 +61,11 @@ class Bundle:
     tasks: dict[str, TaskEntry]
     graphs: dict[str, intgraph.IntGraph]
     programs: dict[str, bytes]
-    """Program of each task."""
+    """Program of each task, and of what is computed together, by its name."""
     weights: bytes
     """The weight image: ring words in stream order, not split over the ports."""
     constants: dict[str, bytes]
-    """Contents of each task's CONSTANT window."""
+    """Contents of the CONSTANT window of each program."""
     samples: dict[str, NDArray[Any]]
     report: dict[str, Any]
     """What the compiler measured: calibration, sizes, notes."""
@@ -71,6 +73,8 @@ class Bundle:
     """ONNX models of the partitioned tasks."""
     fronts: dict[str, bytes] = field(default_factory=dict)
     """ONNX models of what tasks have in front of the accelerator."""
+    joint: dict[str, JointEntry] = field(default_factory=dict)
+    """Programs of several tasks or frames."""
 
     def __repr__(self) -> str:
         tasks = ", ".join(self.tasks)
@@ -134,10 +138,17 @@ class Bundle:
     def image(self) -> bytes:
         """The device image, see :mod:`moesaic.spec.image`."""
         tasks = {
-            name: image.ImageTask.of(self.arch, graph, self.programs[name], self.constants[name])
-            for name, graph in self.graphs.items()
+            name: image_part(
+                self.arch, self.graphs, self.joint, name, program, self.constants[name]
+            )
+            for name, program in self.programs.items()
         }
         return image.build_image(self.arch, self.weights, tasks)
+
+    def labels(self, program: str) -> list[str]:
+        """Return the layer names by the ``layer`` field of a program's instructions."""
+        entry = self.joint[program] if program in self.joint else self.tasks[program]
+        return entry.labels
 
     def task(self, name: str | None) -> str:
         """Return ``name`` if it is a task; without a name, the only one.
@@ -222,9 +233,9 @@ def _checked(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bund
     with _naming(path):
         arch, names = manifest.arch, list(manifest.tasks)
         weights, parts = image.read_image(arch, files[IMAGE])
-        if list(parts) != names:
-            raise SchemaError(f"{IMAGE} holds other tasks than the manifest names")
-        graphs = read_graphs(str(path), arch, files, parts)
+        if list(parts) != [*names, *manifest.joint]:
+            raise SchemaError(f"{IMAGE} holds other programs than the manifest names")
+        graphs = read_graphs(str(path), arch, files, {name: parts[name] for name in names})
         if set(graphs) != set(names):
             raise SchemaError(f"{GRAPHS} holds other tasks than the manifest names")
         for name, report in manifest.reports.items():
@@ -232,18 +243,20 @@ def _checked(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bund
         for name, entry in manifest.tasks.items():
             if entry.activation_words > arch.activation_words:
                 raise SchemaError(f"tasks.{name}.activation_words are more than there are")
+        check_parts(arch, graphs, manifest.joint, parts)
         bundle = Bundle(
             path,
             arch,
             manifest.tasks,
             {name: graphs[name] for name in names},
-            {name: parts[name].program for name in names},
+            {name: part.program for name, part in parts.items()},
             weights,
-            {name: parts[name].constants for name in names},
+            {name: part.constants for name, part in parts.items()},
             {},
             manifest.report,
             {name: files[e.host_part] for name, e in manifest.tasks.items() if e.host_part},
             {name: files[e.front] for name, e in manifest.tasks.items() if e.front},
+            manifest.joint,
         )
         outputs = {name: bundle.outputs(name) for name in names}
         bundle.samples.update(read_samples(str(path), graphs, outputs, files[SAMPLES]))

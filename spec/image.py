@@ -113,15 +113,27 @@ class ImageTask:
     scratch_bytes: int = 0
 
     @classmethod
-    def of(cls, arch: ArchConfig, graph: IntGraph, program: bytes, constants: bytes) -> ImageTask:
-        """The task whose codes are those of ``graph``, with what ``program`` needs of scratch.
+    def of(
+        cls,
+        arch: ArchConfig,
+        graph: IntGraph,
+        program: bytes,
+        constants: bytes,
+        outputs: Sequence[tuple[int, int]] = (),
+        frames: int = 1,
+    ) -> ImageTask:
+        """The task whose codes are those of ``graph``, with what ``program`` needs of scratch; or
+        the program of several ``frames``, and tasks that have the same input, with all ``outputs``.
+
         Codes of the residual stream are one row: the bytes of its words as the residual scratchpad
-        has them."""
+        has them.
+        """
         rows, inputs = graph.gather.shape
+        rows *= frames
         if isinstance(graph.embed, IntTokens):
             words = rows * layout.words(inputs, arch.lanes)
             rows, inputs = 1, words * layout.load_bytes(arch, isa.Space.RESIDUAL)
-        outputs = tuple((head.rows, head.linear.outputs) for head in graph.heads)
+        outputs = tuple(outputs or ((head.rows, head.linear.outputs) for head in graph.heads))
         scratch = scratch_bytes(arch, program, outputs)
         return cls(program, constants, rows, inputs, outputs, scratch)
 
@@ -131,7 +143,8 @@ def _aligned(size: int) -> int:
 
 
 def build_image(arch: ArchConfig, weights: bytes, tasks: Mapping[str, ImageTask]) -> bytes:
-    """Lay out an image. ``weights`` are whole lines in stream order, not yet split over ports.
+    """Lay out an image. ``weights`` are whole lines in stream order, not yet split over ports;
+    ``tasks`` are all programs, those of several tasks or frames among them.
 
     Raises
     ------
@@ -139,7 +152,7 @@ def build_image(arch: ArchConfig, weights: bytes, tasks: Mapping[str, ImageTask]
         Too many tasks, or a name that is too long.
     """
     if len(tasks) > MAX_TASKS:
-        raise UserError(f"a bundle holds at most {MAX_TASKS} tasks, not {len(tasks)}")
+        raise UserError(f"a bundle holds at most {MAX_TASKS} programs, not {len(tasks)}")
     for name in tasks:
         if len(name.encode()) >= NAME_BYTES:
             raise UserError(f"task name {name!r} is too long: at most {NAME_BYTES - 1} bytes")

@@ -15,9 +15,10 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.image import MAX_TASKS, NAME_BYTES
 from moesaic.spec.intgraph import MAX_HEADS, Count, IntGraph, IntMoe, Shape, Total
+from moesaic.spec.joint import JointEntry, check_joint
 from moesaic.spec.schema import Items, Range, Reader, SchemaError, Unbounded, load_json
 
-FORMAT = 13
+FORMAT = 14
 MANIFEST = "manifest.json"
 IMAGE, GRAPHS, ARRAYS, SAMPLES = (
     "device.bin",
@@ -135,6 +136,8 @@ class Manifest:
 
     arch: ArchConfig
     tasks: Tasks
+    joint: dict[str, JointEntry]
+    """Programs of several tasks or frames, by name."""
     files: dict[str, FileEntry]
     report: dict[str, Any]
     reports: dict[str, TaskReport]
@@ -159,6 +162,7 @@ def front_name(task: str) -> str:
 def write_manifest(
     arch: ArchConfig,
     tasks: Mapping[str, TaskEntry],
+    joint: Mapping[str, JointEntry],
     files: Mapping[str, bytes],
     report: Mapping[str, Any],
 ) -> bytes:
@@ -168,6 +172,7 @@ def write_manifest(
         "arch": arch.to_dict(),
         "arch_hash": arch.hash,
         "tasks": {name: dataclasses.asdict(entry) for name, entry in tasks.items()},
+        "joint": {name: dataclasses.asdict(entry) for name, entry in joint.items()},
         "files": {name: dataclasses.asdict(FileEntry.of(data)) for name, data in files.items()},
         "report": report,
     }
@@ -210,7 +215,7 @@ def read_manifest(data: bytes, bundle: str) -> Manifest:
         raise UserError(
             f"bundle {bundle} is corrupt: {MANIFEST} does not match its hash; compile it again"
         )
-    names = {"format", "arch", "arch_hash", "tasks", "files", "report", "seal"}
+    names = {"format", "arch", "arch_hash", "tasks", "joint", "files", "report", "seal"}
     if set(value) != names:
         raise SchemaError(f"{MANIFEST} must have the fields {', '.join(sorted(names))}")
     try:
@@ -235,6 +240,8 @@ def _checked(arch: ArchConfig, tasks: dict[str, TaskEntry], value: dict[str, Any
         if task.front not in (None, front_name(name)):
             raise SchemaError(f"tasks.{name}.front must be {front_name(name)!r}")
         expected |= {part for part in (task.host_part, task.front) if part is not None}
+    joint = Reader().read(dict[str, JointEntry], value["joint"], "joint")
+    check_joint(joint, tasks)
     files = Reader().read(dict[str, FileEntry], value["files"], "files")
     if set(files) != expected:
         raise SchemaError(f"files must be {', '.join(sorted(expected))}")
@@ -254,7 +261,7 @@ def _checked(arch: ArchConfig, tasks: dict[str, TaskEntry], value: dict[str, Any
             raise SchemaError(f"report.tasks.{name}.front does not fit tasks.{name}.front")
     if unknown := sorted(set(reports) - set(tasks)):
         raise SchemaError(f"report.tasks.{unknown[0]} is no task")
-    return Manifest(arch, tasks, files, report, reports)
+    return Manifest(arch, tasks, joint, files, report, reports)
 
 
 def check_report(name: str, report: TaskReport, graph: IntGraph) -> None:

@@ -6,6 +6,7 @@ without samples to calibrate on.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from typing import assert_never
 
@@ -89,7 +90,9 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
             return IntDense(norm, mlp, label, parallel=layer.parallel, tokens=layer.tokens)
         case ir.Moe():
             experts = tuple(_mlp(expert) for expert in layer.experts)
-            gate = _linear(layer.gate)
+            # The bias tells gates apart, as those of several tasks: nothing is computed with it.
+            mark = zlib.crc32(np.ascontiguousarray(layer.gate.weight).tobytes()) >> 1
+            gate = replace(_linear(layer.gate), bias=np.full(len(layer.experts), mark, np.int32))
             return IntMoe(
                 norm,
                 gate,
@@ -123,7 +126,8 @@ def _embed(embed: ir.Embed | ir.Tokens) -> IntEmbed | IntTokens:
 
 
 def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
-    """The integer graph of ``graph`` with all sizes and no values."""
+    """The integer graph of ``graph`` with all sizes and no values: layers of tasks are equal whose
+    sizes and gates are."""
     norm = IntNorm(graph.channels, 0, _SCALE)
     embed = _embed(graph.embed)
     layers = tuple(

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import TaskCode
+from moesaic.compiler.together import JointProgram
 from moesaic.spec import manifest
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import parse_bundle
 from moesaic.spec.errors import UserError
-from moesaic.spec.image import ImageTask, build_image
+from moesaic.spec.image import build_image
 from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.joint import JointEntry, image_part
 from moesaic.spec.schema import pack
 
 
@@ -43,8 +45,10 @@ def bundle_files(
     report: dict[str, Any],
     host_parts: dict[str, bytes],
     fronts: dict[str, bytes],
+    joint: dict[str, JointProgram] | None = None,
 ) -> dict[str, bytes]:
-    """Contents of all files of a bundle, the manifest included.
+    """Contents of all files of a bundle, the manifest included; ``joint`` are programs by name that
+    compute several tasks or frames.
 
     They are parsed as a reader does, so that what nobody could read is never written.
 
@@ -53,6 +57,7 @@ def bundle_files(
     UserError
         The model is larger than what readers take.
     """
+    joint = joint or {}
     entries = {
         name: manifest.TaskEntry(
             code.weight_words,
@@ -63,9 +68,22 @@ def bundle_files(
         )
         for name, code in codes.items()
     }
+    together = {
+        name: JointEntry(
+            [graph.task for graph in program.work.graphs],
+            program.work.frames,
+            program.code.weight_words,
+            program.code.activation_words,
+            _labels(program.code),
+        )
+        for name, program in joint.items()
+    }
     parts = {
-        name: ImageTask.of(arch, graphs[name], code.program, code.constants)
-        for name, code in codes.items()
+        name: image_part(arch, graphs, together, name, code.program, code.constants)
+        for name, code in [
+            *codes.items(),
+            *((name, program.code) for name, program in joint.items()),
+        ]
     }
     arrays: dict[str, NDArray[Any]] = {}
     packed = {name: pack(graph, arrays) for name, graph in graphs.items()}
@@ -77,7 +95,7 @@ def bundle_files(
         **{manifest.host_part_name(name): model for name, model in host_parts.items()},
         **{manifest.front_name(name): model for name, model in fronts.items()},
     }
-    files[manifest.MANIFEST] = manifest.write_manifest(arch, entries, files, report)
+    files[manifest.MANIFEST] = manifest.write_manifest(arch, entries, together, files, report)
     try:
         parse_bundle(Path("new"), files)
     except UserError as error:

@@ -2,7 +2,8 @@
 
 The codes of a linear layer depend on its float weights and on the scales before and behind it.
 Two tasks store it once only if all of these agree; so the points around linear layers that are
-equal in two tasks are made one, with one merged range.
+equal in two tasks are made one, with one merged range. So are the scores of gates that choose among
+the same experts: tasks that are computed together have one softmax for them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,15 @@ class SharedPoints:
             for task, site in others:
                 self._join((task, site.source), (owner, first.source))
                 self._join((task, site.target), (owner, first.target))
+        gates: dict[tuple[Key, int], list[Key]] = defaultdict(list)
+        for task, graph in graphs.items():
+            for site in sites(graph):
+                if site.role.endswith(".gate"):
+                    source = self.find(task, site.source)
+                    gates[source, site.linear.outputs].append((task, site.target))
+        for first_target, *targets in gates.values():
+            for target in targets:
+                self._join(target, first_target)
 
     def find(self, task: str, point: str) -> Key:
         """The representative of a point's set: the name under which its statistics are kept."""

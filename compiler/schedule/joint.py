@@ -15,6 +15,7 @@ import numpy as np
 from moesaic.spec.errors import UserError
 from moesaic.spec.graph_sizes import part_macs
 from moesaic.spec.intgraph import IntGraph, IntLayer, IntMoe
+from moesaic.spec.joint import output_shapes
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,15 @@ class Joint:
     Raises
     ------
     UserError
-        Tasks differ in their inputs or sizes, or later on in more than gates and heads.
+        Tasks differ in their inputs or sizes, or later on in more than gates and heads; or there
+        are more outputs than a program has.
     """
 
     graphs: tuple[IntGraph, ...]
     frames: int = 1
 
     def __post_init__(self) -> None:
-        _ = self.common
+        _ = self.common, self.outputs
 
     @staticmethod
     def of(work: IntGraph | Joint) -> Joint:
@@ -83,12 +85,7 @@ class Joint:
     def outputs(self) -> list[tuple[int, int]]:
         """Rows and columns of all outputs, in the order in which they lie in their window: by task,
         of each by frame."""
-        return [
-            (head.rows, head.linear.outputs)
-            for graph in self.graphs
-            for _ in range(self.frames)
-            for head in graph.heads
-        ]
+        return output_shapes(self.graphs, self.frames)
 
     @property
     def macs(self) -> int:

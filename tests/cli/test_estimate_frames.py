@@ -21,7 +21,8 @@ def test_frames_together_share_their_weights(
             capsys, monkeypatch, "estimate", path, "--target", "nano", "--json", *words
         )
         report = json.loads(done.out)
-        assert done.code == 0 and report["frames"] == int(words[-1] if words else 1)
+        (figures,) = report["tasks"].values()
+        assert done.code == 0 and figures["frames"] == int(words[-1] if words else 1)
         return dict(report["tasks"]["default"])
 
     one, two = estimate(), estimate("--frames", "2")

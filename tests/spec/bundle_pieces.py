@@ -19,7 +19,9 @@ from onnx import TensorProto, helper
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.package import bundle_files
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import first_schedule
+from moesaic.compiler.together import JointProgram
 from moesaic.spec import image, manifest
 from moesaic.spec.bundle import load_bundle
 from moesaic.spec.errors import UserError
@@ -172,6 +174,11 @@ def _made(seed: int) -> Pieces:
     }
     store, rng = WeightImage(arch), np.random.default_rng(seed)
     codes = {name: compile_task(graph, arch, store) for name, graph in graphs.items()}
+    joint, schedule = {}, first_schedule(arch)
+    for frames in (2, 3)[: seed % 3]:
+        work = Joint((graphs["depth"],), frames)
+        code = compile_task(work, arch, store, schedule)
+        joint[f"depth*{frames}"] = JointProgram(work, schedule, code)
     samples = {}
     for name, graph in graphs.items():
         x = rng.uniform(-1, 1, (2, *graph.input_shape[1:])).astype(np.float32)
@@ -183,7 +190,7 @@ def _made(seed: int) -> Pieces:
     fronts = {"seg": host_model(values, 0.1, ("image", "x"))} if seed & 2 else {}
     placed = {name: _report(g, name in hosts, name in fronts) for name, g in graphs.items()}
     report = {"tasks": placed}
-    files = bundle_files(arch, graphs, codes, store, samples, report, hosts, fronts)
+    files = bundle_files(arch, graphs, codes, store, samples, report, hosts, fronts, joint)
     parsed = json.loads(files.pop(manifest.MANIFEST))
     parsed.pop("seal")
     return Pieces(

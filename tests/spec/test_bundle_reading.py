@@ -37,6 +37,7 @@ def test_good_bundle_is_read_as_it_was_written(number: int, tmp_path: Path) -> N
     made = pieces(number)
     made.write(tmp_path)
     bundle = load_bundle(tmp_path)
+    assert list(bundle.joint) == ["depth*2", "depth*3"][: number % 3]
     assert bundle.arch == PRESETS["nano"] and list(bundle.tasks) == list(made.graph_of)
     with Session(bundle) as session:
         for task, graph in made.graph_of.items():

@@ -54,7 +54,7 @@ def test_records_have_no_hidden_padding() -> None:
 def test_too_many_tasks_and_long_names_are_refused() -> None:
     weights, tasks, _ = made("nano")
     task = dataclasses.replace(tasks["seg"])
-    with pytest.raises(UserError, match="at most 16 tasks"):
+    with pytest.raises(UserError, match="at most 16 programs"):
         image.build_image(PRESETS["nano"], weights, {f"t{i}": task for i in range(17)})
     with pytest.raises(UserError, match="too long"):
         image.build_image(PRESETS["nano"], weights, {"t" * 32: task})

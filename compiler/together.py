@@ -1,0 +1,166 @@
+"""Programs of several tasks or frames that a bundle has beside those of single frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from moesaic.compiler.codegen.image import WeightImage
+from moesaic.compiler.codegen.task import TaskCode, compile_task
+from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.estimate.task import Estimate, estimate
+from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
+from moesaic.compiler.schedule.joint import Joint
+from moesaic.compiler.schedule.options import Schedule
+from moesaic.spec.arch import ArchConfig
+from moesaic.spec.bundle import Bundle
+from moesaic.spec.errors import UserError
+from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.joint import joint_name, read_joint
+
+Routing = Mapping[str, Mapping[str, Sequence[int]]]
+"""Task to layer to the tokens of each expert in one frame."""
+
+
+@dataclasses.dataclass(frozen=True)
+class JointProgram:
+    """What is computed together, how, and the code of it."""
+
+    work: Joint
+    schedule: Schedule
+    code: TaskCode
+
+
+def read_requests(
+    together: Iterable[str], tasks: Sequence[str]
+) -> dict[str, tuple[tuple[str, ...], int]]:
+    """Tasks and frames of each program that is asked for, by its name.
+
+    Raises
+    ------
+    UserError
+        One is none, as :func:`~moesaic.spec.joint.read_joint`, or asked for twice.
+    """
+    found: dict[str, tuple[tuple[str, ...], int]] = {}
+    for text in together:
+        names, frames = read_joint(text, tasks)
+        # The order of tasks is the bundle's: the common layers are computed as the first has them.
+        names = tuple(task for task in tasks if task in names)
+        name = joint_name(names, frames)
+        if name in found:
+            raise UserError(f"{name} is to be computed together twice: ask for it once")
+        found[name] = names, frames
+    return found
+
+
+def work_of(
+    requests: Mapping[str, tuple[tuple[str, ...], int]], graphs: Mapping[str, IntGraph]
+) -> dict[str, Joint]:
+    """What each request computes.
+
+    Raises
+    ------
+    UserError
+        Tasks have too little in common.
+    """
+    return {
+        name: Joint(tuple(graphs[task] for task in tasks), frames)
+        for name, (tasks, frames) in requests.items()
+    }
+
+
+def check_joint_fits(works: Mapping[str, Joint], arch: ArchConfig) -> None:
+    """Refuse what no schedule places.
+
+    Raises
+    ------
+    UserError
+        The first that does not fit.
+    """
+    for work in works.values():
+        with naming_a_preset(work):
+            check_fits(work, arch)
+
+
+def compile_joint(work: Joint, arch: ArchConfig, image: WeightImage) -> JointProgram:
+    """Choose a schedule and generate the code; weights that ``image`` has are not added again.
+
+    Raises
+    ------
+    UserError
+        It does not fit the architecture.
+    """
+    schedule = choose_schedule(work, arch)
+    return JointProgram(work, schedule, compile_task(work, arch, image, schedule))
+
+
+def joint_routing(work: Joint, routing: Routing) -> dict[str, list[int]]:
+    """Tokens of each expert in all frames and tasks, by the first task's layer names."""
+    found = {}
+    for number, layer in enumerate(work.graph.layers):
+        if layer.name not in routing[work.graph.task]:
+            continue
+        graphs = work.graphs if number >= work.common else (work.graph,)
+        each = [routing[graph.task][graph.layers[number].name] for graph in graphs]
+        found[layer.name] = [work.frames * sum(counts) for counts in zip(*each, strict=True)]
+    return found
+
+
+def estimate_joint(
+    bundle: Bundle,
+    together: Iterable[str],
+    arch: ArchConfig | None = None,
+    *,
+    routing: Mapping[str, Sequence[int]] | None = None,
+    memory: Memory | None = None,
+) -> dict[str, Estimate]:
+    """Estimate what a bundle's tasks take together, whether or not it has programs of that.
+
+    Parameters
+    ----------
+    bundle
+        Of the tasks.
+    together
+        What is computed together, as ``seg,depth*2``.
+    arch
+        Another target than the bundle's own.
+    routing
+        Tokens that experts get of all frames and tasks, by the first task's layer names; by default
+        those that the compiler has reported.
+    memory
+        External memory; by default that of reported figures.
+
+    Raises
+    ------
+    UserError
+        It can't be computed together, or does not fit.
+    """
+    arch = arch or bundle.arch
+    works = work_of(read_requests(together, list(bundle.graphs)), bundle.graphs)
+    measured = {task: report["routing"] for task, report in bundle.report["tasks"].items()}
+    results: dict[str, Estimate] = {}
+    for name, work in works.items():
+        given = joint_routing(work, measured) if routing is None else routing
+        by_task = {f"{name}/{layer}": rows for layer, rows in given.items()}
+        with naming_a_preset(work):
+            results |= estimate_graphs({name: work}, arch, routing=by_task, memory=memory)
+    return results
+
+
+def report_joint(program: JointProgram, arch: ArchConfig, routing: Routing) -> dict[str, Any]:
+    """What a bundle's report says of it: cycles are those of all frames and tasks together."""
+    work, code = program.work, program.code
+    measured = joint_routing(work, routing)
+    return {
+        "tasks": [graph.task for graph in work.graphs],
+        "frames": work.frames,
+        "common_layers": work.common,
+        "macs": work.macs,
+        "cycles": estimate(code.steps, arch, work.macs, routing=measured, memory=Memory()).cycles,
+        "instructions": len(code.program) // 32,
+        "activation_bytes": code.activation_words * arch.depth,
+        "weight_stream_bytes": code.weight_words * arch.ring_read_bytes,
+        "schedule": dataclasses.asdict(program.schedule),
+    }
