@@ -56,6 +56,9 @@ LIMITS: dict[str, tuple[int, int]] = {
 }
 MULTIPLES = frozenset({"activation_bytes", "activation_banks", "residual_bytes"})
 """Sizes that need not be powers of two: what a part has of block RAM is none either."""
+LATER = ("four_bit_weights",)
+"""Features that there were none of once: without them a target is what it was, and its bundles
+run on it."""
 BURST_BYTES = WINDOW_ALIGNMENT
 """No AXI4 burst may cross a multiple of this; windows begin at one."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -111,6 +114,9 @@ class ArchConfig:
         line (``weight_ports * weight_port_bytes``).
     ring_bytes
         Capacity of the weight ring: how far weights can be prefetched. At least 16 words.
+    four_bit_weights
+        Layers may have weights of four bits: half the bytes in external memory, on the way and in
+        the ring, from which they come as int8 codes. A ring word is at most half a tile then.
     data_port_bytes
         Data bytes per beat of the data master (program, inputs, outputs). 4 to 32, and at most
         a word of either scratchpad.
@@ -151,6 +157,7 @@ class ArchConfig:
     weight_port_bytes: int = 16
     ring_read_bytes: int
     ring_bytes: int
+    four_bit_weights: bool = False
     data_port_bytes: int = 16
     output_ports: int = 1
     max_tokens: int
@@ -168,7 +175,7 @@ class ArchConfig:
             self.name,
         )
         self._require(isinstance(self.device, str), "device must be a string", self.device)
-        for flag in ("packed", "coherent", "secure"):
+        for flag in ("packed", "four_bit_weights", "coherent", "secure"):
             value = getattr(self, flag)
             self._require(isinstance(value, bool), f"{flag} must be true or false", value)
         for field, (low, high) in LIMITS.items():
@@ -225,6 +232,12 @@ class ArchConfig:
             low <= self.ring_read_bytes <= high,
             f"ring_read_bytes must be {low} to {high}: at least width and one line of all weight"
             " ports, at most one tile",
+            self.ring_read_bytes,
+        )
+        self._require(
+            not self.four_bit_weights or 2 * self.ring_read_bytes <= high,
+            f"ring_read_bytes must be {low} to {high // 2} with four_bit_weights: at most half a"
+            " tile",
             self.ring_read_bytes,
         )
         self._require(
@@ -293,8 +306,14 @@ class ArchConfig:
 
     @property
     def tile_ring_words(self) -> int:
-        """Ring words of one stationary tile of ``depth`` rows of ``width`` bytes."""
+        """Words of ``ring_read_bytes`` codes in one stationary tile of ``depth`` rows of ``width``
+        codes: of the ring, if these have eight bits."""
         return self.depth * self.width // self.ring_read_bytes
+
+    def segment_tile_words(self, source: int) -> int:
+        """Ring words of one tile of a MATMUL whose stationary operand is ``source``."""
+        halves = source == isa.Stationary.RING4
+        return self.tile_ring_words // 2 if halves else self.tile_ring_words
 
     @property
     def parameter_ring_words(self) -> int:
@@ -392,8 +411,11 @@ class ArchConfig:
 
         Covers every field that changes what the gateware does or the file formats, not the labels
         (nor with ``device`` how products are cut), and the version of the instruction set: equal
-        hashes mean that a bundle runs.
+        hashes mean that a bundle runs. What a target leaves out of :data:`LATER` is not in it.
         """
         fields = {k: v for k, v in self.to_dict().items() if k not in ("name", "device")}
+        for name in LATER:
+            if not fields[name]:
+                del fields[name]
         text = json.dumps({"isa": isa.ISA_VERSION, **fields}, sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

@@ -5,6 +5,12 @@
 
 from __future__ import annotations
 
+WEIGHT_BITS = 8
+"""Weights of a linear layer, signed, as the array takes them."""
+FEW_WEIGHT_BITS = 4
+"""And what those of a layer may be stored with: codes of equal magnitude on both sides of zero."""
+FEW_WEIGHT_LARGEST = (1 << FEW_WEIGHT_BITS - 1) - 1
+"""Largest magnitude of such a code."""
 ACCUMULATOR_BITS = 32
 """Accumulators and biases, signed."""
 RESIDUAL_BITS = 16

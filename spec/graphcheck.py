@@ -14,7 +14,15 @@ import numpy as np
 from moesaic.spec import tables
 from moesaic.spec.constants import mlps
 from moesaic.spec.exhaustive import unreachable
-from moesaic.spec.formats import CORRECTION_BITS, INT8_LARGEST, INT16_LARGEST, UINT8_LARGEST
+from moesaic.spec.formats import (
+    CORRECTION_BITS,
+    FEW_WEIGHT_BITS,
+    FEW_WEIGHT_LARGEST,
+    INT8_LARGEST,
+    INT16_LARGEST,
+    UINT8_LARGEST,
+    WEIGHT_BITS,
+)
 from moesaic.spec.graph_sizes import count_macs, frame_values
 from moesaic.spec.intgraph import (
     IntAttention,
@@ -96,6 +104,11 @@ def check_shapes(graph: IntGraph) -> None:
     for where, linear, _, _ in linears(graph):
         for name in ("bias", "multiplier", "shift"):
             _same(f"{where}.{name}", len(getattr(linear, name)), linear.outputs)
+        if linear.weight_bits not in (FEW_WEIGHT_BITS, WEIGHT_BITS):
+            raise SchemaError(
+                f"{where}.weight_bits must be {FEW_WEIGHT_BITS} or {WEIGHT_BITS},"
+                f" not {linear.weight_bits}"
+            )
         if not linear.weight.size:
             raise SchemaError(f"{where}.weight is empty")
     if isinstance(graph.embed, IntEmbed):
@@ -167,6 +180,12 @@ def check_values(graph: IntGraph) -> None:
             raise SchemaError(f"{where}.shift must be 0 to 63, not {linear.shift.max()}")
         # int16 holds the magnitude of -128 and takes a quarter of int64's memory.
         magnitudes = np.abs(linear.weight.astype(np.int16))
+        if linear.few_bits:
+            _most(
+                f"weights of {linear.weight_bits} bits of {where}",
+                int(magnitudes.max()),
+                FEW_WEIGHT_LARGEST,
+            )
         sums = magnitudes[:, wide:].sum(1, dtype=np.int64) * largest
         sums += magnitudes[:, :wide].sum(1, dtype=np.int64) * INT16_LARGEST
         worst = int((sums + np.abs(linear.bias.astype(np.int64))).max(initial=0))

@@ -17,10 +17,12 @@ from moesaic.spec.activations import Table
 from moesaic.spec.formats import (
     ANGLE_BITS,
     ANGLE_FRACTION_BITS,
+    FEW_WEIGHT_BITS,
     INT16_LARGEST,
     UINT8_LARGEST,
+    WEIGHT_BITS,
 )
-from moesaic.spec.schema import Items, Range
+from moesaic.spec.schema import Items, LeftOut, Range
 
 Count = Annotated[int, Range(1, (1 << 31) - 1)]
 Total = Annotated[int, Range(1, (1 << 53) - 1)]
@@ -80,13 +82,23 @@ class IntLinear:
     """``acc = x @ weight.T + bias``, then requantisation per output.
 
     weight int8 [outputs, inputs]; bias int32 [outputs]; multiplier uint16, shift uint8 [outputs].
-    The accumulator never leaves int32 (proven by the compiler from the weights).
+    The accumulator never leaves int32 (proven by the compiler from the weights). ``weight_bits`` is
+    what a code takes in the weight image: 8, or 4 where all of them are -7 to 7. The arithmetic is
+    the same.
     """
 
     weight: Annotated[NDArray[np.int8], Matrix]
     bias: Annotated[NDArray[np.int32], Vector]
     multiplier: Annotated[NDArray[np.uint16], Vector]
     shift: Annotated[NDArray[np.uint8], Vector]
+    weight_bits: Annotated[int, Range(FEW_WEIGHT_BITS, WEIGHT_BITS), LeftOut(WEIGHT_BITS)] = (
+        WEIGHT_BITS
+    )
+
+    @property
+    def few_bits(self) -> bool:
+        """Whether its weights are stored with four bits."""
+        return self.weight_bits == FEW_WEIGHT_BITS
 
     @property
     def outputs(self) -> int:

@@ -77,6 +77,14 @@ class Stationary(enum.IntEnum):
     """Activation words as array rows: row d of tile (n, k) starts at word
     ``stationary_base + (k * depth + d) * stationary_stride + n * (width / depth)``
     (values of P*V)."""
+    RING4 = 3
+    """Weights of four bits: a ring word of a tile is two words of codes, the first one in the low,
+    the second one in the high halves of its bytes. Parameter blocks are as with RING. Malformed
+    where the target has no `four_bit_weights`."""
+
+
+FROM_RING = (Stationary.RING, Stationary.RING4)
+"""Sources that take tiles from the ring."""
 
 
 class Streamed(enum.IntEnum):
@@ -305,6 +313,14 @@ ENUMS: dict[tuple[Opcode, str], type[enum.IntEnum]] = {
     (Opcode.LOAD, "space"): Space,
 }
 """Fields whose values are listed; an unlisted value makes the instruction malformed."""
+
+
+def listed(opcode: Opcode, name: str, four_bit_weights: bool) -> list[int]:
+    """Values that a field may have on a target with ``four_bit_weights``, or without; none if it is
+    any."""
+    kind = ENUMS.get((opcode, name), ())
+    return [int(v) for v in kind if four_bit_weights or v is not Stationary.RING4]
+
 
 TOKEN_BITS = 6
 """Tokens that one unit has given another and that are not taken yet: below ``1 << TOKEN_BITS``."""

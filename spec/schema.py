@@ -45,6 +45,14 @@ class Unbounded:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A field that is not written where it has this value, and has it where it is not there: what
+    was written before there was such a field is read as ever, and written as ever."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class Items:
     """Least and largest length of a list, a mapping, or of an array's shape."""
 
@@ -79,8 +87,11 @@ def load_json(data: bytes) -> Any:
 def pack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     """Turn graphs into JSON values; arrays go to ``arrays`` under the hash of their contents."""
     if dataclasses.is_dataclass(value):
-        fields = {f.name: pack(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        kind: Any = type(value)
+        spared = _left_out(kind)
+        parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        kept = {n: v for n, v in parts.items() if n not in spared or v != spared[n]}
+        return {"type": kind.__name__, **{n: pack(v, arrays) for n, v in kept.items()}}
     if isinstance(value, np.ndarray):
         plain = np.ascontiguousarray(value)
         tag = f"{plain.dtype.str}{plain.shape}".encode()
@@ -170,6 +181,7 @@ class Reader:
             wanted, found = kind.__name__, value.get("type")
             _require(found == wanted, where, f"must be a {wanted}", found)
         hints = _hints(kind)
+        fields = {**_left_out(kind), **fields}
         names = {field.name for field in dataclasses.fields(kind)}
         if missing := sorted(names - set(fields)):
             raise SchemaError(f"{where} has no {missing[0]}")
@@ -194,6 +206,17 @@ class Reader:
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
+
+
+@cache
+def _left_out(kind: Any) -> dict[str, Any]:
+    """Fields of a dataclass with a rule :class:`LeftOut`, and their values."""
+    return {
+        name: rule.value
+        for name, hint in _hints(kind).items()
+        for rule in getattr(hint, "__metadata__", ())
+        if isinstance(rule, LeftOut)
+    }
 
 
 def _require(condition: bool, where: str, rule: str, value: Any) -> None:

@@ -20,7 +20,15 @@ from moesaic.spec import isa, layout, semantics, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS
 from moesaic.spec.formats import ROTARY_BITS
-from moesaic.spec.isa import Drain, Instruction, Opcode, Stationary, Streamed, Unit
+from moesaic.spec.isa import (
+    FROM_RING,
+    Drain,
+    Instruction,
+    Opcode,
+    Stationary,
+    Streamed,
+    Unit,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -137,7 +145,7 @@ class FunctionalModel:
             case Opcode.STREAM:
                 known = not values["predicated"] or values["speculate"]
                 return bool(known) or state.sequence == values["sequence"]
-            case Opcode.MATMUL if values["stationary"] == Stationary.RING:
+            case Opcode.MATMUL if values["stationary"] in FROM_RING:
                 if values["predicated"]:
                     if not state.fetched:
                         return False
@@ -178,7 +186,7 @@ class FunctionalModel:
 
     def _matmul(self, values: dict[str, int]) -> None:
         arch, state = self.arch, self.state
-        rows, ring = self._count(values), values["stationary"] == Stationary.RING
+        rows, ring = self._count(values), values["stationary"] in FROM_RING
         if values["predicated"] and ring and not state.fetched.popleft():
             assert rows == 0
             return
@@ -200,8 +208,12 @@ class FunctionalModel:
                 total = np.zeros((rows, arch.width), np.int64)
                 for k in range(values["k_tiles"]):
                     if ring:
-                        raw = b"".join(parts.popleft() for _ in range(arch.tile_ring_words))
+                        words = arch.segment_tile_words(values["stationary"])
+                        raw = b"".join(parts.popleft() for _ in range(words))
                         weights = np.frombuffer(raw, np.int8).astype(np.int64)
+                        if values["stationary"] == Stationary.RING4:
+                            halves = weights.reshape(words, 1, -1) >> np.array([[0], [4]])
+                            weights = (halves + 8 & 15) - 8
                         tile = weights.reshape(arch.depth, arch.width)
                     else:
                         tile = self._stationary(values, n, k)

@@ -21,7 +21,7 @@ from moesaic.hw.transfer.store import JOBS
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS
-from moesaic.spec.isa import Drain, Opcode, Stationary, Unit
+from moesaic.spec.isa import FROM_RING, Drain, Opcode, Unit
 from tests.functional import Deadlock
 from tests.program_words import Hazard, ProgramWords, Work
 
@@ -188,7 +188,7 @@ class OrderModel(ProgramWords):
 
     def _matmul(self, number: int, work: Work) -> Process:
         values, arch = work.values, self.arch
-        ring = values["stationary"] == Stationary.RING
+        ring = values["stationary"] in FROM_RING
         if values["predicated"] and ring:
             while not self.outcomes:
                 yield False
@@ -212,7 +212,7 @@ class OrderModel(ProgramWords):
                     self.blocks += 1
                     words += arch.parameter_ring_words
                 if ring:
-                    tiles = values["k_tiles"] * arch.tile_ring_words
+                    tiles = values["k_tiles"] * arch.segment_tile_words(values["stationary"])
                     words += tiles
                     yield from self._pop(tiles)
             self._touch(number, work, group)

@@ -13,6 +13,7 @@ from moesaic.spec import isa, layout, scratch, tables
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import DRAINS, Destination, Wide
 from moesaic.spec.isa import (
+    FROM_RING,
     Drain,
     Opcode,
     Space,
@@ -188,7 +189,7 @@ class ProgramWords:
             streamed = np.concatenate([high.ravel(), streamed.ravel() + values["plane_stride"]])
         streamed = self._inside(streamed.ravel(), Space.ACTIVATION)
         for group in range(groups):
-            if values["stationary"] == Stationary.RING:
+            if values["stationary"] in FROM_RING:
                 work.reads.append(streamed)
                 continue
             tiles = range(group * n_tiles, (group + 1) * n_tiles)

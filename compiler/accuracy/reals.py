@@ -170,10 +170,18 @@ def _linear(
 
 def _halves(linear: IntLinear) -> tuple[IntLinear, IntLinear]:
     """The first and the second half of a layer's outputs."""
-    parts = ("weight", "bias", "multiplier", "shift")
-    halves = zip(*(np.split(getattr(linear, part), 2) for part in parts), strict=True)
-    first, second = (IntLinear(*half) for half in halves)
-    return first, second
+    middle = linear.outputs // 2
+
+    def part(rows: slice) -> IntLinear:
+        return replace(
+            linear,
+            weight=linear.weight[rows],
+            bias=linear.bias[rows],
+            multiplier=linear.multiplier[rows],
+            shift=linear.shift[rows],
+        )
+
+    return part(slice(middle)), part(slice(middle, None))
 
 
 class _Reader:

@@ -39,9 +39,22 @@ def tiles(weights: Weights, arch: ArchConfig) -> Bytes:
     return np.ascontiguousarray(split).view(np.uint8).reshape(n_tiles, -1)
 
 
+def halved(codes: Bytes, arch: ArchConfig) -> Bytes:
+    """Tiles of four-bit codes [n_tiles, bytes] as the ring has them [n_tiles, bytes / 2].
+
+    Of every two words of codes one is made: the first in the low, the second in the high halves of
+    its bytes.
+    """
+    pairs = codes.reshape(len(codes), -1, 2, arch.ring_read_bytes)
+    stored: Bytes = pairs[:, :, 0] & np.uint8(0xF) | pairs[:, :, 1] << np.uint8(4)
+    return stored.reshape(len(codes), -1)
+
+
 def segment(weights: Weights, arch: ArchConfig) -> bytes:
     """Ring words of one MATMUL: for every n-tile its parameter block, then its k-tiles."""
-    return np.concatenate([parameter_blocks(weights, arch), tiles(weights, arch)], 1).tobytes()
+    codes = tiles(weights, arch)
+    stored = halved(codes, arch) if weights.linear.few_bits else codes
+    return np.concatenate([parameter_blocks(weights, arch), stored], 1).tobytes()
 
 
 class WeightImage:

@@ -14,6 +14,9 @@ from moesaic.compiler.schedule.steps import Step
 from moesaic.compiler.schedule.tokens import insert_tokens
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.constants import pack_constants
+from moesaic.spec.errors import UserError
+from moesaic.spec.formats import FEW_WEIGHT_BITS, WEIGHT_BITS
+from moesaic.spec.graphcheck import linears
 from moesaic.spec.intgraph import IntGraph
 
 
@@ -29,6 +32,23 @@ class TaskCode:
     """High-water mark of the activation scratchpad."""
     weight_words: int
     """Ring words of one frame in which every expert is hit."""
+
+
+def check_weights(graph: IntGraph, arch: ArchConfig) -> None:
+    """Refuse weights of four bits on a target that has no way for them.
+
+    Raises
+    ------
+    UserError
+        A layer has them, and the target has not.
+    """
+    few = next((where for where, linear, *_ in linears(graph) if linear.few_bits), None)
+    if few and not arch.four_bit_weights:
+        raise UserError(
+            f"target {arch.name} takes weights of {WEIGHT_BITS} bits only, and {few} has"
+            f" {FEW_WEIGHT_BITS}: use a target with four_bit_weights, or compile with"
+            f" --experts {WEIGHT_BITS} --weights {WEIGHT_BITS}"
+        )
 
 
 def compile_task(
@@ -48,6 +68,8 @@ def compile_task(
         The model does not fit the architecture.
     """
     joint, schedule = Joint.of(work), schedule or first_schedule(arch)
+    for graph in joint.graphs:
+        check_weights(graph, arch)
     steps = lower(joint, arch, schedule)
     activation_words = plan_memory(steps, arch)
     insert_tokens(steps, arch)

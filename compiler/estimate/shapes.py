@@ -173,11 +173,9 @@ class ShapeImage(WeightImage):
 
     def add(self, weights: Weights) -> int:
         """Reserve a segment's place and return its first ring word."""
-        arch, key = self.arch, (id(weights.linear), weights.rows, weights.columns)
+        key = (id(weights.linear), weights.rows, weights.columns)
         if key not in self._seen:
             self._kept.append(weights)
             self._seen[key] = self._words
-            tiles = arch.tile_ring_words * (len(weights.rows) // arch.depth)
-            n_tiles = len(weights.columns) // arch.width
-            self._words += n_tiles * (arch.parameter_ring_words + tiles)
+            self._words += weights.ring_words(self.arch)
         return self._seen[key]

@@ -384,16 +384,23 @@ def _picked(linear: IntLinear, order: NDArray[np.int64] | None) -> IntLinear:
     """The layer with its outputs in another order."""
     if order is None:
         return linear
-    return IntLinear(
-        linear.weight[order], linear.bias[order], linear.multiplier[order], linear.shift[order]
+    return replace(
+        linear,
+        weight=linear.weight[order],
+        bias=linear.bias[order],
+        multiplier=linear.multiplier[order],
+        shift=linear.shift[order],
     )
 
 
 def _joined(first: IntLinear, second: IntLinear) -> IntLinear:
     """One layer with the outputs of both."""
-    parts = ("weight", "bias", "multiplier", "shift")
-    return IntLinear(
-        *(np.concatenate([getattr(first, part), getattr(second, part)]) for part in parts)
+    return replace(
+        first,
+        weight=np.concatenate([first.weight, second.weight]),
+        bias=np.concatenate([first.bias, second.bias]),
+        multiplier=np.concatenate([first.multiplier, second.multiplier]),
+        shift=np.concatenate([first.shift, second.shift]),
     )
 
 

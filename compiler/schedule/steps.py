@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from moesaic.spec import isa
+from moesaic.spec.arch import ArchConfig
 from moesaic.spec.intgraph import IntLinear
 
 
@@ -87,6 +88,16 @@ class Weights:
     linear: IntLinear
     rows: tuple[int, ...]
     columns: tuple[int, ...]
+
+    @property
+    def source(self) -> isa.Stationary:
+        """How the MATMUL finds them in the ring."""
+        return isa.Stationary.RING4 if self.linear.few_bits else isa.Stationary.RING
+
+    def ring_words(self, arch: ArchConfig) -> int:
+        """Ring words of the whole segment: of each column tile a parameter block and its tiles."""
+        tiles = len(self.rows) // arch.depth * arch.segment_tile_words(self.source)
+        return len(self.columns) // arch.width * (arch.parameter_ring_words + tiles)
 
 
 @dataclass

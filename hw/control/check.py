@@ -76,9 +76,9 @@ class InstructionCheck(wiring.Component):
                 found.append(~value(field.name).any())
             if field.nonzero_unless:
                 found.append(~value(field.name).any() & ~value(field.nonzero_unless).any())
-            listed = isa.ENUMS.get((opcode, field.name))
-            if listed is not None and len(listed) < 1 << field.width:
-                found.append(~value(field.name).matches(*(int(v) for v in listed)))
+            listed = isa.listed(opcode, field.name, self.arch.four_bit_weights)
+            if listed and len(listed) < 1 << field.width:
+                found.append(~value(field.name).matches(*listed))
             if field.name == "expert":
                 found.append(value("expert") >= self.arch.max_experts)
         if opcode is Opcode.ROUTE:

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from moesaic.hw.arithmetic.countdown import Countdown
 from moesaic.hw.interfaces import EXPERT_BITS, ActivationRead
+from moesaic.hw.matrix.codes import TileCodes
 from moesaic.hw.matrix.operand import OperandTile
 from moesaic.hw.matrix.stationary import load_layout
 from moesaic.hw.matrix.step import JOB_LOOPS, MATMUL, PASS_DISTANCE, job_layout
@@ -130,13 +131,23 @@ class StationaryLoader(wiring.Component):
         tile_requested, tile_landing = Signal(), Signal()
         m.submodules.operand = operand = OperandTile(arch)
         wiring.connect(m, operand.read, wiring.flipped(self.operand))
+        # A tile of the ring is requested, in the shadow store, and complete, all in one cycle; with
+        # a register between, when its last word leaves that.
+        codes, stored, pending = None, self.ring_tile, Const(0)
+        shadowing = tile_requested
+        if arch.four_bit_weights:
+            m.submodules.codes = codes = TileCodes(arch)
+            stored, pending = Signal(name="ring_tile_stored"), codes.pending
+            shadowing = stored | operand.requested
         m.d.comb += self.tile_ready.eq(landed | tile_landing)
-        m.d.comb += still_occupied.eq(~self.tile_claim & (occupied | tile_requested))
+        m.d.comb += still_occupied.eq(~self.tile_claim & (occupied | shadowing))
         m.d.sync += [
             occupied.eq(still_occupied),
             landed.eq(~self.tile_claim & (landed | tile_landing)),
             # An operand's tile may be read: much hangs on it.
-            operand_open.eq(operand_next & ~still_occupied),
+            operand_open.eq(operand_next & ~still_occupied & ~pending)
+            if codes
+            else operand_open.eq(operand_next & ~still_occupied),
         ]
 
         words, no_words = Countdown(len(op.ring_words), "words"), Signal()
@@ -149,6 +160,11 @@ class StationaryLoader(wiring.Component):
         groups = Countdown(len(op.groups), "groups")
         raw = Signal(MATMUL)
         m.d.comb += raw.eq(self.instructions.payload)
+        of_ring = raw.stationary == isa.Stationary.RING
+        of_activations = raw.stationary != isa.Stationary.RING
+        if arch.four_bit_weights:
+            of_ring = raw.stationary.matches(*isa.FROM_RING)
+            of_activations = ~of_ring
 
         parameter_word = Signal()
 
@@ -175,7 +191,7 @@ class StationaryLoader(wiring.Component):
                 with m.If(self.instructions.valid):
                     m.d.comb += self.accepted.eq(1)
                     m.d.sync += idle.eq(0)
-                    with m.If(raw.predicated | (raw.stationary != isa.Stationary.RING)):
+                    with m.If(raw.predicated | of_activations):
                         m.d.sync += asks.eq(1)
                         m.next = "TOKENS"
                     with m.Else():
@@ -256,7 +272,7 @@ class StationaryLoader(wiring.Component):
                 op.eq(raw),
                 rows.eq(raw.rows),
                 empty.eq(raw.rows == 0),
-                from_ring.eq(raw.stationary == isa.Stationary.RING),
+                from_ring.eq(of_ring),
                 rows_mode.eq(raw.stationary == isa.Stationary.ROWS),
             ]
         with m.If(parameter_word & block.last):
@@ -280,10 +296,27 @@ class StationaryLoader(wiring.Component):
             self.jobs.valid.eq(hands_on),
             operand.start.eq(hands_on),
         ]
+        ring_word, load_beat, tile_word_taken = self.ring.payload, beat, ring_tiles & ~occupied
+        if codes:
+            halves = Signal()
+            with m.If(idle):
+                m.d.sync += halves.eq(raw.stationary == isa.Stationary.RING4)
+            load_beat, ring_word = codes.o.payload.beat, codes.o.payload.word
+            tile_word_taken = ring_tiles & codes.i.ready
+            m.d.comb += [
+                codes.i.payload.eq(self.ring.payload),
+                codes.i.valid.eq(self.ring.valid & ring_tiles),
+                codes.halves.eq(halves),
+                codes.beat.eq(beat),
+                codes.last.eq(last_beat),
+                codes.o.ready.eq(~occupied),
+                self.load.valid.eq(codes.o.valid & ~occupied),
+                stored.eq(codes.o.valid & ~occupied & codes.o.payload.last),
+            ]
         with m.If(ring_tiles):
             m.d.comb += [
-                word_comes.eq(self.ring.valid & ~occupied),
-                self.load.valid.eq(word_comes),
+                word_comes.eq(codes.entered if codes else self.ring.valid & ~occupied),
+                [] if codes else self.load.valid.eq(word_comes),
                 self.ring_tile.eq(word_comes & last_beat),
             ]
             with m.If(word_comes):
@@ -294,25 +327,23 @@ class StationaryLoader(wiring.Component):
                     else [],
                 ]
         m.d.comb += [
-            self.ring.ready.eq(
-                (ring_tiles & ~occupied) | (parameters & self.parameters.ready) | discards
-            ),
+            self.ring.ready.eq(tile_word_taken | (parameters & self.parameters.ready) | discards),
             self.parameters.valid.eq(parameters & self.ring.valid),
             operand.enable.eq(operand_open),
             tile_requested.eq(self.ring_tile | operand.requested),
             self.active.eq(~idle),
             self.parameters.payload.eq(self.ring.payload),
-            self.ring_word.eq(self.ring.payload),
+            self.ring_word.eq(ring_word),
             operand.rows_mode.eq(rows_mode),
             operand.base.eq(op.stationary_base),
             operand.stride.eq(op.stationary_stride),
             operand.existing.eq(op.stationary_rows),
             operand.last_k.eq(k_tiles.last),
             self.operand_load.eq(operand.load.valid),
-            tile_landing.eq(self.ring_tile | operand.landed),
+            tile_landing.eq(stored | operand.landed),
         ]
         with m.If(operand.load.valid):
             m.d.comb += self.load.eq(operand.load)
         with m.Else():
-            m.d.comb += [self.load.ring.eq(1), self.load.beat.eq(beat)]
+            m.d.comb += [self.load.ring.eq(1), self.load.beat.eq(load_beat)]
         return m

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.spec.activations import ACTIVATIONS, choose_step, tabulate
+from moesaic.spec.formats import FEW_WEIGHT_BITS, FEW_WEIGHT_LARGEST
 from moesaic.spec.graph_sizes import count_macs
 from moesaic.spec.intgraph import (
     IntActivation,
@@ -320,3 +322,27 @@ def random_patches(graph: IntGraph, frames: int, seed: int = 0) -> np.ndarray:
         codes[:, 0, :2] = np.iinfo(np.int16).min, np.iinfo(np.int16).max
         return codes
     return rng.integers(-128, 128, (frames, *graph.gather.shape)).astype(np.int8)
+
+
+def in_few_bits(part: Any, rng: np.random.Generator, share: float = 1.0) -> Any:
+    """The graph, or a part of it, with a ``share`` of the linear layers in four bits: a sixteenth
+    of their codes, and of the sums that are requantised."""
+    if isinstance(part, IntLinear):
+        if rng.random() >= share:
+            return part
+        largest = FEW_WEIGHT_LARGEST
+        return replace(
+            part,
+            weight=np.clip(part.weight.astype(np.int16) + 8 >> 4, -largest, largest).astype(
+                np.int8
+            ),
+            bias=part.bias >> 4,
+            shift=np.maximum(part.shift, 4) - np.uint8(4),
+            weight_bits=FEW_WEIGHT_BITS,
+        )
+    if isinstance(part, tuple):
+        return tuple(in_few_bits(item, rng, share) for item in part)
+    if not is_dataclass(part):
+        return part
+    kept = {f.name: in_few_bits(getattr(part, f.name), rng, share) for f in fields(part)}
+    return replace(part, **kept)  # type: ignore[type-var]

@@ -21,7 +21,7 @@ from moesaic.spec.presets import PRESETS
 from tests.functional import FunctionalModel
 from tests.hazards import check_order
 
-from .random_intgraph import Shape, random_intgraph, random_linear, random_patches
+from .random_intgraph import Shape, in_few_bits, random_intgraph, random_linear, random_patches
 
 SMALL = ArchConfig(
     name="small",
@@ -109,6 +109,24 @@ def test_program_equals_integer_graph(arch: ArchConfig, shape: str) -> None:
         got, expected = run_both(graph, arch, code, image.tobytes(), seed)
         np.testing.assert_array_equal(got, expected)
         assert len(np.unique(expected)) > min(20, expected.size // 2)
+
+
+@pytest.mark.parametrize("arch", [SMALL, PRESETS["zcu102"]], ids=lambda a: a.name)
+@pytest.mark.parametrize("shape", ["all_moe_top4", "begins_anew_now_and_then", "lists", "rotary"])
+def test_weights_of_four_bits(arch: ArchConfig, shape: str) -> None:
+    """In some layers, and in all: fewer words of the ring for the same codes."""
+    able, whole = replace(arch, four_bit_weights=True), random_intgraph(SHAPES[shape], seed=3)
+    for share in (0.5, 1.0):
+        graph = in_few_bits(whole, np.random.default_rng(1), share)
+        image, plain = WeightImage(able), WeightImage(able)
+        code = compile_task(graph, able, image)
+        got, expected = run_both(graph, able, code, image.tobytes(), 0)
+        np.testing.assert_array_equal(got, expected)
+        assert len(np.unique(expected)) > min(20, expected.size // 2)
+        compile_task(whole, able, plain)
+        assert image.words < plain.words
+    with pytest.raises(UserError, match="takes weights of 8 bits only"):
+        compile_task(graph, arch, WeightImage(arch))
 
 
 @pytest.mark.parametrize("arch", [SMALL, PRESETS["nano"], PRESETS["zcu102"]], ids=lambda a: a.name)

@@ -43,8 +43,8 @@ def malformed_instructions() -> dict[str, bytes]:
                 result[f"{opcode.name} {field.name} 0"] = altered(raw, field.name, 0)
             if field.name == "expert":
                 result[f"{opcode.name} expert"] = altered(raw, "expert", 16)
-            listed = isa.ENUMS.get((opcode, field.name))
-            if listed is not None and len(listed) < 1 << field.width:
+            listed = isa.listed(opcode, field.name, four_bit_weights=False)
+            if listed and len(listed) < 1 << field.width:
                 result[f"{opcode.name} {field.name}"] = altered(raw, field.name, len(listed))
     end = int.from_bytes(END, "little") | 1 << 32
     result["END bit 32"] = repair(end.to_bytes(32, "little"))

@@ -13,7 +13,7 @@ import numpy as np
 
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Stationary, Streamed
+from moesaic.spec.isa import FROM_RING, Stationary, Streamed
 
 LOWEST = -(1 << 31)
 
@@ -75,7 +75,10 @@ class Shape:
 
 def random_shape(arch: ArchConfig, expert: int) -> Shape:
     """A legal instruction of any kind; ``expert`` must be used by no other one."""
-    stationary = random.choice([Stationary.RING, Stationary.RING, *Stationary])
+    sources = [Stationary.RING, Stationary.RING, *Stationary]
+    if not arch.four_bit_weights:
+        sources.remove(Stationary.RING4)
+    stationary = random.choice(sources)
     predicated = random.random() < 0.35
     n_tiles = random.choice([1, 1, 2, 3])
     most = min(arch.max_tokens, arch.accumulator_rows // n_tiles)
@@ -143,7 +146,8 @@ class Builder:
         last_wide = s.k_tiles - 1 if s.last_wide is None else s.last_wide
         if s.streamed == Streamed.SIGNED16:
             a[:, (last_wide + 1) * depth :] &= 255
-        w = self._draw(-128, 127, (depth_total, columns), s.extreme)
+        most = 7 if s.stationary == Stationary.RING4 else 127
+        w = self._draw(-most - 1, most, (depth_total, columns), s.extreme)
         if s.fill is not None:
             a[:], w[:] = s.fill
         if s.stationary == Stationary.ROWS:
@@ -165,7 +169,7 @@ class Builder:
             op.queue = (s.expert, tokens + extra)
         index = tokens if s.gather else list(range(s.rows))
         self._place_streamed(s, a, index, s.k_tiles + stride_pad, op, values)
-        if s.stationary != Stationary.RING:
+        if s.stationary not in FROM_RING:
             self._place_stationary(s, w, columns, op, values)
             op.attention = True
         self._place_ring(s, w, op, values)
@@ -248,11 +252,19 @@ class Builder:
                 block = self.rng.bytes(size * arch.parameter_ring_words)
                 for i in range(0, len(block), size):
                     op.ring.append(("parameter", block[i : i + size]))
-            if s.stationary != Stationary.RING:
+            if s.stationary not in FROM_RING:
                 continue
             for k in range(s.k_tiles):
                 tile = w[k * depth : (k + 1) * depth, n * width : (n + 1) * width]
                 block = tile.astype(np.int8).tobytes()
+                if s.stationary == Stationary.RING4:
+                    words = [block[i : i + size] for i in range(0, len(block), size)]
+                    pairs = zip(words[::2], words[1::2], strict=True)
+                    block = bytes(
+                        low & 15 | (high & 15) << 4
+                        for pair in pairs
+                        for low, high in zip(*pair, strict=True)
+                    )
                 op.ring += [("tile", block[i : i + size]) for i in range(0, len(block), size)]
                 op.ring_tiles += 1
         values["ring_words"] = len(op.ring)

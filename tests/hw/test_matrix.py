@@ -24,7 +24,15 @@ SMALL = dataclasses.replace(
     activation_bytes=32 << 10,
     max_tokens=16,
 )
-WIDE = dataclasses.replace(SMALL, name="wide", width=16, lanes=8, ring_read_bytes=64, packed=True)
+WIDE = dataclasses.replace(
+    SMALL,
+    name="wide",
+    width=16,
+    lanes=8,
+    ring_read_bytes=32,
+    packed=True,
+    four_bit_weights=True,
+)
 ARCHS = {arch.name: arch for arch in (SMALL, WIDE, NANO)}
 
 

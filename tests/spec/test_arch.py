@@ -124,6 +124,9 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
      {"ring_read_bytes": 8}, r"ring_read_bytes must be 16 to 64: .* not 8"),
     ({"ring_read_bytes": 64, "ring_bytes": 1024},
      {"ring_read_bytes": 128, "ring_bytes": 2048}, r"ring_read_bytes must be 8 to 64: .* not 128"),
+    ({"ring_read_bytes": 32, "ring_bytes": 1024, "four_bit_weights": True},
+     {"ring_read_bytes": 64},
+     "ring_read_bytes must be 8 to 32 with four_bit_weights: at most half a tile, not 64"),
     ({"ring_read_bytes": 64, "ring_bytes": 1024}, {"ring_bytes": 512},
      "ring_bytes must be at least 1024, 16 times ring_read_bytes, not 512"),
     ({"activation_bytes": 8 << 20}, {"activation_bytes": 16 << 20},
@@ -244,6 +247,12 @@ def test_parameter_block_of_more_columns_takes_more_ring_words() -> None:
     assert [ring_words(16, read) for read in (16, 64, 128)] == [8, 2, 1]
 
 
+def test_what_a_target_leaves_out_of_later_features_is_not_in_its_hash() -> None:
+    """Bitstreams and bundles from before there was the feature are those of the target."""
+    assert ArchConfig(**SMALL).hash == 0xD41ACFB5
+    assert dataclasses.replace(ArchConfig(**SMALL), four_bit_weights=True).hash != 0xD41ACFB5
+
+
 def test_hash_covers_every_field_but_the_labels() -> None:
     base = ArchConfig(
         **{**LARGE, "output_ports": 2, "weight_port_bytes": 32, "ring_read_bytes": 1 << 14}
@@ -251,7 +260,7 @@ def test_hash_covers_every_field_but_the_labels() -> None:
     assert dataclasses.replace(base, name="other", device="other").hash == base.hash
     halved = {n: getattr(base, n) // 2 for n in NUMBERS}
     halved |= {"depth": 64, "width": 128, "packed": True, "lanes": 64, "data_port_bytes": 16}
-    halved |= {"coherent": True, "secure": True}
+    halved |= {"coherent": True, "secure": True, "four_bit_weights": True}
     seen = {base.hash}
     assert all(0 < arch.hash < 1 << 32 for arch in (base, *PRESETS.values()))
     for name, value in halved.items():

@@ -195,6 +195,18 @@ GRAPH_CHANGES: dict[str, tuple[Change, str]] = {
     "one field more": (lambda p: first(p, "IntMoe").update(path="x"), "unknown field 'path'"),
     "array as number": (lambda p: p.graphs["seg"].update(gather=3), "must be an array"),
     "no such array": (lambda p: p.graphs["seg"]["gather"].update(array="x"), "must be an array"),
+    "weights of six bits": (
+        lambda p: first(p, "IntLinear").update(weight_bits=6),
+        "weight_bits must be 4 or 8, not 6",
+    ),
+    "weights of three bits": (
+        lambda p: first(p, "IntLinear").update(weight_bits=3),
+        "weight_bits must be 4 to 8, not 3",
+    ),
+    "weights beyond four bits": (
+        lambda p: first(p, "IntLinear").update(weight_bits=4),
+        "weights of 4 bits of",
+    ),
     "another array": (
         lambda p: first(p, "IntLinear").update(weight=p.graphs["seg"]["gather"]),
         "must be of type int8",

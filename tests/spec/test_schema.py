@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import make_dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pytest
@@ -25,3 +25,16 @@ def test_arrays_are_known_where_numpy_names_their_type(monkeypatch: pytest.Monke
     assert read(kind, {"values": {"array": "a"}}, "row").values is row
     with pytest.raises(schema.SchemaError, match=r"row\.values must be of type int8, not .*int16"):
         read(kind, {"values": {"array": "b"}}, "row")
+
+
+def test_field_that_is_left_out_has_its_value() -> None:
+    """What was written before there was the field is read, and written, as ever."""
+    rule = Annotated[int, schema.Range(4, 8), schema.LeftOut(8)]
+    kind = make_dataclass("Part", [("size", int), ("bits", rule)])  # type: ignore[list-item]
+    read = schema.Reader(tagged=True).read
+    for bits, more in ((8, {}), (4, {"bits": 4})):
+        written = {"type": "Part", "size": 3, **more}
+        assert schema.pack(kind(3, bits), {}) == written
+        assert read(kind, written, "part") == kind(3, bits)
+    with pytest.raises(schema.SchemaError, match=r"part\.bits must be 4 to 8, not 9"):
+        read(kind, {"type": "Part", "size": 3, "bits": 9}, "part")

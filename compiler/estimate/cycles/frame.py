@@ -264,6 +264,6 @@ def tile_chunks(step: Step, arch: ArchConfig) -> list[int]:
     chunks: list[int] = []
     if field(step, "parameters"):
         chunks.append(arch.parameter_ring_words)
-    if field(step, "stationary") == isa.Stationary.RING:
-        chunks += [arch.tile_ring_words] * field(step, "k_tiles")
+    if (source := field(step, "stationary")) in isa.FROM_RING:
+        chunks += [arch.segment_tile_words(source)] * field(step, "k_tiles")
     return chunks * field(step, "n_tiles") * field(step, "groups")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field
 from moesaic.compiler.schedule.steps import Step
-from moesaic.spec.isa import Stationary, Streamed, Unit
+from moesaic.spec.isa import FROM_RING, Stationary, Streamed, Unit
 
 
 def _planes(step: Step, k: int) -> int:
@@ -44,7 +44,7 @@ class Matrix:
             accepted = max(self.loader, seen + self.timing.queue_register)
             frame.taken[Unit.MATRIX].append(accepted)
             at = accepted + 1
-            ring = field(step, "stationary") == Stationary.RING
+            ring = field(step, "stationary") in FROM_RING
             own_tokens = bool(field(step, "predicated")) or not ring
             tokens = yield from frame.tokens(position)
             if own_tokens:
@@ -95,14 +95,14 @@ class Matrix:
             for words in frame.chunks_of[position]:
                 yield from self._pop(words)
 
-    def _pop(self, words: int) -> Time:
-        """Take a chunk of the ring, one word per cycle; returns when the last one goes."""
+    def _pop(self, words: int, cycles: int = 1) -> Time:
+        """Take a chunk of the ring, one word in so many cycles; returns when the last one goes."""
         frame = self.frame
         self.chunks += 1
         there = yield from frame.arrived.reached(self.chunks)
-        last = self.loader + words - 1
-        if there + self.timing.ring > last:
-            last, self.late = there + self.timing.ring, "weights"
+        last = self.loader + words * cycles - 1
+        if (seen := there + self.timing.ring + cycles - 1) > last:
+            last, self.late = seen, "weights"
         frame.popped.put(words, last)
         self.loader = last + 1
         return last
@@ -110,7 +110,9 @@ class Matrix:
     def _loop_nest(self, position: int, rows: int, start: float) -> Process:
         frame, timing = self.frame, self.timing
         step, waits = frame.steps[position], frame.waits[position]
-        ring = field(step, "stationary") == Stationary.RING
+        source = field(step, "stationary")
+        ring = source in FROM_RING
+        tile_words = self.arch.segment_tile_words(source)
         k_tiles, n_tiles = field(step, "k_tiles"), field(step, "n_tiles")
         all_planes = [_planes(step, k) for k in range(k_tiles)]
         spacing = max(rows, timing.pass_distance)
@@ -125,8 +127,10 @@ class Matrix:
                 for k, planes in enumerate(all_planes):
                     words = rows if planes == 1 else spacing + rows
                     if ring:
-                        self.loader = max(self.loader, self.shadow_free)
-                        tile = yield from self._pop(self.arch.tile_ring_words)
+                        # A register between may hold the first word while the store is full.
+                        self.loader = max(self.loader, self.shadow_free - timing.codes)
+                        cycles = self.arch.tile_ring_words // tile_words
+                        tile = timing.codes + (yield from self._pop(tile_words, cycles))
                     else:
                         index = group * n_tiles + n
                         tile = self._load_operand(step, index, k, streams)

@@ -53,6 +53,9 @@ class Timing:
     ring: int
     """Line assembled until the matrix unit can take the word: a register if it is of several,
     ring RAM 3, skid buffer 1 (``hw/stream/unit.py``)."""
+    codes: int
+    """Word taken from the ring until it is written into the shadow tile, if not in the same cycle:
+    a register where weights may have four bits (``hw/matrix/codes.py``)."""
     row_scale: int
     """Last chunk of a SOFTMAX until ATTENTION may start (``hw/vector/row_scale.py``)."""
     outstanding_beats: int
@@ -144,6 +147,7 @@ class Timing:
             # Operands 5, requantise 6, exponential 3; sums, total, reciprocal 7; ready 1.
             row_scale=14 + lanes + 1 + 7 + 1,
             ring=4 + (arch.ring_read_bytes > arch.line_bytes),
+            codes=int(arch.four_bit_weights),
             outstanding_beats=OUTSTANDING_BURSTS * arch.max_burst,
             store_buffer=STORE_BURSTS * arch.max_burst,
             burst_beats=arch.max_burst,

@@ -1,0 +1,83 @@
+"""Weights of four bits on the RTL, in some layers or in all, behind memories of any speed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.report.routing import run_and_watch_routing
+from moesaic.compiler.schedule.options import first_schedule
+from moesaic.sim.dram import DramConfig
+from moesaic.sim.provider import SimulatedAccelerator
+from moesaic.spec.bundle import Bundle
+from moesaic.spec.intgraph import IntGraph
+from tests.compiler.random_intgraph import in_few_bits, random_intgraph, random_patches
+from tests.compiler.test_codegen import SHAPES, SMALL
+
+from .bundles import expected_codes, make_bundle
+from .test_estimate import LARGE
+
+FOUR = dataclasses.replace(SMALL, name="four", four_bit_weights=True)
+MEMORIES = {
+    "reported": DramConfig(),
+    "slow": DramConfig(latency_cycles=100, bandwidth_share=0.3),
+    "gaps": DramConfig(gap_probability=0.3, max_gap_cycles=9, seed=5),
+}
+
+
+def run(bundle: Bundle, graph: IntGraph, dram: DramConfig) -> tuple[bool, dict[str, int]]:
+    """Whether one frame on the RTL is that of the reference, and its counters."""
+    patches = random_patches(graph, 1, seed=1)
+    device = SimulatedAccelerator(bundle, dram=dram)
+    try:
+        result = device.run("task", patches)
+    finally:
+        device.close()
+    return bool((result.codes == expected_codes(graph, patches)).all()), result.counters[-1]
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("shape", ["all_moe_top4", "lists_begin_anew", "rotary_wide_heads"])
+def test_some_layers_in_four_bits_are_exact(shape: str, memory: str) -> None:
+    whole = random_intgraph(SHAPES[shape], seed=2)
+    graph = in_few_bits(whole, np.random.default_rng(len(memory)), 0.6)
+    assert run(make_bundle({"task": graph}, FOUR), graph, MEMORIES[memory])[0]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.3])
+def test_estimate_is_close_to_the_simulation(share: float) -> None:
+    """And fewer bytes are fewer cycles where memory is what a frame waits for."""
+    whole = random_intgraph(dataclasses.replace(LARGE, functions=0.0), seed=7)
+    cycles = {}
+    for bits in (8, 4):
+        graph = in_few_bits(whole, np.random.default_rng(1)) if bits == 4 else whole
+        dram = DramConfig(bandwidth_share=share)
+        exact, counters = run(make_bundle({"task": graph}, FOUR), graph, dram)
+        assert exact
+        _, routing = run_and_watch_routing(graph, random_patches(graph, 1, seed=1))
+        result = estimate_graphs(
+            {"task": graph},
+            FOUR,
+            routing=routing,
+            schedules={"task": first_schedule(FOUR)},
+            memory=Memory(share=share),
+        )["task"]
+        assert abs(result.cycles / counters["CYCLES"] - 1) < 0.01
+        assert result.weight_bytes == counters["WEIGHT_READ_BYTES"]
+        cycles[bits] = counters["CYCLES"]
+    assert cycles[4] < cycles[8] * (0.85 if share == 0.9 else 0.7)
+
+
+@pytest.mark.parametrize("bit", [1, 6])
+def test_wrong_bit_of_either_half_is_noticed(bit: int) -> None:
+    graph = in_few_bits(random_intgraph(SHAPES["all_moe_top4"], seed=2), np.random.default_rng(0))
+    good = make_bundle({"task": graph}, FOUR)
+    damaged = bytearray(good.weights)
+    # Of the first tile, behind the block of parameters: the embedding, which all tokens have.
+    damaged[FOUR.parameter_ring_words * FOUR.ring_read_bytes] ^= 1 << bit
+    assert run(good, graph, DramConfig())[0]
+    assert not run(dataclasses.replace(good, weights=bytes(damaged)), graph, DramConfig())[0]
