@@ -7,7 +7,7 @@ import re
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
-from moesaic.hw.memory.ram import RAM_VERILOG
+from moesaic.hw.memory.ram import RAM_VERILOG, ULTRA_RAM, ULTRA_RAM_VERILOG
 
 _LINT = """\
 // Operands of unequal width and cases without a default are how the Verilog writer expresses what
@@ -28,4 +28,5 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     component: no source paths, no dates.
     """
     text = verilog.convert(component, name=name, strip_internal_attrs=True, emit_src=False)
-    return f"{_LINT}\n{_EMPTY_WIRE.sub('', text)}\n{RAM_VERILOG}"
+    ultra = ULTRA_RAM_VERILOG if ULTRA_RAM in text else ""
+    return f"{_LINT}\n{_EMPTY_WIRE.sub('', text)}\n{RAM_VERILOG}{ultra}"

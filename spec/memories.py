@@ -38,16 +38,18 @@ class Ram:
     words: int
     lanes: int = 1
     count: int = 1
+    ultra: bool = False
+    """In UltraRAM."""
 
 
 def memories(arch: ArchConfig) -> list[Ram]:
-    """All memories of an accelerator that go into block RAM."""
+    """All memories of an accelerator that go into block RAM or UltraRAM."""
     banks, rows = arch.activation_banks, arch.accumulator_rows
     token_bits = (arch.max_tokens - 1).bit_length()
     experts = arch.max_experts * arch.max_tokens
     return [
         Ram("control", 8 * INSTRUCTION_BYTES, PROGRAM_WORDS),
-        Ram("core.stream", 8 * arch.ring_read_bytes, arch.ring_words),
+        Ram("core.stream", 8 * arch.ring_read_bytes, arch.ring_words, ultra=arch.ultra_ring),
         Ram("core.stream", 8 * arch.weight_port_bytes + 1, SKEW_WORDS, count=arch.weight_ports),
         Ram(
             "core.matrix.accumulate",
@@ -84,6 +86,7 @@ def memories(arch: ArchConfig) -> list[Ram]:
 
 _SHAPES: dict[str, dict[int, int]] = {
     "bram36": {72: 512, 36: 1024, 18: 2048, 9: 4096, 4: 8192, 2: 16384, 1: 32768},
+    "uram": {72: 4096},
     "ebr": {36: 512, 18: 1024, 9: 2048, 4: 4096, 2: 8192, 1: 16384},
 }
 """Bits of a word to words of one block RAM, one port writing and one reading."""
@@ -100,7 +103,8 @@ def ram_kind(family: str) -> str:
 
 
 def block_rams(ram: Ram, kind: str) -> float:
-    """Block RAMs of one memory in the shape that takes the fewest; halves of 36 Kbit count 0.5."""
+    """Block RAMs or UltraRAMs of one memory in the shape that takes the fewest; halves of 36 Kbit
+    count 0.5."""
     return min(_stacked(ram, kind, bits, words) for bits, words in _SHAPES[kind].items())
 
 

@@ -100,7 +100,10 @@ def predict(
             factors = coefficients[kind][block]
             total[kind] += sum(a * b for a, b in zip(factors, sizes, strict=True))
     kind = ram_kind(family)
-    total[kind] = sum(ram.count * block_rams(ram, kind) for ram in memories(arch))
+    for ram in memories(arch):
+        # What is to be UltraRAM is block RAM where there is none.
+        place = "uram" if ram.ultra and "uram" in total else kind
+        total[place] += ram.count * block_rams(ram, place)
     total[kind] += sum(INFERRED[kind].values())
     return {kind: float(round(number, 1)) for kind, number in total.items()}
 

@@ -22,6 +22,8 @@ class RamFifo(wiring.Component):
     registered
         A register, for one more word, behind the RAM: a block RAM has one of its own, which is
         three times as fast as its memory. Worth a cycle where the RAM is spread over many.
+    ultra
+        The RAM is UltraRAM: a word is never taken out of it in the cycle in which it is put in.
 
     Attributes
     ----------
@@ -31,10 +33,12 @@ class RamFifo(wiring.Component):
         Words inside.
     """
 
-    def __init__(self, width: int, depth: int, *, registered: bool = False) -> None:
+    def __init__(
+        self, width: int, depth: int, *, registered: bool = False, ultra: bool = False
+    ) -> None:
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"depth must be a power of two above 1, not {depth!r}")
-        self.width, self.depth, self.registered = width, depth, registered
+        self.width, self.depth, self.registered, self._ultra = width, depth, registered, ultra
         super().__init__(
             {
                 "put": In(stream.Signature(width)),
@@ -45,7 +49,7 @@ class RamFifo(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.ram = ram = Ram(self.width, self.depth)
+        m.submodules.ram = ram = Ram(self.width, self.depth, ultra=self._ultra)
         write, read = Signal(range(self.depth)), Signal(range(self.depth))
         # The counter decides nothing in the cycle that uses it: its two ends are registers.
         stored, some, full = Signal(range(self.depth + 1)), Signal(), Signal()

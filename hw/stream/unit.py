@@ -84,7 +84,7 @@ class StreamUnit(wiring.Component):
         m.submodules.sequencer = sequencer = StreamSequencer(arch)
         m.submodules.lines = lines = LineAssembler(arch)
         m.submodules.ring = ring = RamFifo(
-            8 * arch.ring_read_bytes, arch.ring_words, registered=True
+            8 * arch.ring_read_bytes, arch.ring_words, registered=True, ultra=arch.ultra_ring
         )
 
         command = stream_command(arch)

@@ -17,9 +17,11 @@ from typing import Any
 from amaranth.hdl import Fragment, Value, _ir, _nir
 from amaranth.lib import wiring
 
+from moesaic.hw.memory.ram import ULTRA_RAM
+
 Net = int
 """A bit: below zero one of a signal, 0 and 1 constants, above these an output of a cell."""
-CLOCKED_INSTANCES = frozenset({"moesaic_ram"})
+CLOCKED_INSTANCES = frozenset({"moesaic_ram", ULTRA_RAM})
 """Foreign modules whose outputs change at a clock's edge only; of others all depends on all."""
 
 _ROOT = Path(__file__).resolve().parents[2]

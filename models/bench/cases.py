@@ -60,6 +60,7 @@ FAMILIES = {
     "zcu102-lite": "xcup",
     "zcu102": "xcup",
     "zcu102-base": "xcup",
+    "zcu104": "xcup",
     "kv260": "xcup",
     "pynq-z2": "xc7",
     "ecp5-85": "ecp5",
@@ -69,11 +70,12 @@ FAMILIES = {
 HEADLINES = (
     Case(NANO, "nano", samples=2, switch=True),
     Case(TINY, "zcu102-lite", samples=2, switch=True),
+    Case(TINY, "zcu104", samples=2, switch=True),
     Case(TINY, "zcu102", samples=2, switch=True),
 )
 SMALL = tuple(
     Case(NANO, target)
-    for target in ("zcu102-lite", "zcu102", "zcu102-base", "kv260", "pynq-z2", "ecp5-85")
+    for target in ("zcu102-lite", "zcu102", "zcu102-base", "zcu104", "kv260", "pynq-z2", "ecp5-85")
 )
 """A model far too small for the array: utilisation is poor, estimates must hold all the same. The
 last three targets hold no larger one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from moesaic.models.bench.measure import Row
 
-MOST_CYCLES = {"zcu102": 345_000, "zcu102-lite": 900_000}
+MOST_CYCLES = {"zcu102": 345_000, "zcu104": 515_000, "zcu102-lite": 900_000}
 MOST_SWITCH_CYCLES = 200
 LEAST_UTILISATION = {"zcu102": 0.80, "zcu102-lite": 0.85}
 MOST_RESOURCES = {"dsp": 2_400, "bram36": 880, "lut": 240_000}

@@ -21,7 +21,7 @@ from tests.compiler.test_codegen import SHAPES, SMALL
 from .bundles import expected_codes, make_bundle
 from .test_estimate import LARGE
 
-FOUR = dataclasses.replace(SMALL, name="four", four_bit_weights=True)
+FOUR = dataclasses.replace(SMALL, name="four", four_bit_weights=True, ultra_ring=True)
 MEMORIES = {
     "reported": DramConfig(),
     "slow": DramConfig(latency_cycles=100, bandwidth_share=0.3),

@@ -15,6 +15,8 @@ from moesaic.hw.generate import cached_verilog
 from moesaic.hw.resources.fit import fit, left_out_errors, total
 from moesaic.hw.resources.report import PATTERNS
 from moesaic.hw.resources.samples import COUNTED, main, sample_targets
+from moesaic.hw.stream.unit import StreamUnit
+from moesaic.hw.verilog import to_verilog
 from moesaic.spec import resource_model
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.memories import INFERRED, block_rams, memories, ram_kind
@@ -22,7 +24,7 @@ from moesaic.spec.parts import PARTS
 from moesaic.spec.presets import PRESETS
 from moesaic.spec.resource_model import FEATURES, samples, shares, target_resources
 
-_INSTANCE = re.compile(r"moesaic_ram\s*#\((.*?)\)\s*\S+\s*\(\n", re.DOTALL)
+_INSTANCE = re.compile(r"moesaic_(?:ultra_)?ram\s*#\((.*?)\)\s*\S+\s*\(\n", re.DOTALL)
 _NUMBER = re.compile(r"\.(DEPTH|LANES|WIDTH)\(32'd(\d+)\)")
 
 
@@ -42,6 +44,21 @@ def test_memories_are_those_of_the_verilog() -> None:
     for ram in memories(arch):
         expected[ram.bits, ram.words, ram.lanes] += ram.count
     assert instances(cached_verilog(arch)) == expected
+
+
+@pytest.mark.parametrize("ultra", [False, True])
+def test_the_ring_alone_is_ultra_ram(ultra: bool) -> None:
+    arch = dataclasses.replace(PRESETS["nano"], ultra_ring=ultra)
+    verilog = to_verilog(StreamUnit(arch), "stream")
+    memories_there = re.findall(r"(moesaic_\w+) #\(\n((?:\s+\.[A-Z]+\(32'd\d+\),?\n)+)", verilog)
+    rings = [name for name, sizes in memories_there if f"DEPTH(32'd{arch.ring_words})" in sizes]
+    assert rings == ["moesaic_ultra_ram" if ultra else "moesaic_ram"]
+    assert verilog.count('"ultra"') == ultra == ("module moesaic_ultra_ram" in verilog)
+    plain, found = (target_resources(one, "xcup") for one in (PRESETS["nano"], arch))
+    assert found["uram"] == (4 if ultra else 0)
+    assert (found["bram36"] < plain["bram36"]) == ultra
+    # Where there is no UltraRAM, block RAM is what is taken.
+    assert target_resources(arch, "xc7") == target_resources(PRESETS["nano"], "xc7")
 
 
 def test_the_model_has_the_blocks_that_are_counted() -> None:
