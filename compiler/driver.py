@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler.accuracy.advice import advise
+from moesaic.compiler.accuracy.few_bits import choose_few
 from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.arguments import Samples, model_files, read_path, read_samples, read_tasks
 from moesaic.compiler.codegen.image import WeightImage
@@ -25,6 +26,7 @@ from moesaic.compiler.frontend.model_file import Model
 from moesaic.compiler.ir import Choice
 from moesaic.compiler.package import BundlePlace, bundle_files
 from moesaic.compiler.quant import Calibrated, QuantOptions
+from moesaic.compiler.quant.weight_bits import WeightBits
 from moesaic.compiler.report.partition import (
     open_front,
     open_host_part,
@@ -32,10 +34,12 @@ from moesaic.compiler.report.partition import (
     report_host_part,
 )
 from moesaic.compiler.report.routing import run_and_watch_routing
+from moesaic.compiler.report.weights import stored_weights
 from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.compiler.validate.front import check_front
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.contents import float_part
+from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.hostpart import front_frames, task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
@@ -58,6 +62,7 @@ def compile(
     options: QuantOptions | None = None,
     held_out: Samples | None = None,
     goal: Goal | None = None,
+    weights: WeightBits | None = None,
     dims: Mapping[str, int] | None = None,
     outputs: Mapping[str, str | Sequence[str]] | None = None,
 ) -> dict[str, Any]:
@@ -87,6 +92,8 @@ def compile(
         calibration samples is held out, if there are eight or more.
     goal
         What 16-bit rows are for; None for none.
+    weights
+        Bits of the weights, on a target with ``four_bit_weights``; None for 8 throughout.
     dims
         Numbers for symbolic dimensions of inputs, by name.
     outputs
@@ -108,6 +115,13 @@ def compile(
     arch = target
     if not isinstance(arch, ArchConfig):
         arch = load_arch(str(read_path(arch, "target")))
+    bits = weights or WeightBits()
+    bits.check(arch)
+    if bits.automatic and goal is not None:
+        raise UserError(
+            "--weights auto takes bits away down to --min-sqnr, --target-sqnr and --budget-cycles"
+            " add some: give one of them"
+        )
     given = read_samples(calibrate, "calibrate")
     aside = None if held_out is None else read_samples(held_out, "held_out")
     with (
@@ -115,7 +129,9 @@ def compile(
         tempfile.TemporaryDirectory(prefix="moesaic-") as folder,
     ):
         files = model_files(models, given, Path(folder))
-        return _compile(files, arch, given, aside, place, say, partition, options, goal, choices)
+        return _compile(
+            files, arch, given, aside, place, say, partition, options, goal, bits, choices
+        )
 
 
 def _least_bytes(models: Iterable[Model]) -> int:
@@ -141,6 +157,7 @@ def _compile(
     partition: bool | None,
     options: QuantOptions | None,
     goal: Goal | None,
+    bits: WeightBits,
     choices: Mapping[str, Choice],
 ) -> dict[str, Any]:
     graphs, samples = {}, {}
@@ -173,7 +190,10 @@ def _compile(
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     chosen = options or QuantOptions()
     calibrated = Calibrated(graphs, samples, chosen, held_out, hold_out=True, progress=say)
+    calibrated.few = {name: bits.roles(graph) for name, graph in calibrated.graphs.items()}
     quantised, reports = built = calibrated.build()
+    if bits.least_db is not None:
+        (quantised, reports), _ = choose_few(calibrated, built, bits.least_db, say)
     if goal:
         (quantised, reports), _ = choose_widths(calibrated, built, arch, goal, say)
     image, codes, schedules = WeightImage(arch), {}, {}
@@ -220,6 +240,7 @@ def _compile(
             "notes": graphs[name].notes + notes,
             "validation": dataclasses.asdict(validations[name]),
             "routing": routing,
+            "weights": stored_weights(graph),
             "schedule": dataclasses.asdict(schedules[name]),
             "quantisation": reports[name].to_dict(),
             "front": report_front(graphs[name], graph, rows),
