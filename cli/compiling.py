@@ -13,12 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from moesaic.cli.console import (
+    BandwidthOption,
     BundleArgument,
     DimOption,
     JsonOption,
     ModelOutputOption,
     PartitionOption,
     app,
+    check_memory,
     console,
     load,
     read_dims,
@@ -28,6 +30,7 @@ from moesaic.cli.console import (
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import FEW_WEIGHT_BITS
+from moesaic.spec.memory import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     from moesaic.compiler.accuracy.widths import Goal
@@ -66,6 +69,7 @@ def compile(
     min_sqnr: Annotated[
         float | None, typer.Option(metavar="DB", help="what --weights auto keeps")
     ] = None,
+    bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
     without: Annotated[
         str,
         typer.Option(
@@ -77,10 +81,12 @@ def compile(
     """Compile one ONNX model per task into a bundle."""
     from moesaic.cli.placement_view import placement_table
     from moesaic.compiler.driver import compile as run
+    from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.quant import QuantOptions
     from moesaic.compiler.quant.weight_bits import WeightBits
     from moesaic.spec.manifest import MANIFEST
 
+    check_memory(DEFAULT_MEMORY.latency_cycles, bandwidth)
     options = QuantOptions().without(name for name in without.split(",") if name)
     goal = _goal(target_sqnr, budget_cycles)
     bits = WeightBits.of(experts, int(weights) if weights.isdecimal() else weights, min_sqnr)
@@ -105,6 +111,7 @@ def compile(
             held_out=held_out,
             goal=goal,
             weights=bits,
+            memory=Memory(share=bandwidth),
             dims=read_dims(dim),
             outputs=read_outputs(model_output, tasks),
         )

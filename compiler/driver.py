@@ -17,6 +17,7 @@ from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.arguments import Samples, model_files, read_path, read_samples, read_tasks
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.shapes import shape_graph
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
@@ -63,6 +64,7 @@ def compile(
     held_out: Samples | None = None,
     goal: Goal | None = None,
     weights: WeightBits | None = None,
+    memory: Memory | None = None,
     dims: Mapping[str, int] | None = None,
     outputs: Mapping[str, str | Sequence[str]] | None = None,
 ) -> dict[str, Any]:
@@ -94,6 +96,8 @@ def compile(
         What 16-bit rows are for; None for none.
     weights
         Bits of the weights, on a target with ``four_bit_weights``; None for 8 throughout.
+    memory
+        What schedules are chosen for, and cycles reported of; None for that of reported figures.
     dims
         Numbers for symbolic dimensions of inputs, by name.
     outputs
@@ -130,7 +134,7 @@ def compile(
     ):
         files = model_files(models, given, Path(folder))
         return _compile(
-            files, arch, given, aside, place, say, partition, options, goal, bits, choices
+            files, arch, given, aside, place, say, partition, options, goal, bits, memory, choices
         )
 
 
@@ -158,6 +162,7 @@ def _compile(
     options: QuantOptions | None,
     goal: Goal | None,
     bits: WeightBits,
+    memory: Memory | None,
     choices: Mapping[str, Choice],
 ) -> dict[str, Any]:
     graphs, samples = {}, {}
@@ -199,7 +204,7 @@ def _compile(
     image, codes, schedules = WeightImage(arch), {}, {}
     for name, graph in quantised.items():
         say(f"scheduling {name}")
-        schedules[name] = choose_schedule(graph, arch)
+        schedules[name] = choose_schedule(graph, arch, memory=memory)
         codes[name] = compile_task(graph, arch, image, schedules[name])
     kept: dict[str, NDArray[Any]] = {}
     report: dict[str, Any] = {"tasks": {}, "weight_bytes": image.words * arch.ring_read_bytes}
@@ -231,7 +236,9 @@ def _compile(
             "outputs_db": outputs_db,
             "warning": advise(graph, reports[name], measured, judged_db),
             "macs": graph.macs,
-            "cycles": estimate(codes[name].steps, arch, graph.macs, routing=routing).cycles,
+            "cycles": estimate(
+                codes[name].steps, arch, graph.macs, routing=routing, memory=memory
+            ).cycles,
             "layers": len(graph.layers),
             "tokens": graph.tokens,
             "instructions": len(codes[name].program) // 32,

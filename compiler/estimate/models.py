@@ -75,7 +75,10 @@ def estimate_graphs(
         mine |= {
             name: routing[f"{task}/{name}"] for name in names[task] if f"{task}/{name}" in routing
         }
-        schedule = schedules[task] if schedules else choose_schedule(graph, arch, frames=frames)
+        if schedules:
+            schedule = schedules[task]
+        else:
+            schedule = choose_schedule(graph, arch, frames=frames, memory=memory)
         result[task] = estimate(
             compile_task(graph, arch, image, schedule, frames).steps,
             arch,

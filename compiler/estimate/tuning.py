@@ -9,6 +9,7 @@ from itertools import product
 
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.frame import ProgramHangs
+from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity, resident_words
@@ -30,16 +31,21 @@ MOST_STEPS = 12_000
 
 
 def choose_schedule(
-    graph: IntGraph, arch: ArchConfig, start: Schedule | None = None, frames: int = 1
+    graph: IntGraph,
+    arch: ArchConfig,
+    start: Schedule | None = None,
+    frames: int = 1,
+    memory: Memory | None = None,
 ) -> Schedule:
     """Try one choice after the other, and keep each that the cost model finds faster, until none
     is: for ``frames`` frames together.
 
-    The estimates assume the memory of reported figures and experts that share the tokens: what
-    a frame's routing will be is not known here. Only sizes count, so a model without values gets
-    the schedule of the real one. The search begins at ``start``, by default
-    :func:`~moesaic.compiler.schedule.options.first_schedule`, or at one that needs less memory
-    where that one does not fit. A frame of more than :data:`MOST_STEPS` steps gets that one.
+    The estimates assume ``memory``, by default that of reported figures, and experts that share the
+    tokens: what a frame's routing will be is not known here. With a slower memory, weights that are
+    loaded again for another part of the rows cost more than the array gains. Only sizes count, so a
+    model without values gets the schedule of the real one. The search begins at ``start``, by
+    default :func:`~moesaic.compiler.schedule.options.first_schedule`, or at one that needs less
+    memory where that one does not fit. A frame of more than :data:`MOST_STEPS` steps gets that one.
 
     Raises
     ------
@@ -47,7 +53,7 @@ def choose_schedule(
         The model does not fit the architecture, whatever the schedule.
     """
     check_capacity(graph, arch, frames)
-    best, least = fitting_schedule(graph, arch, start or first_schedule(arch), frames)
+    best, least = fitting_schedule(graph, arch, start or first_schedule(arch), frames, memory)
     steps = len(compile_task(graph, arch, ShapeImage(arch), best, frames).steps)
     before = best if steps > MOST_STEPS else None
     while best != before:  # a choice may pay only once another one is made
@@ -58,7 +64,7 @@ def choose_schedule(
                 if tried == best:
                     continue
                 try:
-                    cycles = _cycles(graph, arch, tried, frames)
+                    cycles = _cycles(graph, arch, tried, frames, memory)
                 except UserError:  # it needs more than there is
                     continue
                 if cycles < least * (1 - LEAST_GAIN):
@@ -115,7 +121,11 @@ MOST_QUERY_BLOCKS = 16
 
 
 def fitting_schedule(
-    graph: IntGraph, arch: ArchConfig, start: Schedule, frames: int = 1
+    graph: IntGraph,
+    arch: ArchConfig,
+    start: Schedule,
+    frames: int = 1,
+    memory: Memory | None = None,
 ) -> tuple[Schedule, int]:
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
@@ -133,7 +143,7 @@ def fitting_schedule(
 
     def tried(schedule: Schedule) -> int | None:
         try:
-            return _cycles(graph, arch, schedule, frames)
+            return _cycles(graph, arch, schedule, frames, memory)
         except UserError as error:
             refusals.append(error)
             return None
@@ -192,7 +202,9 @@ def _head_groups(graph: IntGraph) -> list[int]:
     return sorted(sizes.values())
 
 
-def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) -> int:
+def _cycles(
+    graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int, memory: Memory | None
+) -> int:
     """Cycles of ``frames`` frames together.
 
     Raises
@@ -203,6 +215,6 @@ def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) 
     """
     steps = compile_task(graph, arch, ShapeImage(arch), schedule, frames).steps
     try:
-        return estimate(steps, arch, frames * graph.macs).cycles
+        return estimate(steps, arch, frames * graph.macs, memory=memory).cycles
     except ProgramHangs as error:
         raise UserError(f"the model does not fit target {arch.name}: {error}{WAY_OUT}") from error
