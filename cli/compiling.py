@@ -13,12 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from moesaic.cli.console import (
+    BandwidthOption,
     BundleArgument,
     DimOption,
     JsonOption,
     ModelOutputOption,
     PartitionOption,
     app,
+    check_memory,
     console,
     load,
     read_dims,
@@ -27,7 +29,9 @@ from moesaic.cli.console import (
 )
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
+from moesaic.spec.formats import FEW_WEIGHT_BITS
 from moesaic.spec.joint import MAX_FRAMES
+from moesaic.spec.memory import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     from moesaic.compiler.accuracy.widths import Goal
@@ -67,6 +71,18 @@ def compile(
         int,
         typer.Option(min=1, max=MAX_FRAMES, help="also a program of so many frames of each task"),
     ] = 1,
+    experts: Annotated[
+        int | None,
+        typer.Option(metavar="4|8", help="bits of the experts' weights; by default as --weights"),
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(metavar="4|8|auto", help="bits of all weights but gates, or chosen by layer"),
+    ] = "8",
+    min_sqnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="what --weights auto keeps")
+    ] = None,
+    bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
     without: Annotated[
         str,
         typer.Option(
@@ -78,11 +94,15 @@ def compile(
     """Compile one ONNX model per task into a bundle."""
     from moesaic.cli.placement_view import placement_table
     from moesaic.compiler.driver import compile as run
+    from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.quant import QuantOptions
+    from moesaic.compiler.quant.weight_bits import WeightBits
     from moesaic.spec.manifest import MANIFEST
 
+    check_memory(DEFAULT_MEMORY.latency_cycles, bandwidth)
     options = QuantOptions().without(name for name in without.split(",") if name)
     goal = _goal(target_sqnr, budget_cycles)
+    bits = WeightBits.of(experts, int(weights) if weights.isdecimal() else weights, min_sqnr)
     tasks: dict[str, str | Path] = {}
     if os.path.exists(output / MANIFEST):  # Path.exists raises for a name that is too long
         console.print(f"{output} holds a bundle, which will be replaced")
@@ -103,6 +123,8 @@ def compile(
             options=options,
             held_out=held_out,
             goal=goal,
+            weights=bits,
+            memory=Memory(share=bandwidth),
             dims=read_dims(dim),
             outputs=read_outputs(model_output, tasks),
             together=[*(together or []), *(f"{name}*{frames}" for name in tasks if frames > 1)],
@@ -122,6 +144,8 @@ def compile(
             console.print(f"  SQNR of each output, dB: {each}", markup=False)
         if wide := _wide(quantised["points"]):
             console.print(f"  in 16 bits: {wide}")
+        if few := _few(task["weights"]):
+            console.print(f"  {few}", markup=False)
         if task["warning"]:
             console.print(Text.assemble("  ", ("warning:", "yellow"), f" {task['warning']}"))
         console.print(f"  {_compared(task['validation'])}")
@@ -176,6 +200,17 @@ def _wide(points: dict[str, Any]) -> str:
         if name.endswith(WIDE_KINDS) and (point["bits"] == 16 or point["wide_channels"])
     }
     return ", ".join(f"{name} ({some} channels)" if some else name for name, some in wide.items())
+
+
+def _few(weights: dict[str, Any]) -> str:
+    """What has weights of four bits, if anything has."""
+    few = [name for name, part in weights.items() if FEW_WEIGHT_BITS in part["bits"]]
+    total = sum(part["bytes"] for part in weights.values())
+    return (
+        f"weights of {FEW_WEIGHT_BITS} bits: {', '.join(few)}; {total / 1e6:.2f} MB in all"
+        if few
+        else ""
+    )
 
 
 def _compared(validation: dict[str, Any]) -> str:

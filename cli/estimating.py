@@ -26,6 +26,7 @@ from moesaic.cli.console import (
     show,
 )
 from moesaic.spec.errors import UserError
+from moesaic.spec.formats import WEIGHT_BITS
 from moesaic.spec.memory import DEFAULT_MEMORY
 
 if TYPE_CHECKING:
@@ -85,12 +86,20 @@ def estimate(
             " seg,depth*2; again for more",
         ),
     ] = None,
+    experts: Annotated[
+        int | None,
+        typer.Option(metavar="4|8", help="of a model: bits of the experts' weights"),
+    ] = None,
+    weights: Annotated[
+        int | None, typer.Option(metavar="4|8", help="of a model: bits of all weights but gates")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
     from moesaic.cli.estimate_view import estimate_report, estimate_tables, read_routing
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import estimate_bundle, estimate_onnx
+    from moesaic.compiler.quant.weight_bits import WeightBits
     from moesaic.compiler.together import estimate_joint
     from moesaic.spec.clocks import check_clock
     from moesaic.spec.presets import load_arch
@@ -107,6 +116,9 @@ def estimate(
         raise UserError(
             "--together is for a bundle and one target; it says frames itself: seg,depth*2"
         )
+    if (experts, weights) != (None, None) and (targets is not None or source.is_dir()):
+        raise UserError("--experts and --weights are for an ONNX model and one --target")
+    bits = WeightBits.of(experts, WEIGHT_BITS if weights is None else weights)
     memory = Memory(latency=latency, share=bandwidth)
     choice = read_choice(dim, model_output)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
@@ -136,6 +148,7 @@ def estimate(
                 routing=counts,
                 memory=memory,
                 frames=frames,
+                weights=bits,
             )
     report = estimate_report(arch, results, clock, bandwidth, frames)
     if as_json:

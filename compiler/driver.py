@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.compiler.accuracy.advice import advise
+from moesaic.compiler.accuracy.few_bits import choose_few
 from moesaic.compiler.accuracy.widths import Goal, choose_widths
 from moesaic.compiler.arguments import Samples, model_files, read_path, read_samples, read_tasks
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.shapes import shape_graph
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
@@ -25,6 +27,7 @@ from moesaic.compiler.frontend.model_file import Model
 from moesaic.compiler.ir import Choice
 from moesaic.compiler.package import BundlePlace, bundle_files
 from moesaic.compiler.quant import Calibrated, QuantOptions
+from moesaic.compiler.quant.weight_bits import WeightBits
 from moesaic.compiler.report.partition import (
     open_front,
     open_host_part,
@@ -32,6 +35,7 @@ from moesaic.compiler.report.partition import (
     report_host_part,
 )
 from moesaic.compiler.report.routing import run_and_watch_routing
+from moesaic.compiler.report.weights import stored_weights
 from moesaic.compiler.together import (
     check_joint_fits,
     compile_joint,
@@ -43,6 +47,7 @@ from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.compiler.validate.front import check_front
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.contents import float_part
+from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.hostpart import front_frames, task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
@@ -65,6 +70,8 @@ def compile(
     options: QuantOptions | None = None,
     held_out: Samples | None = None,
     goal: Goal | None = None,
+    weights: WeightBits | None = None,
+    memory: Memory | None = None,
     dims: Mapping[str, int] | None = None,
     outputs: Mapping[str, str | Sequence[str]] | None = None,
     together: Sequence[str] = (),
@@ -95,6 +102,10 @@ def compile(
         calibration samples is held out, if there are eight or more.
     goal
         What 16-bit rows are for; None for none.
+    weights
+        Bits of the weights, on a target with ``four_bit_weights``; None for 8 throughout.
+    memory
+        What schedules are chosen for, and cycles reported of; None for that of reported figures.
     dims
         Numbers for symbolic dimensions of inputs, by name.
     outputs
@@ -119,6 +130,13 @@ def compile(
     arch = target
     if not isinstance(arch, ArchConfig):
         arch = load_arch(str(read_path(arch, "target")))
+    bits = weights or WeightBits()
+    bits.check(arch)
+    if bits.automatic and goal is not None:
+        raise UserError(
+            "--weights auto takes bits away down to --min-sqnr, --target-sqnr and --budget-cycles"
+            " add some: give one of them"
+        )
     given = read_samples(calibrate, "calibrate")
     aside = None if held_out is None else read_samples(held_out, "held_out")
     with (
@@ -128,7 +146,19 @@ def compile(
         files = model_files(models, given, Path(folder))
         requests = read_requests(together, list(files))
         return _compile(
-            files, arch, given, aside, place, say, partition, options, goal, choices, requests
+            files,
+            arch,
+            given,
+            aside,
+            place,
+            say,
+            partition,
+            options,
+            goal,
+            bits,
+            memory,
+            choices,
+            requests,
         )
 
 
@@ -155,6 +185,8 @@ def _compile(
     partition: bool | None,
     options: QuantOptions | None,
     goal: Goal | None,
+    bits: WeightBits,
+    memory: Memory | None,
     choices: Mapping[str, Choice],
     requests: Mapping[str, tuple[tuple[str, ...], int]],
 ) -> dict[str, Any]:
@@ -189,18 +221,21 @@ def _compile(
         validations[name] = validate(graphs[name], oracles[name], samples[name], name)
     chosen = options or QuantOptions()
     calibrated = Calibrated(graphs, samples, chosen, held_out, hold_out=True, progress=say)
+    calibrated.few = {name: bits.roles(graph) for name, graph in calibrated.graphs.items()}
     quantised, reports = built = calibrated.build()
+    if bits.least_db is not None:
+        (quantised, reports), _ = choose_few(calibrated, built, bits.least_db, say)
     if goal:
         (quantised, reports), _ = choose_widths(calibrated, built, arch, goal, say)
     image, codes, schedules = WeightImage(arch), {}, {}
     for name, graph in quantised.items():
         say(f"scheduling {name}")
-        schedules[name] = choose_schedule(graph, arch)
+        schedules[name] = choose_schedule(graph, arch, memory=memory)
         codes[name] = compile_task(graph, arch, image, schedules[name])
     joint = {}
     for name, work in work_of(requests, quantised).items():
         say(f"scheduling {name}")
-        joint[name] = compile_joint(work, arch, image)
+        joint[name] = compile_joint(work, arch, image, memory)
     kept: dict[str, NDArray[Any]] = {}
     report: dict[str, Any] = {"tasks": {}, "weight_bytes": image.words * arch.ring_read_bytes}
     for name, path in tasks.items():
@@ -231,7 +266,9 @@ def _compile(
             "outputs_db": outputs_db,
             "warning": advise(graph, reports[name], measured, judged_db),
             "macs": graph.macs,
-            "cycles": estimate(codes[name].steps, arch, graph.macs, routing=routing).cycles,
+            "cycles": estimate(
+                codes[name].steps, arch, graph.macs, routing=routing, memory=memory
+            ).cycles,
             "layers": len(graph.layers),
             "tokens": graph.tokens,
             "instructions": len(codes[name].program) // 32,
@@ -240,6 +277,7 @@ def _compile(
             "notes": graphs[name].notes + notes,
             "validation": dataclasses.asdict(validations[name]),
             "routing": routing,
+            "weights": stored_weights(graph),
             "schedule": dataclasses.asdict(schedules[name]),
             "quantisation": reports[name].to_dict(),
             "front": report_front(graphs[name], graph, rows),

@@ -84,15 +84,18 @@ def check_joint_fits(works: Mapping[str, Joint], arch: ArchConfig) -> None:
             check_fits(work, arch)
 
 
-def compile_joint(work: Joint, arch: ArchConfig, image: WeightImage) -> JointProgram:
-    """Choose a schedule and generate the code; weights that ``image`` has are not added again.
+def compile_joint(
+    work: Joint, arch: ArchConfig, image: WeightImage, memory: Memory | None = None
+) -> JointProgram:
+    """Choose a schedule for ``memory`` and generate the code; weights that ``image`` has are not
+    added again.
 
     Raises
     ------
     UserError
         It does not fit the architecture.
     """
-    schedule = choose_schedule(work, arch)
+    schedule = choose_schedule(work, arch, memory=memory)
     return JointProgram(work, schedule, compile_task(work, arch, image, schedule))
 
 

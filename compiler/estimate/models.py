@@ -9,16 +9,18 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.repeat import Blocks, repeat_blocks
-from moesaic.compiler.estimate.shapes import ShapeImage, shape_graph
+from moesaic.compiler.estimate.shapes import ShapeImage, shape_graph, with_few_bits
 from moesaic.compiler.estimate.task import Estimate, check_routing, estimate
 from moesaic.compiler.estimate.tuning import choose_schedule, naming_a_preset
 from moesaic.compiler.frontend import load_graph
 from moesaic.compiler.frontend.choose import check_dims
 from moesaic.compiler.ir import Choice
+from moesaic.compiler.quant.weight_bits import WeightBits
 from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.formats import FEW_WEIGHT_BITS
 from moesaic.spec.intgraph import IntGraph, IntMoe
 
 Routing = Mapping[str, Sequence[int]]
@@ -72,7 +74,10 @@ def estimate_graphs(
         mine |= {
             name: routing[f"{task}/{name}"] for name in names[task] if f"{task}/{name}" in routing
         }
-        schedule = schedules[task] if schedules else choose_schedule(work, arch)
+        if schedules:
+            schedule = schedules[task]
+        else:
+            schedule = choose_schedule(work, arch, memory=memory)
         result[task] = estimate(
             compile_task(work, arch, image, schedule).steps,
             arch,
@@ -176,18 +181,23 @@ def estimate_onnx(
     routing: Routing | None = None,
     memory: Memory | None = None,
     frames: int = 1,
+    weights: WeightBits | None = None,
 ) -> dict[str, Estimate]:
     """Estimate the model of an ONNX file as the task ``default``, without calibration.
 
     The accelerator's part of it where it does not take the whole: ``partition`` and ``choice`` as
-    :func:`~moesaic.compiler.frontend.load_graph` has them.
+    :func:`~moesaic.compiler.frontend.load_graph` has them. ``weights`` are their bits, 8 throughout
+    without it; there is nothing here to choose them by.
 
     Raises
     ------
     UserError
         The file holds no supported model, or as :func:`estimate_graphs`.
     """
+    bits = weights or WeightBits()
+    bits.check(arch)
     graphs = shapes_of_onnx(path, partition=partition, choice=choice)
-    works = {task: Joint((graph,), frames) for task, graph in graphs.items()}
+    few = (bits.experts == FEW_WEIGHT_BITS, bits.others == FEW_WEIGHT_BITS)
+    works = {task: Joint((with_few_bits(graph, *few),), frames) for task, graph in graphs.items()}
     with naming_a_preset(works["default"]):
         return estimate_graphs(works, arch, routing=routing, memory=memory, image=ShapeImage(arch))

@@ -19,6 +19,7 @@ from moesaic.compiler.quant.build import int_rotary
 from moesaic.compiler.schedule.steps import Weights
 from moesaic.spec.activations import FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.formats import FEW_WEIGHT_BITS
 from moesaic.spec.graph_sizes import count_macs
 from moesaic.spec.intgraph import (
     IntActivation,
@@ -123,6 +124,44 @@ def _embed(embed: ir.Embed | ir.Tokens) -> IntEmbed | IntTokens:
         return IntTokens(embed.tokens, embed.channels)
     initial: NDArray[np.int16] = np.zeros((embed.tokens, embed.channels), np.int16)
     return IntEmbed(_linear(embed.linear), initial, embed.first_row)
+
+
+def with_few_bits(graph: IntGraph, experts: bool, others: bool) -> IntGraph:
+    """A graph without values whose ``experts``, and all ``others`` but gates and what makes the
+    stream anew, have weights of four bits."""
+
+    def linear(part: IntLinear, few: bool = others) -> IntLinear:
+        return replace(part, weight_bits=FEW_WEIGHT_BITS) if few else part
+
+    def mlp(part: IntMlp, few: bool = others) -> IntMlp:
+        return replace(part, up=linear(part.up, few), down=linear(part.down, few))
+
+    def layer(part: IntLayer) -> IntLayer:
+        match part:
+            case IntAttention():
+                return replace(
+                    part,
+                    query=linear(part.query),
+                    key=linear(part.key),
+                    value=linear(part.value),
+                    output=linear(part.output),
+                )
+            case IntDense():
+                return replace(part, mlp=mlp(part.mlp))
+            case IntMoe():
+                return replace(part, experts=tuple(mlp(one, experts) for one in part.experts))
+            case IntRenorm():
+                return part
+            case _:
+                assert_never(part)
+
+    embed = graph.embed
+    return replace(
+        graph,
+        embed=replace(embed, linear=linear(embed.linear)) if isinstance(embed, IntEmbed) else embed,
+        layers=tuple(map(layer, graph.layers)),
+        heads=tuple(replace(head, linear=linear(head.linear)) for head in graph.heads),
+    )
 
 
 def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:

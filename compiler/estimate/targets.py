@@ -65,7 +65,9 @@ def estimate_targets(
         try:
             schedules = None
             if few is not None:
-                schedules = {name: choose_schedule(graph, arch) for name, graph in few.items()}
+                schedules = {
+                    name: choose_schedule(graph, arch, memory=memory) for name, graph in few.items()
+                }
             found = estimate_graphs(
                 graphs,
                 arch,

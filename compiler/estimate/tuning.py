@@ -9,6 +9,7 @@ from itertools import product
 
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.frame import ProgramHangs
+from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity, resident_words
@@ -31,16 +32,20 @@ MOST_STEPS = 12_000
 
 
 def choose_schedule(
-    work: IntGraph | Joint, arch: ArchConfig, start: Schedule | None = None
+    work: IntGraph | Joint,
+    arch: ArchConfig,
+    start: Schedule | None = None,
+    memory: Memory | None = None,
 ) -> Schedule:
     """Try one choice after the other, and keep each that the cost model finds faster, until none
     is.
 
-    The estimates assume the memory of reported figures and experts that share the tokens: what
-    a frame's routing will be is not known here. Only sizes count, so a model without values gets
-    the schedule of the real one. The search begins at ``start``, by default
-    :func:`~moesaic.compiler.schedule.options.first_schedule`, or at one that needs less memory
-    where that one does not fit. A frame of more than :data:`MOST_STEPS` steps gets that one.
+    The estimates assume ``memory``, by default that of reported figures, and experts that share the
+    tokens: what a frame's routing will be is not known here. With a slower memory, weights that are
+    loaded again for another part of the rows cost more than the array gains. Only sizes count, so a
+    model without values gets the schedule of the real one. The search begins at ``start``, by
+    default :func:`~moesaic.compiler.schedule.options.first_schedule`, or at one that needs less
+    memory where that one does not fit. A frame of more than :data:`MOST_STEPS` steps gets that one.
 
     Raises
     ------
@@ -49,7 +54,7 @@ def choose_schedule(
     """
     joint = Joint.of(work)
     check_capacity(joint, arch)
-    best, least = fitting_schedule(joint, arch, start or first_schedule(arch))
+    best, least = fitting_schedule(joint, arch, start or first_schedule(arch), memory)
     steps = len(compile_task(joint, arch, ShapeImage(arch), best).steps)
     before = best if steps > MOST_STEPS else None
     while best != before:  # a choice may pay only once another one is made
@@ -60,7 +65,7 @@ def choose_schedule(
                 if tried == best:
                     continue
                 try:
-                    cycles = _cycles(joint, arch, tried)
+                    cycles = _cycles(joint, arch, tried, memory)
                 except UserError:  # it needs more than there is
                     continue
                 if cycles < least * (1 - LEAST_GAIN):
@@ -118,7 +123,10 @@ MOST_QUERY_BLOCKS = 16
 
 
 def fitting_schedule(
-    work: IntGraph | Joint, arch: ArchConfig, start: Schedule
+    work: IntGraph | Joint,
+    arch: ArchConfig,
+    start: Schedule,
+    memory: Memory | None = None,
 ) -> tuple[Schedule, int]:
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
@@ -137,7 +145,7 @@ def fitting_schedule(
 
     def tried(schedule: Schedule) -> int | None:
         try:
-            return _cycles(joint, arch, schedule)
+            return _cycles(joint, arch, schedule, memory)
         except UserError as error:
             refusals.append(error)
             return None
@@ -196,7 +204,7 @@ def _head_groups(joint: Joint) -> list[int]:
     return sorted(sizes.values())
 
 
-def _cycles(joint: Joint, arch: ArchConfig, schedule: Schedule) -> int:
+def _cycles(joint: Joint, arch: ArchConfig, schedule: Schedule, memory: Memory | None) -> int:
     """Cycles of all that is computed together.
 
     Raises
@@ -207,6 +215,6 @@ def _cycles(joint: Joint, arch: ArchConfig, schedule: Schedule) -> int:
     """
     steps = compile_task(joint, arch, ShapeImage(arch), schedule).steps
     try:
-        return estimate(steps, arch, joint.macs).cycles
+        return estimate(steps, arch, joint.macs, memory=memory).cycles
     except ProgramHangs as error:
         raise UserError(f"the model does not fit target {arch.name}: {error}{WAY_OUT}") from error

@@ -30,10 +30,12 @@ from moesaic.spec import semantics
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import (
     CORRECTION_BITS,
+    FEW_WEIGHT_BITS,
     INT8_LARGEST,
     INT16_LARGEST,
     SIGMOID_FRACTION_BITS,
     UINT8_LARGEST,
+    WEIGHT_BITS,
 )
 from moesaic.spec.graph_sizes import count_macs
 from moesaic.spec.intgraph import (
@@ -59,9 +61,9 @@ from moesaic.spec.intgraph import (
 WIDE_STEPS = 256
 """Steps of the 16-bit normalised row in one step of the 8-bit one."""
 
-Done = dict[tuple[str, float, float, int, int, int], IntLinear]
+Done = dict[tuple[str, float, float, int, int, int, int], IntLinear]
 """(digest of the float layer, input step, output step, code of the input's zero, largest magnitude
-of an input code, inputs in 16 bits) to the integer layer."""
+of an input code, inputs in 16 bits, bits of the weights) to the integer layer."""
 
 
 class Builder:
@@ -82,6 +84,8 @@ class Builder:
         Points that are held in 16 bits: normalised rows (``3.norm``), queries (``3.query``),
         attended rows (``3.attention``) and hidden rows (``5.hidden``, ``7.expert2.hidden``), of
         which a number of channels may follow (``5.hidden:64``).
+    few
+        Roles of linear layers whose weights have four bits.
 
     Raises
     ------
@@ -97,7 +101,9 @@ class Builder:
         options: QuantOptions,
         done: Done,
         wide: Collection[str] = (),
+        few: Collection[str] = (),
     ) -> None:
+        self.few = few
         self.task, self.graph, self.scales, self.done = task, graph, scales, done
         self.options, self.wide = options, wide_points(graph, wide)
         may = set(may_be_wide(graph))
@@ -368,7 +374,8 @@ class Builder:
         if order is not None:
             weight = site.linear.weight[:, order]
             site = replace(site, linear=replace(site.linear, weight=weight))
-        key = (digest(site), source, target, zero, site.input_limit, wide)
+        bits = FEW_WEIGHT_BITS if role in self.few else WEIGHT_BITS
+        key = (digest(site), source, target, zero, site.input_limit, wide, bits)
         if key not in self.done:
             seen = self.scales.moments(self.task, site.source)
             covariance = seen.covariance(site.linear.inputs)
@@ -376,7 +383,7 @@ class Builder:
             if order is not None:
                 covariance, mean = covariance[np.ix_(order, order)], mean[order]
             inputs = Inputs(covariance, mean, self.options.feedback, self.options.correct)
-            self.done[key] = quantise_linear(site, source, target, inputs, zero, wide)
+            self.done[key] = quantise_linear(site, source, target, inputs, zero, wide, bits)
         return self.done[key]
 
 
@@ -401,6 +408,7 @@ def _joined(first: IntLinear, second: IntLinear) -> IntLinear:
         bias=np.concatenate([first.bias, second.bias]),
         multiplier=np.concatenate([first.multiplier, second.multiplier]),
         shift=np.concatenate([first.shift, second.shift]),
+        weight_bits=max(first.weight_bits, second.weight_bits),
     )
 
 

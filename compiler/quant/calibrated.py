@@ -29,6 +29,7 @@ from moesaic.compiler.quant.samples import (
 from moesaic.compiler.quant.scales import RESIDUAL_HEADROOM, Scales
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.compiler.quant.suspicions import suspicions
+from moesaic.compiler.quant.weight_bits import Few
 from moesaic.compiler.rewrite import (
     centre,
     check_rewritten,
@@ -121,6 +122,8 @@ class Calibrated:
         if options.ranges:
             self.clips = choose_clips(self.graphs, checked, self.shared, self.statistics, progress)
         self._done = Done()
+        self.few: Few = {}
+        """Layers whose weights have four bits, in what is built next."""
 
     def scales(self, residual_headroom: float = RESIDUAL_HEADROOM) -> Scales:
         """Steps of all points."""
@@ -142,7 +145,13 @@ class Calibrated:
             built = {
                 task: verify_integers(
                     Builder(
-                        task, graph, scales, self.options, self._done, wide.get(task, ())
+                        task,
+                        graph,
+                        scales,
+                        self.options,
+                        self._done,
+                        wide.get(task, ()),
+                        self.few.get(task, ()),
                     ).build(),
                     "rounding",
                 )

@@ -21,13 +21,20 @@ def code_layout(arch: ArchConfig) -> data.StructLayout:
     )
 
 
+_KEEP = {"keep": "true"}
+_BYTES_AT_ONCE = 64
+"""Bytes whose choice of a half hangs on registers of their own."""
+
+
 class TileCodes(wiring.Component):
     """One register between ring and array: a word of codes per cycle, latency 1 cycle.
 
     A word of four-bit codes stays at the input for two words of codes: the low halves of its bytes,
     then the high ones, extended by their signs. The choice is made in front of the register, so
     that neither the ring's output nor the array's first register has it in its way; and the next
-    tile's first word waits here while the shadow tile is occupied, so that no cycle is lost.
+    tile's first word waits here while the shadow tile is occupied, so that no cycle is lost. All
+    that decides something within a cycle is a register, and those that reach the whole word are
+    there several times: they are equal, and attributes tell the tools to keep them apart.
 
     Parameters
     ----------
@@ -39,13 +46,13 @@ class TileCodes(wiring.Component):
     i
         Ring words of tiles.
     halves
-        The word at the input has four-bit codes.
+        The word at the input has four-bit codes; settled two cycles before it is valid.
     beat, last
         What belongs to the next word of codes, see :func:`code_layout`.
     entered
         High in a cycle in which a word of codes goes into the register.
-    pending
-        A word of codes is in the register in the next cycle.
+    ready_next
+        Whether ``o.ready`` is high in the next cycle.
     o
         Words of codes.
     """
@@ -59,7 +66,7 @@ class TileCodes(wiring.Component):
                 "beat": In(layout["beat"].shape),
                 "last": In(1),
                 "entered": Out(1),
-                "pending": Out(1),
+                "ready_next": In(1),
                 "o": Out(stream.Signature(layout)),
             }
         )
@@ -67,34 +74,53 @@ class TileCodes(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         held = Signal(self.o.payload.shape(), reset_less=True)
-        some, second, free = Signal(), Signal(), Signal()
+        some, pending, free = Signal(), Signal(), Signal(init=1)
+        # Of a word of four-bit codes, which half is next; of another one, neither.
+        first, second, second_next = Signal(), Signal(), Signal()
         m.d.comb += [
-            free.eq(~some | self.o.ready),
-            self.i.ready.eq(free & (~self.halves | second)),
+            self.i.ready.eq(free & ~first),
             self.entered.eq(self.i.valid & free),
-            self.pending.eq(self.entered | (some & ~self.o.ready)),
+            pending.eq(self.entered | (some & ~self.o.ready)),
+            second_next.eq(second ^ (self.entered & self.halves)),
             self.o.valid.eq(some),
             self.o.payload.eq(held),
         ]
         m.d.sync += [
-            some.eq(self.pending),
-            second.eq(second ^ (self.entered & self.halves)),
+            some.eq(pending),
+            free.eq(~pending | self.ready_next),
+            second.eq(second_next),
+            first.eq(self.halves & ~second_next),
         ]
+        codes: list[Value] = []
+        for start in range(0, len(self.i.payload), WEIGHT_BITS * _BYTES_AT_ONCE):
+            part = self.i.payload[start : start + WEIGHT_BITS * _BYTES_AT_ONCE]
+            number = len(codes)
+            low = Signal(name=f"first_{number}", attrs=_KEEP)
+            high = Signal(name=f"second_{number}", attrs=_KEEP)
+            m.d.sync += [low.eq(self.halves & ~second_next), high.eq(second_next)]
+            codes.append(_codes(part, low, high))
         # What is there while no word is offered does no harm.
         with m.If(free):
             m.d.sync += [
-                held.word.eq(self._codes(second)),
+                held.word.eq(Cat(codes)),
                 held.beat.eq(self.beat),
                 held.last.eq(self.last),
             ]
         return m
 
-    def _codes(self, second: Value) -> Value:
-        """The codes that the register takes of the word at the input."""
-        codes = []
-        for start in range(0, len(self.i.payload), WEIGHT_BITS):
-            byte = self.i.payload[start : start + WEIGHT_BITS]
-            half = Mux(second, byte[FEW_WEIGHT_BITS:], byte[:FEW_WEIGHT_BITS])
-            sign = half[-1].replicate(WEIGHT_BITS - FEW_WEIGHT_BITS)
-            codes.append(Mux(self.halves, Cat(half, sign), byte))
-        return Cat(codes)
+
+def _codes(word: Value, low: Value, high: Value) -> Value:
+    """The codes in the ``low`` or the ``high`` halves of bytes, or the bytes themselves.
+
+    Bit by bit, for the least logic: that of a sign is the code's own or that of the lower half, and
+    the bits below take what lies above them or not.
+    """
+    codes: list[Value] = []
+    sign = FEW_WEIGHT_BITS - 1
+    for start in range(0, len(word), WEIGHT_BITS):
+        byte = word[start : start + WEIGHT_BITS]
+        codes.append(Mux(high, byte[FEW_WEIGHT_BITS:], byte[:FEW_WEIGHT_BITS]))
+        for bit in byte[FEW_WEIGHT_BITS:-1]:
+            codes.append(Mux(low, byte[sign], Mux(high, byte[-1], bit)))
+        codes.append(Mux(low, byte[sign], byte[-1]))
+    return Cat(codes)

@@ -133,11 +133,12 @@ class StationaryLoader(wiring.Component):
         wiring.connect(m, operand.read, wiring.flipped(self.operand))
         # A tile of the ring is requested, in the shadow store, and complete, all in one cycle; with
         # a register between, when its last word leaves that.
-        codes, stored, pending = None, self.ring_tile, Const(0)
+        codes, stored = None, self.ring_tile
         shadowing = tile_requested
         if arch.four_bit_weights:
             m.submodules.codes = codes = TileCodes(arch)
-            stored, pending = Signal(name="ring_tile_stored"), codes.pending
+            stored = Signal(name="ring_tile_stored")
+            m.d.comb += codes.ready_next.eq(~still_occupied)
             shadowing = stored | operand.requested
         m.d.comb += self.tile_ready.eq(landed | tile_landing)
         m.d.comb += still_occupied.eq(~self.tile_claim & (occupied | shadowing))
@@ -145,7 +146,8 @@ class StationaryLoader(wiring.Component):
             occupied.eq(still_occupied),
             landed.eq(~self.tile_claim & (landed | tile_landing)),
             # An operand's tile may be read: much hangs on it.
-            operand_open.eq(operand_next & ~still_occupied & ~pending)
+            # And not while a word of the ring is, or may come to be, in between.
+            operand_open.eq(operand_next & ~still_occupied & ~(ring_tiles | codes.o.valid))
             if codes
             else operand_open.eq(operand_next & ~still_occupied),
         ]

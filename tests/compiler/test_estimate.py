@@ -12,8 +12,9 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.frame import WAITS
 from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import Estimate, estimate
-from moesaic.compiler.estimate.tuning import check_fits, naming_a_preset
+from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
 from moesaic.hw.axi.burst import OUTSTANDING_BURSTS
 from moesaic.hw.control.fetch import BLOCK_INSTRUCTIONS, BUFFER_INSTRUCTIONS
 from moesaic.hw.control.frame import QUIET_CYCLES
@@ -232,3 +233,24 @@ def test_a_refusal_names_the_smallest_preset(tokens: int, channels: int, advice:
     assert str(caught.value).endswith(advice) and "target nano" in str(caught.value)
     with pytest.raises(UserError, match="^another$"), naming_a_preset(graph):
         raise UserError("another")
+
+
+def test_schedule_for_a_slow_memory_loads_weights_once() -> None:
+    """In parts of the rows the array and the vector unit take turns, for weights loaded twice."""
+    shape = Shape(
+        tokens=129, patches=128, head_rows=128, channels=192, heads=3, head_dim=64, value_dim=64,
+        hidden=768, moe=(False,), wide=0.0, functions=0.0, pairs=0.0,
+    )  # fmt: skip
+    graph, arch = random_intgraph(shape, seed=1, values=False), PRESETS["zcu102"]
+    slow = Memory(share=0.3)
+    chosen = {memory: choose_schedule(graph, arch, memory=memory) for memory in (None, slow)}
+    assert chosen[None].row_blocks == 2 and chosen[slow].row_blocks == 1
+    cycles = {
+        memory: estimate_graphs(
+            {"task": graph}, arch, memory=slow, image=ShapeImage(arch), schedules={"task": schedule}
+        )["task"].cycles
+        for memory, schedule in chosen.items()
+    }
+    assert cycles[slow] < 0.75 * cycles[None]
+    own = estimate_graphs({"task": graph}, arch, memory=slow, image=ShapeImage(arch))["task"]
+    assert own.cycles == cycles[slow]

@@ -117,3 +117,41 @@ def test_important_inputs_decide_the_clip() -> None:
 def test_factor_beyond_the_format_names_the_layer() -> None:
     with pytest.raises(UserError, match="node_7"):
         quantise(np.full((1, 4), 1e9), np.zeros(1), 1.0, 1e-3)
+
+
+def test_weights_of_four_bits_are_scaled_for_them() -> None:
+    """Less is lost than at the scale of the largest weight."""
+    rng = np.random.default_rng(4)
+    weight = rng.normal(size=(30, 200)) * rng.uniform(0.01, 3, (30, 1))
+    weight[:, 3] *= 2.0
+    plain = np.abs(weight).max(1) / 7
+    scale = best_scales(weight, np.ones(200), 7)
+
+    def error(scale: np.ndarray) -> np.ndarray:
+        codes = np.clip(np.floor(weight / scale[:, None] + 0.5), -7, 7)
+        return ((weight - codes * scale[:, None]) ** 2).sum(1)
+
+    assert (error(scale) <= error(plain)).all() and error(scale).sum() < 0.8 * error(plain).sum()
+    inputs = Inputs(np.eye(200), np.zeros(200))
+    layer = quantise_linear(site(weight, np.zeros(30)), 0.03, 1e-4, inputs, weight_bits=4)
+    assert layer.weight_bits == 4 and np.abs(layer.weight).max() == 7
+    codes = rng.integers(-128, 128, (100, 200))
+    want = codes * 0.03 @ weight.T
+    noise = ((real(layer, codes, 1e-4) - want) ** 2).mean(0)
+    assert 10 * np.log10((want**2).mean(0) / noise).mean() > 17
+
+
+def test_integers_of_a_file_have_four_bits_if_they_fit() -> None:
+    rng = np.random.default_rng(5)
+    for most, bits in ((7, 4), (8, 8)):
+        codes = rng.integers(-7, 8, (12, 20)).astype(np.int8)
+        codes[:, 0] = most
+        given = ir.Given(codes=codes)
+        linear = ir.Linear(
+            (codes * 0.02).astype(np.float32), np.zeros(12, np.float32), "n", given=given
+        )
+        whole = Site("1.up", linear, "1.norm", "1.hidden", 128)
+        inputs = Inputs(np.eye(20), np.zeros(20))
+        layer = quantise_linear(whole, 0.03, 1e-3, inputs, weight_bits=4)
+        assert layer.weight_bits == bits
+        np.testing.assert_array_equal(layer.weight, codes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,10 @@ from tests.compiler.random_intgraph import in_few_bits, random_intgraph, random_
 from tests.compiler.test_codegen import SHAPES, SMALL
 
 from .bundles import expected_codes, make_bundle
+from .conftest import SMALL as MODEL
+from .conftest import make_models, moesaic
 from .test_estimate import LARGE
+from .test_user_errors import assert_refused
 
 FOUR = dataclasses.replace(SMALL, name="four", four_bit_weights=True, ultra_ring=True)
 MEMORIES = {
@@ -40,8 +45,10 @@ def run(bundle: Bundle, graph: IntGraph, dram: DramConfig) -> tuple[bool, dict[s
     return bool((result.codes == expected_codes(graph, patches)).all()), result.counters[-1]
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize("shape", ["all_moe_top4", "lists_begin_anew", "rotary_wide_heads"])
+@pytest.mark.parametrize(
+    ("shape", "memory"),
+    [("all_moe_top4", "gaps"), ("lists_begin_anew", "slow"), ("rotary_wide_heads", "reported")],
+)
 def test_some_layers_in_four_bits_are_exact(shape: str, memory: str) -> None:
     whole = random_intgraph(SHAPES[shape], seed=2)
     graph = in_few_bits(whole, np.random.default_rng(len(memory)), 0.6)
@@ -81,3 +88,52 @@ def test_wrong_bit_of_either_half_is_noticed(bit: int) -> None:
     damaged[FOUR.parameter_ring_words * FOUR.ring_read_bytes] ^= 1 << bit
     assert run(good, graph, DramConfig())[0]
     assert not run(dataclasses.replace(good, weights=bytes(damaged)), graph, DramConfig())[0]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("four") / "four.json"
+    path.write_text(json.dumps(FOUR.to_dict()))
+    return path
+
+
+def test_experts_of_a_compiled_model(target: Path, tmp_path: Path) -> None:
+    """From the command line to the gateware, and the cost model knows it from the model alone."""
+    models = make_models(tmp_path, dataclasses.replace(MODEL, tasks=(("seg", 3),)), 0)
+    common = ("--target", target, "--calibrate", tmp_path / "samples.npz")
+    done = moesaic("compile", *models, *common, "-o", tmp_path / "few", "--experts", "4")
+    assert done.code == 0, done.err
+    told = " ".join(done.err.split())
+    assert "weights of 4 bits: " in told and " MB in all" in told
+    verified = moesaic("verify", tmp_path / "few", "--samples", "2", "--json")
+    assert verified.code == 0, verified.out + verified.err
+    tasks = json.loads(moesaic("inspect", tmp_path / "few", "--json").out)["tasks"]
+    for task in tasks.values():
+        assert [4, 8] in [part["bits"] for part in task["weights"].values()]
+    by_bundle = moesaic("estimate", tmp_path / "few", "--routing", "equal", "--json")
+    model = models[0].partition("=")[2]
+    by_model = moesaic("estimate", model, "--target", target, "--experts", "4", "--json")
+    estimated = json.loads(by_model.out)["tasks"]["default"]
+    assert estimated == json.loads(by_bundle.out)["tasks"]["seg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "needles"),
+    [
+        (["--experts", "4"], ["target nano takes weights of 8 bits only", "four_bit_weights"]),
+        (["--weights", "5"], ["--weights takes 4, 8 or auto, not 5"]),
+        (["--weights", "auto"], ["--weights auto needs --min-sqnr"]),
+        (
+            ["--weights", "auto", "--min-sqnr", "20", "--target-sqnr", "30"],
+            ["target nano takes weights of 8 bits only"],
+        ),
+    ],
+)
+def test_what_cannot_have_four_bits_is_refused(
+    options: list[str], needles: list[str], tmp_path: Path
+) -> None:
+    done = moesaic(
+        "compile", "none.onnx", "--target", "nano", "--calibrate", "none.npz",
+        "-o", tmp_path / "none", *options,
+    )  # fmt: skip
+    assert_refused(done, *needles)
