@@ -13,6 +13,8 @@ class Accelerator:
     """Runs frames on ``driver``; implements :class:`moesaic.host.pool.Device`."""
 
     name = "accelerator"
+    batch_frames = 1
+    """Frames run one after another: the first of several would only be given later."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver

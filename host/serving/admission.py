@@ -12,12 +12,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from moesaic.host.outputs import Outputs
 from moesaic.host.serving.connections import Connections
 from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
 from moesaic.host.serving.models import Model
-from moesaic.host.session import Outputs, QueueFull
+from moesaic.host.session import QueueFull
 
 _SHARE = 0.2
 """Weight of the latest answer in the running mean of device times."""

@@ -10,12 +10,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from moesaic.host.failures import DeviceError
+from moesaic.host.outputs import Outputs
 from moesaic.host.serving.admission import Admission
 from moesaic.host.serving.errors import ClientGone, RequestError
 from moesaic.host.serving.metrics import UNKNOWN, Metrics
 from moesaic.host.serving.models import Model
 from moesaic.host.serving.requestlog import Asked
-from moesaic.host.session import Outputs
 from moesaic.spec.errors import UserError
 
 
