@@ -375,6 +375,10 @@ class Session:
                 else:
                     self._serve([call])
 
+    def hurry(self) -> None:
+        """Let no call of :meth:`submit` wait for others any more: they will not come."""
+        self._calls.hurry()
+
     def close(self) -> None:
         """Finish what was submitted, and close the devices; again, or in a fork, does nothing."""
         if self._closed or os.getpid() != self._process:

@@ -97,6 +97,12 @@ class CallQueue:
         call.future.add_done_callback(lambda future: self._forget(waiting()))
         return True
 
+    def hurry(self) -> None:
+        """Let no batch wait for more from now on."""
+        with self._change:
+            self._wait_seconds = 0.0
+            self._change.notify()
+
     def close(self) -> None:
         """Finish what is there, without waiting for more."""
         with self._change:
