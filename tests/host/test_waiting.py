@@ -7,14 +7,17 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from moesaic.host.waiting import Call, CallQueue
 
-WAIT_SECONDS = 30.0
-"""Longer than anything takes on a busy machine, and than a batch may wait in what ends early."""
+WAIT_SECONDS = 20.0
+"""Longer than anything takes on a busy machine."""
+LONG_SECONDS = 2 * WAIT_SECONDS
+"""A wait for more calls that would fail a test, if anything waited for its end."""
 A, B = ("a",), ("b",)
 
 
@@ -60,12 +63,21 @@ class Bench:
         return self.ran
 
 
+@contextmanager
+def benches(*sizes: Any, **more: Any) -> Iterator[Bench]:
+    """A bench that ends with the block, whatever fails in it."""
+    made = Bench(*sizes, **more)
+    try:
+        yield made
+    finally:
+        made.gate.set()
+        made.queue.close()
+
+
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
-    yield made
-    made.gate.set()
-    made.queue.close()
+    with benches() as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -95,60 +107,57 @@ def test_waiting_calls_are_joined(
 
 
 def test_a_batch_of_one_frame_joins_nothing() -> None:
-    bench = Bench(batch_frames=1, wait_seconds=WAIT_SECONDS)
-    bench.hold()
-    for _ in range(3):
-        bench.put()
-    assert bench.finished() == [[0], [1], [2], [3]]
-    bench.queue.close()
+    with benches(batch_frames=1, wait_seconds=LONG_SECONDS) as bench:
+        bench.hold()
+        for _ in range(3):
+            bench.put()
+        assert bench.finished() == [[0], [1], [2], [3]]
 
 
 @pytest.mark.parametrize("reason", ["full", "calls", "others", "uncounted", "close", "cancelled"])
 def test_wait_for_more_ends_early(reason: str) -> None:
-    bench = Bench(4, 10 * WAIT_SECONDS, most_calls=3 if reason == "calls" else 99)
-    first = bench.put()
-    assert not bench.began.acquire(timeout=0.02), "it did not wait"
-    bench.put()
-    wanted = [[0, 1]]
-    match reason:
-        case "full":
-            bench.put(frames=2)
-            wanted = [[0, 1, 2]]
-        case "calls":
-            bench.put()
-            wanted = [[0, 1, 2]]
-        case "others":
-            bench.put(B, 4)
-            wanted = [[0, 1], [2]]
-        case "uncounted":
-            bench.put(frames=None)
-            wanted = [[0, 1], [2]]
-        case "close":
-            bench.queue.close()
-        case "cancelled":
-            assert first.cancel()
-            bench.put(frames=3)
-            wanted = [[1, 2]]
-    assert bench.finished() == wanted
-    bench.queue.close()
+    with benches(4, LONG_SECONDS, most_calls=3 if reason == "calls" else 99) as bench:
+        first = bench.put()
+        assert not bench.began.acquire(timeout=0.02), "it did not wait"
+        bench.put()
+        wanted = [[0, 1]]
+        match reason:
+            case "full":
+                bench.put(frames=2)
+                wanted = [[0, 1, 2]]
+            case "calls":
+                bench.put()
+                wanted = [[0, 1, 2]]
+            case "others":
+                bench.put(B, 4)
+                wanted = [[0, 1], [2]]
+            case "uncounted":
+                bench.put(frames=None)
+                wanted = [[0, 1], [2]]
+            case "close":
+                bench.queue.close()
+            case "cancelled":
+                assert first.cancel()
+                bench.put(frames=3)
+                wanted = [[1, 2]]
+        assert bench.finished() == wanted
 
 
 def test_batch_with_room_waits_its_time_and_no_longer() -> None:
-    bench = Bench(4, 0.1)
-    bench.put()
-    started = bench.calls[0].arrived
-    bench.put()
-    assert bench.finished() == [[0, 1]]
-    assert time.monotonic() - started >= 0.1
-    # What has waited for the device as long as that waits no more.
-    bench.queue._wait_seconds = WAIT_SECONDS / 10
-    bench.hold()
-    bench.put()
-    bench.calls[-1].arrived -= WAIT_SECONDS / 10
-    started = time.monotonic()
-    bench.finished()
-    assert time.monotonic() - started < WAIT_SECONDS / 10
-    bench.queue.close()
+    with benches(4, 0.1) as bench:
+        bench.put()
+        started = bench.calls[0].arrived
+        bench.put()
+        assert bench.finished() == [[0, 1]]
+        assert time.monotonic() - started >= 0.1
+        # What has waited for the device as long as that waits no more.
+        bench.queue._wait_seconds = WAIT_SECONDS / 10
+        bench.hold()
+        bench.put()
+        bench.calls[-1].arrived -= WAIT_SECONDS / 10
+        started = time.monotonic()
+        bench.finished()
+        assert time.monotonic() - started < WAIT_SECONDS / 10
 
 
 def test_cancelled_call_leaves_at_once_with_its_arrays(bench: Bench) -> None:
@@ -175,15 +184,14 @@ class LastMoment(Future[Any]):
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_call_cancelled_as_its_batch_begins_is_left_out(place: int) -> None:
-    bench = Bench()
-    bench.hold()
-    futures = [bench.put(future=LastMoment() if place == i else None) for i in range(3)]
-    bench.gate.set()
-    others = [future for i, future in enumerate(futures) if i != place]
-    assert not wait(others, WAIT_SECONDS).not_done
-    assert bench.ran == [[0], [i + 1 for i in range(3) if i != place]]
-    assert futures[place].cancelled()
-    bench.queue.close()
+    with benches() as bench:
+        bench.hold()
+        futures = [bench.put(future=LastMoment() if place == i else None) for i in range(3)]
+        bench.gate.set()
+        others = [future for i, future in enumerate(futures) if i != place]
+        assert not wait(others, WAIT_SECONDS).not_done
+        assert bench.ran == [[0], [i + 1 for i in range(3) if i != place]]
+        assert futures[place].cancelled()
 
 
 def test_batch_of_which_all_are_cancelled_as_it_begins_never_runs(bench: Bench) -> None:
