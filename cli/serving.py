@@ -6,12 +6,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moesaic.cli.console import app, console, load
-from moesaic.host.serving.limits import FEWEST_CONNECTIONS, MOST_CONNECTIONS, Limits
+from moesaic.host.serving.limits import (
+    BATCH_FRAMES,
+    BATCH_WAIT_MS,
+    FEWEST_CONNECTIONS,
+    LONGEST_BATCH_WAIT_MS,
+    MOST_BATCH_FRAMES,
+    MOST_CONNECTIONS,
+    Limits,
+)
 from moesaic.spec.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +57,12 @@ def serve(
         ),
     ] = None,
     queue: Annotated[int, typer.Option(help="most requests accepted at a time")] = Limits.queue,
+    batch: Annotated[
+        int, typer.Option(help="most frames of several requests in one call of a device; 1: none")
+    ] = BATCH_FRAMES,
+    batch_wait_ms: Annotated[
+        float, typer.Option(help="longest wait for more requests while the device idles, ms")
+    ] = BATCH_WAIT_MS,
     max_body: Annotated[float, typer.Option(help="longest request body, MiB")] = _MAX_BODY_MIB,
     connections: Annotated[
         int, typer.Option(help="most connections; fewer, if file descriptors are short")
@@ -84,6 +98,7 @@ def serve(
     from moesaic.host.serving.server import Server, address_of, bind
 
     _check(queue, max_body, connections)
+    joining = _joining(batch, batch_wait_ms)
     for name, seconds in (
         ("head", head_timeout),
         ("body", body_timeout),
@@ -115,7 +130,7 @@ def serve(
             import grpc  # noqa: F401  # what lacks is said now
 
             rpc = places.enter_context(bind(host, grpc_port, "--grpc-port"))
-        with _opened(plans, queue) as served:
+        with _opened(plans, {"queue_frames": queue, **joining}) as served:
             models = [name for one in served for name in one.models.values()]
             url = address_of(listener, access.scheme)
             rpc_url = address_of(rpc, access.scheme.replace("http", "grpc")) if rpc else None
@@ -132,6 +147,15 @@ def _check(queue: int, max_body: float, connections: int) -> None:
         raise UserError("--queue must be at least 1 and --max-body above 0 and at most 1024")
     if not FEWEST_CONNECTIONS <= connections <= MOST_CONNECTIONS:
         raise UserError(f"--connections must be {FEWEST_CONNECTIONS} to {MOST_CONNECTIONS}")
+
+
+def _joining(batch: int, wait_ms: float) -> dict[str, Any]:
+    """How sessions join requests."""
+    if not 1 <= batch <= MOST_BATCH_FRAMES:
+        raise UserError(f"--batch must be 1 to {MOST_BATCH_FRAMES} frames, not {batch}")
+    if not 0 <= wait_ms <= LONGEST_BATCH_WAIT_MS:
+        raise UserError(f"--batch-wait-ms must be 0 to {LONGEST_BATCH_WAIT_MS:g}, not {wait_ms:g}")
+    return {"batch_frames": batch, "batch_wait_seconds": wait_ms / 1000}
 
 
 @dataclass(frozen=True)
@@ -183,7 +207,7 @@ def _merged(common: Options, own: Options) -> Options:
 
 
 @contextmanager
-def _opened(plans: Sequence[_Plan], queue: int) -> Iterator[list[Served]]:
+def _opened(plans: Sequence[_Plan], sizes: dict[str, Any]) -> Iterator[list[Served]]:
     """A session for each bundle; they close behind the block."""
     from moesaic.host.serving.bundles import Served
     from moesaic.host.session import Session
@@ -192,7 +216,7 @@ def _opened(plans: Sequence[_Plan], queue: int) -> Iterator[list[Served]]:
         served = []
         with console.status("opening devices"):
             for plan in plans:
-                session = Session(plan.bundle, plan.devices, plan.options, queue_frames=queue)
+                session = Session(plan.bundle, plan.devices, plan.options, **sizes)
                 served.append(Served(plan.name, sessions.enter_context(session), plan.models))
         yield served
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moesaic.host.failures import DeviceError
-    from moesaic.host.session import Outputs, Placement, QueueFull, Session
+    from moesaic.host.outputs import Outputs
+    from moesaic.host.session import Placement, QueueFull, Session
 
 __all__ = ["DeviceError", "Outputs", "Placement", "QueueFull", "Session"]
 
@@ -19,5 +20,5 @@ __all__ = ["DeviceError", "Outputs", "Placement", "QueueFull", "Session"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "failures" if name == "DeviceError" else "session"
+    home = {"DeviceError": "failures", "Outputs": "outputs"}.get(name, "session")
     return getattr(importlib.import_module(f"moesaic.host.{home}"), name)

@@ -28,6 +28,12 @@ class Accelerator:
         self.driver = driver
         self._joint = driver.bundle.joint if together else {}
 
+    @property
+    def batch_frames(self) -> int:
+        """Most frames that a program takes. Beyond that they run one after another: the first of
+        several would only be given later."""
+        return max((entry.frames for entry in self._joint.values()), default=1)
+
     def run(self, task: str, patches: InputCodes) -> DeviceResult:
         """Run frames [frames, patches, inputs] of one task.
 
@@ -41,7 +47,7 @@ class Accelerator:
     def run_tasks(self, tasks: Sequence[str], patches: InputCodes) -> dict[str, DeviceResult]:
         """Run several tasks, which have the same input codes, on frames [frames, patches, inputs].
 
-        A task's counters are those of every run of a program that it was computed in.
+        Frames that were computed together have the counters of the run that they were in.
 
         Raises
         ------
@@ -50,7 +56,9 @@ class Accelerator:
         """
         graphs = self.driver.bundle.graphs
         results = {
-            task: DeviceResult(np.empty((len(patches), graphs[task].codes), np.int16), [])
+            task: DeviceResult(
+                np.empty((len(patches), graphs[task].codes), np.int16), [{} for _ in patches]
+            )
             for task in tasks
         }
         for run in plan_runs(self._joint, tasks, len(patches)):
@@ -61,7 +69,7 @@ class Accelerator:
                 run.tasks, split_codes(mine, run.frames, found.codes), strict=True
             ):
                 results[task].codes[frames] = codes
-                results[task].counters.append(found.counters)
+                results[task].counters[frames] = [found.counters] * run.frames
         return results
 
     def run_program(self, program: str, patches: InputCodes) -> FrameResult:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,14 +30,19 @@ _LONGEST_PAUSE_SECONDS = 60.0
 @dataclass(frozen=True)
 class DeviceResult:
     """Output codes [frames, codes], of all outputs one behind the other, and, from hardware, each
-    frame's counters."""
+    frame's counters, which are those of all frames and tasks that it was computed together with."""
 
     codes: NDArray[np.int16]
     counters: list[dict[str, int]]
 
 
 class Device(Protocol):
-    """Something that runs integer graphs: all devices give the same bits."""
+    """Something that runs integer graphs: all devices give the same bits.
+
+    A device may also have :meth:`TaskDevice.run_tasks`, and ``batch_frames``: the most frames that
+    it runs faster in one call than in several. A server joins no more requests than that; without
+    it, as many as it is told to.
+    """
 
     name: str
 
@@ -46,6 +51,36 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Give the device back."""
+
+
+@runtime_checkable
+class TaskDevice(Device, Protocol):
+    """A device that does something better than one task after the other."""
+
+    def run_tasks(self, tasks: Sequence[str], patches: InputCodes) -> Mapping[str, DeviceResult]:
+        """Run several tasks on the same frames [frames, patches, inputs]: a result for each.
+
+        The tasks take the same codes for the same input, and the bits are those of
+        :meth:`Device.run` for one task after the other.
+        """
+
+
+def run_tasks(
+    device: Device, tasks: Sequence[str], patches: InputCodes
+) -> Mapping[str, DeviceResult]:
+    """Run several tasks on the same frames, in one call if the device has one for it.
+
+    Raises
+    ------
+    DeviceError
+        The device failed, or left something out.
+    """
+    if len(tasks) > 1 and isinstance(device, TaskDevice):
+        results = device.run_tasks(tasks, patches)
+        if missing := sorted(set(tasks).difference(results)):
+            raise DeviceError(f"{device.name} gave no answer for task {missing[0]}")
+        return results
+    return {task: device.run(task, patches) for task in tasks}
 
 
 class DeviceUnavailable(Exception):
@@ -166,6 +201,17 @@ class DevicePool:
             with slot.lock:
                 if (device := self.ready(slot)) is not None:
                     return device
+        return None
+
+    def batch_frames(self) -> int | None:
+        """Most frames that the preferred one of the open devices has a use for in one call.
+
+        ``None`` if it does not say. It is a hint, so that nobody waits for a device that runs.
+        """
+        for slot in self.slots:
+            if (device := slot.device) is not None:
+                most = getattr(device, "batch_frames", None)
+                return max(most, 1) if isinstance(most, int) else None
         return None
 
     def _open(self, slot: Slot) -> None:

@@ -5,58 +5,26 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moesaic.host.failures import DeviceError
+from moesaic.host.joint import JointWork
 from moesaic.host.options import device_names
-from moesaic.host.pool import FAILURES, Device, DevicePool, DeviceResult
+from moesaic.host.outputs import DeviceCall, Inputs, Outputs
+from moesaic.host.pool import FAILURES, Device, DevicePool
+from moesaic.host.sides import HostSides
+from moesaic.host.waiting import Call, CallQueue
 from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.errors import UserError
-from moesaic.spec.hostpart import front_frames, task_outputs
-from moesaic.spec.hostside import quantise_input, task_frames
-from moesaic.spec.notebook import html_table, shape_text
+from moesaic.spec.notebook import html_table
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; boards have 3.10
-
-Inputs = Mapping[str, NDArray[Any]]
-"""Input name to array, the batch axis first."""
-
-
-class Outputs(dict[str, NDArray[np.float32]]):
-    """Output arrays by name, and where they come from.
-
-    Attributes
-    ----------
-    device
-        Name of the device that ran the frames.
-    latency_seconds
-        From the first attempt to the answer, other devices' failures and the host's parts included.
-    result
-        The integer codes and the counters behind the outputs.
-    """
-
-    def __init__(
-        self,
-        arrays: Mapping[str, NDArray[np.float32]],
-        device: str,
-        latency_seconds: float,
-        result: DeviceResult,
-    ) -> None:
-        super().__init__(arrays)
-        self.device, self.latency_seconds, self.result = device, latency_seconds, result
-
-    def __repr__(self) -> str:
-        arrays = ", ".join(f"{k} {shape_text(v.shape)} {v.dtype}" for k, v in self.items())
-        return f"<Outputs of {self.device} in {1000 * self.latency_seconds:.1f} ms: {arrays}>"
 
 
 @dataclass(frozen=True)
@@ -100,6 +68,11 @@ class Session:
         Most calls of :meth:`submit` that wait.
     pause_seconds
         Before a device that failed is tried again, doubled by every further failure.
+    batch_frames
+        Most frames of several calls of :meth:`submit`, for the same tasks, that a device gets in
+        one go; with 1 each call goes alone.
+    batch_wait_seconds
+        Longest time that they wait for each other while the device has nothing to do.
 
     Raises
     ------
@@ -121,16 +94,21 @@ class Session:
         strict: bool = False,
         queue_frames: int = 16,
         pause_seconds: float = 1.0,
+        batch_frames: int = 1,
+        batch_wait_seconds: float = 0.0,
     ) -> None:
+        if batch_frames < 1 or not 0 <= batch_wait_seconds < float("inf"):
+            raise UserError("batch_frames must be at least 1, and batch_wait_seconds at least 0")
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         names = device_names(devices)
         self._process, self._closed = os.getpid(), False
-        self._fronts = {task: self.bundle.front(task) for task in self.bundle.tasks}
-        self._inputs = {task: self.bundle.inputs(task) for task in self.bundle.tasks}
-        self._host_parts = {task: self.bundle.host_part(task) for task in self.bundle.tasks}
+        self._sides = HostSides(self.bundle)
         self._pool = DevicePool(self.bundle, names, options or {}, pause_seconds, strict=strict)
         self._free = threading.BoundedSemaphore(queue_frames)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="moesaic")
+        self._batch_frames = batch_frames
+        self._calls = CallQueue(
+            self._serve, self._most_frames, batch_wait_seconds, most_calls=queue_frames
+        )
         if self._pool.first() is None:
             raise UserError(f"no device can run {self.bundle.path}: {self._reasons()}")
 
@@ -149,12 +127,15 @@ class Session:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise UserError(f"the session of {self.bundle.path} is closed: open another one")
+            raise self._is_closed()
         if os.getpid() != self._process:
             raise UserError(
                 f"the session of {self.bundle.path} was opened before this process was forked:"
                 " open one in each process"
             )
+
+    def _is_closed(self) -> UserError:
+        return UserError(f"the session of {self.bundle.path} is closed: open another one")
 
     @property
     def device(self) -> Device:
@@ -245,30 +226,98 @@ class Session:
     def _run(self, inputs: Inputs, task: str | None) -> Outputs:
         self._check_usable()
         name = self.bundle.task(task)
-        graph, host_part = self.bundle.graphs[name], self._host_parts[name]
-        if host_part is not None:
-            host_part.open()  # whatever is wrong with it shows before a device runs
-        frames = task_frames(self._inputs, name, inputs)
+        return self._run_now((name,), inputs)[name]
+
+    def run_many(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> dict[str, Outputs]:
+        """Run several tasks: ``run_many({"image": x}, ["seg", "depth"])["seg"]["logits"]``.
+
+        The bits are those of :meth:`run` for each of them. All run on one device, which gets
+        those whose input has the same codes in one call; if it fails, the next one gets them all.
+
+        Parameters
+        ----------
+        inputs
+            Input name to array, of all these tasks, with a batch axis of any length.
+        tasks
+            Which tasks, each once; all of the bundle without it.
+
+        Returns
+        -------
+        dict
+            Outputs by task, in the order of ``tasks``.
+
+        Raises
+        ------
+        UserError, DeviceError
+            As :meth:`run`; there are all answers or none.
+        """
+        self._check_usable()
+        return self._run_now(self._names(tasks), inputs)
+
+    def _names(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        if tasks is None:
+            return tuple(self.bundle.tasks)
+        if isinstance(tasks, str):
+            raise UserError(f"tasks must be a list of names, not {tasks!r}")
+        names = tuple(self.bundle.task(name) for name in tasks)
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"tasks must be names, each once, not {list(tasks)!r}")
+        return names
+
+    def _run_now(self, tasks: tuple[str, ...], inputs: Inputs) -> dict[str, Outputs]:
+        (answer,) = self._answers(tasks, [inputs])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _answers(
+        self, tasks: tuple[str, ...], requests: Sequence[Inputs]
+    ) -> Iterator[dict[str, Outputs] | Exception]:
+        """Run the same tasks for several requests in one go.
+
+        Gives outputs by task for each request in turn, or what is wrong with it alone.
+        """
         started = time.perf_counter()
-        (source,) = self._inputs[name]
-        patches = quantise_input(graph, front_frames(self._fronts[name], source, frames))
+        work = JointWork(self._sides, tasks, requests)
+        if work.frames:
+            device = self._run_on_first(work)
+            call = DeviceCall(work.requests, work.frames)
+        for part in work.parts:
+            if isinstance(part, Exception):
+                yield part
+                continue
+            try:
+                results = work.results(part)
+                arrays = {task: self._sides.finish(task, results[task].codes) for task in tasks}
+            except Exception as error:
+                yield error
+                continue
+            seconds = time.perf_counter() - started
+            yield {
+                task: Outputs(arrays[task], device, seconds, results[task], call) for task in tasks
+            }
+
+    def _run_on_first(self, work: JointWork) -> str:
+        """Name of the first device that does all of the work."""
         for slot in self._pool.slots:
             with slot.lock:
                 device = self._pool.ready(slot)
                 if device is None:
                     continue
                 try:
-                    result = device.run(name, patches)
+                    work.run(device)
                 except FAILURES as error:
                     self._pool.fail(slot, str(error))
                     continue
                 self._pool.worked(slot)
-            arrays = task_outputs(graph, result.codes, host_part)
-            return Outputs(arrays, slot.name, time.perf_counter() - started, result)
-        raise DeviceError(f"no device could run task {name}: {self._reasons()}")
+            return slot.name
+        raise DeviceError(f"no device could run {work}: {self._reasons()}")
 
     def submit(self, inputs: Inputs, task: str | None = None) -> Future[Outputs]:
         """Like ``run(inputs, task)``, in the background and in the order of the calls.
+
+        With ``batch_frames`` above 1, calls overtake those for other tasks to be joined with
+        earlier ones; the bits, and what is wrong with a call, are those of each alone.
 
         Raises
         ------
@@ -277,18 +326,64 @@ class Session:
         QueueFull
             As many calls wait as the session's queue holds.
         """
+        return self._put(lambda: (self.bundle.task(task),), inputs, True)
+
+    def submit_many(
+        self, inputs: Inputs, tasks: Sequence[str] | None = None
+    ) -> Future[dict[str, Outputs]]:
+        """Like ``run_many(inputs, tasks)``, in the background; otherwise as :meth:`submit`."""
+        return self._put(lambda: self._names(tasks), inputs, False)
+
+    def _put(
+        self, names: Callable[[], tuple[str, ...]], inputs: Inputs, single: bool
+    ) -> Future[Any]:
         self._check_usable()
+        try:
+            tasks = names()
+        except UserError as error:  # told where all that is wrong with a call is told
+            refused = Future[Any]()
+            refused.set_exception(error)
+            return refused
         if not self._free.acquire(blocking=False):
             raise QueueFull("the session's queue is full: wait for a result before the next frame")
-        future = self._worker.submit(self._run, inputs, task)
-        future.add_done_callback(lambda _: self._free.release())
-        return future
+        call = Call(tasks, inputs, self._sides.count(tasks, inputs), single)
+        call.future.add_done_callback(lambda _: self._free.release())
+        if not self._calls.put(call):
+            call.future.cancel()
+            raise self._is_closed()
+        return call.future
+
+    def _most_frames(self) -> int:
+        """Of a batch, by what the session was told and what the device has a use for."""
+        most = self._pool.batch_frames()
+        return self._batch_frames if most is None else min(self._batch_frames, most)
+
+    def _serve(self, calls: Sequence[Call]) -> None:
+        """Answer calls for the same tasks, together."""
+        left = list(calls)
+        try:
+            for answer in self._answers(calls[0].tasks, [call.inputs for call in calls]):
+                left.pop(0).answer(answer)
+        except DeviceError as error:
+            for call in left:
+                call.answer(error)
+        except BaseException as error:
+            # A fault, maybe by what one of them holds: the others have nothing to do with it.
+            for call in left:
+                if len(calls) == 1:
+                    call.answer(error)
+                else:
+                    self._serve([call])
+
+    def hurry(self) -> None:
+        """Let no call of :meth:`submit` wait for others any more: they will not come."""
+        self._calls.hurry()
 
     def close(self) -> None:
         """Finish what was submitted, and close the devices; again, or in a fork, does nothing."""
         if self._closed or os.getpid() != self._process:
             return
-        self._worker.shutdown()
+        self._calls.close()
         self._closed = True
         self._pool.close()
 

@@ -120,6 +120,17 @@ def quantise_input(graph: IntGraph, x: NDArray[np.float32]) -> InputCodes:
     return codes.reshape(len(codes), -1)[:, graph.gather]
 
 
+def same_codes(one: IntGraph, other: IntGraph) -> bool:
+    """Return whether :func:`quantise_input` gives the same for both, whatever the frames are."""
+    return (
+        one.input_name == other.input_name
+        and tuple(one.input_shape) == tuple(other.input_shape)
+        and (one.input_scale, one.input_zero) == (other.input_scale, other.input_zero)
+        and isinstance(one.embed, IntTokens) == isinstance(other.embed, IntTokens)
+        and np.array_equal(one.gather, other.gather)
+    )
+
+
 def dequantise_outputs(graph: IntGraph, codes: NDArray[np.int16]) -> dict[str, NDArray[np.float32]]:
     """Host-side scaling and layout of outputs: [frames, codes] to float32 [frames, ...] by name."""
     results = {}

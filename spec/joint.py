@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.hostside import same_codes
 from moesaic.spec.image import MAX_TASKS, NAME_BYTES, ImageTask
 from moesaic.spec.intgraph import MAX_HEADS, IntGraph
 from moesaic.spec.schema import Items, Range, SchemaError
@@ -97,16 +98,6 @@ def check_joint(joint: Mapping[str, JointEntry], tasks: Iterable[str]) -> None:
             raise SchemaError(f"joint.{name} computes something else than its name says")
 
 
-def same_input(one: IntGraph, other: IntGraph) -> bool:
-    """Whether an image has the same integer codes for two tasks."""
-    return (
-        one.input_shape == other.input_shape
-        and (one.input_scale, one.input_zero) == (other.input_scale, other.input_zero)
-        and type(one.embed) is type(other.embed)
-        and np.array_equal(one.gather, other.gather)
-    )
-
-
 def image_part(
     arch: ArchConfig,
     graphs: Mapping[str, IntGraph],
@@ -139,7 +130,7 @@ def check_parts(
     """
     for name, entry in joint.items():
         first, part = entry.tasks[0], parts[name]
-        if not all(same_input(graphs[first], graphs[task]) for task in entry.tasks):
+        if not all(same_codes(graphs[first], graphs[task]) for task in entry.tasks):
             raise SchemaError(f"joint.{name} has tasks with different inputs")
         try:
             wanted = image_part(arch, graphs, joint, name, part.program, parts[first].constants)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -87,26 +86,33 @@ def test_demo_leaves_what_commands_read() -> None:
     assert 'inputs = {"all": ' in demo and '"rtl": ' in demo and 'folder / f"{name}.npz"' in demo
 
 
-def test_request_of_the_document_is_answered(small_bundle: Path, tmp_path: Path) -> None:
-    """Its frame comes from the demo's file, here one of the same names; the server takes it."""
+def test_requests_of_the_document_are_answered(small_bundle: Path, tmp_path: Path) -> None:
+    """Their frame comes from the demo's file, here one of the same names; the server takes it."""
     (make,) = [c for _, c in ALL if "frame.json" in c and "-c" in c]
-    (curl,) = [c for _, c in ALL if c.startswith("curl")]
+    curls = [c for _, c in ALL if c.startswith("curl")]
     (tmp_path / "build" / "demo").mkdir(parents=True)
     images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     np.savez(tmp_path / "build" / "demo" / "rtl.npz", image=images)
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     subprocess.run(make, shell=True, cwd=tmp_path, check=True, timeout=60)
     body = (tmp_path / "build" / "frame.json").read_text()
-    path = re.search(r":8000(/\S+)", curl)
-    assert path and "@build/frame.json" in curl
+    asked = set()
     with Session(small_bundle, queue_frames=Limits.queue) as session:
-        wanted = session.run({"image": images[:1]}, task="seg")["seg"]
+        answers = session.run_many({"image": images[:1]})
         with serving(session, Limits()) as server:
-            reply = server.ask("POST", path[1], body.encode())
-    assert reply.status == 200, reply.body
-    (output,) = json.loads(reply.body)["outputs"]
-    found = np.asarray(output["data"], np.float32).reshape(output["shape"])
-    assert np.array_equal(found, wanted)
+            for curl in curls:
+                path = re.search(r":8000(/v2/models/(\S+)/infer)", curl)
+                assert path and "@build/frame.json" in curl
+                reply = server.ask("POST", path[1], body.encode())
+                assert reply.status == 200, reply.body
+                asked.add(path[2])
+                outputs = {output["name"]: output for output in reply.json["outputs"]}
+                wanted = {k: v for task in path[2].split("+") for k, v in answers[task].items()}
+                assert list(outputs) == list(wanted)
+                for name, output in outputs.items():
+                    found = np.asarray(output["data"], np.float32).reshape(output["shape"])
+                    assert np.array_equal(found, wanted[name])
+    assert asked == {"seg", "seg+depth"}
 
 
 RUN = [pair for pair in ALL if not any(word in pair[1] for word in FOREVER)]

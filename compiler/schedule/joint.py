@@ -107,6 +107,7 @@ class Joint:
 def _begin(graph: IntGraph) -> tuple[object, ...]:
     """What must be equal in front of all layers."""
     return (
+        graph.input_name,
         graph.input_shape,
         graph.input_scale,
         graph.input_zero,

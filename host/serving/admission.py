@@ -17,10 +17,11 @@ from moesaic.host.serving.errors import RequestError
 from moesaic.host.serving.limits import Limits
 from moesaic.host.serving.metrics import Metrics
 from moesaic.host.serving.models import Model
-from moesaic.host.session import Outputs, QueueFull
+from moesaic.host.session import QueueFull
 
 _SHARE = 0.2
-"""Weight of the latest answer in the running mean of device times."""
+"""Weight of the latest answer in the running mean of device times, each of them divided by the
+number of requests that shared it."""
 
 
 class Admission:
@@ -55,7 +56,7 @@ class Admission:
 
     @property
     def accepted(self) -> int:
-        """Requests that a device has not finished, the running one included."""
+        """Requests that a device has not finished, the running ones included."""
         return self._accepted
 
     def retry_after(self) -> int:
@@ -120,8 +121,8 @@ class Admission:
             self._bodies -= 1
             self._metrics.in_flight.dec()
 
-    def submit(self, model: Model, inputs: dict[str, NDArray[Any]]) -> Future[Outputs]:
-        """Accept a request whose body has been read.
+    def submit(self, model: Model, inputs: dict[str, NDArray[Any]]) -> Future[Any]:
+        """Accept a request whose body has been read; gives what ``model.answer`` takes.
 
         Raises
         ------
@@ -131,17 +132,16 @@ class Admission:
         self.check()
         started = time.perf_counter()
         try:
-            future = model.served.session.submit(inputs, model.task)
+            future = model.submit(inputs)
         except QueueFull as error:
             raise self._queue_full() from error
         self._count(1)
 
-        def done(finished: Future[Outputs]) -> None:
+        def done(finished: Future[Any]) -> None:
             if not finished.cancelled() and finished.exception() is None:
-                outputs = finished.result()
-                seconds = outputs.latency_seconds
-                waited = time.perf_counter() - started
-                self._metrics.answered(model, outputs.device, waited, seconds)
+                answer = model.answer(finished.result())
+                self._metrics.answered(model, answer, time.perf_counter() - started)
+                seconds = answer.latency_seconds / answer.call.requests
                 with self._lock:
                     mean = self._mean_seconds or seconds
                     self._mean_seconds = mean + _SHARE * (seconds - mean)

@@ -13,9 +13,8 @@ from moesaic.host.failures import DeviceError
 from moesaic.host.serving.admission import Admission
 from moesaic.host.serving.errors import ClientGone, RequestError
 from moesaic.host.serving.metrics import UNKNOWN, Metrics
-from moesaic.host.serving.models import Model
+from moesaic.host.serving.models import Answer, Model
 from moesaic.host.serving.requestlog import Asked
-from moesaic.host.session import Outputs
 from moesaic.spec.errors import UserError
 
 
@@ -47,7 +46,7 @@ class Execution:
 
     async def run(
         self, model: Model, inputs: dict[str, NDArray[Any]], left: Coroutine[Any, Any, Any]
-    ) -> Outputs:
+    ) -> Answer:
         """Wait for a device's answer as long as the client does.
 
         Parameters
@@ -81,19 +80,15 @@ class Execution:
 
     async def _answer(
         self, model: Model, inputs: dict[str, NDArray[Any]], gone: asyncio.Task[Any]
-    ) -> Outputs:
+    ) -> Answer:
         future = self._admission.submit(model, inputs)
         answer = asyncio.wrap_future(future)
         try:
             waits: set[asyncio.Future[Any]] = {answer, gone}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
-                return answer.result()
+                return model.answer(answer.result())
             raise ClientGone(ran=not future.cancel())
         finally:
             if not answer.done():
                 answer.cancel()
-            if future.cancelled():
-                # The session's worker drops the call only when it comes to it, maybe minutes
-                # later: till then it must not keep the tensors, for their room is given away.
-                inputs.clear()

@@ -8,6 +8,12 @@ FEWEST_CONNECTIONS, MOST_CONNECTIONS = 8, 10_000
 """With fewer, none of them are left for those who only ask how the server is; to look at more takes
 it over 3 % of its time."""
 
+BATCH_FRAMES, BATCH_WAIT_MS = 8, 0.0
+"""Most frames of several requests that a device gets in one go, and how long they wait for each
+other while it has nothing to do."""
+MOST_BATCH_FRAMES, LONGEST_BATCH_WAIT_MS = 1024, 1000.0
+"""By a wait of more than a second, a server would be slow to nobody's use."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -16,7 +22,7 @@ class Limits:
     Attributes
     ----------
     queue
-        Most requests that are accepted and not answered yet, the running one included.
+        Most requests that are accepted and not answered yet, the running ones included.
     body_bytes
         Longest body, unpacked.
     json_bytes

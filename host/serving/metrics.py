@@ -8,8 +8,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from moesaic.host.outputs import DeviceCall
 from moesaic.host.serving.bundles import Served
-from moesaic.host.serving.models import Model
+from moesaic.host.serving.models import Answer, Model
 
 OUTCOMES = ("ok", "invalid", "rejected", "failed", "cancelled", "abandoned", "error")
 """How a request ends: answered; wrong (4xx); refused for want of room (503); no device could run it
@@ -27,6 +28,9 @@ UNKNOWN = "unknown"
 _STATES = ("first choice", "stand-in", "unopened", "passed over")
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 """Upper bounds in seconds: from a board's milliseconds to a simulated frame's minutes."""
+
+_FRAMES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
+"""Upper bounds."""
 
 
 class _Devices(Collector):
@@ -109,6 +113,13 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self.batch_frames = Histogram(
+            "moesaic_batch_frames",
+            "Frames that a device was given in one go, of one request or of several",
+            ("task", "device"),
+            buckets=_FRAMES,
+            registry=self.registry,
+        )
         self.failovers = Counter(
             "moesaic_failovers",
             "Times that a less preferred device took over",
@@ -123,17 +134,21 @@ class Metrics:
             self.rejected.labels(reason)
         for reason in CLOSED:
             self.connections_closed.labels(reason)
+        self._calls: dict[Served, DeviceCall] = {}
         self._last = {served: _first(served) for served in bundles}
 
-    def answered(
-        self, model: Model, device: str, request_seconds: float, device_seconds: float
-    ) -> None:
-        """A device gave an answer."""
-        self.request_seconds.labels(model.name, device).observe(request_seconds)
-        self.device_seconds.labels(model.name, device).observe(device_seconds)
+    def answered(self, model: Model, answer: Answer, request_seconds: float) -> None:
+        """A device gave an answer; called on the thread of the session."""
+        labels = model.label, answer.device
+        self.request_seconds.labels(*labels).observe(request_seconds)
+        self.device_seconds.labels(*labels).observe(answer.latency_seconds)
         served = model.served
+        # A session answers all of a call before it begins the next one.
+        if self._calls.get(served) is not answer.call:
+            self._calls[served] = answer.call
+            self.batch_frames.labels(*labels).observe(answer.call.frames)
         names = [place.device for place in served.session.placement()]
-        rank = names.index(device)
+        rank = names.index(answer.device)
         if rank > self._last[served]:
             self.failovers.inc()
         self._last[served] = rank

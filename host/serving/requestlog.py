@@ -58,7 +58,7 @@ class Asked:
 
     def is_for(self, models: Models, name: str) -> None:
         """The client says for which model it is; there may be none of that name."""
-        self.model = name if name in models.by_name else None
+        self.model = models.label(name)
 
     def log(self, method: str, path: str, status: int | str) -> None:
         """Say how it ended."""

@@ -102,7 +102,7 @@ class Server(uvicorn.Server):
         access: Access = OPEN,
         rpc: socket.socket | None = None,
     ) -> None:
-        self._on_start = started
+        self._on_start, self._bundles = started, bundles
         self._rpc_place = rpc
         self._rpc: Any = None
         self._api, self._limits, self._access = Api(bundles, limits), limits, access
@@ -180,8 +180,10 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether to stop."""
-        if self.admission.draining and not self.admission.accepted:
-            self.should_exit = True
+        if self.admission.draining:
+            for served in self._bundles:
+                served.session.hurry()
+            self.should_exit = self.should_exit or not self.admission.accepted
         self.connections.sweep(asyncio.get_running_loop().time())
         self._folding.flush()
         return await super().on_tick(counter)

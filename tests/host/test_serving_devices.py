@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from moesaic.host import DeviceError, Outputs, Placement, Session
+from moesaic.host.outputs import DeviceCall
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.host.serving.admission import Admission
 from moesaic.host.serving.bundles import alone
@@ -136,9 +137,10 @@ class Stuck:
         self.futures.append(Future())
         return self.futures[-1]
 
-    def answer(self, seconds: float) -> None:
-        result = DeviceResult(np.zeros((1, 1), np.int16), [])
-        self.futures.pop(0).set_result(Outputs({}, "board", seconds, result))
+    def answer(self, seconds: float, requests: int = 1) -> None:
+        result, call = DeviceResult(np.zeros((1, 1), np.int16), []), DeviceCall(requests, requests)
+        for _ in range(requests):
+            self.futures.pop(0).set_result(Outputs({}, "board", seconds, result, call))
 
 
 def test_retry_after_is_the_time_that_the_queue_takes() -> None:
@@ -162,6 +164,23 @@ def test_retry_after_is_the_time_that_the_queue_takes() -> None:
     for _ in range(3):
         session.answer(0.001)
     assert door.accepted == 0 and door.retry_after() == 1
+
+
+def test_retry_after_counts_what_requests_shared_once() -> None:
+    session = Stuck()
+    served = [alone(session)]  # type: ignore[arg-type]
+    metrics, model, limits = Metrics(served), Models(served).find("seg"), Limits(queue=16)
+    door = Admission(limits, Connections(limits, metrics), metrics)
+    for _ in range(16):
+        door.submit(model, {})
+    session.answer(8.0, requests=4)
+    assert door.retry_after() == 24  # twelve wait, three calls of 8 s
+    session.answer(8.0)
+    session.answer(8.0)
+    labels = {"task": "seg", "device": "board"}
+    frames = metrics.registry.get_sample_value
+    assert frames("moesaic_batch_frames_count", labels) == 3
+    assert frames("moesaic_batch_frames_sum", labels) == 6
 
 
 def test_no_part_of_the_runtime_needs_the_server() -> None:

@@ -137,6 +137,8 @@ def test_sigint_ends_an_idle_server(folder: Path, tmp_path: Path) -> None:
         (["--port", "70000"], "port 70000: ports are 0 to 65535; choose another"),
         (["--host", "no-such-host.invalid"], "cannot listen on no-such-host.invalid, port 8000"),
         (["--queue", "0"], "--queue must be at least 1"),
+        (["--batch", "0"], "--batch must be 1 to 1024"),
+        (["--batch-wait-ms", "nan"], "--batch-wait-ms must be 0 to 1000, not nan"),
         (["--max-body", "nan"], "--max-body above 0"),
         (["--connections", "7"], "--connections must be 8 to 10000"),
         (["--head-timeout", "0"], "--head-timeout must be above 0 and at most 3600 seconds"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from moesaic.host import QueueFull, Session
-from moesaic.host.session import Outputs
+from moesaic.host.outputs import Outputs
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from tests.host.faulty_devices import FaultySimulation, draw, make_unreliable

@@ -11,6 +11,7 @@ import pytest
 
 from moesaic.spec import image
 from moesaic.spec.errors import UserError
+from moesaic.spec.hostside import same_codes
 from moesaic.spec.joint import (
     JointEntry,
     check_joint,
@@ -20,7 +21,6 @@ from moesaic.spec.joint import (
     output_shapes,
     plan_runs,
     read_joint,
-    same_input,
 )
 from moesaic.spec.presets import PRESETS
 from moesaic.spec.schema import SchemaError
@@ -165,9 +165,9 @@ def test_programs_of_other_sizes_are_refused(field: str, tmp_path: Path) -> None
     assert "joint.depth*2 has other sizes or constants than its tasks" in refusal(tmp_path)
 
 
-def test_tasks_together_must_have_the_same_input() -> None:
+def test_tasks_together_must_have_the_same_codes() -> None:
     one = random_intgraph(Shape(), seed=1)
-    assert same_input(one, replace(one, heads=one.heads[::-1]))
+    assert same_codes(one, replace(one, heads=one.heads[::-1]))
     for other in (
         replace(one, input_scale=0.5),
         replace(one, input_zero=3),
@@ -175,7 +175,7 @@ def test_tasks_together_must_have_the_same_input() -> None:
         replace(one, gather=one.gather[::-1]),
         random_intgraph(Shape(from_host=True), seed=1),
     ):
-        assert not same_input(one, other)
+        assert not same_codes(one, other)
     entry = JointEntry(["a", "b"], 1, 1, 1, [])
     graphs = {"a": one, "b": replace(one, input_scale=0.5)}
     part = image.ImageTask.of(PRESETS["nano"], one, b"", b"")
