@@ -130,9 +130,13 @@ class Requests:
         message = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
         text = json.dumps(message).encode()
         length = {HEADER_LENGTH: str(len(text))}
-        connection.request("POST", f"/v2/models/{model}/infer", text + x.tobytes(), length)
-        response = connection.getresponse()
-        body = response.read()
+        path = f"/v2/models/{model}/infer"
+        try:
+            connection.request("POST", path, text + x.tobytes(), length)
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise DeviceError(f"the server gave no answer: {error or type(error)}") from error
         if response.status != 200:
             raise DeviceError(f"the server answers {response.status}: {body.decode()}")
         return body[int(response.headers[HEADER_LENGTH]) :]
@@ -149,7 +153,9 @@ def serving(bundle: Path, joining: Joining, queue: int, options: Sequence[str]) 
     """
     command = [sys.executable, "-m", "moesaic.cli", "serve", str(bundle), "--port", "0"]
     command += ["--batch", str(joining.frames), "--batch-wait-ms", str(joining.wait_ms)]
-    command += ["--queue", str(queue), "--log-format", "json", *options]
+    # A client that has its first image waits for the slowest one's.
+    command += ["--queue", str(queue), "--idle-timeout", f"{_ANSWER_SECONDS:g}"]
+    command += ["--log-format", "json", *options]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:

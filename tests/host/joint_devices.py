@@ -63,6 +63,7 @@ class Joint(Plain):
     name = "joint"
 
     def run_tasks(self, tasks: Sequence[str], patches: np.ndarray) -> dict[str, DeviceResult]:
+        assert len(tasks) > 1, "one task is for run()"
         step = self._begin("+".join(tasks), len(patches))
         results = {task: self._run(task, patches) for task in reversed(tasks)}
         return step(results) if callable(step) else results

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -328,32 +328,43 @@ def test_command_joins_as_it_is_told(tmp_path: Path) -> None:
     write_plugin(tmp_path)
     (gate := tmp_path / "gate").mkdir()
     statuses: list[int] = []
+    clients: list[threading.Thread] = []
     body, headers = binary_request(frames(made, "seg"))
-    options = ["--batch", "2", "--batch-wait-ms", "1"]
+    options = ["--batch", "2", "--batch-wait-ms", "50"]
     with command(tmp_path, gate, options=options) as server, ExitStack() as stack:
 
         def ask() -> None:
-            statuses.append(server.ask("POST", "/v2/models/seg/infer", body, **headers).status)
+            with suppress(OSError, http.client.HTTPException):  # of a server that was killed
+                path = "/v2/models/seg/infer"
+                statuses.append(server.ask("POST", path, body, **headers).status)
 
         def metric(name: str) -> float:
             text = server.ask("GET", "/metrics").body.decode()
             found = re.search(rf"^{name}(?:{{.*}})? ([0-9.]+)$", text, re.MULTILINE)
             return float(found[1]) if found else 0.0
 
+        def await_depth(depth: float) -> None:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while metric("moesaic_queue_depth") != depth:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+
+        stack.callback(server.process.kill)  # a client waits for ever else, if this fails
         for number in range(4):
-            client = threading.Thread(target=ask)
+            client, started = threading.Thread(target=ask), time.monotonic()
             client.start()
-            stack.callback(client.join, WAIT_SECONDS)
+            clients.append(client)
             if number == 0:
                 assert (gate / "began").read_text() == "seg"
-        while metric("moesaic_queue_depth") < 4:
-            time.sleep(0.005)
+                assert time.monotonic() - started >= 0.05, "it did not wait for more"
+        await_depth(4)
         (gate / "go").write_text("on")
         for _ in range(2):
             assert (gate / "began").read_text() == "seg"
             (gate / "go").write_text("on")
-        while metric("moesaic_queue_depth"):
-            time.sleep(0.005)
+        await_depth(0)
+        for client in clients:
+            client.join(WAIT_SECONDS)
         name = "moesaic_batch_frames"
         assert (metric(f"{name}_count"), metric(f"{name}_sum")) == (3, 4)
     assert statuses == [200] * 4

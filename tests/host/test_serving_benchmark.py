@@ -51,7 +51,8 @@ class Wire:
         self.headers = {benchmark.HEADER_LENGTH: "2"}
 
     def request(self, *asked: Any) -> None:
-        self.asked = asked
+        if not self.answers:
+            raise BrokenPipeError("Broken pipe")
 
     def getresponse(self) -> Wire:
         return self
@@ -76,6 +77,8 @@ def test_every_answer_must_have_the_bits_of_the_first(bundle: Bundle) -> None:
             ask(requests, wire, model)
     with pytest.raises(DeviceError, match="the server answers 503: {}full"):
         ask(requests, Wire(b"full", status=503), "seg")
+    with pytest.raises(DeviceError, match="the server gave no answer: Broken pipe"):
+        ask(requests, Wire(), "seg")
 
 
 @pytest.mark.parametrize(
