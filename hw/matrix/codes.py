@@ -11,13 +11,9 @@ from moesaic.spec.formats import FEW_WEIGHT_BITS, WEIGHT_BITS
 
 
 def code_layout(arch: ArchConfig) -> data.StructLayout:
-    """``ring_read_bytes`` int8 codes, which beat of a tile they are, and whether the last."""
+    """``ring_read_bytes`` int8 codes, and which beat of a tile they are."""
     return data.StructLayout(
-        {
-            "word": 8 * arch.ring_read_bytes,
-            "beat": range(arch.tile_ring_words),
-            "last": 1,
-        }
+        {"word": 8 * arch.ring_read_bytes, "beat": range(arch.tile_ring_words)}
     )
 
 
@@ -48,13 +44,13 @@ class TileCodes(wiring.Component):
     halves
         The word at the input has four-bit codes; settled two cycles before it is valid.
     beat, last
-        What belongs to the next word of codes, see :func:`code_layout`.
+        Of the next word of codes: see :func:`code_layout`; it is a tile's last one.
     entered
         High in a cycle in which a word of codes goes into the register.
     ready_next
         Whether ``o.ready`` is high in the next cycle.
-    o
-        Words of codes.
+    o, final
+        Words of codes; the one that is there is a tile's last.
     """
 
     def __init__(self, arch: ArchConfig) -> None:
@@ -67,6 +63,7 @@ class TileCodes(wiring.Component):
                 "last": In(1),
                 "entered": Out(1),
                 "ready_next": In(1),
+                "final": Out(1),
                 "o": Out(stream.Signature(layout)),
             }
         )
@@ -74,10 +71,12 @@ class TileCodes(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         held = Signal(self.o.payload.shape(), reset_less=True)
-        some, pending, free = Signal(), Signal(), Signal(init=1)
+        some, pending, free = Signal(), Signal(), Signal()
+        enable = Signal(init=1, attrs=_KEEP)  # as `free`, for the whole word
         # Of a word of four-bit codes, which half is next; of another one, neither.
         first, second, second_next = Signal(), Signal(), Signal()
         m.d.comb += [
+            free.eq(~some | self.o.ready),
             self.i.ready.eq(free & ~first),
             self.entered.eq(self.i.valid & free),
             pending.eq(self.entered | (some & ~self.o.ready)),
@@ -87,7 +86,8 @@ class TileCodes(wiring.Component):
         ]
         m.d.sync += [
             some.eq(pending),
-            free.eq(~pending | self.ready_next),
+            enable.eq(~pending | self.ready_next),
+            self.final.eq((self.entered & self.last) | (self.final & ~self.o.ready)),
             second.eq(second_next),
             first.eq(self.halves & ~second_next),
         ]
@@ -100,12 +100,8 @@ class TileCodes(wiring.Component):
             m.d.sync += [low.eq(self.halves & ~second_next), high.eq(second_next)]
             codes.append(_codes(part, low, high))
         # What is there while no word is offered does no harm.
-        with m.If(free):
-            m.d.sync += [
-                held.word.eq(Cat(codes)),
-                held.beat.eq(self.beat),
-                held.last.eq(self.last),
-            ]
+        with m.If(enable):
+            m.d.sync += [held.word.eq(Cat(codes)), held.beat.eq(self.beat)]
         return m
 
 

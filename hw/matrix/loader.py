@@ -313,7 +313,7 @@ class StationaryLoader(wiring.Component):
                 codes.last.eq(last_beat),
                 codes.o.ready.eq(~occupied),
                 self.load.valid.eq(codes.o.valid & ~occupied),
-                stored.eq(codes.o.valid & ~occupied & codes.o.payload.last),
+                stored.eq(codes.final & ~occupied),
             ]
         with m.If(ring_tiles):
             m.d.comb += [
