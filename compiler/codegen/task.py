@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moesaic.compiler.codegen.image import WeightImage
-from moesaic.compiler.codegen.program import encode_program, place_fetches, plan_fetches
+from moesaic.compiler.codegen.program import (
+    Fetch,
+    encode_program,
+    place_fetches,
+    plan_fetches,
+)
 from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.memory import plan_memory
 from moesaic.compiler.schedule.options import Schedule, first_schedule
@@ -30,6 +35,33 @@ class TaskCode:
     """Ring words of one frame in which every expert is hit."""
 
 
+@dataclass
+class Plan:
+    """Everything about a program but its bits."""
+
+    steps: list[Step]
+    activation_words: int
+    fetches: list[Fetch]
+
+
+def plan_task(
+    graph: IntGraph, arch: ArchConfig, image: WeightImage, schedule: Schedule, frames: int = 1
+) -> Plan:
+    """What :func:`compile_task` encodes; add the task's weights to ``image``.
+
+    Raises
+    ------
+    UserError
+        The model does not fit the architecture, so far: a size may still exceed its field.
+    """
+    steps = lower(graph, arch, schedule, frames)
+    activation_words = plan_memory(steps, arch)
+    insert_tokens(steps, arch)
+    fetches = plan_fetches(steps, image, schedule.speculated_experts)
+    steps = place_fetches(steps, fetches, schedule.fetches_ahead)
+    return Plan(steps, activation_words, fetches)
+
+
 def compile_task(
     graph: IntGraph,
     arch: ArchConfig,
@@ -46,16 +78,11 @@ def compile_task(
     UserError
         The model does not fit the architecture.
     """
-    schedule = schedule or first_schedule(arch)
-    steps = lower(graph, arch, schedule, frames)
-    activation_words = plan_memory(steps, arch)
-    insert_tokens(steps, arch)
-    fetches = plan_fetches(steps, image, schedule.speculated_experts)
-    steps = place_fetches(steps, fetches, schedule.fetches_ahead)
+    planned = plan_task(graph, arch, image, schedule or first_schedule(arch), frames)
     return TaskCode(
-        program=encode_program(steps, arch),
+        program=encode_program(planned.steps, arch),
         constants=pack_constants(graph, arch),
-        steps=steps,
-        activation_words=activation_words,
-        weight_words=sum(fetch.words for fetch in fetches),
+        steps=planned.steps,
+        activation_words=planned.activation_words,
+        weight_words=sum(fetch.words for fetch in planned.fetches),
     )

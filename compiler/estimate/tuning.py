@@ -7,10 +7,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
 
-from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.codegen.program import encode_program
+from moesaic.compiler.codegen.task import Plan, plan_task
 from moesaic.compiler.estimate.cycles.frame import ProgramHangs
 from moesaic.compiler.estimate.shapes import ShapeImage
-from moesaic.compiler.estimate.task import estimate
+from moesaic.compiler.estimate.task import frame_cycles
 from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity, resident_words
 from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.memory import plan_memory
@@ -48,21 +49,25 @@ def choose_schedule(
     """
     check_capacity(graph, arch, frames)
     best, least = fitting_schedule(graph, arch, start or first_schedule(arch), frames)
-    steps = len(compile_task(graph, arch, ShapeImage(arch), best, frames).steps)
-    before = best if steps > MOST_STEPS else None
+    steps = plan_task(graph, arch, ShapeImage(arch), best, frames).steps
+    before = best if len(steps) > MOST_STEPS else None
+    seen = {best}  # what was too slow once is so again: `least` only falls
     while best != before:  # a choice may pay only once another one is made
         before = best
         for choice, values in candidates(arch, best).items():
             for value in values:
                 tried = replace(best, **{choice: value})
-                if tried == best:
+                if tried in seen:
                     continue
+                seen.add(tried)
                 try:
-                    cycles = _cycles(graph, arch, tried, frames)
+                    plan, cycles = _planned(graph, arch, tried, frames)
+                    if cycles >= least * (1 - LEAST_GAIN):
+                        continue
+                    encode_program(plan.steps, arch)
                 except UserError:  # it needs more than there is
                     continue
-                if cycles < least * (1 - LEAST_GAIN):
-                    best, least = tried, cycles
+                best, least = tried, cycles
     return best
 
 
@@ -133,7 +138,9 @@ def fitting_schedule(
 
     def tried(schedule: Schedule) -> int | None:
         try:
-            return _cycles(graph, arch, schedule, frames)
+            plan, cycles = _planned(graph, arch, schedule, frames)
+            encode_program(plan.steps, arch)
+            return cycles
         except UserError as error:
             refusals.append(error)
             return None
@@ -192,8 +199,10 @@ def _head_groups(graph: IntGraph) -> list[int]:
     return sorted(sizes.values())
 
 
-def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) -> int:
-    """Cycles of ``frames`` frames together.
+def _planned(
+    graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int
+) -> tuple[Plan, int]:
+    """The program before it is encoded, and the cycles of ``frames`` frames together.
 
     Raises
     ------
@@ -201,8 +210,8 @@ def _cycles(graph: IntGraph, arch: ArchConfig, schedule: Schedule, frames: int) 
         The model does not fit with this schedule. A program that hangs does not, either: the
         memory plan rules it out by construction, and the search does not rely on that.
     """
-    steps = compile_task(graph, arch, ShapeImage(arch), schedule, frames).steps
+    plan = plan_task(graph, arch, ShapeImage(arch), schedule, frames)
     try:
-        return estimate(steps, arch, frames * graph.macs).cycles
+        return plan, frame_cycles(plan.steps, arch)
     except ProgramHangs as error:
         raise UserError(f"the model does not fit target {arch.name}: {error}{WAY_OUT}") from error

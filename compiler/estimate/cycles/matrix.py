@@ -34,6 +34,7 @@ class Matrix:
         self.segments = 0
         self.late = "tile loads"  # why the next tile is not ready earlier
         self.bank_words = self.arch.activation_words // self.arch.activation_banks
+        self.tile_words = self.arch.tile_ring_words
 
     def process(self) -> Process:
         """All MATMULs in program order."""
@@ -97,13 +98,16 @@ class Matrix:
 
     def _pop(self, words: int) -> Time:
         """Take a chunk of the ring, one word per cycle; returns when the last one goes."""
-        frame = self.frame
+        there = yield from self.frame.arrived.at(self.chunks)
+        return self._take(there, words)
+
+    def _take(self, there: float, words: int) -> float:
+        """The same of a chunk that is complete in the ring by ``there``."""
         self.chunks += 1
-        there = yield from frame.arrived.reached(self.chunks)
-        last = self.loader + words - 1
-        if there + self.timing.ring > last:
-            last, self.late = there + self.timing.ring, "weights"
-        frame.popped.put(words, last)
+        last, there = self.loader + words - 1, there + self.timing.ring
+        if there > last:
+            last, self.late = there, "weights"
+        self.frame.popped.put(words, last)
         self.loader = last + 1
         return last
 
@@ -111,38 +115,47 @@ class Matrix:
         frame, timing = self.frame, self.timing
         step, waits = frame.steps[position], frame.waits[position]
         ring = field(step, "stationary") == Stationary.RING
+        parameters = field(step, "parameters")
         k_tiles, n_tiles = field(step, "k_tiles"), field(step, "n_tiles")
-        all_planes = [_planes(step, k) for k in range(k_tiles)]
         spacing = max(rows, timing.pass_distance)
         pause = spacing - rows
+        # Of every k-tile: words, from the first to the last one, and those among them that count.
+        passes = [
+            (rows, rows) if _planes(step, k) == 1 else (spacing + rows, 2 * rows)
+            for k in range(k_tiles)
+        ]
         streams = self._banks(step, "stream", 0, rows)
         earliest = start + timing.request
         streamed = 0
         for group in range(field(step, "groups")):
             for n in range(n_tiles):
-                if field(step, "parameters"):
+                if parameters:
                     yield from self._parameters()
-                for k, planes in enumerate(all_planes):
-                    words = rows if planes == 1 else spacing + rows
+                for k, (words, counted) in enumerate(passes):
                     if ring:
                         self.loader = max(self.loader, self.shadow_free)
-                        tile = yield from self._pop(self.arch.tile_ring_words)
+                        if len(frame.arrived) <= self.chunks:
+                            yield from frame.arrived.at(self.chunks)
+                        tile = self._take(frame.arrived[self.chunks], self.tile_words)
                     else:
-                        index = group * n_tiles + n
-                        tile = self._load_operand(step, index, k, streams)
+                        tile = self._load_operand(step, group * n_tiles + n, k, streams)
                     bank = (yield from self._bank()) if n == k == 0 else 0.0
                     claim = max(earliest, tile, self.issued + 1 + pause, bank)
                     # The wait is put down to what came last.
-                    reasons = (bank, "vector unit"), (tile, self.late), (earliest, "order")
-                    why = next((why for when, why in reasons if when == claim), "short passes")
+                    if bank == claim:
+                        why = "vector unit"
+                    elif tile == claim:
+                        why = self.late
+                    else:
+                        why = "order" if earliest == claim else "short passes"
                     waits[why] += claim - self.issued - 1
-                    waits["short passes"] += words - planes * rows
+                    waits["short passes"] += words - counted
                     if not streamed:
                         frame.began[position] = claim
                     self.late = "tile loads"
                     self.shadow_free = claim + 1
                     self.issued = claim + words - 1
-                    streamed += planes * rows
+                    streamed += counted
             frame.full.append(self.issued + timing.word_to_row)
         self.loop = max(start + streamed, self.issued - timing.request_slots + 3)
 
