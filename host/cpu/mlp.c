@@ -14,9 +14,10 @@ typedef struct {
 
 static void look_up(void *context, int row, int from, const int32_t *z, int outputs) {
   const narrow_to *to = context;
-  const uint8_t *codes = to->mlp->codes - to->mlp->first;
+  const uint8_t *codes = to->mlp->codes;
+  int first = to->mlp->first;
   int16_t *at = to->hidden + row * to->stride + from;
-  for (int j = 0; j < outputs; j++) at[j] = codes[z[j]];
+  for (int j = 0; j < outputs; j++) at[j] = codes[z[j] - first];
 }
 
 typedef struct {
