@@ -21,8 +21,9 @@ STAMP := .venv/.setup-done
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: $(STAMP)  ## make .venv/ with the moesaic command, and the C driver for this machine
+setup: $(STAMP)  ## make .venv/ with the moesaic command, and what is C for this machine
 	@$(MAKE) -s -j 2 -C firmware native
+	@$(MAKE) -s -j 2 -C host/cpu library
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@.ci/setup $(PYTHON)
@@ -55,6 +56,7 @@ firmware:  ## the C driver for every processor, with code sizes; fetches cross c
 
 bench: setup  ## measure all targets: cycles, estimates, resources, goals, real weights; an hour
 	$(BIN)/python -m moesaic.models.bench --out build/bench
+	$(BIN)/python -m moesaic.models.bench.processor --out build/bench
 	$(BIN)/python -m pip install --quiet -e '.[real]'
 	MOESAIC_REAL=1 $(BIN)/python -m pytest -s tests/pretrained
 

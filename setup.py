@@ -1,8 +1,8 @@
-"""What pyproject.toml cannot say: where packages live, and that the C driver comes with them.
+"""What pyproject.toml cannot say: where packages live, and that libraries in C come with them.
 
 The package ``moesaic`` is the folder ``api``, ``moesaic.X`` the folder ``X``. A wheel has the
-driver as a library beside the runtime that loads it, so it is for this kind of machine and any
-Python.
+driver and the device `cpu`'s arithmetic as libraries beside what loads them, so it is for this kind
+of machine and any Python.
 """
 
 import shutil
@@ -17,22 +17,29 @@ FOLDERS = ["cli", "compiler", "host", "hw", "models", "sim", "spec"]
 ENDINGS = ["json", "npz", "h", "cpp", "html", "css", "js"]
 DATA = ["*/nano.pt", *(f"{folder}*.{ending}" for folder in ("", "*/") for ending in ENDINGS)]
 FIRMWARE = ["Makefile", "*.mk", "*.sh", "*/*.[ch]", "*/*.ld", "board/*"]
-LIBRARY = Path("build/firmware/native/libmoesaic.so")
+DRIVER = ("make", "-s", "-C", "firmware", "DRIVER_FOR=native", "library")
+ARITHMETIC = ("make", "-s", "-C", "host/cpu", "library")
+LIBRARIES = {
+    "build/firmware/native/libmoesaic.so": ("host", DRIVER),
+    "build/cpu/libmoesaic_cpu.so": ("host/cpu", ARITHMETIC),
+}
+"""Where each is built, the folder of the package that it goes to, and the command."""
 packages = [f"moesaic.{p}" for f in FOLDERS for p in find_packages(include=[f, f"{f}.*"])]
 
 
-class BuildWithDriver(build_py):
-    """Also compiles the driver; a checkout in use has it where ``make setup`` puts it."""
+class BuildWithLibraries(build_py):
+    """Also compiles what is C; a checkout in use has it where ``make setup`` puts it."""
 
     def run(self) -> None:
         super().run()
-        if not self.editable_mode:
-            make = ["make", "-s", "-C", "firmware", "DRIVER_FOR=native", "library"]
+        if self.editable_mode:
+            return
+        for library, (folder, make) in LIBRARIES.items():
             try:
                 subprocess.run(make, check=True)
             except (OSError, subprocess.CalledProcessError) as error:
-                raise SystemExit(f"the C driver needs make and a C compiler: {error}") from error
-            shutil.copy(LIBRARY, Path(self.build_lib, "moesaic", "host"))
+                raise SystemExit(f"{library} needs make and a C compiler: {error}") from error
+            shutil.copy(library, Path(self.build_lib, "moesaic", folder))
 
 
 class PlatformWheel(bdist_wheel):
@@ -55,6 +62,6 @@ setup(
     | {f"moesaic.{folder}": folder for folder in FOLDERS},
     package_data={package: DATA for package in packages}
     | {"moesaic": ["py.typed"], "moesaic.firmware": FIRMWARE},
-    cmdclass={"build_py": BuildWithDriver, "bdist_wheel": PlatformWheel},
+    cmdclass={"build_py": BuildWithLibraries, "bdist_wheel": PlatformWheel},
     distclass=WithLibrary,
 )

@@ -7,6 +7,7 @@ scaling outputs, which the host does for every device, is not included.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,8 @@ def describe(device: Device) -> str:
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # no Linux, or an architecture that does not say
-    return f"cpu: {model}, {getattr(device, 'threads', 1)} threads, torch {torch.__version__}"
+    kernels, threads = getattr(device, "kernels", "torch"), getattr(device, "threads", 1)
+    return f"cpu: {model}, {kernels} kernels, {threads} threads, torch {torch.__version__}"
 
 
 def open_device(name: str, bundle: Bundle, options: Mapping[str, Any]) -> Device:
@@ -129,6 +131,23 @@ def make_table(measurements: Sequence[Measurement]) -> Table:
     return table
 
 
+def to_json(measurements: Sequence[Measurement]) -> str:
+    """The table's figures for other programs; times in seconds."""
+    rows = [
+        {
+            "device": row.device,
+            "task": row.task,
+            "batch": row.batch,
+            "calls": len(row.seconds),
+            "frames_per_second": row.frames_per_second,
+            "p50": row.percentile(50),
+            "p99": row.percentile(99),
+        }
+        for row in measurements
+    ]
+    return json.dumps(rows, indent=1)
+
+
 def parse_batches(text: str) -> list[int]:
     """Frames per call from ``1,8,32``.
 
@@ -180,7 +199,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             with console.status(f"{device.name}, {task}, {batch} frames a call ..."):
                 measurements.append(measure(device, task, frames, arguments.seconds))
         device.close()
-    console.print(make_table(measurements))
+    if arguments.json:
+        print(to_json(measurements))
+    else:
+        console.print(make_table(measurements))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -196,8 +218,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", default="1,8,32", help="frames a call, commas between")
     parser.add_argument("--task", help="measure this task only")
     parser.add_argument("--seconds", type=float, default=5.0, help="per row of the table")
+    parser.add_argument("--json", action="store_true", help="the figures alone, for programs")
     try:
-        run(parser.parse_args(argv), Console())
+        arguments = parser.parse_args(argv)
+        run(arguments, Console(stderr=arguments.json))
     except (UserError, DeviceError) as error:
         print(f"moesaic benchmark: {error}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)

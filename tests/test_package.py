@@ -114,6 +114,7 @@ def test_wheel_has_what_is_not_python(distributions: tuple[Path, Path]) -> None:
     for name in (
         "py.typed",
         "host/libmoesaic.so",
+        "host/cpu/libmoesaic_cpu.so",
         "firmware/Makefile",
         "firmware/targets.mk",
         "firmware/core/device.c",

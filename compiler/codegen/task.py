@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moesaic.compiler.codegen.image import WeightImage
-from moesaic.compiler.codegen.program import encode_program, place_fetches, plan_fetches
+from moesaic.compiler.codegen.program import (
+    Fetch,
+    encode_program,
+    place_fetches,
+    plan_fetches,
+)
 from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.lower import lower
 from moesaic.compiler.schedule.memory import plan_memory
@@ -51,6 +56,40 @@ def check_weights(graph: IntGraph, arch: ArchConfig) -> None:
         )
 
 
+@dataclass
+class Plan:
+    """Everything about a program but its bits."""
+
+    steps: list[Step]
+    activation_words: int
+    fetches: list[Fetch]
+
+
+def plan_task(
+    work: IntGraph | Joint, arch: ArchConfig, image: WeightImage, schedule: Schedule
+) -> Plan:
+    """What :func:`compile_task` encodes; add the weights to ``image``.
+
+    Raises
+    ------
+    UserError
+
+    Raises
+    ------
+    UserError
+        The model does not fit the architecture, so far: a size may still exceed its field.
+    """
+    joint = Joint.of(work)
+    for graph in joint.graphs:
+        check_weights(graph, arch)
+    steps = lower(joint, arch, schedule)
+    activation_words = plan_memory(steps, arch)
+    insert_tokens(steps, arch)
+    fetches = plan_fetches(steps, image, schedule.speculated_experts)
+    steps = place_fetches(steps, fetches, schedule.fetches_ahead)
+    return Plan(steps, activation_words, fetches)
+
+
 def compile_task(
     work: IntGraph | Joint,
     arch: ArchConfig,
@@ -67,18 +106,12 @@ def compile_task(
     UserError
         The model does not fit the architecture.
     """
-    joint, schedule = Joint.of(work), schedule or first_schedule(arch)
-    for graph in joint.graphs:
-        check_weights(graph, arch)
-    steps = lower(joint, arch, schedule)
-    activation_words = plan_memory(steps, arch)
-    insert_tokens(steps, arch)
-    fetches = plan_fetches(steps, image, schedule.speculated_experts)
-    steps = place_fetches(steps, fetches, schedule.fetches_ahead)
+    joint = Joint.of(work)
+    planned = plan_task(joint, arch, image, schedule or first_schedule(arch))
     return TaskCode(
-        program=encode_program(steps, arch),
+        program=encode_program(planned.steps, arch),
         constants=pack_constants(joint.graph, arch),
-        steps=steps,
-        activation_words=activation_words,
-        weight_words=sum(fetch.words for fetch in fetches),
+        steps=planned.steps,
+        activation_words=planned.activation_words,
+        weight_words=sum(fetch.words for fetch in planned.fetches),
     )

@@ -112,18 +112,7 @@ def estimate(
     """
     _check_rows(steps, routing or {})
     frame = Frame(steps, arch, memory or Memory(), routing or {})
-    check_segments(frame)
-    stream = Stream(frame)
-    processes = [
-        transfer.dispatch(frame),
-        stream.process(),
-        Matrix(frame).process(),
-        Vector(frame).process(),
-        transfer.router(frame),
-        transfer.load(frame),
-        transfer.store(frame),
-    ]
-    cycles = frame.run(processes)
+    stream, cycles = _run(frame)
     weight_bytes = stream.words * arch.ring_read_bytes
     loaded = sum(frame.work[p] for p in frame.of_unit[Unit.LOAD])
     chunks = sum(value_of(steps[p], "words") for p in frame.of_unit[Unit.STORE])
@@ -144,6 +133,27 @@ def estimate(
         activities=activities(frame),
         layers=_layers(frame, cycles),
     )
+
+
+def frame_cycles(steps: Sequence[Step], arch: ArchConfig, memory: Memory | None = None) -> int:
+    """The cycles of :func:`estimate`, and nothing else."""
+    return round(_run(Frame(steps, arch, memory or Memory(), {}))[1])
+
+
+def _run(frame: Frame) -> tuple[Stream, float]:
+    """Run all units; returns the weight stream and the cycles of the frame."""
+    check_segments(frame)
+    stream = Stream(frame)
+    processes = [
+        transfer.dispatch(frame),
+        stream.process(),
+        Matrix(frame).process(),
+        Vector(frame).process(),
+        transfer.router(frame),
+        transfer.load(frame),
+        transfer.store(frame),
+    ]
+    return stream, frame.run(processes)
 
 
 def check_routing(layers: Collection[str], routing: Mapping[str, Sequence[int]]) -> None:

@@ -7,11 +7,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
 
-from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.codegen.program import encode_program
+from moesaic.compiler.codegen.task import Plan, plan_task
 from moesaic.compiler.estimate.cycles.frame import ProgramHangs
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.shapes import ShapeImage
-from moesaic.compiler.estimate.task import estimate
+from moesaic.compiler.estimate.task import frame_cycles
 from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity, resident_words
 from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.lower import lower
@@ -55,21 +56,25 @@ def choose_schedule(
     joint = Joint.of(work)
     check_capacity(joint, arch)
     best, least = fitting_schedule(joint, arch, start or first_schedule(arch), memory)
-    steps = len(compile_task(joint, arch, ShapeImage(arch), best).steps)
-    before = best if steps > MOST_STEPS else None
+    steps = plan_task(joint, arch, ShapeImage(arch), best).steps
+    before = best if len(steps) > MOST_STEPS else None
+    seen = {best}  # what was too slow once is so again: `least` only falls
     while best != before:  # a choice may pay only once another one is made
         before = best
         for choice, values in candidates(arch, best).items():
             for value in values:
                 tried = replace(best, **{choice: value})
-                if tried == best:
+                if tried in seen:
                     continue
+                seen.add(tried)
                 try:
-                    cycles = _cycles(joint, arch, tried, memory)
+                    plan, cycles = _planned(joint, arch, tried, memory)
+                    if cycles >= least * (1 - LEAST_GAIN):
+                        continue
+                    encode_program(plan.steps, arch)
                 except UserError:  # it needs more than there is
                     continue
-                if cycles < least * (1 - LEAST_GAIN):
-                    best, least = tried, cycles
+                best, least = tried, cycles
     return best
 
 
@@ -145,7 +150,9 @@ def fitting_schedule(
 
     def tried(schedule: Schedule) -> int | None:
         try:
-            return _cycles(joint, arch, schedule, memory)
+            plan, cycles = _planned(joint, arch, schedule, memory)
+            encode_program(plan.steps, arch)
+            return cycles
         except UserError as error:
             refusals.append(error)
             return None
@@ -204,8 +211,10 @@ def _head_groups(joint: Joint) -> list[int]:
     return sorted(sizes.values())
 
 
-def _cycles(joint: Joint, arch: ArchConfig, schedule: Schedule, memory: Memory | None) -> int:
-    """Cycles of all that is computed together.
+def _planned(
+    joint: Joint, arch: ArchConfig, schedule: Schedule, memory: Memory | None
+) -> tuple[Plan, int]:
+    """The program before it is encoded, and the cycles of all that is computed together.
 
     Raises
     ------
@@ -213,8 +222,8 @@ def _cycles(joint: Joint, arch: ArchConfig, schedule: Schedule, memory: Memory |
         The model does not fit with this schedule. A program that hangs does not, either: the
         memory plan rules it out by construction, and the search does not rely on that.
     """
-    steps = compile_task(joint, arch, ShapeImage(arch), schedule).steps
+    plan = plan_task(joint, arch, ShapeImage(arch), schedule)
     try:
-        return estimate(steps, arch, joint.macs, memory=memory).cycles
+        return plan, frame_cycles(plan.steps, arch, memory)
     except ProgramHangs as error:
         raise UserError(f"the model does not fit target {arch.name}: {error}{WAY_OUT}") from error

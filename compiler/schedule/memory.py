@@ -67,10 +67,14 @@ def lifetimes(steps: list[Step], arch: ArchConfig) -> list[Lifetime]:
     }
     found: dict[Buffer, Lifetime] = {}
     for index, step in enumerate(steps):
+        last = until.get(index, index)
         for access in step.accesses:
             if access.buffer is not None:
-                entry = found.setdefault(access.buffer, Lifetime(access.buffer, index, index))
-                entry.last = max(entry.last, until.get(index, index))
+                entry = found.get(access.buffer)
+                if entry is None:
+                    entry = found[access.buffer] = Lifetime(access.buffer, index, index)
+                if entry.last < last:
+                    entry.last = last
     return list(found.values())
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from moesaic.compiler.schedule.steps import QUEUES_READ, Access, Address, Buffer, reads, writes
 from moesaic.spec import isa
 from moesaic.spec.intgraph import IntNorm
+
+LAYOUTS = 256
+"""Layouts of columns that are kept: every layer has the same few, and a search lowers it often."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,13 @@ class Rows:
         return () if self.expert is None else (QUEUES_READ,)
 
 
+@lru_cache(LAYOUTS)
 def natural(count: int, size: int) -> tuple[int, ...]:
     """Indices 0 .. count - 1, padded with -1 to a multiple of ``size``."""
     return (*range(count), *([-1] * (-count % size)))
 
 
+@lru_cache(LAYOUTS)
 def per_head(heads: range, dim: int, size: int) -> tuple[int, ...]:
     """Indices of the groups ``heads`` of ``dim`` indices each, padded with -1 to a multiple of
     ``size``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from moesaic.spec import isa
 from moesaic.spec.arch import ArchConfig
@@ -44,8 +45,7 @@ class Address:
     offset: int = 0
 
 
-@dataclass(frozen=True)
-class Access:
+class Access(NamedTuple):
     """One operand of a step: a buffer, or a whole resource when ``buffer`` is None; of it these
     ``rows``, or all when None."""
 
@@ -124,12 +124,12 @@ class Step:
 
 def reads(*buffers: Buffer, rows: range | None = None) -> tuple[Access, ...]:
     """Accesses that read activation buffers."""
-    return tuple(Access(Resource.ACTIVATION, False, buffer, rows) for buffer in buffers)
+    return tuple([Access(Resource.ACTIVATION, False, buffer, rows) for buffer in buffers])
 
 
 def writes(*buffers: Buffer, rows: range | None = None) -> tuple[Access, ...]:
     """Accesses that write activation buffers."""
-    return tuple(Access(Resource.ACTIVATION, True, buffer, rows) for buffer in buffers)
+    return tuple([Access(Resource.ACTIVATION, True, buffer, rows) for buffer in buffers])
 
 
 def reads_stream(rows: range | None = None) -> Access:

@@ -34,7 +34,8 @@ class Bench:
         self._bundles: dict[tuple[Model, str], Path] = {}
         self._models: dict[Model, Path] = {}
 
-    def _export(self, model: Model) -> Path:
+    def export(self, model: Model) -> Path:
+        """Folder of the model's ONNX files and samples."""
         if model not in self._models:
             folder = self._models[model] = self.folder / "models" / model.key
             command = module("models.export", "--preset", model.preset, "--out", folder)
@@ -54,10 +55,11 @@ class Bench:
         path.write_text(json.dumps(NARROW))
         return str(path)
 
-    def _compile(self, model: Model, target: str) -> Path:
+    def compile(self, model: Model, target: str) -> Path:
+        """Bundle of all tasks of a model."""
         key = (model, target)
         if key not in self._bundles:
-            source = self._export(model)
+            source = self.export(model)
             bundle = self._bundles[key] = self.folder / "bundles" / f"{model.key}-{target}"
             tasks = [f"{task}={source / task}.onnx" for task in preset(model.preset).task_names]
             samples = ("--calibrate", source / "calibration.npz")
@@ -74,7 +76,7 @@ class Bench:
         ``frame_cycles`` has the cycles of all of them, ``switch_cycles`` those from the end of the
         task's frame to the first weights of another task.
         """
-        bundle = self._compile(case.model, case.target)
+        bundle = self.compile(case.model, case.target)
         memory = ["--latency", str(case.latency), "--bandwidth", str(case.bandwidth)]
         name = f"{case.model.key} on {case.target}"
         file = self.folder / "stats.json"

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from moesaic.compiler.validate.oracle import run_onnx
+from moesaic.host.torch_devices import CpuDevice
 from moesaic.models.export import export_onnx, write_samples
 from moesaic.models.m3vit import trained_model
 from moesaic.models.metrics import depth_rmse, mean_iou
@@ -171,3 +172,4 @@ def test_torch_gives_the_stored_codes(trained: Trained, device: str) -> None:
         assert (got[: len(stored)] == bundle.samples[f"{task}.codes"]).all()
         single = np.concatenate([Executor(graph).run(frame[None]) for frame in patches[-3:]])
         assert (got[-3:] == single).all()
+        assert (got == CpuDevice(bundle).run(task, patches).codes).all()

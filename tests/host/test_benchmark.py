@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def arguments(**changes: object) -> argparse.Namespace:
         "batch": "1,5",
         "task": None,
         "option": [],
+        "json": False,
     }
     return argparse.Namespace(**{**defaults, "seconds": 0.01, **changes})
 
@@ -96,6 +98,20 @@ def test_table_names_what_was_measured(bundle: Bundle, monkeypatch: pytest.Monke
         ["cpu", "task", "1"],
         ["cpu", "task", "5"],
     ]
+
+
+def test_figures_for_programs(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "load_bundle", lambda path: bundle)
+    benchmark.main(["memory", "--batch", "2,1", "--seconds", "0", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["device"], row["task"], row["batch"]) for row in rows] == [
+        ("cpu", "task", 2),
+        ("cpu", "task", 1),
+    ]
+    assert all(row["calls"] == benchmark.FEWEST_CALLS for row in rows)
+    assert all(0 < row["p50"] <= row["p99"] and row["frames_per_second"] > 0 for row in rows)
 
 
 def no_cuda(self: object, bundle: Bundle) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from moesaic.host import DeviceError, Session, pool
+from moesaic.host.cpu.executor import NativeExecutor
 from moesaic.host.options import parse_options
 from moesaic.host.pool import DeviceResult, DeviceUnavailable
 from moesaic.spec.bundle import Bundle
@@ -132,22 +133,23 @@ def test_cuda_gives_the_reference_or_says_why_not(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("kernels", "error"),
     [
-        RuntimeError("out of memory\nmore about it"),
-        torch.OutOfMemoryError("out of memory"),
-        MemoryError(),
+        ("torch", RuntimeError("out of memory\nmore about it")),
+        ("torch", torch.OutOfMemoryError("out of memory")),
+        ("torch", MemoryError()),
+        ("best", MemoryError("out of memory")),
     ],
 )
-def test_failing_torch_is_a_device_failure(
-    error: Exception, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+def test_failing_arithmetic_is_a_device_failure(
+    kernels: str, error: Exception, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(self: Executor, patches: np.ndarray) -> np.ndarray:
+    def lost(self: Executor | NativeExecutor, patches: np.ndarray) -> np.ndarray:
         raise error
 
     graph = bundle.graphs["task"]
-    with Session(bundle, ["cpu"]) as opened:
-        monkeypatch.setattr(Executor, "run", lost)
+    with Session(bundle, ["cpu"], {"cpu": {"kernels": kernels}}) as opened:
+        monkeypatch.setattr(Executor if kernels == "torch" else NativeExecutor, "run", lost)
         with pytest.raises(DeviceError, match="cpu: out of memory$"):
             opened.run({"x": np.zeros((1, *graph.input_shape[1:]), np.float32)})
 

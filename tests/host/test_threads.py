@@ -1,4 +1,7 @@
-"""How many threads the device `cpu` computes with: one, or as many as it is told to."""
+"""How many threads the device `cpu` computes with: one, or as many as it is told to.
+
+Here torch computes; of the library's threads see ``test_kernels``.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,8 @@ def test_option_sets_the_threads_and_no_result_changes(bundle: Bundle, seen: lis
     shape = (3, *bundle.graphs["task"].input_shape[1:])
     x = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     answers = []
-    for options in ({}, {"cpu": {"threads": 2}}, {"cpu": {"threads": 1}}):
-        with Session(bundle, "cpu", options) as session:
+    for options in ({}, {"threads": 2}, {"threads": 1}):
+        with Session(bundle, "cpu", {"cpu": {"kernels": "torch", **options}}) as session:
             answers.append(session.run({"x": x})["y"])
             answers.append(session.submit({"x": x}).result()["y"])
     assert seen == [1, 1, 2, 2, 1, 1]
@@ -65,7 +68,8 @@ def test_threads_that_run_at_once_keep_their_own_setting(bundle: Bundle, seen: l
     program, after = torch.get_num_threads(), list[int]()
 
     def use(count: int) -> None:
-        with Session(bundle, "cpu", {"cpu": {"threads": count}}) as session:
+        options = {"cpu": {"kernels": "torch", "threads": count}}
+        with Session(bundle, "cpu", options) as session:
             for _ in range(5):
                 session.run({"x": x})
                 after.append(torch.get_num_threads())
@@ -97,7 +101,7 @@ def test_more_threads_are_refused_in_a_fork(bundle: Bundle) -> None:
     if not child:
         code = 1
         try:
-            Session(bundle, "cpu", {"cpu": {"threads": 2}})
+            Session(bundle, "cpu", {"cpu": {"kernels": "torch", "threads": 2}})
         except UserError as error:
             code = 0 if "do not survive a fork" in str(error) else 2
         finally:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from moesaic.models.bench import tables
+from moesaic.models.bench import processor, tables
 from moesaic.models.bench.cases import (
     ATTENTION,
     BOARD,
@@ -127,3 +130,35 @@ def test_cases_cover_what_is_promised() -> None:
     assert given == pytest.approx(0.75 * 19.2, rel=0.01)
     assert ArchConfig.from_dict(dict(NARROW)).width == 16 and ATTENTION.target == NARROW["name"]
     assert dataclasses.replace(TINY, routing=None).gates == "as drawn"
+
+
+def test_files_of_the_contest_run_in_onnx_runtime(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    weight = onnx.numpy_helper.from_array(np.ones((4, 2), np.float32), "w")
+    shapes = {"image": (1, 3, 4, 4), "y": (1, 3, 4, 2)}
+    x, y = (onnx.helper.make_tensor_value_info(n, 1, shape) for n, shape in shapes.items())
+    node = onnx.helper.make_node("MatMul", ["image", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "graph", [x], [y], [weight])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "m")
+    files = processor.quantise(tmp_path / "m", frames, tmp_path / "quantised")
+    assert list(files) == list(processor.FILES)
+    kinds = [{n.op_type for n in onnx.load(file).graph.node} for file in files.values()]
+    assert kinds[0] == {"MatMul"} and "MatMulInteger" in kinds[1] and "QuantizeLinear" in kinds[2]
+    assert all(processor.time_file(file, frames[:1], 2, 1, 0.0) > 0 for file in files.values())
+
+
+def test_busy_processes_are_there_meanwhile() -> None:
+    with processor.busy(2) as others:
+        assert [other.poll() for other in others] == [None, None]
+    assert all(other.returncode for other in others)
+
+
+def test_table_of_the_contest_has_all_rows() -> None:
+    row = {"model": "nano", "batch": 8, "threads": 2, "busy": 2, "cpu": 0.5}
+    row |= dict.fromkeys(processor.FILES, 1.25)
+    shown = Console(width=110, record=True)
+    shown.print(processor.make_table([row, {**row, "busy": 0}]))
+    text = shown.export_text()
+    assert "2 busy processes" in text and "idle" in text
+    assert text.count("500.00") == 2 and text.count("1,250.00") == 6

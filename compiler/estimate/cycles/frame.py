@@ -77,10 +77,14 @@ class Port:
 
     def serve(self, beats: float, earliest: float) -> float:
         """Transfer ``beats`` from ``earliest`` on; returns when the last one has crossed."""
-        start = max(self.time, earliest)
-        self.credit = min(self.limit, self.credit + (start - self.time) * self.share)
-        cycles = max(beats * self.beat_cycles, (beats - self.credit) / self.share)
-        self.credit = min(self.limit, self.credit + cycles * self.share - beats)
+        # Called for every tile of a frame: comparisons are quicker than min and max.
+        start, share, limit, credit = self.time, self.share, self.limit, self.credit
+        if earliest > start:
+            credit = min(limit, credit + (earliest - start) * share)
+            start = earliest
+        cycles = max(beats * self.beat_cycles, (beats - credit) / share)
+        credit = credit + cycles * share - beats
+        self.credit = credit if credit < limit else limit
         self.time = start + cycles
         self.beats += beats
         return self.time
@@ -149,8 +153,10 @@ class Frame:
         Accumulator banks handed to the vector unit, and back.
     parameters, consumed
         Parameter blocks handed to the vector unit, and used up.
-    arrived, popped
-        Chunks of the weight ring (tiles and parameter blocks): complete in the ring; taken.
+    arrived
+        Chunks (tiles and parameter blocks) that are complete in the weight ring.
+    popped
+        Ring words taken.
     fetched
         Predicated segments: (known to the matrix unit, words are there).
     collecting, logits
@@ -192,7 +198,7 @@ class Frame:
         self.finished: dict[Unit, Times] = {unit: Times() for unit in Unit}
         self.full, self.released = Times(), Times()
         self.parameters, self.consumed = Times(), Times()
-        self.arrived, self.popped = Flow(), Flow()
+        self.arrived, self.popped = Times(), Flow()
         self.fetched: list[tuple[float, bool]] = []
         self.collecting, self.logits = Times(), Flow()
         self.storing, self.stored = Times(), Flow()
@@ -254,8 +260,8 @@ class Frame:
     def _progress(self) -> int:
         lists = [*self.dispatched.values(), *self.taken.values(), *self.finished.values()]
         lists += [self.full, self.released, self.parameters, self.consumed]
-        lists += [self.collecting, self.storing]
-        flows = (self.arrived, self.popped, self.logits, self.stored)
+        lists += [self.collecting, self.storing, self.arrived]
+        flows = (self.popped, self.logits, self.stored)
         return sum(map(len, lists)) + sum(len(f.times) for f in flows) + len(self.fetched)
 
 

@@ -97,13 +97,16 @@ class Matrix:
 
     def _pop(self, words: int, cycles: int = 1) -> Time:
         """Take a chunk of the ring, one word in so many cycles; returns when the last one goes."""
-        frame = self.frame
+        there = yield from self.frame.arrived.at(self.chunks)
+        return self._take(there, words, cycles)
+
+    def _take(self, there: float, words: int, cycles: int = 1) -> float:
+        """The same of a chunk that is complete in the ring by ``there``."""
         self.chunks += 1
-        there = yield from frame.arrived.reached(self.chunks)
-        last = self.loader + words * cycles - 1
-        if (seen := there + self.timing.ring + cycles - 1) > last:
-            last, self.late = seen, "weights"
-        frame.popped.put(words, last)
+        last, there = self.loader + words * cycles - 1, there + self.timing.ring + cycles - 1
+        if there > last:
+            last, self.late = there, "weights"
+        self.frame.popped.put(words, last)
         self.loader = last + 1
         return last
 
@@ -113,40 +116,50 @@ class Matrix:
         source = field(step, "stationary")
         ring = source in FROM_RING
         tile_words = self.arch.segment_tile_words(source)
+        tile_cycles = self.arch.tile_ring_words // tile_words
+        parameters = field(step, "parameters")
         k_tiles, n_tiles = field(step, "k_tiles"), field(step, "n_tiles")
-        all_planes = [_planes(step, k) for k in range(k_tiles)]
         spacing = max(rows, timing.pass_distance)
         pause = spacing - rows
+        # Of every k-tile: words, from the first to the last one, and those among them that count.
+        passes = [
+            (rows, rows) if _planes(step, k) == 1 else (spacing + rows, 2 * rows)
+            for k in range(k_tiles)
+        ]
         streams = self._banks(step, "stream", 0, rows)
         earliest = start + timing.request
         streamed = 0
         for group in range(field(step, "groups")):
             for n in range(n_tiles):
-                if field(step, "parameters"):
+                if parameters:
                     yield from self._parameters()
-                for k, planes in enumerate(all_planes):
-                    words = rows if planes == 1 else spacing + rows
+                for k, (words, counted) in enumerate(passes):
                     if ring:
                         # A register between may hold the first word while the store is full.
                         self.loader = max(self.loader, self.shadow_free - timing.codes)
-                        cycles = self.arch.tile_ring_words // tile_words
-                        tile = timing.codes + (yield from self._pop(tile_words, cycles))
+                        if len(frame.arrived) <= self.chunks:
+                            yield from frame.arrived.at(self.chunks)
+                        there = frame.arrived[self.chunks]
+                        tile = timing.codes + self._take(there, tile_words, tile_cycles)
                     else:
-                        index = group * n_tiles + n
-                        tile = self._load_operand(step, index, k, streams)
+                        tile = self._load_operand(step, group * n_tiles + n, k, streams)
                     bank = (yield from self._bank()) if n == k == 0 else 0.0
                     claim = max(earliest, tile, self.issued + 1 + pause, bank)
                     # The wait is put down to what came last.
-                    reasons = (bank, "vector unit"), (tile, self.late), (earliest, "order")
-                    why = next((why for when, why in reasons if when == claim), "short passes")
+                    if bank == claim:
+                        why = "vector unit"
+                    elif tile == claim:
+                        why = self.late
+                    else:
+                        why = "order" if earliest == claim else "short passes"
                     waits[why] += claim - self.issued - 1
-                    waits["short passes"] += words - planes * rows
+                    waits["short passes"] += words - counted
                     if not streamed:
                         frame.began[position] = claim
                     self.late = "tile loads"
                     self.shadow_free = claim + 1
                     self.issued = claim + words - 1
-                    streamed += planes * rows
+                    streamed += counted
             frame.full.append(self.issued + timing.word_to_row)
         self.loop = max(start + streamed, self.issued - timing.request_slots + 3)
 

@@ -82,9 +82,11 @@ class Stream:
                 lines = chunk * self.lines_per_word
                 time = frame.weights.serve(lines, earliest)
                 room = min(before, self.words - self.capacity)
-                time = frame.weights.hold(max(time, (yield from frame.popped.reached(room))))
+                if room > 0:
+                    time = max(time, (yield from frame.popped.reached(room)))
+                time = frame.weights.hold(time)
                 self.lines.put(lines, time)
-                frame.arrived.put(1, time)
+                frame.arrived.append(time)
         if fetch:
             self.ends.append(self.words * self.lines_per_word)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Generator
+from itertools import accumulate
 
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field, store_beats
 from moesaic.compiler.schedule.steps import Step
@@ -23,6 +25,8 @@ class Vector:
         self.blocks = 0
         self.routes = self.scored = 0  # ROUTEs that have all their rows; rows that the next one has
         self.stored = 0
+        stores = (frame.steps[position] for position in frame.of_unit[Unit.STORE])
+        self.store_ends = list(accumulate(field(step, "words") for step in stores))
         self.softmax: list[float] = []
         self.attentions = 0
         self.offered = 0.0  # the last chunk with a slow destination has left
@@ -176,9 +180,7 @@ class Vector:
 
     def _store_of(self, chunk: int) -> int:
         """Number of the STORE that takes chunk number ``chunk`` (from 1)."""
-        total = 0
-        for number, position in enumerate(self.frame.of_unit[Unit.STORE]):
-            total += field(self.frame.steps[position], "words")
-            if total >= chunk:
-                return number
-        raise AssertionError("more output chunks than the STOREs take")
+        number = bisect_left(self.store_ends, chunk)
+        if number == len(self.store_ends):
+            raise AssertionError("more output chunks than the STOREs take")
+        return number
