@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,6 +132,8 @@ def compile(
             show(placement_table(name, task), console)
     for name, program in report["joint"].items():
         console.print(_joint(name, program, report["tasks"]))
+    for line in _shares(target, report):
+        console.print(line)
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
     console.print(f"took {stages.summary()}")
 
@@ -164,6 +167,20 @@ def _joint(name: str, program: dict[str, Any], tasks: dict[str, Any]) -> str:
         f"{name}: about {program['cycles']:,} cycles together, {alone:,} one by one"
         f" ({1 - program['cycles'] / alone:.0%} less)"
     )
+
+
+def _shares(target: str, report: dict[str, Any]) -> Iterator[str]:
+    """How long frames take by what DRAM sustains, a line for each program."""
+    from moesaic.cli.time_view import shared_times, shares_line
+    from moesaic.spec.clocks import find_clock
+    from moesaic.spec.joint import joint_frames
+    from moesaic.spec.presets import load_arch
+
+    arch = load_arch(target)
+    clock = find_clock(arch)
+    for name, program in {**report["tasks"], **report["joint"]}.items():
+        times = shared_times(arch, clock, program["cycles_at"], joint_frames(name))
+        yield f"{name} at {clock}: {shares_line(times)}"
 
 
 def _wide(points: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import Clock
 from moesaic.spec.memory import sustained_bytes
@@ -42,3 +44,43 @@ def time_line(clock: Clock, figures: dict[str, float]) -> str:
         f"{figures['ms']:.3g} ms at {clock}, if DRAM sustains {figures['dram_given_gb_s']:.1f}"
         f" GB/s; a frame moves {figures['dram_needed_gb_s']:.1f} in the mean"
     )
+
+
+def shared_times(
+    arch: ArchConfig, clock: Clock, cycles_at: Mapping[str, int], frames: int = 1
+) -> list[dict[str, float]]:
+    """A frame at each of the shares that are compared, for JSON and :func:`shares_line`.
+
+    Parameters
+    ----------
+    arch, clock
+        As for :func:`frame_time`.
+    cycles_at
+        Share of its peak that DRAM sustains, as text, to the cycles of ``frames`` frames.
+    frames
+        That are computed together.
+
+    Returns
+    -------
+    list
+        ``share``, ``frame_cycles``, ``ms``, and ``dram_given_gb_s`` that these assume.
+    """
+    return [
+        {
+            "share": float(share),
+            "frame_cycles": cycles / frames,
+            "ms": clock.milliseconds(cycles / frames),
+            "dram_given_gb_s": clock.gigabytes_per_second(sustained_bytes(arch, float(share))),
+        }
+        for share, cycles in cycles_at.items()
+    ]
+
+
+def shares_line(times: Sequence[Mapping[str, float]]) -> str:
+    """:func:`shared_times` as a line: what they assume stands beside every figure."""
+    each = (
+        f"{one['share']:.0%} ({one['dram_given_gb_s']:.1f} GB/s) {one['frame_cycles']:,.0f} cycles,"
+        f" {one['ms']:.3g} ms"
+        for one in times
+    )
+    return f"a frame if DRAM sustains of its ports' peak {'; '.join(each)}"

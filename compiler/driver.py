@@ -47,6 +47,7 @@ from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.hostpart import front_frames, task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
 from moesaic.spec.manifest import digest
+from moesaic.spec.memory import COMPARED_SHARES
 from moesaic.spec.metrics import sqnr_db
 from moesaic.spec.presets import load_arch
 
@@ -223,6 +224,9 @@ def _compile(
             # Numbers of classes that differ say nothing by how much.
             if given_by_file[output_name].dtype.kind == "f":
                 judged_db = min(judged_db, db)
+        estimated = estimate(
+            codes[name].steps, arch, graph.macs, routing=routing, shares=COMPARED_SHARES
+        )
         report["tasks"][name] = {
             "source": path.name,
             "source_digest": digest(path.read_bytes()),
@@ -231,7 +235,8 @@ def _compile(
             "outputs_db": outputs_db,
             "warning": advise(graph, reports[name], measured, judged_db),
             "macs": graph.macs,
-            "cycles": estimate(codes[name].steps, arch, graph.macs, routing=routing).cycles,
+            "cycles": estimated.cycles,
+            "cycles_at": estimated.cycles_at,
             "layers": len(graph.layers),
             "tokens": graph.tokens,
             "instructions": len(codes[name].program) // 32,

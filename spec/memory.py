@@ -44,6 +44,18 @@ class MemoryTiming:
 
 
 DEFAULT_MEMORY = MemoryTiming()
+COMPARED_SHARES = (DEFAULT_MEMORY.bandwidth_share, 0.7, 0.45)
+"""What reports show side by side, for no share is known before it is measured on a board.
+
+The first is what single figures assume. 75 % of its theoretical peak is what a ZCU102 gave to the
+ports of its logic (Manev, Vaishnav, Koch: Unexpected Diversity, FPT 2019), so 0.7 leaves a
+little to others; with 0.45 they take half.
+"""
+
+
+def share_name(share: float) -> str:
+    """A share as reports name it: ``"0.9"``."""
+    return f"{share:g}"
 
 
 def sustained_bytes(arch: ArchConfig, bandwidth_share: float) -> float:

@@ -33,6 +33,7 @@ def estimate_graphs(
     memory: Memory | None = None,
     image: WeightImage | None = None,
     schedules: Mapping[str, Schedule] | None = None,
+    shares: Sequence[float] = (),
 ) -> dict[str, Estimate]:
     """Lower every task for ``arch`` and estimate one frame of it, or all that is computed together.
 
@@ -51,6 +52,8 @@ def estimate_graphs(
         Where segments are placed; by default a real image, which stores equal ones once.
     schedules
         Task name to schedule; by default what :func:`choose_schedule` finds.
+    shares
+        As :func:`~moesaic.compiler.estimate.task.estimate`: programs are the same for all.
 
     Raises
     ------
@@ -79,6 +82,7 @@ def estimate_graphs(
             Joint.of(work).macs,
             routing=mine,
             memory=memory,
+            shares=shares,
         )
     return result
 
@@ -125,6 +129,7 @@ def estimate_bundle(
     routing: Routing | None = None,
     memory: Memory | None = None,
     frames: int = 1,
+    shares: Sequence[float] = (),
 ) -> dict[str, Estimate]:
     """Estimate the tasks of a bundle as they were compiled.
 
@@ -136,7 +141,7 @@ def estimate_bundle(
         Another target than the bundle's own; its schedules are chosen anew.
     routing
         Instead of the reported one.
-    memory, frames
+    memory, frames, shares
         As :func:`estimate_graphs`. Of several frames, experts get as many times the tokens, and
         schedules are chosen anew.
 
@@ -164,6 +169,7 @@ def estimate_bundle(
         routing=routing,
         memory=memory,
         schedules=schedules if own else None,
+        shares=shares,
     )
 
 
@@ -176,6 +182,7 @@ def estimate_onnx(
     routing: Routing | None = None,
     memory: Memory | None = None,
     frames: int = 1,
+    shares: Sequence[float] = (),
 ) -> dict[str, Estimate]:
     """Estimate the model of an ONNX file as the task ``default``, without calibration.
 
@@ -190,4 +197,6 @@ def estimate_onnx(
     graphs = shapes_of_onnx(path, partition=partition, choice=choice)
     works = {task: Joint((graph,), frames) for task, graph in graphs.items()}
     with naming_a_preset(works["default"]):
-        return estimate_graphs(works, arch, routing=routing, memory=memory, image=ShapeImage(arch))
+        return estimate_graphs(
+            works, arch, routing=routing, memory=memory, image=ShapeImage(arch), shares=shares
+        )
