@@ -256,6 +256,8 @@ def targets(
 ) -> None:
     """List the architecture presets."""
     from moesaic.spec.arch_schema import arch_schema
+    from moesaic.spec.boards import dram_of
+    from moesaic.spec.clocks import find_clock
     from moesaic.spec.presets import PRESETS, load_arch
 
     if schema or shown is not None:
@@ -266,7 +268,17 @@ def targets(
         print(json.dumps({name: arch.to_dict() for name, arch in PRESETS.items()}, indent=1))
         return
     table = Table(title="targets")
-    for column in ("name", "array", "lanes", "weight ports", "ring", "activations", "for"):
+    for column in (
+        "name",
+        "array",
+        "lanes",
+        "weight ports",
+        "ring",
+        "activations",
+        "clock",
+        "DRAM",
+        "for",
+    ):
         table.add_column(column)
     for name, arch in PRESETS.items():
         table.add_row(
@@ -276,6 +288,8 @@ def targets(
             f"{arch.weight_ports} x {8 * arch.weight_port_bytes} bit",
             f"{arch.ring_bytes >> 10} KiB",
             f"{arch.activation_bytes >> 10} KiB",
+            str(find_clock(arch)),
+            str(dram_of(arch) or "of no board"),
             arch.device,
         )
     show(table)

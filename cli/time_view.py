@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.boards import dram_of
 from moesaic.spec.clocks import Clock
 from moesaic.spec.memory import sustained_bytes
 
 
 def frame_time(
     arch: ArchConfig, clock: Clock, cycles: float, moved_bytes: float, bandwidth_share: float
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """A frame at a clock.
 
     Parameters
@@ -29,20 +31,25 @@ def frame_time(
     -------
     dict
         ``ms``; ``dram_given_gb_s``, which the cycles assume of DRAM, and ``dram_needed_gb_s``,
-        which the frame moves in the mean, both in 10**9 bytes per second.
+        which the frame moves in the mean, both in 10**9 bytes per second; ``dram_peak_gb_s``, the
+        theoretical peak of the DRAM on the target's board, ``None`` where it has none.
     """
+    board = dram_of(arch)
     return {
         "ms": clock.milliseconds(cycles),
         "dram_given_gb_s": clock.gigabytes_per_second(sustained_bytes(arch, bandwidth_share)),
         "dram_needed_gb_s": clock.gigabytes_per_second(moved_bytes, cycles),
+        "dram_peak_gb_s": board.gigabytes_per_second if board else None,
     }
 
 
-def time_line(clock: Clock, figures: dict[str, float]) -> str:
+def time_line(clock: Clock, figures: Mapping[str, Any]) -> str:
     """``figures`` of :func:`frame_time` with the clock and its source, as a line."""
+    peak = figures["dram_peak_gb_s"]
+    board = f"; its board's DRAM has {peak:.1f} at its theoretical peak" if peak else ""
     return (
         f"{figures['ms']:.3g} ms at {clock}, if DRAM sustains {figures['dram_given_gb_s']:.1f}"
-        f" GB/s; a frame moves {figures['dram_needed_gb_s']:.1f} in the mean"
+        f" GB/s; a frame moves {figures['dram_needed_gb_s']:.1f} in the mean{board}"
     )
 
 

@@ -58,6 +58,23 @@ def share_name(share: float) -> str:
     return f"{share:g}"
 
 
+@dataclass(frozen=True)
+class Dram:
+    """The memory of a board: name of its speed bin, 10**6 transfers a second, and bits of each."""
+
+    kind: str
+    megatransfers: int
+    data_bits: int
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """The theoretical peak, in 10**9 bytes per second, of all ports and both directions."""
+        return self.megatransfers * self.data_bits / 8e3
+
+    def __str__(self) -> str:
+        return f"{self.gigabytes_per_second:.3g} GB/s ({self.kind}, {self.data_bits} bit)"
+
+
 def sustained_bytes(arch: ArchConfig, bandwidth_share: float) -> float:
     """Bytes per cycle, both directions together, that cycle counts assume of all ports' memory."""
     return (arch.line_bytes + arch.data_port_bytes) * bandwidth_share
