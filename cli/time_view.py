@@ -8,12 +8,17 @@ from typing import Any
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.boards import dram_of
 from moesaic.spec.clocks import Clock
-from moesaic.spec.memory import sustained_bytes
+from moesaic.spec.memory import Dram, sustained_bytes
 
 
 def frame_time(
-    arch: ArchConfig, clock: Clock, cycles: float, moved_bytes: float, bandwidth_share: float
-) -> dict[str, float | None]:
+    arch: ArchConfig,
+    clock: Clock,
+    cycles: float,
+    moved_bytes: float,
+    bandwidth_share: float,
+    dram: Dram | None = None,
+) -> dict[str, float | str | None]:
     """A frame at a clock.
 
     Parameters
@@ -26,18 +31,23 @@ def frame_time(
         Of a frame; bytes in both directions.
     bandwidth_share
         What ports sustain of their peak.
+    dram
+        The memory with times of its own that the cycles are of, instead of a share.
 
     Returns
     -------
     dict
         ``ms``; ``dram_given_gb_s``, which the cycles assume of DRAM, and ``dram_needed_gb_s``,
         which the frame moves in the mean, both in 10**9 bytes per second; ``dram_peak_gb_s``, the
-        theoretical peak of the DRAM on the target's board, ``None`` where it has none.
+        theoretical peak of the DRAM on the target's board, ``None`` where it has none; ``dram``,
+        the one with times of its own, or ``None``: its peak is ``dram_given_gb_s`` then.
     """
     board = dram_of(arch)
+    given = clock.gigabytes_per_second(sustained_bytes(arch, bandwidth_share))
     return {
         "ms": clock.milliseconds(cycles),
-        "dram_given_gb_s": clock.gigabytes_per_second(sustained_bytes(arch, bandwidth_share)),
+        "dram_given_gb_s": dram.gigabytes_per_second if dram else given,
+        "dram": str(dram) if dram else None,
         "dram_needed_gb_s": clock.gigabytes_per_second(moved_bytes, cycles),
         "dram_peak_gb_s": board.gigabytes_per_second if board else None,
     }
@@ -47,9 +57,12 @@ def time_line(clock: Clock, figures: Mapping[str, Any]) -> str:
     """``figures`` of :func:`frame_time` with the clock and its source, as a line."""
     peak = figures["dram_peak_gb_s"]
     board = f"; its board's DRAM has {peak:.1f} at its theoretical peak" if peak else ""
+    given = f"if DRAM sustains {figures['dram_given_gb_s']:.1f} GB/s"
+    if figures["dram"]:
+        given, board = f"behind {figures['dram']} with refreshes, turnarounds and rows", ""
     return (
-        f"{figures['ms']:.3g} ms at {clock}, if DRAM sustains {figures['dram_given_gb_s']:.1f}"
-        f" GB/s; a frame moves {figures['dram_needed_gb_s']:.1f} in the mean{board}"
+        f"{figures['ms']:.3g} ms at {clock}, {given}; a frame moves"
+        f" {figures['dram_needed_gb_s']:.1f} in the mean{board}"
     )
 
 

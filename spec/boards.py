@@ -17,6 +17,8 @@ from moesaic.spec.registers import OFFSET_BITS
 
 AMD_FAMILIES = ("xcup", "xc7")
 """Families of parts that boards here may have."""
+DDR4_BITS = "16", "32", "64"
+"""Widths that a memory of DDR4-2400 may be given."""
 REGISTER_WINDOW_BYTES = 1 << OFFSET_BITS
 """Of the processor's address space, for the registers."""
 
@@ -309,6 +311,33 @@ def board_of(arch: ArchConfig, name: str | None = None) -> Board:
 def dram_of(arch: ArchConfig) -> Dram | None:
     """The memory of the board whose part the target is for; None where there is no such board."""
     return next((board.dram for board in BOARDS.values() if board.part == arch.device), None)
+
+
+def read_dram(text: str, arch: ArchConfig) -> Dram | None:
+    """The memory of ``ddr4`` or ``ddr4:BITS`` behind a target's ports; None for ``share``.
+
+    Raises
+    ------
+    UserError
+        It is something else, or the target's board has no such memory and no width is given.
+    """
+    if text == "share":
+        return None
+    name, _, bits = text.partition(":")
+    if name != "ddr4" or (bits and bits not in DDR4_BITS) or text.endswith(":"):
+        raise UserError(
+            f"--dram takes share, ddr4, or ddr4:BITS with {', '.join(DDR4_BITS)} bits, not {text!r}"
+        )
+    if bits:
+        return Dram("DDR4-2400", 2400, int(bits))
+    found = dram_of(arch)
+    if found is None or found.kind != "DDR4-2400":
+        what = "is for no board" if found is None else f"is for a board with {found.kind}"
+        raise UserError(
+            f"target {arch.name} {what}: give --dram the bits of a DDR4-2400 to put there, as"
+            " ddr4:32"
+        )
+    return found
 
 
 def place_masters(arch: ArchConfig, board: Board) -> dict[str, MemoryPort]:
