@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,6 +156,8 @@ def compile(
             show(placement_table(name, task), console)
     for name, program in report["joint"].items():
         console.print(_joint(name, program, report["tasks"]))
+    for line in _shares(target, report):
+        console.print(line)
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
     console.print(f"took {stages.summary()}")
 
@@ -188,6 +191,20 @@ def _joint(name: str, program: dict[str, Any], tasks: dict[str, Any]) -> str:
         f"{name}: about {program['cycles']:,} cycles together, {alone:,} one by one"
         f" ({1 - program['cycles'] / alone:.0%} less)"
     )
+
+
+def _shares(target: str, report: dict[str, Any]) -> Iterator[str]:
+    """How long frames take by what DRAM sustains, a line for each program."""
+    from moesaic.cli.time_view import shared_times, shares_line
+    from moesaic.spec.clocks import find_clock
+    from moesaic.spec.joint import joint_frames
+    from moesaic.spec.presets import load_arch
+
+    arch = load_arch(target)
+    clock = find_clock(arch)
+    for name, program in {**report["tasks"], **report["joint"]}.items():
+        times = shared_times(arch, clock, program["cycles_at"], joint_frames(name))
+        yield f"{name} at {clock}: {shares_line(times)}"
 
 
 def _wide(points: dict[str, Any]) -> str:
@@ -274,6 +291,8 @@ def targets(
 ) -> None:
     """List the architecture presets."""
     from moesaic.spec.arch_schema import arch_schema
+    from moesaic.spec.boards import dram_of
+    from moesaic.spec.clocks import find_clock
     from moesaic.spec.presets import PRESETS, load_arch
 
     if schema or shown is not None:
@@ -284,7 +303,17 @@ def targets(
         print(json.dumps({name: arch.to_dict() for name, arch in PRESETS.items()}, indent=1))
         return
     table = Table(title="targets")
-    for column in ("name", "array", "lanes", "weight ports", "ring", "activations", "for"):
+    for column in (
+        "name",
+        "array",
+        "lanes",
+        "weight ports",
+        "ring",
+        "activations",
+        "clock",
+        "DRAM",
+        "for",
+    ):
         table.add_column(column)
     for name, arch in PRESETS.items():
         table.add_row(
@@ -294,6 +323,8 @@ def targets(
             f"{arch.weight_ports} x {8 * arch.weight_port_bytes} bit",
             f"{arch.ring_bytes >> 10} KiB",
             f"{arch.activation_bytes >> 10} KiB",
+            str(find_clock(arch)),
+            str(dram_of(arch) or "of no board"),
             arch.device,
         )
     show(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,12 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from moesaic.spec.errors import UserError
+from moesaic.spec.memory import DEFAULT_MEMORY
+
+if TYPE_CHECKING:
+    from moesaic.spec.arch import ArchConfig
+    from moesaic.spec.clocks import Clock
+    from moesaic.spec.memory import Dram
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -89,6 +95,15 @@ ClockOption = Annotated[
     ),
 ]
 BandwidthOption = Annotated[float, typer.Option(help="sustained share of the DRAM's peak")]
+DramOption = Annotated[
+    str,
+    typer.Option(
+        "--dram",
+        metavar="share|ddr4[:BITS]",
+        help="a share of each port's peak, or DDR4-2400 behind all ports, with refreshes,"
+        " turnarounds and rows: the board's, or so wide",
+    ),
+]
 
 
 def show(table: Table, where: Console = out) -> None:
@@ -170,11 +185,29 @@ def check_memory(latency: int, bandwidth: float) -> None:
         raise UserError("--latency must be at least 1 and --bandwidth above 0 and at most 1")
 
 
-def dram_config(latency: int, bandwidth: float) -> Any:
-    from moesaic.sim.dram import DramConfig
+def read_memory(text: str, arch: ArchConfig, bandwidth: float) -> Dram | None:
+    """The DDR memory that ``--dram`` asks for; None for a share of each port.
+
+    Raises
+    ------
+    UserError
+        There is none for the target, or a share is given, too.
+    """
+    from moesaic.spec.boards import read_dram
+
+    found = read_dram(text, arch)
+    if found is not None and bandwidth != DEFAULT_MEMORY.bandwidth_share:
+        raise UserError("--bandwidth is for --dram share: a DDR4 sustains what its times allow")
+    return found
+
+
+def dram_config(latency: int, bandwidth: float, dram: Dram | None, clock: Clock) -> Any:
+    from moesaic.sim.dram import DramConfig, SharedDdr
+    from moesaic.spec.memory import DDR_TIMINGS
 
     check_memory(latency, bandwidth)
-    return DramConfig(latency_cycles=latency, bandwidth_share=bandwidth)
+    ddr = SharedDdr(DDR_TIMINGS[dram.kind], dram.data_bits, clock.mhz) if dram else None
+    return DramConfig(latency_cycles=latency, bandwidth_share=bandwidth, ddr=ddr)
 
 
 def load(bundle: Path) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from moesaic.cli.time_view import frame_time, time_line
+from moesaic.cli.time_view import frame_time, shared_times, time_line
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import Clock, find_clock
 from moesaic.spec.errors import UserError
@@ -59,6 +59,7 @@ def estimate_report(
             "frames": count,
             "frame_cycles": found.cycles / count,
             **frame_time(arch, clock, found.cycles / count, moved / count, bandwidth),
+            "dram_shares": shared_times(arch, clock, found.cycles_at, count),
         }
     return {"target": arch.name, **clock.to_dict(), "tasks": tasks}
 

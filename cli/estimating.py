@@ -27,7 +27,7 @@ from moesaic.cli.console import (
 )
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import WEIGHT_BITS
-from moesaic.spec.memory import DEFAULT_MEMORY
+from moesaic.spec.memory import COMPARED_SHARES, DEFAULT_MEMORY
 
 if TYPE_CHECKING:
     from moesaic.compiler.estimate.cycles.timing import Memory
@@ -97,6 +97,7 @@ def estimate(
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
     from moesaic.cli.estimate_view import estimate_report, estimate_tables, read_routing
+    from moesaic.cli.time_view import shares_line
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.estimate.models import estimate_bundle, estimate_onnx
     from moesaic.compiler.quant.weight_bits import WeightBits
@@ -133,9 +134,18 @@ def estimate(
             arch = load_arch(target) if target is not None else bundle.arch
             given = None if routing is None else counts
             if together:
-                results = estimate_joint(bundle, together, arch, routing=given, memory=memory)
+                results = estimate_joint(
+                    bundle, together, arch, routing=given, memory=memory, shares=COMPARED_SHARES
+                )
             else:
-                results = estimate_bundle(bundle, arch, routing=given, memory=memory, frames=frames)
+                results = estimate_bundle(
+                    bundle,
+                    arch,
+                    routing=given,
+                    memory=memory,
+                    frames=frames,
+                    shares=COMPARED_SHARES,
+                )
         elif target is None:
             raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
         else:
@@ -149,13 +159,18 @@ def estimate(
                 memory=memory,
                 frames=frames,
                 weights=bits,
+                shares=COMPARED_SHARES,
             )
     report = estimate_report(arch, results, clock, bandwidth, frames)
     if as_json:
         print(json.dumps(report, indent=1))
         return
-    for table in estimate_tables(report):
+    for table, (task, figures) in zip(
+        estimate_tables(report), report["tasks"].items(), strict=True
+    ):
         show(table)
+        line = shares_line(figures["dram_shares"])
+        out.print(f"{task}: {line}", highlight=False, soft_wrap=True)
 
 
 def _measured_routing(bundle: Any) -> dict[str, list[int]]:
@@ -206,7 +221,15 @@ def _estimate_targets(
         else:
             graphs = shapes_of_onnx(source, partition=partition, choice=choice)
         status.update(f"estimating {', '.join(arch.name for arch in archs)}")
-        results = estimate_targets(graphs, archs, image, routing=counts, memory=memory, few=few)
+        results = estimate_targets(
+            graphs,
+            archs,
+            image,
+            routing=counts,
+            memory=memory,
+            few=few,
+            shares=COMPARED_SHARES if as_json else (),  # the table has no room for them
+        )
         report = targets_report(results, clock, memory.share)
     if as_json:
         print(json.dumps(report, indent=1))

@@ -19,7 +19,7 @@ from moesaic.cli.console import (
 )
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
-from moesaic.spec.memory import DEFAULT_MEMORY
+from moesaic.spec.memory import COMPARED_SHARES, DEFAULT_MEMORY
 
 
 @app.command()
@@ -69,7 +69,9 @@ def report(
         if len({task for task, _ in simulated}) < len(simulated):
             raise UserError("--timeline names two files for the same task: give one of each")
         stages("estimating cycles")
-        estimates = estimate_bundle(loaded, memory=Memory(latency=latency, share=bandwidth))
+        estimates = estimate_bundle(
+            loaded, memory=Memory(latency=latency, share=bandwidth), shares=COMPARED_SHARES
+        )
         facts = gather_facts(
             loaded,
             estimates,

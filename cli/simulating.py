@@ -16,6 +16,7 @@ from moesaic.cli.console import (
     BandwidthOption,
     BundleArgument,
     ClockOption,
+    DramOption,
     JsonOption,
     LatencyOption,
     app,
@@ -24,6 +25,7 @@ from moesaic.cli.console import (
     dram_config,
     load,
     out,
+    read_memory,
     show,
 )
 from moesaic.cli.stages import Stages
@@ -51,6 +53,7 @@ def simulate(
     clock: ClockOption = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
+    memory: DramOption = "share",
 ) -> None:
     """Run the RTL cycle by cycle."""
     check_ending(output, "--output", ".npz")
@@ -69,7 +72,8 @@ def simulate(
     loaded = load(bundle)
     timed = find_clock(loaded.arch, clock)
     name = loaded.task(task)
-    dram = dram_config(latency, bandwidth)
+    behind = read_memory(memory, loaded.arch, bandwidth)
+    dram = dram_config(latency, bandwidth, behind, timed)
     if trace is not None:
         check_writable(trace)
     arrays = open_arrays(input)
@@ -110,7 +114,7 @@ def simulate(
         f"utilisation {statistics['utilisation']:.2f}"
     )
     moved = statistics["dram_read_bytes"] + statistics["dram_write_bytes"]
-    figures = frame_time(loaded.arch, timed, mean, moved, bandwidth)
+    figures = frame_time(loaded.arch, timed, mean, moved, bandwidth, behind)
     console.print(f"{name}: {time_line(timed, figures)}")
 
 
@@ -127,6 +131,7 @@ def verify(
     ] = False,
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
+    memory: DramOption = "share",
     as_json: JsonOption = False,
 ) -> None:
     """Compare the RTL with the integer reference, bit for bit."""
@@ -136,10 +141,12 @@ def verify(
     from moesaic.sim.switching import measure_switches, switches_to_list
     from moesaic.sim.verify import verdicts_to_dict
     from moesaic.sim.verify import verify as run
+    from moesaic.spec.clocks import find_clock
 
     loaded = load(bundle)
     tasks = [loaded.task(task)] if task is not None else list(loaded.tasks)
-    dram = dram_config(latency, bandwidth)
+    behind = read_memory(memory, loaded.arch, bandwidth)
+    dram = dram_config(latency, bandwidth, behind, find_clock(loaded.arch))
     with ExitStack() as stack:
         file = stack.enter_context(OutputFile(stats)) if stats is not None else None
         frames = {name: len(loaded.sample(name, "input")[:samples]) for name in tasks}

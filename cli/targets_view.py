@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from moesaic.cli.time_view import shared_times
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import ASSUMED, RECORDED, Clock, find_clock
 from moesaic.spec.errors import UserError
@@ -73,6 +74,7 @@ def _target(result: TargetEstimate, clock: Clock, bandwidth: float) -> dict[str,
                 "macs": found.macs,
                 "cycles": found.cycles,
                 "ms": clock.milliseconds(found.cycles),
+                "dram_shares": shared_times(arch, clock, found.cycles_at),
                 "frames_per_s": clock.mhz * 1e6 / found.cycles,
                 "utilisation": found.utilisation,
                 "dram_needed_gb_s": clock.gigabytes_per_second(

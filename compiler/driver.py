@@ -52,6 +52,7 @@ from moesaic.spec.heartbeat import Progress, say_nothing
 from moesaic.spec.hostpart import front_frames, task_outputs
 from moesaic.spec.hostside import check_frames, quantise_input
 from moesaic.spec.manifest import digest
+from moesaic.spec.memory import COMPARED_SHARES
 from moesaic.spec.metrics import sqnr_db
 from moesaic.spec.presets import load_arch
 
@@ -258,6 +259,14 @@ def _compile(
             # Numbers of classes that differ say nothing by how much.
             if given_by_file[output_name].dtype.kind == "f":
                 judged_db = min(judged_db, db)
+        estimated = estimate(
+            codes[name].steps,
+            arch,
+            graph.macs,
+            routing=routing,
+            memory=memory,
+            shares=COMPARED_SHARES,
+        )
         report["tasks"][name] = {
             "source": path.name,
             "source_digest": digest(path.read_bytes()),
@@ -266,9 +275,8 @@ def _compile(
             "outputs_db": outputs_db,
             "warning": advise(graph, reports[name], measured, judged_db),
             "macs": graph.macs,
-            "cycles": estimate(
-                codes[name].steps, arch, graph.macs, routing=routing, memory=memory
-            ).cycles,
+            "cycles": estimated.cycles,
+            "cycles_at": estimated.cycles_at,
             "layers": len(graph.layers),
             "tokens": graph.tokens,
             "instructions": len(codes[name].program) // 32,
@@ -285,7 +293,7 @@ def _compile(
         }
     routings = {name: task["routing"] for name, task in report["tasks"].items()}
     report["joint"] = {
-        name: report_joint(program, arch, routings) for name, program in joint.items()
+        name: report_joint(program, arch, routings, memory) for name, program in joint.items()
     }
     say("writing the bundle")
     kept = {name: values[:SAMPLES_KEPT] for name, values in kept.items()}

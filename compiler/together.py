@@ -19,6 +19,7 @@ from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.joint import joint_name, read_joint
+from moesaic.spec.memory import COMPARED_SHARES
 
 Routing = Mapping[str, Mapping[str, Sequence[int]]]
 """Task to layer to the tokens of each expert in one frame."""
@@ -118,6 +119,7 @@ def estimate_joint(
     *,
     routing: Mapping[str, Sequence[int]] | None = None,
     memory: Memory | None = None,
+    shares: Sequence[float] = (),
 ) -> dict[str, Estimate]:
     """Estimate what a bundle's tasks take together, whether or not it has programs of that.
 
@@ -132,8 +134,8 @@ def estimate_joint(
     routing
         Tokens that experts get of all frames and tasks, by the first task's layer names; by default
         those that the compiler has reported.
-    memory
-        External memory; by default that of reported figures.
+    memory, shares
+        As :func:`~moesaic.compiler.estimate.models.estimate_graphs`.
 
     Raises
     ------
@@ -148,20 +150,28 @@ def estimate_joint(
         given = joint_routing(work, measured) if routing is None else routing
         by_task = {f"{name}/{layer}": rows for layer, rows in given.items()}
         with naming_a_preset(work):
-            results |= estimate_graphs({name: work}, arch, routing=by_task, memory=memory)
+            results |= estimate_graphs(
+                {name: work}, arch, routing=by_task, memory=memory, shares=shares
+            )
     return results
 
 
-def report_joint(program: JointProgram, arch: ArchConfig, routing: Routing) -> dict[str, Any]:
+def report_joint(
+    program: JointProgram, arch: ArchConfig, routing: Routing, memory: Memory | None = None
+) -> dict[str, Any]:
     """What a bundle's report says of it: cycles are those of all frames and tasks together."""
     work, code = program.work, program.code
     measured = joint_routing(work, routing)
+    estimated = estimate(
+        code.steps, arch, work.macs, routing=measured, memory=memory, shares=COMPARED_SHARES
+    )
     return {
         "tasks": [graph.task for graph in work.graphs],
         "frames": work.frames,
         "common_layers": work.common,
         "macs": work.macs,
-        "cycles": estimate(code.steps, arch, work.macs, routing=measured, memory=Memory()).cycles,
+        "cycles": estimated.cycles,
+        "cycles_at": estimated.cycles_at,
         "instructions": len(code.program) // 32,
         "activation_bytes": code.activation_words * arch.depth,
         "weight_stream_bytes": code.weight_words * arch.ring_read_bytes,

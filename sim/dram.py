@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from dataclasses import dataclass
 
-from moesaic.spec.memory import DEFAULT_MEMORY
+from moesaic.spec.memory import DEFAULT_MEMORY, DdrTiming
+
+
+@dataclass(frozen=True)
+class SharedDdr:
+    """A DDR memory behind all ports together.
+
+    Attributes
+    ----------
+    timing:
+        Of the memory.
+    data_bits:
+        Of its bus: 8 to 512, a power of two.
+    clock_mhz:
+        Of the ports, 1 to 2000: cycles are in it.
+    """
+
+    timing: DdrTiming
+    data_bits: int
+    clock_mhz: float
+
+    def __post_init__(self) -> None:
+        if self.data_bits not in (8, 16, 32, 64, 128, 256, 512):
+            raise ValueError(f"data_bits must be 8 to 512 and a power of two, not {self.data_bits}")
+        if not 1 <= self.clock_mhz <= 2000:
+            raise ValueError(f"clock_mhz must be 1 to 2000, not {self.clock_mhz!r}")
+
+    @property
+    def period_ps(self) -> int:
+        """Of the ports' clock."""
+        return round(1e6 / self.clock_mhz)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +63,9 @@ class DramConfig:
         unfinished read, on any port is a violation: their order is undefined on real hardware.
     seed:
         Of the pauses. Equal seeds give equal cycles.
+    ddr:
+        One controller for all ports: shares, credits and pauses have no meaning then. The latency
+        is that to a row that is open already, on a bus that is free.
     """
 
     latency_cycles: int = DEFAULT_MEMORY.latency_cycles
@@ -42,6 +76,7 @@ class DramConfig:
     max_outstanding: int = 16
     check_hazards: bool = True
     seed: int = 1
+    ddr: SharedDdr | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -64,6 +99,28 @@ class DramConfig:
         return cls(latency_cycles=1, bandwidth_share=1.0, gap_probability=0.0)
 
 
+class CDdrConfig(ctypes.Structure):
+    """``struct moesaic_ddr_config`` of ``harness/dram_config.h``."""
+
+    _fields_ = [
+        (name, ctypes.c_uint32)
+        for name in (
+            "period_ps clock_ps bus_bytes groups banks columns refresh_interval_ps refresh_ps"
+            " precharge_ps activate_ps row_open_ps activate_window_ps read_ps write_ps"
+            " read_to_close_ps write_recovery_ps write_to_read_ps read_to_write_ps"
+            " read_buffer_bytes write_buffer_bytes most_passes reserved"
+        ).split()
+    ]
+
+    @classmethod
+    def of(cls, ddr: SharedDdr | None) -> CDdrConfig:
+        """The C form: all zero for none."""
+        if ddr is None:
+            return cls()
+        rest = dataclasses.asdict(ddr.timing)
+        return cls(period_ps=ddr.period_ps, bus_bytes=ddr.data_bits // 8, **rest)
+
+
 class CDramConfig(ctypes.Structure):
     """``struct moesaic_dram_config`` of ``harness/dram_config.h``."""
 
@@ -77,21 +134,24 @@ class CDramConfig(ctypes.Structure):
         ("check_hazards", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
+        ("ddr", CDdrConfig),
     ]
 
     @classmethod
     def of(cls, config: DramConfig) -> CDramConfig:
         """The C form of ``config``: fractions become multiples of 1/65536."""
+        plain = config.ddr is None  # the controller alone decides otherwise
         return cls(
             config.latency_cycles,
-            round(config.bandwidth_share * 65536),
+            round(config.bandwidth_share * 65536) if plain else 65536,
             config.burst_credit_beats,
-            round(config.gap_probability * 65536),
+            round(config.gap_probability * 65536) if plain else 0,
             config.max_gap_cycles,
             config.max_outstanding,
             config.check_hazards,
             0,
             config.seed,
+            CDdrConfig.of(config.ddr),
         )
 
 

@@ -66,7 +66,7 @@ def build_library(verilog: str, *, trace: TraceFormat | None = None, toplevel: s
         (work / "ports.h").write_text(header)
         model = verilator.verilate(*register_inputs(verilog, toplevel), work, flags)
         sources = [*verilator.lump(model, work), _HARNESS / "harness.cpp"]
-        runtime = [*verilator.runtime_files(work), _HARNESS / "dram.cpp"]
+        runtime = [*verilator.runtime_files(work), _HARNESS / "dram.cpp", _HARNESS / "ddr.cpp"]
         includes = [*verilator.include_flags(work, defines), f"-I{_HARNESS}"]
 
         def source_flags(source: Path) -> list[str]:

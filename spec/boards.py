@@ -11,11 +11,14 @@ from dataclasses import dataclass
 
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.memory import Dram
 from moesaic.spec.parts import family_of
 from moesaic.spec.registers import OFFSET_BITS
 
 AMD_FAMILIES = ("xcup", "xc7")
 """Families of parts that boards here may have."""
+DDR4_BITS = "16", "32", "64"
+"""Widths that a memory of DDR4-2400 may be given."""
 REGISTER_WINDOW_BYTES = 1 << OFFSET_BITS
 """Of the processor's address space, for the registers."""
 
@@ -112,6 +115,8 @@ class Board:
         Address of the registers for the processor.
     interrupt
         Number of the shared peripheral interrupt.
+    dram
+        What is behind all of the memory ports together.
     memory
         Regions that the masters reach; those behind the first one only where the design has them.
     reference_mhz
@@ -127,6 +132,7 @@ class Board:
     processor: Processor
     registers: int
     interrupt: int
+    dram: Dram
     memory: tuple[Region, ...]
     reference_mhz: int
     clock_mhz: int
@@ -240,6 +246,7 @@ BOARDS: dict[str, Board] = {
             processor=ZYNQMP,
             registers=0xA000_0000,
             interrupt=89,  # pl_ps_irq0[0]
+            dram=Dram("DDR4-2400", 2400, 64),  # a SODIMM, UG1182; the -2 part's limit
             memory=_ZYNQMP_MEMORY,
             reference_mhz=100,
             clock_mhz=100,
@@ -251,6 +258,7 @@ BOARDS: dict[str, Board] = {
             processor=ZYNQMP,
             registers=0xA000_0000,
             interrupt=89,
+            dram=Dram("DDR4-2400", 2400, 64),  # of the K26 module, DS987
             memory=_ZYNQMP_MEMORY,
             reference_mhz=100,
             clock_mhz=100,
@@ -262,6 +270,7 @@ BOARDS: dict[str, Board] = {
             processor=ZYNQ7,
             registers=0x43C0_0000,
             interrupt=29,  # IRQ_F2P[0]
+            dram=Dram("DDR3-1050", 1050, 16),  # what the Zynq's 525 MHz make of DDR3-1066
             memory=(Region("DDR_LOWOCM", 0, _GIB // 2),),
             reference_mhz=100,
             clock_mhz=50,
@@ -297,6 +306,38 @@ def board_of(arch: ArchConfig, name: str | None = None) -> Board:
         f"target {arch.name} has no board: its device {arch.device!r} is the part of none of"
         f" {names}; name one with --board"
     )
+
+
+def dram_of(arch: ArchConfig) -> Dram | None:
+    """The memory of the board whose part the target is for; None where there is no such board."""
+    return next((board.dram for board in BOARDS.values() if board.part == arch.device), None)
+
+
+def read_dram(text: str, arch: ArchConfig) -> Dram | None:
+    """The memory of ``ddr4`` or ``ddr4:BITS`` behind a target's ports; None for ``share``.
+
+    Raises
+    ------
+    UserError
+        It is something else, or the target's board has no such memory and no width is given.
+    """
+    if text == "share":
+        return None
+    name, _, bits = text.partition(":")
+    if name != "ddr4" or (bits and bits not in DDR4_BITS) or text.endswith(":"):
+        raise UserError(
+            f"--dram takes share, ddr4, or ddr4:BITS with {', '.join(DDR4_BITS)} bits, not {text!r}"
+        )
+    if bits:
+        return Dram("DDR4-2400", 2400, int(bits))
+    found = dram_of(arch)
+    if found is None or found.kind != "DDR4-2400":
+        what = "is for no board" if found is None else f"is for a board with {found.kind}"
+        raise UserError(
+            f"target {arch.name} {what}: give --dram the bits of a DDR4-2400 to put there, as"
+            " ddr4:32"
+        )
+    return found
 
 
 def place_masters(arch: ArchConfig, board: Board) -> dict[str, MemoryPort]:

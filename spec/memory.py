@@ -44,6 +44,116 @@ class MemoryTiming:
 
 
 DEFAULT_MEMORY = MemoryTiming()
+COMPARED_SHARES = (DEFAULT_MEMORY.bandwidth_share, 0.7, 0.45)
+"""What reports show side by side, for no share is known before it is measured on a board.
+
+The first is what single figures assume. 75 % of its theoretical peak is what a ZCU102 gave to the
+ports of its logic (Manev, Vaishnav, Koch: Unexpected Diversity, FPT 2019), so 0.7 leaves a
+little to others; with 0.45 they take half.
+"""
+
+
+def share_name(share: float) -> str:
+    """A share as reports name it: ``"0.9"``."""
+    return f"{share:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DdrTiming:
+    """Times of a DDR memory in picoseconds, its rows, and what its controller is taken to do.
+
+    Attributes
+    ----------
+    clock_ps
+        Of the memory: two transfers. An access is eight.
+    groups, banks, columns
+        Groups of banks, banks in each, and transfers in a row. Accesses of a burst take turns
+        between groups, so that they follow each other without a gap: a row of every group is open
+        at a time.
+    refresh_interval_ps, refresh_ps
+        tREFI, in which all banks are refreshed once, and tRFC, in which nothing else happens.
+    precharge_ps, activate_ps, row_open_ps, activate_window_ps
+        tRP, tRCD, tRAS, and tFAW, in which four rows may be opened.
+    read_ps, write_ps
+        CL and CWL: command to the first transfer.
+    read_to_close_ps, write_recovery_ps
+        tRTP from a read, tWR from the last transfer of a write, to closing the row.
+    write_to_read_ps, read_to_write_ps
+        tWTR from the last transfer of a write to a read; from the last transfer of a read to the
+        first of a write.
+    read_buffer_bytes, write_buffer_bytes, most_passes
+        **Assumptions on the controller**, whose makers do not say: what it has fetched for a port
+        that has not taken it, at most, but a burst at the least; what it holds of writes, half of
+        which go in front of reads; how many requests may overtake one.
+    """
+
+    clock_ps: int
+    groups: int
+    banks: int
+    columns: int
+    refresh_interval_ps: int
+    refresh_ps: int
+    precharge_ps: int
+    activate_ps: int
+    row_open_ps: int
+    activate_window_ps: int
+    read_ps: int
+    write_ps: int
+    read_to_close_ps: int
+    write_recovery_ps: int
+    write_to_read_ps: int
+    read_to_write_ps: int
+    read_buffer_bytes: int = 2048
+    write_buffer_bytes: int = 4096
+    most_passes: int = 4
+
+
+DDR4_2400 = DdrTiming(
+    clock_ps=833,  # 1200 MHz
+    groups=2,
+    banks=4,
+    columns=1024,
+    refresh_interval_ps=7_800_000,  # up to 85 degrees
+    refresh_ps=350_000,  # of 8 Gbit
+    precharge_ps=14_160,
+    activate_ps=14_160,
+    row_open_ps=32_000,
+    activate_window_ps=30_000,  # pages of 2 KB
+    read_ps=14_160,
+    write_ps=16 * 833,
+    read_to_close_ps=7_500,
+    write_recovery_ps=15_000,
+    write_to_read_ps=7_500,  # of the same group: a burst has just written both
+    read_to_write_ps=2 * 833,
+)
+"""DDR4-2400T (17-17-17) of parts with 8 Gbit and 16 bits: Micron's MT40A512M16, four of which are
+the SODIMM of a ZCU102.
+
+Speed bin and times of JESD79-4. As gem5's ``DDR4_2400_4x16`` has them from that part's datasheet:
+tCK, tRCD, CL, tRP, tRAS, tRFC, tREFI, tWR, tRTP, tFAW, the bus's turnaround, groups, banks and
+columns. CL, tRCD and tRP of 17 and CWL of 16 clocks, tRAS and tFAW also as Opal Kelly sets the
+processing system of a Zynq UltraScale+ for such parts (ECM1900, 2400T). tWTR_L of JESD79-4; gem5
+takes the mean with tWTR_S.
+"""
+DDR_TIMINGS = {"DDR4-2400": DDR4_2400}
+"""By :attr:`Dram.kind`."""
+
+
+@dataclass(frozen=True)
+class Dram:
+    """The memory of a board: name of its speed bin, 10**6 transfers a second, and bits of each."""
+
+    kind: str
+    megatransfers: int
+    data_bits: int
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        """The theoretical peak, in 10**9 bytes per second, of all ports and both directions."""
+        return self.megatransfers * self.data_bits / 8e3
+
+    def __str__(self) -> str:
+        return f"{self.gigabytes_per_second:.3g} GB/s ({self.kind}, {self.data_bits} bit)"
 
 
 def sustained_bytes(arch: ArchConfig, bandwidth_share: float) -> float:

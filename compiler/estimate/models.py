@@ -35,6 +35,7 @@ def estimate_graphs(
     memory: Memory | None = None,
     image: WeightImage | None = None,
     schedules: Mapping[str, Schedule] | None = None,
+    shares: Sequence[float] = (),
 ) -> dict[str, Estimate]:
     """Lower every task for ``arch`` and estimate one frame of it, or all that is computed together.
 
@@ -53,6 +54,8 @@ def estimate_graphs(
         Where segments are placed; by default a real image, which stores equal ones once.
     schedules
         Task name to schedule; by default what :func:`choose_schedule` finds.
+    shares
+        As :func:`~moesaic.compiler.estimate.task.estimate`: programs are the same for all.
 
     Raises
     ------
@@ -84,6 +87,7 @@ def estimate_graphs(
             Joint.of(work).macs,
             routing=mine,
             memory=memory,
+            shares=shares,
         )
     return result
 
@@ -130,6 +134,7 @@ def estimate_bundle(
     routing: Routing | None = None,
     memory: Memory | None = None,
     frames: int = 1,
+    shares: Sequence[float] = (),
 ) -> dict[str, Estimate]:
     """Estimate the tasks of a bundle as they were compiled.
 
@@ -141,7 +146,7 @@ def estimate_bundle(
         Another target than the bundle's own; its schedules are chosen anew.
     routing
         Instead of the reported one.
-    memory, frames
+    memory, frames, shares
         As :func:`estimate_graphs`. Of several frames, experts get as many times the tokens, and
         schedules are chosen anew.
 
@@ -169,6 +174,7 @@ def estimate_bundle(
         routing=routing,
         memory=memory,
         schedules=schedules if own else None,
+        shares=shares,
     )
 
 
@@ -182,6 +188,7 @@ def estimate_onnx(
     memory: Memory | None = None,
     frames: int = 1,
     weights: WeightBits | None = None,
+    shares: Sequence[float] = (),
 ) -> dict[str, Estimate]:
     """Estimate the model of an ONNX file as the task ``default``, without calibration.
 
@@ -200,4 +207,6 @@ def estimate_onnx(
     few = (bits.experts == FEW_WEIGHT_BITS, bits.others == FEW_WEIGHT_BITS)
     works = {task: Joint((with_few_bits(graph, *few),), frames) for task, graph in graphs.items()}
     with naming_a_preset(works["default"]):
-        return estimate_graphs(works, arch, routing=routing, memory=memory, image=ShapeImage(arch))
+        return estimate_graphs(
+            works, arch, routing=routing, memory=memory, image=ShapeImage(arch), shares=shares
+        )

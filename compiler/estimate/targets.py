@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from moesaic.compiler.codegen.image import WeightImage
@@ -44,12 +44,13 @@ def estimate_targets(
     routing: Routing | None = None,
     memory: Memory | None = None,
     few: Mapping[str, IntGraph] | None = None,
+    shares: Sequence[float] = (),
 ) -> Iterator[TargetEstimate]:
     """Estimate every task on every target; one that a task does not fit yields its reason.
 
     Parameters
     ----------
-    graphs, routing, memory
+    graphs, routing, memory, shares
         As for :func:`~moesaic.compiler.estimate.models.estimate_graphs`.
     image
         Where segments are placed, for a target.
@@ -75,6 +76,7 @@ def estimate_targets(
                 memory=memory,
                 image=image(arch),
                 schedules=schedules,
+                shares=shares,
             )
         except UserError as error:
             if not str(error).startswith("the model does not fit"):

@@ -19,7 +19,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.isa import INSTRUCTION_BYTES, Opcode, Unit
 from moesaic.spec.layers import layer_cycles, layer_kind
-from moesaic.spec.memory import roofline_cycles
+from moesaic.spec.memory import roofline_cycles, share_name
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Estimate:
     activities: list[Activity] = field(repr=False)
     """Not part of :meth:`to_dict`: there are thousands."""
     layers: list[LayerEstimate] = field(default_factory=list)
+    cycles_at: dict[str, int] = field(default_factory=dict)
+    """Cycles behind the same memory that sustains another share of its peak, by ``share_name``."""
 
     @property
     def utilisation(self) -> float:
@@ -87,6 +89,7 @@ def estimate(
     *,
     routing: Mapping[str, Sequence[int]] | None = None,
     memory: Memory | None = None,
+    shares: Sequence[float] = (),
 ) -> Estimate:
     """Estimate one frame of a compiled task.
 
@@ -104,6 +107,9 @@ def estimate(
         equally to all experts.
     memory
         External memory; by default that of reported figures.
+    shares
+        Of the memory's peak: ``cycles_at`` is of these. Each that is not ``memory``'s takes as
+        long as the estimate itself.
 
     Raises
     ------
@@ -111,8 +117,14 @@ def estimate(
         ``routing`` does not fit the model.
     """
     _check_rows(steps, routing or {})
-    frame = Frame(steps, arch, memory or Memory(), routing or {})
-    stream, cycles = _run(frame)
+    memory = memory or Memory()
+    frame, stream, cycles = _run(steps, arch, memory, routing or {})
+    cycles_at = {}
+    for share in shares:
+        found = cycles
+        if share != memory.share:
+            found = _run(steps, arch, replace(memory, share=share), routing or {})[2]
+        cycles_at[share_name(share)] = round(found)
     weight_bytes = stream.words * arch.ring_read_bytes
     loaded = sum(frame.work[p] for p in frame.of_unit[Unit.LOAD])
     chunks = sum(value_of(steps[p], "words") for p in frame.of_unit[Unit.STORE])
@@ -132,16 +144,23 @@ def estimate(
         fill=fill(frame, stream, cycles),
         activities=activities(frame),
         layers=_layers(frame, cycles),
+        cycles_at=cycles_at,
     )
 
 
 def frame_cycles(steps: Sequence[Step], arch: ArchConfig, memory: Memory | None = None) -> int:
     """The cycles of :func:`estimate`, and nothing else."""
-    return round(_run(Frame(steps, arch, memory or Memory(), {}))[1])
+    return round(_run(steps, arch, memory or Memory(), {})[2])
 
 
-def _run(frame: Frame) -> tuple[Stream, float]:
-    """Run all units; returns the weight stream and the cycles of the frame."""
+def _run(
+    steps: Sequence[Step],
+    arch: ArchConfig,
+    memory: Memory,
+    routing: Mapping[str, Sequence[int]],
+) -> tuple[Frame, Stream, float]:
+    """A frame with all of its times, its weight stream, and its cycles."""
+    frame = Frame(steps, arch, memory, routing)
     check_segments(frame)
     stream = Stream(frame)
     processes = [
@@ -153,7 +172,7 @@ def _run(frame: Frame) -> tuple[Stream, float]:
         transfer.load(frame),
         transfer.store(frame),
     ]
-    return stream, frame.run(processes)
+    return frame, stream, frame.run(processes)
 
 
 def check_routing(layers: Collection[str], routing: Mapping[str, Sequence[int]]) -> None:

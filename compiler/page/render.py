@@ -54,7 +54,9 @@ def render(
         timelines=timelines,
         resources=resources,
         kind_names=KIND_NAMES,
-        tables={name: task_tables(task, timelines[name]) for name, task in facts.tasks.items()},
+        tables={
+            name: task_tables(facts, task, timelines[name]) for name, task in facts.tasks.items()
+        },
         machine_tables=machine_tables(facts),
         resource_tables=resource_tables(resources or {}),
         drawings={

@@ -12,6 +12,7 @@ from moesaic.compiler.page.memories import memories
 from moesaic.compiler.page.timeline import Bar, Timeline
 from moesaic.compiler.page.words import decibels, number, percent, significant
 from moesaic.spec.manifest import FrontReport, HostReport
+from moesaic.spec.memory import sustained_bytes
 
 KIND_NAMES = {
     "lut": "LUT",
@@ -35,10 +36,11 @@ class Table:
     foot: Sequence[str] = ()
 
 
-def task_tables(task: TaskFacts, timeline: Timeline) -> dict[str, Table]:
+def task_tables(facts: Facts, task: TaskFacts, timeline: Timeline) -> dict[str, Table]:
     """Those of a task, by place."""
     tables = {
         "cycles": _cycles(task),
+        "shares": _shares(task, facts),
         "bars": _bars(task, timeline),
         "busy": _busy(task),
         "experts": _experts(task),
@@ -94,6 +96,23 @@ def resource_tables(resources: Mapping[str, FamilyFigures]) -> dict[str, Table]:
         )
         for family, found in resources.items()
     }
+
+
+def _shares(task: TaskFacts, facts: Facts) -> Table:
+    rows = [
+        [
+            percent(float(share), 0),
+            significant(
+                facts.clock.gigabytes_per_second(sustained_bytes(facts.arch, float(share)))
+            ),
+            number(cycles),
+            significant(facts.clock.milliseconds(cycles)),
+            significant(1e3 / facts.clock.milliseconds(cycles)),
+        ]
+        for share, cycles in task.estimate.cycles_at.items()
+    ]
+    head = ["DRAM sustains of its ports' peak", "GB/s", "cycles", "ms", "frames/s"]
+    return Table(f"A frame of {task.name} by what DRAM sustains", head, rows)
 
 
 def _cycles(task: TaskFacts) -> Table:

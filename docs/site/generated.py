@@ -103,17 +103,21 @@ def target_schema() -> str:
 
 def presets() -> str:
     """The presets side by side."""
+    from moesaic.spec.boards import dram_of
+    from moesaic.spec.clocks import find_clock
     from moesaic.spec.presets import PRESETS
 
-    archs = [arch.to_dict() for arch in PRESETS.values()]
-    return _table(
-        ("field", *PRESETS),
-        (
-            (f"`{field}`", *(f"`{json.dumps(arch[field])}`" for arch in archs))
-            for field in archs[0]
-            if field != "name"
-        ),
+    derived = (
+        ("clock", *(str(find_clock(arch)) for arch in PRESETS.values())),
+        ("DRAM of its board", *(str(dram_of(arch) or "no board") for arch in PRESETS.values())),
     )
+    archs = [arch.to_dict() for arch in PRESETS.values()]
+    fields = (
+        (f"`{field}`", *(f"`{json.dumps(arch[field])}`" for arch in archs))
+        for field in archs[0]
+        if field != "name"
+    )
+    return _table(("field", *PRESETS), (*fields, *derived))
 
 
 def public_names() -> str:

@@ -39,10 +39,12 @@ void Dram::configure(const DramConfig& value) {
     config = value;
     if (config.max_outstanding > BurstQueue::kCapacity)
         config.max_outstanding = BurstQueue::kCapacity;
-    for (auto& port : ports) port.reset();
+    reset();
 }
 
 void Dram::reset() {
+    ddr.reset(config.ddr, cycle, config.latency_cycles);
+    admitted_write_bytes = 0;
     for (auto& port : ports) port.reset();
 }
 
@@ -71,6 +73,7 @@ void DramPort::reset() {
     reads_.clear();
     writes_.clear();
     responses_.clear();
+    responses_scheduled_ = 0;
     held_ar_.active = held_aw_.active = held_w_ = false;
     r_valid_ = b_valid_ = w_ready_ = false;
     *s_.ar.ready = *s_.rvalid = *s_.rlast = *s_.rresp = 0;
@@ -120,12 +123,19 @@ Burst DramPort::accept(const AddressChannel& channel, bool is_write) {
     if (begin / 4096 != (end - 1) / 4096)
         dram_.violation(*this, "%s of %u beats at 0x%llx crosses a 4 KiB boundary", what, beats,
                         shown);
-    Burst burst{begin, begin, end, dram_.cycle + dram_.config.latency_cycles, beats, kOkay};
+    Burst burst{};
+    burst.address = burst.begin = begin;
+    burst.end = end;
+    burst.ready_cycle = dram_.cycle + dram_.config.latency_cycles;
+    burst.beats_left = beats;
+    burst.response = kOkay;
+    burst.request_ps = burst.ready_cycle * dram_.config.ddr.period_ps;
+    burst.data_ps = burst.done_ps = Burst::kUnknown;
     if (burst.ready_cycle <= dram_.cycle) burst.ready_cycle = dram_.cycle + 1;
     if (!dram_.contains(begin, end)) burst.response = kDecodeError;
     for (const Fault& fault : dram_.faults) {
         if (begin >= fault.end || fault.begin >= end) continue;
-        if (fault.kind == FaultKind::kHang) burst.ready_cycle = kNever;
+        if (fault.kind == FaultKind::kHang) burst.ready_cycle = kNever, burst.hangs = true;
         else burst.response = kSlaveError;
     }
     if (dram_.config.check_hazards) {
@@ -203,10 +213,11 @@ bool DramPort::sample_write_data() {  // returns whether a beat moved
         dram_.violation(*this, "wlast is %u with %u beats left in the burst", *s_.wlast,
                         burst.beats_left);
     if (burst.beats_left == 0) {
-        if (burst.ready_cycle != kNever) {
+        if (!burst.hangs) {
             burst.ready_cycle = dram_.cycle + dram_.config.latency_cycles;
             if (burst.ready_cycle <= dram_.cycle) burst.ready_cycle = dram_.cycle + 1;
         }
+        burst.request_ps = dram_.cycle * dram_.config.ddr.period_ps;
         responses_.push(burst);
         writes_.pop();
     }
@@ -232,6 +243,7 @@ void DramPort::sample() {
         if (b_valid_ && *s_.bready) {
             b_valid_ = false;
             responses_.pop();
+            if (responses_scheduled_) --responses_scheduled_;
         }
         const bool wrote = sample_write_data();
         moved |= wrote;
@@ -258,6 +270,54 @@ void DramPort::present_read_beat() {
     maybe_start_gap();
 }
 
+// The first read that has not been scheduled, if its data find room beside those not taken yet.
+Burst* DramPort::next_read(uint64_t buffer_bytes) {
+    uint64_t held = 0;
+    for (size_t i = 0; i < reads_.size(); ++i) {
+        Burst& burst = reads_.at(i);
+        if (burst.hangs) return nullptr;
+        if (burst.data_ps == Burst::kUnknown)
+            return !held || held + (burst.end - burst.begin) <= buffer_bytes ? &burst : nullptr;
+        held += burst.end - burst.address;
+    }
+    return nullptr;
+}
+
+// The first write whose data are complete and that has not been scheduled.
+Burst* DramPort::next_write() {
+    if (responses_scheduled_ == responses_.size()) return nullptr;
+    Burst& burst = responses_.at(responses_scheduled_);
+    return burst.hangs ? nullptr : &burst;
+}
+
+void DramPort::write_scheduled() { ++responses_scheduled_; }
+
+uint64_t DramPort::waiting_write_bytes() const {
+    uint64_t bytes = 0;
+    for (size_t i = responses_scheduled_; i < responses_.size(); ++i)
+        bytes += responses_.at(i).end - responses_.at(i).begin;
+    return bytes;
+}
+
+bool DramPort::read_is_there() const {
+    if (reads_.empty() || reads_.front().hangs) return false;
+    if (dram_.ddr.on()) return dram_.ddr.arrived(reads_.front(), s_.data_bytes, dram_.cycle);
+    return dram_.cycle >= reads_.front().ready_cycle && credit_q16_ >= kOne;
+}
+
+// A controller takes bursts whole: one that began without room for its end could block others.
+bool DramPort::takes_write_data() {
+    if (writes_.empty()) return false;
+    if (!dram_.ddr.on()) return credit_q16_ >= kOne;
+    Burst& burst = writes_.front();
+    const uint64_t bytes = burst.end - burst.begin, held = dram_.admitted_write_bytes;
+    if (!burst.admitted && (!held || held + bytes <= dram_.config.ddr.write_buffer_bytes)) {
+        burst.admitted = true;
+        dram_.admitted_write_bytes += bytes;
+    }
+    return burst.admitted;
+}
+
 void DramPort::drive() {
     const DramConfig& c = dram_.config;
     const uint64_t limit = c.burst_credit_beats * kOne + kOne;
@@ -266,16 +326,16 @@ void DramPort::drive() {
     const bool open = gap_left_ == 0;  // in a gap the port neither takes nor gives anything new
     if (!open) --gap_left_;
 
-    if (!r_valid_ && open && !reads_.empty() && dram_.cycle >= reads_.front().ready_cycle &&
-        credit_q16_ >= kOne)
-        present_read_beat();
+    if (!r_valid_ && open && read_is_there()) present_read_beat();
     *s_.rvalid = r_valid_;
     *s_.ar.ready = open && reads_.size() < c.max_outstanding;
     if (!s_.writable) return;
 
-    w_ready_ = open && !writes_.empty() && credit_q16_ >= kOne;
+    w_ready_ = open && takes_write_data();
     *s_.wready = w_ready_;
-    if (!b_valid_ && !responses_.empty() && dram_.cycle >= responses_.front().ready_cycle) {
+    const bool stored = !dram_.ddr.on() || responses_scheduled_;
+    if (!b_valid_ && stored && !responses_.empty() &&
+        dram_.cycle >= responses_.front().ready_cycle) {
         b_valid_ = true;
         *s_.bresp = responses_.front().response;
     }

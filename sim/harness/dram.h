@@ -1,5 +1,5 @@
-// A DRAM behind several AXI4 ports: first-word latency, a bandwidth limit and random gaps per port,
-// protocol and hazard checks, and faults on request. Deterministic: same seed, same cycles.
+// A DRAM behind several AXI4 ports: first-word latency, and a bandwidth limit and random gaps per
+// port or one DDR controller for all of them (ddr.h), protocol and hazard checks, and faults on request. Deterministic: same seed, same cycles.
 //
 // Knows nothing of Verilator: a port is a set of pointers into the model's flat signals, which on
 // a little-endian host hold any width (8 to 512 bits) as consecutive bytes.
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "ddr.h"
 #include "dram_config.h"
 
 namespace moesaic {
@@ -72,6 +73,14 @@ struct Burst {
     uint64_t ready_cycle;  // first data (reads) or response (writes); never, if it hangs
     uint32_t beats_left;
     uint8_t response;
+    bool hangs;
+    // Behind a DDR controller, all but the last: kUnknown until it has been scheduled.
+    uint64_t request_ps;        // when its data may begin; of a write, when they are complete
+    uint64_t data_ps, done_ps;  // when the bus begins and ends with it
+    bool admitted;              // a write: the controller has room for it
+    uint32_t passed;            // a read: how many requested later went first
+
+    static constexpr uint64_t kUnknown = ~0ull;
 };
 
 // First in, first out, without allocation. Counts never wrap in practice (64 bits).
@@ -81,7 +90,9 @@ class BurstQueue {
     bool empty() const { return head_ == tail_; }
     size_t size() const { return tail_ - head_; }
     Burst& front() { return slots_[head_ % kCapacity]; }
+    const Burst& front() const { return slots_[head_ % kCapacity]; }
     const Burst& at(size_t i) const { return slots_[(head_ + i) % kCapacity]; }
+    Burst& at(size_t i) { return slots_[(head_ + i) % kCapacity]; }
     void push(const Burst& burst) { slots_[tail_++ % kCapacity] = burst; }
     void pop() { ++head_; }
     void clear() { head_ = tail_ = 0; }
@@ -104,6 +115,12 @@ class DramPort {
     PortStatistics statistics{};
     const PortSignals& signals() const { return s_; }
 
+    // For a DDR controller: what is to be scheduled next, or null.
+    Burst* next_read(uint64_t buffer_bytes);
+    Burst* next_write();
+    void write_scheduled();
+    uint64_t waiting_write_bytes() const;
+
   private:
     friend class Dram;
 
@@ -118,6 +135,8 @@ class DramPort {
     Burst accept(const AddressChannel& channel, bool is_write);
     bool sample_write_data();
     void store_beat(const Burst& burst);
+    bool read_is_there() const;
+    bool takes_write_data();
     void present_read_beat();
     void maybe_start_gap();
     uint32_t random();
@@ -131,6 +150,7 @@ class DramPort {
     uint64_t credit_q16_ = 0;
     uint32_t gap_left_ = 0;
     BurstQueue reads_, writes_, responses_;
+    size_t responses_scheduled_ = 0;  // of a DDR controller, from the first on
     bool r_valid_ = false, b_valid_ = false, w_ready_ = false;
     Held held_ar_, held_aw_;
     bool held_w_ = false;
@@ -154,6 +174,7 @@ class Dram {
     }
     void drive() {
         ++cycle;
+        if (ddr.on()) ddr.schedule(*this);
         for (auto& port : ports) port.drive();
     }
     void violation(const DramPort& port, const char* format, ...)
@@ -168,6 +189,9 @@ class Dram {
     DramConfig config;
     uint64_t cycle = 0;
     std::vector<DramPort> ports;
+    DdrController ddr;
+    uint64_t admitted_write_bytes = 0;  // to the controller and not scheduled yet
+    std::vector<Burst*> candidates;     // the controller's, kept for their memory
     std::vector<Fault> faults;
     std::vector<std::string> violations;  // the first kMaxViolations of them
     static constexpr size_t kMaxViolations = 32;

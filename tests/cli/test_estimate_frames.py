@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from moesaic.spec.memory import COMPARED_SHARES
 from tests.cli.here import moesaic_here
 from tests.compiler.onnx_vit import Vit
 
@@ -16,7 +18,7 @@ def test_frames_together_share_their_weights(
 ) -> None:
     path = str(Vit().save(tmp_path))
 
-    def estimate(*words: str) -> dict[str, float]:
+    def estimate(*words: str) -> dict[str, Any]:
         done = moesaic_here(
             capsys, monkeypatch, "estimate", path, "--target", "nano", "--json", *words
         )
@@ -29,10 +31,18 @@ def test_frames_together_share_their_weights(
     assert one["frame_cycles"] == one["cycles"] and two["frame_cycles"] == two["cycles"] / 2
     assert one["cycles"] < two["cycles"] < 2 * one["cycles"] and two["macs"] == 2 * one["macs"]
     assert two["weight_bytes"] < 1.5 * one["weight_bytes"] and two["ms"] < one["ms"]
+    for figures in (one, two):  # one source: the first of the shares is what single figures assume
+        shares = figures["dram_shares"]
+        assert [found["share"] for found in shares] == list(COMPARED_SHARES)
+        assert shares[0]["frame_cycles"] == figures["frame_cycles"]
+        assert shares[0]["ms"] == figures["ms"] < shares[1]["ms"] < shares[2]["ms"]
+        assert shares[0]["dram_given_gb_s"] == figures["dram_given_gb_s"]
     shown = moesaic_here(
         capsys, monkeypatch, "estimate", path, "--target", "nano", "--frames", "2"
     ).out
     assert "default, 2 frames on nano" in shown and "a frame" in shown
+    last = two["dram_shares"][-1]
+    assert f"45% ({last['dram_given_gb_s']:.1f} GB/s) {last['frame_cycles']:,.0f} cycles" in shown
 
 
 @pytest.mark.parametrize(

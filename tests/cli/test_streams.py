@@ -70,5 +70,6 @@ def test_name_is_no_markup(
         "--calibrate", folder / "samples.npz", "-o", output,
     )  # fmt: skip
     assert done.code == 0 and f"wrote {output}: " in done.err
+    assert "a frame if DRAM sustains of its ports' peak 90%" in done.err and "; 45% (" in done.err
     done = moesaic_here(capsys, monkeypatch, "inspect", output)
     assert done.code == 0 and f"{name}: nano" in done.out

@@ -12,6 +12,8 @@ import pytest
 
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.arch_schema import arch_schema
+from moesaic.spec.boards import dram_of
+from moesaic.spec.clocks import find_clock
 from moesaic.spec.errors import UserError
 from moesaic.spec.presets import PRESETS, load_arch
 from tests.cli.here import moesaic_here
@@ -131,3 +133,14 @@ def test_version_and_completion(
     monkeypatch.setenv("COMP_WORDS", "moesaic sim")
     monkeypatch.setenv("COMP_CWORD", "1")
     assert moesaic_here(capsys, monkeypatch).out.strip() == "simulate"
+
+
+def test_clock_and_dram_of_the_board_are_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = moesaic_here(capsys, monkeypatch, "targets").out.splitlines()
+    for name, arch in PRESETS.items():
+        (line,) = [line for line in lines if f" {name} " in line]
+        assert str(find_clock(arch)) in line and str(dram_of(arch) or "of no board") in line
+    assert "19.2 GB/s (DDR4-2400, 64 bit)" in str(dram_of(PRESETS["zcu102"]))
+    assert dram_of(PRESETS["nano"]) is None

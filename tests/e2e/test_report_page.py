@@ -156,6 +156,10 @@ def test_figures_are_those_of_the_estimate(report: tuple[Done, str], small_bundl
         assert [value["cycles"] for value in drawn] == cycles[:-1]
         array = sum(value["cycles"] for value in charts["array"]["data"]["values"])
         assert array == pytest.approx(figures["cycles"] - figures["drain_cycles"], abs=5)
+        shared = figures["dram_shares"]
+        label = f"A frame of {task} by what DRAM sustains"
+        assert cells(page, label, "DRAM sustains of its ports' peak") == ["90 %", "70 %", "45 %"]
+        assert numbers(cells(page, label, "cycles")) == [one["frame_cycles"] for one in shared]
         texts = " ".join(page.texts)
         assert f"{figures['cycles']:,}" in texts
         assert f"{figures['cycles'] / CLOCK / 1e3:.3g}" in texts

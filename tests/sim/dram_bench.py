@@ -33,24 +33,34 @@ class Signals(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    sources = [_HARNESS / "dram.h", _HARNESS / "dram.cpp", _SHIM]
-    key = content_key([verilator.toolchain().identity, *(path.read_bytes() for path in sources)])
+    headers = [_HARNESS / name for name in ("dram.h", "ddr.h", "dram_config.h")]
+    sources = [_HARNESS / "dram.cpp", _HARNESS / "ddr.cpp", _SHIM]
+    key = content_key(
+        [verilator.toolchain().identity, *(path.read_bytes() for path in headers + sources)]
+    )
 
     def build(folder: Path) -> None:
         command = [verilator.toolchain().compiler, "-O2", "-std=gnu++20", "-Wall", "-Wextra"]
-        command += ["-Werror", "-fPIC", "-shared", f"-I{_HARNESS}", *sources[1:]]
+        command += ["-Werror", "-fPIC", "-shared", f"-I{_HARNESS}", *sources]
         verilator.run_tool([*command, "-o", "libdram.so"], folder, "compiling the DRAM model")
 
     dll = ctypes.CDLL(str(cached("dram-shim", key, build) / "libdram.so"))
     handle, u64 = ctypes.c_void_p, ctypes.c_uint64
     dll.bench_new.restype = handle
-    dll.bench_new.argtypes = [u64, u64, ctypes.POINTER(CDramConfig), ctypes.c_uint32]
+    dll.bench_new.argtypes = [
+        u64,
+        u64,
+        ctypes.POINTER(CDramConfig),
+        ctypes.c_uint32,
+        ctypes.c_uint32,
+    ]
     dll.bench_signals.restype = ctypes.POINTER(Signals)
     dll.bench_memory.restype = handle
     dll.bench_cycle.restype = u64
     dll.bench_violation.restype = ctypes.c_char_p
-    for name in "delete signals memory cycle tick violations statistics".split():
+    for name in "delete memory cycle tick violations statistics".split():
         getattr(dll, f"bench_{name}").argtypes = [handle]
+    dll.bench_signals.argtypes = [handle, ctypes.c_uint32]
     dll.bench_violation.argtypes = [handle, ctypes.c_uint32]
     dll.bench_statistics.argtypes = [handle, ctypes.POINTER(CPortStatistics)]
     dll.bench_fault.argtypes = [handle, ctypes.c_uint32, u64, u64]
@@ -58,17 +68,27 @@ def _library() -> ctypes.CDLL:
 
 
 class DramBench:
-    """A DRAM of ``size`` bytes at ``base`` with one ``data_bytes`` wide port; ``s`` its signals."""
+    """A DRAM of ``size`` bytes at ``base`` with ``data_bytes`` wide ports.
+
+    ``s`` are the signals of the first one, ``ports`` those of all.
+    """
 
     def __init__(
-        self, config: DramConfig, *, base: int = 0, size: int = 1 << 20, data_bytes: int = 16
+        self,
+        config: DramConfig,
+        *,
+        base: int = 0,
+        size: int = 1 << 20,
+        data_bytes: int = 16,
+        ports: int = 1,
     ) -> None:
         self._dll = _library()
         self._handle = self._dll.bench_new(
-            base, size, ctypes.byref(CDramConfig.of(config)), data_bytes
+            base, size, ctypes.byref(CDramConfig.of(config)), data_bytes, ports
         )
         self.data_bytes, self.base, self.size = data_bytes, base, size
-        self.s = self._dll.bench_signals(self._handle).contents
+        self.ports = [self._dll.bench_signals(self._handle, i).contents for i in range(ports)]
+        self.s = self.ports[0]
         address = self._dll.bench_memory(self._handle)
         self.memory = (ctypes.c_uint8 * size).from_address(address)
         self.tick()

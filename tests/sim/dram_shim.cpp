@@ -1,4 +1,4 @@
-// One DRAM with one read-write port whose signals are plain variables, for tests/sim/test_dram.py.
+// One DRAM with read-write ports whose signals are plain variables, for tests/sim/dram_bench.py.
 #include "dram.h"
 
 struct Signals {
@@ -12,39 +12,45 @@ struct Signals {
 };
 
 struct Bench {
-    Signals s{};
+    static constexpr uint32_t kMostPorts = 8;
+    Signals signals[kMostPorts]{};
     moesaic::Dram dram;
-    Bench(uint64_t base, uint64_t size, const moesaic::DramConfig& config, uint32_t data_bytes)
+    Bench(uint64_t base, uint64_t size, const moesaic::DramConfig& config, uint32_t data_bytes,
+          uint32_t ports)
         : dram(base, size, config) {
-        moesaic::PortSignals p;
-        p.name = "d";
-        p.data_bytes = data_bytes;
-        p.ar = {{&s.araddr, 8}, &s.arlen, &s.arsize, &s.arburst, &s.arvalid, &s.arready};
-        p.rdata = s.rdata;
-        p.rresp = &s.rresp;
-        p.rlast = &s.rlast;
-        p.rvalid = &s.rvalid;
-        p.rready = &s.rready;
-        p.writable = true;
-        p.aw = {{&s.awaddr, 8}, &s.awlen, &s.awsize, &s.awburst, &s.awvalid, &s.awready};
-        p.wdata = s.wdata;
-        p.wstrb = reinterpret_cast<uint8_t*>(&s.wstrb);
-        p.wlast = &s.wlast;
-        p.wvalid = &s.wvalid;
-        p.wready = &s.wready;
-        p.bresp = &s.bresp;
-        p.bvalid = &s.bvalid;
-        p.bready = &s.bready;
-        dram.add_port(p);
+        for (uint32_t i = 0; i < ports && i < kMostPorts; ++i) {
+            Signals& s = signals[i];
+            moesaic::PortSignals p;
+            p.name = "d";
+            p.data_bytes = data_bytes;
+            p.ar = {{&s.araddr, 8}, &s.arlen, &s.arsize, &s.arburst, &s.arvalid, &s.arready};
+            p.rdata = s.rdata;
+            p.rresp = &s.rresp;
+            p.rlast = &s.rlast;
+            p.rvalid = &s.rvalid;
+            p.rready = &s.rready;
+            p.writable = true;
+            p.aw = {{&s.awaddr, 8}, &s.awlen, &s.awsize, &s.awburst, &s.awvalid, &s.awready};
+            p.wdata = s.wdata;
+            p.wstrb = reinterpret_cast<uint8_t*>(&s.wstrb);
+            p.wlast = &s.wlast;
+            p.wvalid = &s.wvalid;
+            p.wready = &s.wready;
+            p.bresp = &s.bresp;
+            p.bvalid = &s.bvalid;
+            p.bready = &s.bready;
+            dram.add_port(p);
+        }
     }
 };
 
 extern "C" {
-Bench* bench_new(uint64_t base, uint64_t size, const moesaic::DramConfig* c, uint32_t data_bytes) {
-    return new Bench(base, size, *c, data_bytes);
+Bench* bench_new(uint64_t base, uint64_t size, const moesaic::DramConfig* c, uint32_t data_bytes,
+                 uint32_t ports) {
+    return new Bench(base, size, *c, data_bytes, ports);
 }
 void bench_delete(Bench* b) { delete b; }
-Signals* bench_signals(Bench* b) { return &b->s; }
+Signals* bench_signals(Bench* b, uint32_t port) { return &b->signals[port]; }
 uint8_t* bench_memory(Bench* b) { return b->dram.memory; }
 uint64_t bench_cycle(Bench* b) { return b->dram.cycle; }
 void bench_tick(Bench* b) {
