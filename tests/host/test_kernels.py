@@ -68,7 +68,7 @@ KNOWN = {
     IntHead: "name shape scale permutation depth norm linear first_row rows wide",
     IntNorm: "channels epsilon scale plain",
     IntMlp: "up activation scale down offset wide paired",
-    IntLinear: "weight bias multiplier shift",
+    IntLinear: "weight bias multiplier shift weight_bits",  # the last is of the weight image alone
     IntActivation: "name step fine positive negative linear",
     IntRotary: "cosine sine",
     Scale: "multiplier shift",
