@@ -57,6 +57,7 @@ PRESETS: dict[str, ArchConfig] = {
             weight_ports=4,
             ring_read_bytes=256,
             ring_bytes=2 << 20,
+            four_bit_weights=True,
             output_ports=4,
             max_tokens=256,
             max_experts=16,
