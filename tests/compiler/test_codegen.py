@@ -115,7 +115,8 @@ def test_program_equals_integer_graph(arch: ArchConfig, shape: str) -> None:
 @pytest.mark.parametrize("shape", ["all_moe_top4", "begins_anew_now_and_then", "lists", "rotary"])
 def test_weights_of_four_bits(arch: ArchConfig, shape: str) -> None:
     """In some layers, and in all: fewer words of the ring for the same codes."""
-    able, whole = replace(arch, four_bit_weights=True), random_intgraph(SHAPES[shape], seed=3)
+    able, unable = (replace(arch, four_bit_weights=few) for few in (True, False))
+    whole = random_intgraph(SHAPES[shape], seed=3)
     for share in (0.5, 1.0):
         graph = in_few_bits(whole, np.random.default_rng(1), share)
         image, plain = WeightImage(able), WeightImage(able)
@@ -126,7 +127,7 @@ def test_weights_of_four_bits(arch: ArchConfig, shape: str) -> None:
         compile_task(whole, able, plain)
         assert image.words < plain.words
     with pytest.raises(UserError, match="takes weights of 8 bits only"):
-        compile_task(graph, arch, WeightImage(arch))
+        compile_task(graph, unable, WeightImage(unable))
 
 
 @pytest.mark.parametrize("arch", [SMALL, PRESETS["nano"], PRESETS["zcu102"]], ids=lambda a: a.name)
