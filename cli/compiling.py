@@ -30,8 +30,7 @@ from moesaic.cli.console import (
 )
 from moesaic.cli.stages import Stages
 from moesaic.spec.errors import UserError
-from moesaic.spec.formats import FEW_WEIGHT_BITS
-from moesaic.spec.joint import MAX_FRAMES
+from moesaic.spec.formats import FEW_WEIGHT_BITS, MAX_FRAMES
 from moesaic.spec.memory import DEFAULT_MEMORY
 
 if TYPE_CHECKING:

@@ -61,3 +61,5 @@ PARAMETER_BYTES = sum(PARAMETER.values()) // 8
 
 INT8_LARGEST, UINT8_LARGEST, INT16_LARGEST = 128, 255, 32768
 """Largest magnitudes of codes, for proofs that sums of their products fit."""
+MAX_FRAMES = 64
+"""Frames of a program that computes several together."""

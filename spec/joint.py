@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
+from moesaic.spec.formats import MAX_FRAMES
 from moesaic.spec.hostside import same_codes
 from moesaic.spec.image import MAX_TASKS, NAME_BYTES, ImageTask
 from moesaic.spec.intgraph import MAX_HEADS, IntGraph
 from moesaic.spec.schema import Items, Range, SchemaError
-
-MAX_FRAMES = 64
-"""Frames of a joint program."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_sixteen_tasks_fit_and_seventeen_do_not() -> None:
     names = [f"t{i}" for i in range(17)]
     weights, tasks, raw = made("nano", names[:16])
     assert image.read_image(PRESETS["nano"], raw) == (weights, tasks)
-    with pytest.raises(UserError, match="a bundle holds at most 16 tasks, not 17"):
+    with pytest.raises(UserError, match="a bundle holds at most 16 programs, not 17"):
         made("nano", names)
 
 
