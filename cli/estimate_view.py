@@ -17,6 +17,7 @@ from moesaic.spec.joint import joint_frames
 
 if TYPE_CHECKING:
     from moesaic.compiler.estimate.task import Estimate
+    from moesaic.spec.memory import Dram
 
 
 def read_routing(path: Path) -> dict[str, list[int]]:
@@ -46,6 +47,7 @@ def estimate_report(
     clock_mhz: float | None,
     bandwidth: float,
     frames: int = 1,
+    dram: Dram | None = None,
 ) -> dict[str, Any]:
     """Cycles and times of every task, for JSON and tables; tasks as ``Estimate.to_dict``, which are
     those of ``frames`` frames together, or of as many as the name says, beside ``frame_cycles`` and
@@ -58,7 +60,7 @@ def estimate_report(
             **found.to_dict(),
             "frames": count,
             "frame_cycles": found.cycles / count,
-            **frame_time(arch, clock, found.cycles / count, moved / count, bandwidth),
+            **frame_time(arch, clock, found.cycles / count, moved / count, bandwidth, dram),
             "dram_shares": shared_times(arch, clock, found.cycles_at, count),
         }
     return {"target": arch.name, **clock.to_dict(), "tasks": tasks}

@@ -12,6 +12,7 @@ from moesaic.cli.console import (
     BandwidthOption,
     ClockOption,
     DimOption,
+    DramOption,
     JsonOption,
     LatencyOption,
     ModelOutputOption,
@@ -23,6 +24,7 @@ from moesaic.cli.console import (
     load,
     out,
     read_choice,
+    read_memory,
     show,
 )
 from moesaic.spec.errors import UserError
@@ -32,7 +34,9 @@ from moesaic.spec.memory import COMPARED_SHARES, DEFAULT_MEMORY
 if TYPE_CHECKING:
     from moesaic.compiler.estimate.cycles.timing import Memory
     from moesaic.compiler.ir import Choice
+    from moesaic.spec.arch import ArchConfig
     from moesaic.spec.intgraph import IntGraph
+    from moesaic.spec.memory import Dram
 
 MOST_FRAMES = 16
 """Of one program: more would wait longer for their turn than they save."""
@@ -61,6 +65,7 @@ def estimate(
     ] = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
+    dram: DramOption = "share",
     partition: PartitionOption = None,
     dim: DimOption = None,
     model_output: ModelOutputOption = None,
@@ -120,6 +125,8 @@ def estimate(
     if (experts, weights) != (None, None) and (targets is not None or source.is_dir()):
         raise UserError("--experts and --weights are for an ONNX model and one --target")
     bits = WeightBits.of(experts, WEIGHT_BITS if weights is None else weights)
+    if dram != "share" and targets is not None:
+        raise UserError("--dram is for one --target, not for --targets")
     memory = Memory(latency=latency, share=bandwidth)
     choice = read_choice(dim, model_output)
     counts = read_routing(Path(routing)) if routing not in (None, "equal") else {}
@@ -133,6 +140,9 @@ def estimate(
             bundle = load(source)
             arch = load_arch(target) if target is not None else bundle.arch
             given = None if routing is None else counts
+            size = len(bundle.weights) if arch == bundle.arch else None
+            behind = read_memory(dram, arch, bandwidth)
+            memory = _behind(behind, arch, clock, memory, size)
             if together:
                 results = estimate_joint(
                     bundle, together, arch, routing=given, memory=memory, shares=COMPARED_SHARES
@@ -150,6 +160,8 @@ def estimate(
             raise UserError(f"{source} is no bundle: an ONNX model also needs --target")
         else:
             arch = load_arch(target)
+            behind = read_memory(dram, arch, bandwidth)
+            memory = _behind(behind, arch, clock, memory)
             results = estimate_onnx(
                 source,
                 arch,
@@ -161,7 +173,7 @@ def estimate(
                 weights=bits,
                 shares=COMPARED_SHARES,
             )
-    report = estimate_report(arch, results, clock, bandwidth, frames)
+    report = estimate_report(arch, results, clock, bandwidth, frames, behind)
     if as_json:
         print(json.dumps(report, indent=1))
         return
@@ -171,6 +183,23 @@ def estimate(
         show(table)
         line = shares_line(figures["dram_shares"])
         out.print(f"{task}: {line}", highlight=False, soft_wrap=True)
+
+
+def _behind(
+    dram: Dram | None,
+    arch: ArchConfig,
+    clock: float | None,
+    memory: Memory,
+    weight_bytes: int | None = None,
+) -> Memory:
+    """A DDR memory behind all ports, if there is one; ``weight_bytes`` of the image, if known."""
+    from moesaic.compiler.estimate.shared import ddr_memory, weights_apart
+    from moesaic.spec.clocks import find_clock
+
+    if dram is None:
+        return memory
+    apart = None if weight_bytes is None else weights_apart(arch, weight_bytes)
+    return ddr_memory(arch, dram, find_clock(arch, clock).mhz, memory.latency, apart)
 
 
 def _measured_routing(bundle: Any) -> dict[str, list[int]]:

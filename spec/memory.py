@@ -127,7 +127,7 @@ DDR4_2400 = DdrTiming(
     read_to_write_ps=2 * 833,
 )
 """DDR4-2400T (17-17-17) of parts with 8 Gbit and 16 bits: Micron's MT40A512M16, four of which are
-the SODIMM of a ZCU102.
+an MTA4ATF51264HZ, a SODIMM of 4 GB as ZCU102s have it. Others of them have eight parts of 8 bits.
 
 Speed bin and times of JESD79-4. As gem5's ``DDR4_2400_4x16`` has them from that part's datasheet:
 tCK, tRCD, CL, tRP, tRAS, tRFC, tREFI, tWR, tRTP, tFAW, the bus's turnaround, groups, banks and

@@ -122,8 +122,9 @@ def estimate(
     cycles_at = {}
     for share in shares:
         found = cycles
-        if share != memory.share:
-            found = _run(steps, arch, replace(memory, share=share), routing or {})[2]
+        if share != memory.share or memory.bus:
+            plain = replace(memory, share=share, bus=None)
+            found = _run(steps, arch, plain, routing or {})[2]
         cycles_at[share_name(share)] = round(found)
     weight_bytes = stream.words * arch.ring_read_bytes
     loaded = sum(frame.work[p] for p in frame.of_unit[Unit.LOAD])

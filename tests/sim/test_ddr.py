@@ -147,9 +147,9 @@ def test_sequential_reads_lose_what_refreshes_take() -> None:
     lost = (timing.precharge_ps + timing.refresh_ps + timing.activate_ps + timing.read_ps) / (
         timing.refresh_interval_ps
     )
-    assert rate(sequential(4, 300, 1 << 19 | 1 << 14)) == pytest.approx(1 - lost, abs=0.012)
+    assert rate(sequential(4, 200, 1 << 19 | 1 << 14)) == pytest.approx(1 - lost, abs=0.012)
     never = dataclasses.replace(timing, refresh_interval_ps=4_000_000_000)
-    assert rate(sequential(4, 300, 1 << 19 | 1 << 14), never) > 0.985
+    assert rate(sequential(4, 200, 1 << 19 | 1 << 14), never) > 0.985
 
 
 def test_rows_of_one_bank_cost_and_banks_of_their_own_do_not() -> None:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
+from moesaic.compiler.estimate.cycles.ports import DataOfBus, Port, WeightsOfBus
 from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.schedule.steps import Address, Step
 from moesaic.spec import isa
@@ -58,43 +59,6 @@ class Flow:
         while not self.counts or self.counts[-1] < count:
             yield
         return self.times[bisect_left(self.counts, count)]
-
-
-class Port:
-    """A bus port of the memory: a bandwidth share that saves up some credit while idle.
-
-    Short bursts cost bandwidth behind a long latency: only so many may be under way, each for the
-    latency, its beats and a few cycles.
-    """
-
-    def __init__(self, memory: Memory, timing: Timing) -> None:
-        self.share, self.limit = memory.share, memory.credit
-        round_trip = memory.latency + timing.burst_beats + timing.burst
-        self.beat_cycles = max(1 + memory.gap, round_trip / timing.outstanding_beats)
-        self.time = 0.0
-        self.credit = float(memory.credit)
-        self.beats = 0.0
-
-    def serve(self, beats: float, earliest: float) -> float:
-        """Transfer ``beats`` from ``earliest`` on; returns when the last one has crossed."""
-        # Called for every tile of a frame: comparisons are quicker than min and max.
-        start, share, limit, credit = self.time, self.share, self.limit, self.credit
-        if earliest > start:
-            credit = min(limit, credit + (earliest - start) * share)
-            start = earliest
-        cycles = max(beats * self.beat_cycles, (beats - credit) / share)
-        credit = credit + cycles * share - beats
-        self.credit = credit if credit < limit else limit
-        self.time = start + cycles
-        self.beats += beats
-        return self.time
-
-    def hold(self, until: float) -> float:
-        """Nobody took the last beat before ``until``."""
-        if until > self.time:
-            self.credit = min(self.limit, self.credit + (until - self.time) * self.share)
-            self.time = until
-        return self.time
 
 
 def field(step: Step, name: str) -> int:
@@ -172,6 +136,8 @@ class Frame:
         (:data:`WAITS`).
     issued
         When the array has taken its last word.
+    data_share
+        Beats per cycle that the data port sustains.
     ring_words
         By position of a MATMUL: words fetched for it.
     """
@@ -203,6 +169,11 @@ class Frame:
         self.collecting, self.logits = Times(), Flow()
         self.storing, self.stored = Times(), Flow()
         self.weights, self.data = Port(memory, self.timing), Port(memory, self.timing)
+        self.data_share = memory.share
+        if memory.bus is not None:
+            self.data_share = memory.bus.data
+            self.weights = weights = WeightsOfBus(memory, self.timing, memory.bus)
+            self.data = DataOfBus(memory, self.timing, memory.bus, weights)
         self.work = [0] * len(steps)
         self.began = [0.0] * len(steps)
         self.waits: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))

@@ -22,6 +22,27 @@ def _tree(terms: int) -> int:
 
 
 @dataclass(frozen=True)
+class SharedBus:
+    """What a memory gives whose controller all ports share (``estimate/shared.py``)."""
+
+    weights: float
+    """Beats per cycle of each weight port, all of them reading."""
+    data: float
+    """Of the data port, alone."""
+    read_busy: float
+    """Of the data port, reading while weights are read."""
+    write_busy: float
+    """The same, writing."""
+    read_cost: float
+    """Cycles that a beat of the data port takes from the weights."""
+    write_cost: float
+    busy_wait: float
+    """Cycles that a read of the data port waits for weights."""
+    credit: int
+    """Beats of a port that the controller may hold."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """External memory behind every port; the defaults are those of reported figures."""
 
@@ -33,6 +54,8 @@ class Memory:
     """Beats that an idle port may then transfer above its share."""
     gap: float = DEFAULT_MEMORY.mean_gap_cycles
     """Mean pause after a beat."""
+    bus: SharedBus | None = None
+    """One for all ports, instead of shares, credits and pauses."""
 
 
 @dataclass(frozen=True)

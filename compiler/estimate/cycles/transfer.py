@@ -24,8 +24,8 @@ def dispatch(frame: Frame) -> Process:
             if position % timing.fetch_block == 0:
                 # A block is requested when the buffer has room for it.
                 request = times[position + timing.fetch_block - timing.fetch_ahead - 1]
-                there = max(there, request + delay)
-            there += beats / frame.memory.share
+                there = max(there, request + delay + frame.data.wait(request))
+            there += beats / frame.data_share
         at = max(there, times[-1] + 2 if times else 0.0)
         unit = step.unit
         slot = number[unit] - arch.queue_depth
@@ -92,5 +92,5 @@ def store(frame: Frame) -> Process:
         beats = frame.work[position] = field(step, "words") * store_beats(step, frame.arch)
         # The last burst begins when its last beat is in the buffer.
         burst = (beats - 1) % timing.burst_beats + 1
-        sent = last + timing.store_token + burst / frame.memory.share
+        sent = last + timing.store_token + burst / frame.data_share
         frame.finished[Unit.STORE].append(sent + frame.memory.latency)

@@ -173,7 +173,9 @@ class Vector:
         beats = chunks * store_beats(step, arch)
         # The memory serves weights first where both share a port.
         alone = arch.output_ports == 1 or field(step, "single")
-        sent = frame.data.serve(beats, begin if alone else max(begin, frame.weights.time))
+        sent = frame.data.serve(
+            beats, begin if alone else max(begin, frame.weights.time), write=True
+        )
         self.offered = max(max(begin, self.offered) + beats, sent - timing.store_buffer)
         frame.stored.put(chunks, max(self.offered, sent))
         return self.offered - begin
