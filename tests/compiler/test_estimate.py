@@ -219,7 +219,7 @@ def test_memories_are_filled_within_their_sizes(arch: ArchConfig) -> None:
     ("tokens", "channels", "advice"),
     [
         (100, 96, "; of the presets zcu102-lite is the smallest that holds it"),
-        (197, 192, "; of the presets zcu102 is the smallest that holds it"),
+        (197, 192, "; of the presets zcu104 is the smallest that holds it"),
         (197, 384, "; of the presets zcu102-base is the smallest that holds it"),
         (197, 1500, "; no preset holds it"),
     ],

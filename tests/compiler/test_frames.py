@@ -83,5 +83,5 @@ def test_frames_of_lists_are_refused() -> None:
 
 def test_too_many_frames_are_refused_by_their_number() -> None:
     nano, graph = PRESETS["nano"], GRAPHS["default"]
-    with pytest.raises(UserError, match="does not fit target nano: of 64 frames together, its"):
-        compile_task(Joint((graph,), 64), nano, ShapeImage(nano))
+    with pytest.raises(UserError, match="does not fit target nano: of 32 frames together, its"):
+        compile_task(Joint((graph,), 32), nano, ShapeImage(nano))

@@ -49,7 +49,9 @@ def test_schedule_that_has_no_bits_is_not_chosen(
 ) -> None:
     start = first_schedule(SMALL)
     # The second one is found faster than the first, and all others as it is.
-    monkeypatch.setattr(tuning, "frame_cycles", lambda steps, arch: 1000 // min(len(tried), 2))
+    monkeypatch.setattr(
+        tuning, "frame_cycles", lambda steps, arch, memory: 1000 // min(len(tried), 2)
+    )
     assert choose_schedule(GRAPH, SMALL, start) != start
     encode, first = tuning.encode_program, []
 

@@ -19,7 +19,7 @@ from moesaic.spec.presets import PRESETS
 
 SMALL = dataclasses.replace(
     PRESETS["zcu102"], name="pair", depth=8, width=8, lanes=4, ring_read_bytes=64,
-    data_port_bytes=8, weight_port_bytes=8, output_ports=1,
+    four_bit_weights=False, data_port_bytes=8, weight_port_bytes=8, output_ports=1,
 )  # fmt: skip
 DESIGN = """\
 module top(a, y);

@@ -191,7 +191,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["--target", "zcu103"], "unknown target 'zcu103'"),
         (["--target", "nano"], "target nano has no board: its device 'tests and small parts'"),
         (["--target", "zcu102", "--board", "nexys"], "unknown board 'nexys'; use one of zcu102"),
-        (["--target", "zcu102", "--board", "kv260"], "takes 471% of the bram36 of xck26"),
+        (["--target", "zcu102", "--board", "kv260"], "takes 475% of the bram36 of xck26"),
         (["--target", "ecp5-85"], "give the top.v of `make verilog TARGET=ecp5-85` to its maker's"),
         (["--target", "ecp5-85", "--board", "zcu102"], "Vivado is for AMD's parts"),
         (["--target", "kv260", "--clock", "1000"], "--clock must be 10 to 500 MHz, not 1000"),
