@@ -38,6 +38,7 @@ from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.report.weights import stored_weights
 from moesaic.compiler.together import (
     check_joint_fits,
+    check_programs,
     compile_joint,
     read_requests,
     report_joint,
@@ -146,6 +147,7 @@ def compile(
     ):
         files = model_files(models, given, Path(folder))
         requests = read_requests(together, list(files))
+        check_programs(requests, files)
         return _compile(
             files,
             arch,

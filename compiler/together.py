@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 from moesaic.compiler.codegen.image import WeightImage
@@ -17,6 +17,7 @@ from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
+from moesaic.spec.image import MAX_TASKS
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.joint import joint_name, read_joint
 from moesaic.spec.memory import COMPARED_SHARES
@@ -54,6 +55,21 @@ def read_requests(
             raise UserError(f"{name} is to be computed together twice: ask for it once")
         found[name] = names, frames
     return found
+
+
+def check_programs(requests: Sized, tasks: Sized) -> None:
+    """Refuse more programs than a bundle holds, before anything is computed for them.
+
+    Raises
+    ------
+    UserError
+        Those of ``tasks`` and of ``requests`` are too many.
+    """
+    if len(tasks) + len(requests) > MAX_TASKS:
+        raise UserError(
+            f"a bundle holds at most {MAX_TASKS} programs, not {len(tasks)} of a task and"
+            f" {len(requests)} of several tasks or frames: ask for fewer"
+        )
 
 
 def work_of(
@@ -101,13 +117,18 @@ def compile_joint(
 
 
 def joint_routing(work: Joint, routing: Routing) -> dict[str, list[int]]:
-    """Tokens of each expert in all frames and tasks, by the first task's layer names."""
+    """Tokens of each expert in all frames and tasks, by the first task's layer names: of layers
+    that have been measured in all tasks that have rows of their own."""
     found = {}
     for number, layer in enumerate(work.graph.layers):
-        if layer.name not in routing[work.graph.task]:
-            continue
         graphs = work.graphs if number >= work.common else (work.graph,)
-        each = [routing[graph.task][graph.layers[number].name] for graph in graphs]
+        each = [
+            routing[graph.task][graph.layers[number].name]
+            for graph in graphs
+            if graph.layers[number].name in routing.get(graph.task, {})
+        ]
+        if len(each) < len(graphs):
+            continue
         found[layer.name] = [work.frames * sum(counts) for counts in zip(*each, strict=True)]
     return found
 

@@ -155,7 +155,7 @@ def output_shapes(graphs: Sequence[IntGraph], frames: int) -> list[tuple[int, in
     if len(shapes) > MAX_HEADS:
         raise UserError(
             f"what is computed together has {len(shapes)} outputs, a program has {MAX_HEADS} at"
-            " most: take fewer frames"
+            f" most: take fewer {'frames' if frames > 1 else 'tasks'}"
         )
     return shapes
 

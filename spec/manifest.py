@@ -127,6 +127,14 @@ class TaskReport:
     front: FrontReport | None
 
 
+@dataclass(frozen=True)
+class JointReport:
+    """What is used of the report of a program of several tasks or frames."""
+
+    cycles: Total
+    """Of all of them together, estimated."""
+
+
 Tasks = Annotated[dict[str, TaskEntry], Items(1, MAX_TASKS)]
 
 
@@ -261,6 +269,11 @@ def _checked(arch: ArchConfig, tasks: dict[str, TaskEntry], value: dict[str, Any
             raise SchemaError(f"report.tasks.{name}.front does not fit tasks.{name}.front")
     if unknown := sorted(set(reports) - set(tasks)):
         raise SchemaError(f"report.tasks.{unknown[0]} is no task")
+    together = Reader(extra=True).read(
+        dict[str, JointReport], report.get("joint", {}), "report.joint"
+    )
+    if unknown := sorted(set(together) - set(joint)):
+        raise SchemaError(f"report.joint.{unknown[0]} is no program of several tasks or frames")
     return Manifest(arch, tasks, joint, files, report, reports)
 
 

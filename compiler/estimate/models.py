@@ -53,7 +53,7 @@ def estimate_graphs(
     image
         Where segments are placed; by default a real image, which stores equal ones once.
     schedules
-        Task name to schedule; by default what :func:`choose_schedule` finds.
+        Task name to schedule; of others what :func:`choose_schedule` finds.
     shares
         As :func:`~moesaic.compiler.estimate.task.estimate`: programs are the same for all.
 
@@ -77,7 +77,7 @@ def estimate_graphs(
         mine |= {
             name: routing[f"{task}/{name}"] for name in names[task] if f"{task}/{name}" in routing
         }
-        if schedules:
+        if schedules and task in schedules:
             schedule = schedules[task]
         else:
             schedule = choose_schedule(work, arch, memory=memory)

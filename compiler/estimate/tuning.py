@@ -159,9 +159,12 @@ def fitting_schedule(
 
     def places(schedule: Schedule) -> bool:
         """Whether its buffers find room: much sooner known than its cycles."""
-        words = [resident_words(x, joint, arch, schedule.head_groups) for x in joint.graph.layers]
+        words = [
+            joint.streams_at(index) * resident_words(layer, joint, arch, schedule.head_groups)
+            for index, layer in enumerate(joint.graph.layers)
+        ]
         try:
-            if joint.streams * max(words, default=0) < arch.activation_words:
+            if max(words, default=0) < arch.activation_words:
                 steps = lower(joint, arch, schedule)
                 plan_memory(steps, arch)
                 insert_tokens(steps, arch)

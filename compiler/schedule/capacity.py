@@ -63,7 +63,7 @@ def _most(opcode: isa.Opcode, field: str) -> int:
 
 
 def _rules(joint: Joint, arch: ArchConfig) -> Iterator[Rule]:
-    graph, streams = joint.graph, joint.streams
+    graph = joint.graph
     residual_words = layout.words(graph.channels, arch.lanes)
     key_tiles = layout.words(graph.tokens, arch.width)
     angles = sum(angle_words(graph, arch).values())
@@ -86,7 +86,10 @@ def _rules(joint: Joint, arch: ArchConfig) -> Iterator[Rule]:
         f"the keys and values{' of one head' if can_spill(joint) else ''} need {{}} words beside"
         " each other, the activation scratchpad has {} (activation_bytes)",
         max(
-            (streams * resident_words(layer, joint, arch, MOST_HEADS) for layer in graph.layers),
+            (
+                joint.streams_at(index) * resident_words(layer, joint, arch, MOST_HEADS)
+                for index, layer in enumerate(graph.layers)
+            ),
             default=0,
         ),
         arch.activation_words,
@@ -113,10 +116,10 @@ def _rules(joint: Joint, arch: ArchConfig) -> Iterator[Rule]:
     )
     for routing in Routing.all(graph, arch):
         yield from _list_rules(graph, routing, arch)
-    for layer in graph.layers:
+    for index, layer in enumerate(graph.layers):
         match layer:
             case IntMoe():
-                yield from _moe_rules(layer, joint.tokens, arch)
+                yield from _moe_rules(layer, joint.streams_at(index) * graph.tokens, arch)
             case IntAttention() | IntDense() | IntRenorm():
                 pass
             case _:

@@ -76,6 +76,10 @@ class Joint:
         """Streams that there are at a time, at most."""
         return self.frames * (len(self.graphs) if self.divides else 1)
 
+    def streams_at(self, index: int) -> int:
+        """Streams that layer ``index`` works on."""
+        return self.frames if index < self.common else self.streams
+
     @property
     def tokens(self) -> int:
         """Rows of all streams."""

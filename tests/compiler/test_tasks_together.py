@@ -9,15 +9,19 @@ import pytest
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.models import estimate_bundle
 from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.joint import Joint
-from moesaic.compiler.schedule.options import first_schedule
+from moesaic.compiler.schedule.options import Schedule, first_schedule
+from moesaic.compiler.together import check_programs, estimate_joint, joint_routing
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.execute import Executor
 from moesaic.spec.intgraph import IntAttention, IntGraph, IntMoe
 from moesaic.spec.presets import PRESETS
+from tests.e2e.bundles import make_bundle
 from tests.functional import FunctionalModel
 from tests.hazards import check_order
 
@@ -56,9 +60,13 @@ def family(name: str, count: int) -> list[IntGraph]:
 @pytest.mark.parametrize(("count", "frames"), [(2, 1), (3, 1), (2, 2)])
 @pytest.mark.parametrize("name", SHAPES)
 def test_tasks_together_are_each_as_alone(name: str, count: int, frames: int) -> None:
-    graphs, image, arch = family(name, count), WeightImage(ROOMY), ROOMY
-    joint = Joint(tuple(graphs), frames)
-    schedule = replace(first_schedule(arch), row_blocks=count, norms_kept=count % 2)
+    schedule = replace(first_schedule(ROOMY), row_blocks=count, norms_kept=count % 2)
+    check(family(name, count), frames, ROOMY, schedule)
+
+
+def check(graphs: list[IntGraph], frames: int, arch: ArchConfig, schedule: Schedule) -> None:
+    """Compare what is computed together with each alone."""
+    joint, image, count = Joint(tuple(graphs), frames), WeightImage(arch), len(graphs)
     code = compile_task(joint, arch, image, schedule)
     patches = random_patches(graphs[0], frames, seed=count)
     inputs = b"".join(layout.pack_codes(arch, frame) for frame in patches)
@@ -105,3 +113,48 @@ def test_what_differs_in_more_than_gates_is_refused() -> None:
     one = random_intgraph(large, 1)
     with pytest.raises(UserError, match="of 2 tasks together, its residual stream needs 600 words"):
         compile_task(Joint((one, sibling(one, large, 2))), nano, ShapeImage(nano))
+
+
+def differing_late() -> list[IntGraph]:
+    """Two tasks that have all but the last gate in common, and large attention."""
+    shape = replace(
+        SHAPES["mixtures"], tokens=20, patches=19, moe=(True, True), heads=10, channels=8
+    )
+    graph = random_intgraph(replace(shape, wide=0.0, pairs=0.0), seed=4)
+    other = sibling(graph, replace(shape, wide=0.0, pairs=0.0), 1)
+    return [graph, replace(other, layers=(*graph.layers[:3], other.layers[3]))]
+
+
+def test_memory_is_needed_for_streams_that_are_there() -> None:
+    """Attention in front of the first gate that differs has keys and values of one stream."""
+    graphs = differing_late()
+    few = replace(ROOMY, activation_bytes=3 << 11)
+    schedule = replace(first_schedule(few), row_blocks=4, norms_kept=0, experts_ahead=0)
+    check(graphs, 1, few, schedule)
+    with pytest.raises(UserError, match="2 frames of 2 tasks together, the keys and values need"):
+        check_capacity(Joint(tuple(graphs), 2), few)
+
+
+def test_routing_is_known_where_it_is_of_all_streams() -> None:
+    graphs = differing_late()
+    first, last = (layer.name for layer in graphs[0].layers if isinstance(layer, IntMoe))
+    routing = {graphs[0].task: {first: [20, 20], last: [30, 10]}, graphs[1].task: {last: [10, 30]}}
+    work = Joint(tuple(graphs), 2)
+    assert joint_routing(work, routing) == {first: [40, 40], last: [80, 80]}
+    assert joint_routing(work, {graphs[0].task: routing[graphs[0].task]}) == {first: [40, 40]}
+    assert not joint_routing(work, {})
+
+
+def test_more_programs_than_a_bundle_holds_are_refused_at_once() -> None:
+    check_programs(range(7), range(9))
+    with pytest.raises(UserError, match="16 programs, not 9 of a task and 8 of several tasks"):
+        check_programs(range(8), range(9))
+
+
+def test_tasks_without_reports_are_estimated() -> None:
+    graph, other = family("first of all", 2)
+    graphs = {task.task: task for task in (graph, other)}
+    bundle = replace(make_bundle(graphs, ROOMY), report={"tasks": {}})
+    assert list(estimate_bundle(bundle)) == list(graphs)
+    (together,) = estimate_joint(bundle, [",".join(graphs)])
+    assert together == "+".join(graphs)

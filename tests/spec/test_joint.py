@@ -117,6 +117,10 @@ def change(name: str, **fields: object) -> Callable[[Pieces], object]:
     return lambda p: p.manifest["joint"][name].update(fields)
 
 
+def report(joint: object) -> Callable[[Pieces], object]:
+    return lambda p: p.manifest["report"].update(joint=joint)
+
+
 CHANGES: dict[str, tuple[Callable[[Pieces], object], str]] = {
     "another name": (
         lambda p: p.manifest.update(joint={"depth*4": p.manifest["joint"]["depth*2"]}),
@@ -140,6 +144,10 @@ CHANGES: dict[str, tuple[Callable[[Pieces], object], str]] = {
     "words": (change("depth*2", activation_words=1 << 20), "other sizes or constants"),
     "labels": (change("depth*2", labels=[""] * 257), "0 to 256 entries"),
     "more": (change("depth*2", path="x"), "unknown field 'path'"),
+    "no reports": (report([]), "report.joint must be an object"),
+    "no report": (report({"depth*2": 3}), "report.joint.depth*2 must be"),
+    "no cycles": (report({"depth*2": {"cycles": "x"}}), "report.joint.depth*2.cycles must be"),
+    "report of another": (report({"seg*2": {"cycles": 9}}), "report.joint.seg*2 is no program"),
 }
 
 
@@ -188,3 +196,5 @@ def test_outputs_of_a_program_are_bounded() -> None:
     assert len(output_shapes([one], 32)) == 32
     with pytest.raises(UserError, match="has 33 outputs, a program has 32 at most: take fewer"):
         output_shapes([one], 33)
+    with pytest.raises(UserError, match="has 33 outputs, a program has 32 at most: take fewer tas"):
+        output_shapes([one] * 33, 1)
