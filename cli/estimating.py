@@ -28,7 +28,7 @@ from moesaic.cli.console import (
     show,
 )
 from moesaic.spec.errors import UserError
-from moesaic.spec.formats import WEIGHT_BITS
+from moesaic.spec.formats import MAX_FRAMES, WEIGHT_BITS
 from moesaic.spec.memory import COMPARED_SHARES, DEFAULT_MEMORY
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from moesaic.spec.arch import ArchConfig
     from moesaic.spec.intgraph import IntGraph
     from moesaic.spec.memory import Dram
-
-MOST_FRAMES = 16
-"""Of one program: more would wait longer for their turn than they save."""
 
 
 @app.command()
@@ -80,7 +77,7 @@ def estimate(
     frames: Annotated[
         int,
         typer.Option(
-            min=1, max=MOST_FRAMES, help="frames of a task in one program; not with --targets"
+            min=1, max=MAX_FRAMES, help="frames of a task in one program; not with --targets"
         ),
     ] = 1,
     together: Annotated[
