@@ -211,8 +211,9 @@ def innovations(bundle: Bundle, task: str, counters: list[dict[str, int]]) -> di
             "parallelism": arch.width,
         },
         "single_pass_softmax": {
-            "scores": last["SCORE_WORDS"] * arch.lanes,
-            "score_reads_for_reduction": (last["SCORE_READS"] - last["SCORE_WORDS"]) * arch.lanes,
+            "scores": last["SCORE_WORDS"] * arch.most_lanes,
+            "score_reads_for_reduction": (last["SCORE_READS"] - last["SCORE_WORDS"])
+            * arch.most_lanes,
         },
         "activation_tables": {"lookups": last["ACTIVATION_LOOKUPS"], **activation_tables()},
         "unified_unit": {

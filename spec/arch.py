@@ -56,7 +56,7 @@ LIMITS: dict[str, tuple[int, int]] = {
 }
 MULTIPLES = frozenset({"activation_bytes", "activation_banks", "residual_bytes"})
 """Sizes that need not be powers of two: what a part has of block RAM is none either."""
-LATER = ("four_bit_weights", "ultra_ring")
+LATER = ("four_bit_weights", "ultra_ring", "chunk_pairs")
 """Features that there were none of once: without them a target is what it was, and its bundles
 run on it."""
 BURST_BYTES = WINDOW_ALIGNMENT
@@ -94,7 +94,11 @@ class ArchConfig:
     packed
         Two products in one DSP48E2: ``((w1 << 18) + w2) * x`` with borrow correction.
     lanes
-        Accumulators the vector unit drains per cycle. 4 to ``depth``.
+        Accumulators the vector unit drains per cycle: a chunk. 4 to ``depth``.
+    chunk_pairs
+        Two chunks at a time where the vector unit would be slower than the array, for a second,
+        smaller set of lanes: scores of the softmax and results of attention are drained so, and
+        normalised rows written. Needs a ``depth`` of two chunks.
     accumulator_rows
         Rows of ``width`` int32 accumulators in each of the two banks. Up to 16384.
     activation_bytes
@@ -151,6 +155,7 @@ class ArchConfig:
     width: int
     packed: bool = False
     lanes: int
+    chunk_pairs: bool = False
     accumulator_rows: int
     activation_bytes: int
     activation_banks: int = 2
@@ -178,7 +183,7 @@ class ArchConfig:
             self.name,
         )
         self._require(isinstance(self.device, str), "device must be a string", self.device)
-        for flag in ("packed", "four_bit_weights", "ultra_ring", "coherent", "secure"):
+        for flag in ("packed", *LATER, "coherent", "secure"):
             value = getattr(self, flag)
             self._require(isinstance(value, bool), f"{flag} must be true or false", value)
         for field, (low, high) in LIMITS.items():
@@ -198,6 +203,11 @@ class ArchConfig:
         )
         self._require(
             self.lanes <= self.depth, f"lanes must be at most depth {self.depth}", self.lanes
+        )
+        self._require(
+            not self.chunk_pairs or 2 * self.lanes <= self.depth,
+            f"lanes must be at most {self.depth // 2} with chunk_pairs, half of depth",
+            self.lanes,
         )
         self._check_memories()
         self._check_ports()
@@ -287,6 +297,11 @@ class ArchConfig:
     @property
     def macs_per_cycle(self) -> int:
         return self.depth * self.width
+
+    @property
+    def most_lanes(self) -> int:
+        """Accumulators that are drained per cycle at most."""
+        return 2 * self.lanes if self.chunk_pairs else self.lanes
 
     @property
     def line_bytes(self) -> int:

@@ -102,3 +102,10 @@ DRAINS: dict[Drain, DrainKind] = {
     ),
     Drain.ATTENTION: DrainKind(Operand.SCALED_ROW, 8, Destination.ACTIVATION, wide=Wide.FIRST),
 }
+
+
+def takes_pairs(kind: Drain, wide: bool) -> bool:
+    """Whether a kind drains two chunks at a time on a target with ``chunk_pairs``: where lanes have
+    no parameters of their own, and results that are ``wide`` are not asked for."""
+    each = DRAINS[kind]
+    return not each.parameters and not (wide and each.wide is not Wide.NEVER)

@@ -51,6 +51,7 @@ PRESETS: dict[str, ArchConfig] = {
             width=64,
             packed=True,
             lanes=32,
+            chunk_pairs=True,
             accumulator_rows=512,
             activation_bytes=256 << 10,
             residual_bytes=128 << 10,

@@ -22,7 +22,7 @@ class VectorEvents(wiring.Signature):
         super().__init__(
             {
                 "vector_chunks": Out(1),
-                "score_words": Out(_COLUMNS + 1 - (arch.lanes.bit_length() - 1)),
+                "score_words": Out(_COLUMNS + 1 - (arch.most_lanes.bit_length() - 1)),
                 "score_reads": Out(1),
                 "activation_lookups": Out(range(arch.lanes + 1)),
                 "norm_rows": Out(1),
@@ -80,7 +80,8 @@ class EventCounter(wiring.Component):
         lanes = self.arch.lanes
         rows_left = Signal(ROW_BITS)
         row_chunks = Signal(self.events.score_words.shape())
-        m.d.comb += row_chunks.eq((self.columns + (lanes - 1)) >> lanes.bit_length() - 1)
+        most = self.arch.most_lanes
+        m.d.comb += row_chunks.eq((self.columns + (most - 1)) >> most.bit_length() - 1)
         with m.If(self.softmax_start):
             m.d.sync += rows_left.eq(self.rows)
         with m.Elif(rows_left != 0):

@@ -184,7 +184,7 @@ class Lanes(wiring.Component):
             exp2.column.eq(
                 delay(m, self.issue.column[: tables.DITHER_BITS], requantised, "column")
             ),
-            exp2.valid.eq(valid_lanes),
+            exp2.valid.eq(valid_lanes[:count]),
             activation.choice.eq(delay(m, self.choice, requantised, "choice")),
             second.shift.eq(distance.replicate(count)),
             second.limit.eq(~active_at[self.SECOND]),

@@ -14,7 +14,7 @@ from amaranth.lib import data
 from moesaic.hw.interfaces import instruction_layout
 from moesaic.spec import isa
 from moesaic.spec.arch import MAX_TOKENS, ArchConfig
-from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide
+from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide, takes_pairs
 from moesaic.spec.formats import MULTIPLIER_BITS, RESIDUAL_BITS, ROTARY_BITS, SHIFT_BITS
 from moesaic.spec.isa import UNIT_COUNT, Drain, Opcode
 
@@ -77,6 +77,8 @@ SPLIT_KINDS = _where((kind, each.wide is Wide.FIRST) for kind, each in DRAINS.it
 """Kinds whose 16-bit results the first requantiser gives."""
 UNSENT_KINDS = _where((kind, each.destination is Destination.NONE) for kind, each in DRAINS.items())
 """Kinds whose chunks take no place in the output stage."""
+PAIR_KINDS = _where((kind, takes_pairs(kind, wide=False)) for kind in DRAINS)
+"""Kinds that take two chunks at a time where there are lanes for it, unless results are wide."""
 ROWS_OUTSIDE_KINDS = _where((kind, each.rows_outside) for kind, each in reversed(DRAINS.items()))
 """Kinds that finish a row before they begin the next one. In the order that is in the Verilog whose
 clock has been recorded; it has no meaning."""
@@ -100,10 +102,17 @@ INSTRUCTION_BITS = max(
 )
 
 
+def _pair_fields(arch: ArchConfig, *names: str) -> dict[str, int]:
+    """Fields of what only ``chunk_pairs`` have."""
+    return dict.fromkeys(names, 1) if arch.chunk_pairs else {}
+
+
 def issue_layout(arch: ArchConfig) -> data.StructLayout:
     """A chunk as it enters the pipeline.
 
-    ``null`` chunks have no effect but that of ``last``, which ends the instruction.
+    ``null`` chunks have no effect but that of ``last``, which ends the instruction. With
+    ``chunk_pairs`` a chunk may be ``both`` of a pair, or come one after the other into the same
+    place of the output stage: the first one ``opens`` it, the second one ``joins`` it.
     """
     return data.StructLayout(
         {
@@ -114,7 +123,8 @@ def issue_layout(arch: ArchConfig) -> data.StructLayout:
             "row": ROW_BITS,
             "column": COLUMN_BITS,  # of the chunk's first lane
             "chunk": max(1, (arch.chunks - 1).bit_length()),  # within the accumulator row
-            "lanes": arch.lanes,  # valid columns
+            "lanes": arch.most_lanes,  # valid columns
+            **_pair_fields(arch, "both", "opens", "joins"),
             "holds": 1,  # first chunk of a pair, which has no result of its own
             "paired": 1,  # second chunk of a pair
             "rotary": 1,  # chunk of a pair that is rotated; each comes twice
@@ -142,6 +152,7 @@ def output_layout(arch: ArchConfig) -> data.StructLayout:
             "destination": range(len(Destination)),
             "address": address,  # activation word
             "select": max(1, (arch.depth // arch.lanes - 1).bit_length()),  # chunk of the word
+            **_pair_fields(arch, "pair"),  # and the other one beside it
             "wide": 1,  # also the high and the low plane, each `plane` words on
             "planes_only": 1,  # with `wide`: no int8 result in front of the planes
             "plane": address,

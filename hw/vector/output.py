@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -17,6 +17,14 @@ from moesaic.spec.isa import UNIT_COUNT
 
 CHUNK_BITS = max(LOGIT_BITS, ADDEND_BITS, 8 + RESIDUAL_BITS)
 """Bits of a lane's result: a logit, an addend, or int8 result, low and high plane."""
+
+
+def _pair_ports(arch: ArchConfig) -> dict[str, In]:
+    return {
+        "upper": In(data.ArrayLayout(CHUNK_BITS, arch.lanes)),
+        "lower_write": In(1),
+        "upper_write": In(1),
+    }
 
 
 class OutputStage(wiring.Component):
@@ -35,6 +43,9 @@ class OutputStage(wiring.Component):
         Places.
     route, route_put, chunk, chunk_put
         The two halves of a chunk.
+    upper, lower_write, upper_write
+        With ``chunk_pairs``: the other chunk of its pair, and which of them comes now; ``put``
+        with the last one.
     activation_write, logits, output
         Destinations.
     give, signal
@@ -54,6 +65,7 @@ class OutputStage(wiring.Component):
                 "route_put": In(1),
                 "chunk": In(data.ArrayLayout(CHUNK_BITS, arch.lanes)),
                 "chunk_put": In(1),
+                **(_pair_ports(arch) if arch.chunk_pairs else {}),
                 "activation_write": Out(ActivationWrite(arch)),
                 "logits": Out(stream.Signature(logit_layout(arch))),
                 "output": Out(stream.Signature(RESIDUAL_BITS * arch.lanes)),
@@ -67,9 +79,12 @@ class OutputStage(wiring.Component):
         arch = self.arch
         route_bits = output_layout(arch).size
         chunk_bits = CHUNK_BITS * arch.lanes
+        halves = 2 if arch.chunk_pairs else 1
         m.submodules.routes = routes = Memory(shape=unsigned(route_bits), depth=self.DEPTH, init=[])
-        m.submodules.chunks = chunks = Memory(shape=unsigned(chunk_bits), depth=self.DEPTH, init=[])
-        route_write, chunk_write = routes.write_port(), chunks.write_port()
+        m.submodules.chunks = chunks = Memory(
+            shape=unsigned(halves * chunk_bits), depth=self.DEPTH, init=[]
+        )
+        route_write, chunk_write = routes.write_port(), chunks.write_port(granularity=chunk_bits)
         route_read, chunk_read = routes.read_port(domain="comb"), chunks.read_port(domain="comb")
         route_at, chunk_at = Signal(range(self.DEPTH)), Signal(range(self.DEPTH))
         read_at = Signal(range(self.DEPTH))
@@ -84,8 +99,10 @@ class OutputStage(wiring.Component):
             route_write.data.eq(self.route),
             route_write.en.eq(self.route_put),
             chunk_write.addr.eq(chunk_at),
-            chunk_write.data.eq(self.chunk),
-            chunk_write.en.eq(self.chunk_put),
+            chunk_write.data.eq(Cat(self.chunk, self.upper) if halves == 2 else self.chunk),
+            chunk_write.en.eq(
+                Cat(self.lower_write, self.upper_write) if halves == 2 else self.chunk_put
+            ),
             route_read.addr.eq(read_at),
             chunk_read.addr.eq(read_at),
         ]
@@ -127,7 +144,7 @@ class OutputStage(wiring.Component):
         # gate with what decides on fetching.
         elsewhere = {d: Signal(init=1) for d in (Destination.LOGITS, Destination.OUTPUT)}
         route = Signal(output_layout(arch), reset_less=True)
-        chunk = Signal(data.ArrayLayout(CHUNK_BITS, arch.lanes), reset_less=True)
+        chunk = Signal(data.ArrayLayout(CHUNK_BITS, halves * arch.lanes), reset_less=True)
         part = Signal(2)  # 0 int8, 1 high plane, 2 low plane
         address = Signal.like(route.address, reset_less=True)
         m.d.comb += fetch.eq(some & (~loaded | done))
@@ -146,11 +163,11 @@ class OutputStage(wiring.Component):
             m.d.sync += [bit.eq(1) for bit in elsewhere.values()]
 
         write = self.activation_write
-        int8 = Cat(chunk[i][0:8] for i in range(arch.lanes))
-        low = Cat(chunk[i][8:16] for i in range(arch.lanes))
-        high = Cat(chunk[i][16:24] for i in range(arch.lanes))
+        int8 = Cat(lane[0:8] for lane in chunk)
+        low = Cat(lane[8:16] for lane in chunk)
+        high = Cat(lane[16:24] for lane in chunk)
         copies = arch.depth // arch.lanes
-        word = Signal(8 * arch.lanes)
+        word = Signal(halves * 8 * arch.lanes)
         with m.Switch(part):
             with m.Case(0):
                 m.d.comb += word.eq(int8)
@@ -161,10 +178,17 @@ class OutputStage(wiring.Component):
         for copy in range(copies):
             enable = write.mask[copy * arch.lanes : (copy + 1) * arch.lanes]
             # A select of no bits would still be a signal of one.
-            m.d.comb += enable.eq(Mux((route.select == copy) | (copies == 1), -1, 0))
+            chosen = (route.select == copy) | (copies == 1)
+            if halves == 2:
+                chosen |= route.pair & (route.select == copy ^ 1)
+            m.d.comb += enable.eq(Mux(chosen, -1, 0))
+        written_data: Value = word.replicate(copies)
+        if halves == 2:  # a chunk alone goes to any place of the word
+            lower, upper = word[: 8 * arch.lanes], word[8 * arch.lanes :]
+            written_data = Cat(lower, Mux(route.pair, upper, lower)).replicate(copies // 2)
         m.d.comb += [
             write.address.eq(address),
-            write.data.eq(word.replicate(copies)),
+            write.data.eq(written_data),
             last.i.payload.eq(route.row_last),
             output.i.payload.eq(Cat(chunk[i][:RESIDUAL_BITS] for i in range(arch.lanes))),
         ]

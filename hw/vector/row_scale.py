@@ -23,7 +23,8 @@ class RowScale(wiring.Component):
     Attributes
     ----------
     valid, probability, row, row_first, row_last, block_last
-        A chunk of probabilities of ``row``; its place in the row; the block's last chunk.
+        A chunk of probabilities of ``row``, or a pair of them; its place in the row; the block's
+        last one.
     ready
         The oldest block is complete.
     read_row
@@ -44,7 +45,7 @@ class RowScale(wiring.Component):
         super().__init__(
             {
                 "valid": In(1),
-                "probability": In(data.ArrayLayout(PROBABILITY_BITS, arch.lanes)),
+                "probability": In(data.ArrayLayout(PROBABILITY_BITS, arch.most_lanes)),
                 "row": In(rows),
                 "row_first": In(1),
                 "row_last": In(1),
@@ -62,8 +63,8 @@ class RowScale(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         arch = self.arch
-        stages = tree_latency(arch.lanes)
-        chunk_sum = add_tree(m, [self.probability[i] for i in range(arch.lanes)], "tree")
+        stages = tree_latency(arch.most_lanes)
+        chunk_sum = add_tree(m, [self.probability[i] for i in range(arch.most_lanes)], "tree")
         first = delay(m, self.valid & self.row_first, stages, "first", control=True)
         valid = delay(m, self.valid, stages, "valid", control=True)
         total = Signal(SUM_BITS)

@@ -14,10 +14,12 @@ from moesaic.hw.vector.normaliser import Normaliser
 from moesaic.hw.vector.operation import (
     INSTRUCTION_BITS,
     NORM,
+    PAIR_KINDS,
     PARAMETER_KINDS,
     ROTARY_KINDS,
     ROW_BITS,
     ROWS_OUTSIDE_KINDS,
+    WIDE_KINDS,
     is_any,
     issue_layout,
     kinds_of,
@@ -125,6 +127,7 @@ class Sequencer(wiring.Component):
                     "active": 1,
                     "paired": 1,
                     "rotary": 1,
+                    **({"both": 1} if arch.chunk_pairs else {}),
                 }
             )
         )
@@ -152,6 +155,7 @@ class Sequencer(wiring.Component):
             walker.end.eq(end),
             walker.rows_outside.eq(kind.rows_outside),
             walker.paired.eq(kind.paired | kind.rotary),
+            *([walker.both.eq(kind.both)] if arch.chunk_pairs else []),
             normaliser.start.eq(normalises),
             normaliser.rows.eq(norm.rows),
             normaliser.words.eq(norm.words),
@@ -216,6 +220,14 @@ class Sequencer(wiring.Component):
                 self.issue.column.eq(normaliser.word << arch.lanes.bit_length() - 1),
                 self.issue.last.eq(normaliser.last),
             ]
+            if arch.chunk_pairs:
+                # Words of a pair have a place together, which the second one takes.
+                begins = ~norm.store & ~normaliser.word[0] & ~normaliser.row_last
+                m.d.comb += [
+                    self.issue.put.eq(~begins),
+                    self.issue.opens.eq(begins),
+                    self.issue.joins.eq(~norm.store & normaliser.word[0]),
+                ]
         with m.Else():
             m.d.comb += [
                 self.issue.valid.eq(goes),
@@ -237,6 +249,8 @@ class Sequencer(wiring.Component):
                 self.issue.row_last.eq(step.row_last),
                 self.issue.last.eq(step.last & last_time),
             ]
+            if arch.chunk_pairs:
+                m.d.comb += self.issue.both.eq(kind.both)
 
         waiting = {
             "vector_wait_bank": ~step.empty & ~self.full,
@@ -261,7 +275,7 @@ class Sequencer(wiring.Component):
             events.active.eq(kind.active & (~kind.paired | second)),
             events.valid_columns.eq(step.valid_columns),
             events.some_lanes.eq(step.lanes[0]),
-            events.all_lanes.eq(step.lanes[-1]),
+            events.all_lanes.eq(step.lanes[arch.lanes - 1]),
             events.normalised.eq(self.statistics_take),
         ]
         return m
@@ -326,6 +340,9 @@ class Sequencer(wiring.Component):
                 kind.paired.eq(is_drain & paired),
                 kind.rotary.eq(rotary),
             ]
+            if self.arch.chunk_pairs:
+                wide = is_any(arriving.kind, WIDE_KINDS) & arriving.wide
+                m.d.sync += kind.both.eq(is_any(arriving.kind, PAIR_KINDS) & ~wide)
         return set_up, take, is_drain, rotary, parameters
 
     def _track_updates(

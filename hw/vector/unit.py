@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from amaranth import Array, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth import Array, Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from moesaic.hw.arithmetic.pipeline import delay
@@ -35,6 +35,7 @@ from moesaic.hw.vector.parameters import ParameterBuffer
 from moesaic.hw.vector.row_scale import RowScale
 from moesaic.hw.vector.sequencer import Sequencer, view
 from moesaic.hw.vector.statistics import Statistics
+from moesaic.hw.vector.upper_lanes import UpperLanes
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.drains import Destination, Function
 from moesaic.spec.formats import RESIDUAL_BITS
@@ -111,6 +112,7 @@ class VectorUnit(wiring.Component):
         m.submodules.angles = angles = Angles(arch)
         m.submodules.operands = operands = Operands(arch)
         m.submodules.lanes = lanes = Lanes(arch)
+        pairs = UpperLanes(arch) if arch.chunk_pairs else None
         m.submodules.row_scale = row_scale = RowScale(arch)
         m.submodules.output_stage = output = OutputStage(arch)
         m.submodules.residual_memory = residual = Ram(
@@ -236,12 +238,25 @@ class VectorUnit(wiring.Component):
             row_scale.multiplier.eq(delay(m, drain.multiplier, 2, "attention_multiplier")),
             row_scale.instruction_shift.eq(delay(m, drain.shift, 2, "attention_shift")),
             row_scale.valid.eq(delay(m, summed, cycles, "summed", control=True)),
-            row_scale.probability.eq(lanes.probability),
+            row_scale.probability.eq(Cat(lanes.probability, pairs.probability if pairs else ())),
             row_scale.row.eq(delay(m, issue.row, cycles, "summed_row")),
             row_scale.row_first.eq(delay(m, issue.row_first, cycles, "summed_first")),
             row_scale.row_last.eq(delay(m, issue.row_last, cycles, "summed_last")),
             row_scale.block_last.eq(delay(m, issue.last, cycles, "summed_block_last")),
         ]
+
+        if pairs:
+            m.submodules.upper_lanes = pairs
+            m.d.comb += [
+                pairs.issue.eq(issue),
+                pairs.multiplier.eq(drain.multiplier),
+                pairs.shift.eq(drain.shift),
+                pairs.accumulators.eq(self.accumulators.data),
+                pairs.maximum.eq(self.accumulators.maximum),
+                pairs.scale.eq(row_scale.scale),
+                pairs.scale_shift.eq(row_scale.shift),
+            ]
+            self._join(m, issue, lanes, pairs, output)
 
         # The way out is known as soon as the address is.
         destinations = Array(DESTINATION[operation] for operation in range(NORM + 1))
@@ -269,6 +284,7 @@ class VectorUnit(wiring.Component):
             route.row_last.eq(issue.row_last),
             route.last.eq(issue.last),
             route.signal.eq(drain.signal),
+            *([route.pair.eq(self._is_pair(issue, exponential))] if pairs else []),
             output.route.eq(delay(m, route, cycles, "route")),
             output.route.address.eq(addressing.activation),
             output.route.select.eq(addressing.select),
@@ -277,3 +293,27 @@ class VectorUnit(wiring.Component):
             ),
         ]
         return m
+
+    def _is_pair(self, issue: data.View, exponential: Value) -> Value:
+        """Whether both chunks of a pair are written: also where the second one is padding, if that
+        has to be zero."""
+        return issue.joins | (issue.both & (exponential | issue.lanes[self.arch.lanes]))
+
+    @staticmethod
+    def _join(
+        m: Module, issue: data.View, lanes: Lanes, pairs: UpperLanes, output: OutputStage
+    ) -> None:
+        """Put both chunks of a pair in the same place of the output stage, whether they come at a
+        time or one after the other."""
+        valid = delay(m, issue.valid, 1, "pair_valid", control=True)
+        both = delay(m, issue.both, Lanes.RESULT, "both")
+
+        def comes(name: str, what: Value) -> Value:
+            held = delay(m, what, 1, name)
+            return delay(m, valid & held, Lanes.RESULT - 1, f"{name}_now", control=True)
+
+        m.d.comb += [
+            output.upper.eq(Mux(both, pairs.chunk.as_value(), lanes.chunk.as_value())),
+            output.lower_write.eq(comes("lower", (issue.put | issue.opens) & ~issue.joins)),
+            output.upper_write.eq(comes("upper", issue.joins | issue.both)),
+        ]

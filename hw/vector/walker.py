@@ -26,7 +26,7 @@ def step_layout(arch: ArchConfig) -> data.StructLayout:
             "chunk": range(max(2, arch.chunks)),
             "column": COLUMN_BITS,
             "valid_columns": signed(COLUMN_BITS + 1),
-            "lanes": arch.lanes,
+            "lanes": arch.most_lanes,
             "address": range(arch.accumulator_rows),
             "row_first": 1,
             "row_last": 1,
@@ -66,6 +66,8 @@ class Walker(wiring.Component):
         Finish a row before the next one (then there is one group).
     paired
         Chunks come in pairs, of which the second one alone takes places in the output stage.
+    both
+        Two chunks are a step, with ``chunk_pairs``.
     step, valid
         The current step. ``null``, ``empty``: it reads nothing; because there is no row at all.
         ``place``: it takes one in the output stage. ``row``; ``chunk`` within the accumulator row;
@@ -93,6 +95,7 @@ class Walker(wiring.Component):
                 "end": In(COLUMN_BITS),
                 "rows_outside": In(1),
                 "paired": In(1),
+                **({"both": In(1)} if arch.chunk_pairs else {}),
                 "advance": In(1),
                 "step": Out(step_layout(arch)),
                 "valid": Out(1),
@@ -105,9 +108,11 @@ class Walker(wiring.Component):
         arch = self.arch
         lanes, width = arch.lanes, arch.width
         lanes_log2, width_log2 = lanes.bit_length() - 1, width.bit_length() - 1
+        most_log2 = arch.most_lanes.bit_length() - 1
 
         end = self.end
-        most_chunks = arch.chunks - 1
+        by_two = Signal() if arch.chunk_pairs else None
+        chunks, columns, most_chunks = self._stride(by_two)
         walking = Signal()
         following = Signal(step_layout(arch))  # the step that the registers describe
         # There is no row; or this is a tile without valid columns, as are all behind it.
@@ -151,9 +156,9 @@ class Walker(wiring.Component):
                     valid_columns[-1],
                     0,
                     Mux(
-                        valid_columns[lanes_log2:-1].any(),
+                        valid_columns[most_log2:-1].any(),
                         -1,
-                        Cat(valid_columns[:lanes_log2] > i for i in range(lanes - 1)),
+                        Cat(valid_columns[:most_log2] > i for i in range(arch.most_lanes - 1)),
                     ),
                 )
             ),
@@ -200,7 +205,12 @@ class Walker(wiring.Component):
             ]
 
         with m.If(self.start):
-            ends = end[lanes_log2:width_log2] if width_log2 > lanes_log2 else 0
+            ends: ValueLike = end[lanes_log2:width_log2] if width_log2 > lanes_log2 else 0
+            most_now = most_chunks
+            if by_two is not None:
+                _, _, most_now = self._stride(self.both)
+                ends = Mux(self.both, end[lanes_log2 + 1 : width_log2], ends)
+                m.d.sync += by_two.eq(self.both)
             none_left = ~end[width_log2:].any()
             together_now = self.rows_outside | (self.rows == 0)
             m.d.sync += [
@@ -220,9 +230,9 @@ class Walker(wiring.Component):
                 null.eq(self.rows == 0),
                 last_chunks.eq(ends),
                 one_chunk.eq(ends == 0),
-                last_chunk.eq((self.rows == 0) | Mux(none_left, ends == 0, most_chunks == 0)),
+                last_chunk.eq((self.rows == 0) | Mux(none_left, ends == 0, most_now == 0)),
                 chunk.eq(0),
-                chunks_left.eq(Mux(none_left, ends, most_chunks)),
+                chunks_left.eq(Mux(none_left, ends, most_now)),
                 column.eq(0),
                 tile_column.eq(0),
                 valid_columns.eq(self.columns),
@@ -242,11 +252,11 @@ class Walker(wiring.Component):
         with m.Elif(move):
             with m.If(~last_chunk):
                 m.d.sync += [
-                    chunk.eq(chunk + 1),
+                    chunk.eq(chunk + chunks),
                     chunks_left.eq(chunks_left - 1),
                     last_chunk.eq(chunks_left == 1),
-                    column.eq(column + lanes),
-                    valid_columns.eq(valid_columns - lanes),
+                    column.eq(column + columns),
+                    valid_columns.eq(valid_columns - columns),
                 ]
             with m.Elif(outside & turns):
                 m.d.sync += [
@@ -270,8 +280,8 @@ class Walker(wiring.Component):
                     valid_left.eq(valid_left - 1),
                     last_valid.eq(valid_left == 1),
                     turns.eq((valid_left == 1) | (tiles.left == 1)),
-                    column.eq(column + lanes),
-                    valid_columns.eq(valid_columns - lanes),
+                    column.eq(column + columns),
+                    valid_columns.eq(valid_columns - columns),
                 ]
                 enter_tile(valid_left == 1)
             with m.Elif(~turns):
@@ -310,3 +320,12 @@ class Walker(wiring.Component):
                         more.eq(groups.left != 1),
                     ]
         return m
+
+    def _stride(self, by_two: Value | None) -> tuple[ValueLike, ValueLike, ValueLike]:
+        """Chunks and columns of a step, and steps of a row in a whole column tile, less one."""
+        one = (1, self.arch.lanes, self.arch.chunks - 1)
+        if by_two is None:
+            return one
+        two = (2, 2 * self.arch.lanes, self.arch.chunks // 2 - 1)
+        chunks, columns, most = (Mux(by_two, b, a) for a, b in zip(one, two, strict=True))
+        return chunks, columns, most

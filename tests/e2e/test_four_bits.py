@@ -26,7 +26,9 @@ from .conftest import make_models, moesaic
 from .test_estimate import LARGE
 from .test_user_errors import assert_refused
 
-FOUR = dataclasses.replace(SMALL, name="four", four_bit_weights=True, ultra_ring=True)
+FOUR = dataclasses.replace(
+    SMALL, name="four", four_bit_weights=True, ultra_ring=True, chunk_pairs=True
+)
 MEMORIES = {
     "reported": DramConfig(),
     "slow": DramConfig(latency_cycles=100, bandwidth_share=0.3),

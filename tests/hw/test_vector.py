@@ -31,7 +31,10 @@ SQUARE = dataclasses.replace(
     NANO, depth=8, width=8, lanes=8, ring_read_bytes=32, data_port_bytes=8, max_experts=64,
     accumulator_rows=128, residual_bytes=8 << 10,
 )  # fmt: skip
-ARCHS = {"small": SMALL, "narrow": NARROW, "square": SQUARE}
+# Two chunks at a time: a pair is a word of the scratchpad, or half of one.
+PAIRS = dataclasses.replace(SMALL, chunk_pairs=True)
+PARTS = dataclasses.replace(NARROW, chunk_pairs=True)
+ARCHS = {"small": SMALL, "narrow": NARROW, "square": SQUARE, "pairs": PAIRS, "parts": PARTS}
 
 
 @functools.cache

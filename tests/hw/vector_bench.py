@@ -142,7 +142,6 @@ class VectorBench:
         counters = [(name, getattr(dut, f"events__{name}")) for name in program.events]
         self.counted = dict.fromkeys(program.events, 0)
         self.cycles, self.first_take, self.working = 0, None, 0
-        byte_mask = (1 << arch.lanes) - 1
 
         while given < len(program.done) or load or logits or outputs:
             await RisingEdge(dut.clk)
@@ -208,10 +207,11 @@ class VectorBench:
                 word, byte, values = writes.popleft()
                 where = f"word {word}, byte {byte}, {program.describe(len(writes))}"
                 assert int(dut.activation_write__address.value) == word, where
+                byte_mask = (1 << len(values)) - 1
                 assert int(dut.activation_write__mask.value) == byte_mask << byte, where
                 found = int(dut.activation_write__data.value) >> 8 * byte
-                assert unpack(found, 8, arch.lanes) == values, (
-                    f"{unpack(found, 8, arch.lanes)} is not {values}: {where}"
+                assert unpack(found, 8, len(values)) == values, (
+                    f"{unpack(found, 8, len(values))} is not {values}: {where}"
                 )
             if logits_ready and dut.logits__valid.value == 1:
                 expected, last = logits.popleft()

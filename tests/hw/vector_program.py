@@ -143,7 +143,7 @@ class Program:
             if kind == Drain.ATTENTION:
                 self.sums.pop(0)
             if kind == Drain.SOFTMAX:
-                self.events["score_words"] += actual * -(-columns // arch.lanes)
+                self.events["score_words"] += actual * -(-columns // arch.most_lanes)
         self._end(
             Opcode.DRAIN, wait, signal, kind=kind, rows=rows, n_tiles=n_tiles, groups=groups,
             columns=columns, base=base, stride=stride, multiplier=multiplier, shift=shift,
@@ -218,7 +218,9 @@ class Program:
             planes = [result >> 8, result & 255]
 
         local_end = min(end - first_column, len(tiles) * arch.width)
-        starts = range(0, max(local_end, 0), arch.lanes)
+        both = kind == Drain.SOFTMAX or (kind == Drain.ATTENTION and plane_stride is None)
+        lanes = arch.most_lanes if both else arch.lanes  # columns of a step
+        starts = range(0, max(local_end, 0), lanes)
         tiled = [[s for s in starts if s // arch.width == n] for n in range(len(tiles))]
         order = (
             [(r, s) for r in range(rows) for s in starts]
@@ -256,7 +258,9 @@ class Program:
                     column = start = start // 2 // arch.lanes * arch.lanes
                 word = base + target * stride + column // arch.depth
                 for index, plane in enumerate(planes):
-                    values = plane[r, start : start + arch.lanes]
+                    # Of a pair of sums the first chunk alone, if the second one has no column.
+                    alone = kind == Drain.ATTENTION and columns - column <= arch.lanes
+                    values = plane[r, start : start + (arch.lanes if alone else lanes)]
                     at = word + index * (plane_stride or 0)
                     self._write(at, column % arch.depth, values)
 
@@ -339,6 +343,7 @@ class Program:
     ) -> None:
         """Append a NORM of the residual values as they will be by then."""
         lanes, depth = self.arch.lanes, self.arch.depth
+        step = 2 if self.arch.chunk_pairs and not store else 1  # words that are written together
         first = [source_base + r * source_stride for r in range(rows)]
         x = torch.stack([self.residual[f : f + words].flatten() for f in first])
         if plain:
@@ -347,7 +352,7 @@ class Program:
             int8, int16 = semantics.layer_norm(x, channels, epsilon, multiplier, shift)
         planes = [int8, int16 >> 8, int16 & 255] if wide else [int8]
         for r in range(rows):
-            for word in range(words):
+            for word in range(0, words, step):
                 column = word * lanes
                 at = base + r * stride + column // depth
                 if store:
@@ -355,7 +360,7 @@ class Program:
                     self.outputs.append([v & 0xFFFF for v in values.tolist()])
                     continue
                 for index, plane in enumerate(planes):
-                    values = plane[r, column : column + lanes]
+                    values = plane[r, column : min(column + step * lanes, words * lanes)]
                     self._write(at + index * plane_stride, column % depth, values)
         self.events["norm_rows"] += rows
         self._end(

@@ -168,7 +168,7 @@ class Timing:
             # Read 2, sums, total; products 3, variance 3, root 9, gain 2; queue 1.
             statistics=2 + lanes + 1 + 3 + 3 + 9 + 2 + 1,
             # Operands 5, requantise 6, exponential 3; sums, total, reciprocal 7; ready 1.
-            row_scale=14 + lanes + 1 + 7 + 1,
+            row_scale=14 + max(1, _tree(arch.most_lanes)) + 1 + 7 + 1,
             ring=4 + (arch.ring_read_bytes > arch.line_bytes),
             codes=int(arch.four_bit_weights),
             outstanding_beats=OUTSTANDING_BURSTS * arch.max_burst,

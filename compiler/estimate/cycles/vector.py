@@ -9,13 +9,13 @@ from itertools import accumulate
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field, store_beats
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec import layout
-from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide
+from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide, takes_pairs
 from moesaic.spec.isa import Drain, Opcode, Unit
 
 
 class Vector:
-    """Executes DRAIN and NORM as ``hw/vector`` does: one chunk of ``lanes`` values per cycle,
-    unless a destination is slower."""
+    """Executes DRAIN and NORM as ``hw/vector`` does: one chunk of ``lanes`` values per cycle, or a
+    pair of them, unless a destination is slower."""
 
     def __init__(self, frame: Frame) -> None:
         self.frame, self.arch, self.timing = frame, frame.arch, frame.timing
@@ -75,9 +75,11 @@ class Vector:
             last = max(last, self._last_issue(first, reads, cycles) - 1)
             left = max(left, self.offered)
         elif field(step, "wide"):
-            left = max(left, first + timing.chunk + 3 * reads)
-            slots = min(reads, timing.chunk_slots)
-            last = max(last, left - timing.chunk - 3 * slots + slots)
+            # Words of a pair have a place, and each of their three writes, together.
+            places = rows * (layout.words(words, 2) if self.arch.chunk_pairs else words)
+            left = max(left, first + timing.chunk + 3 * places)
+            slots = min(places, timing.chunk_slots)
+            last = max(last, left - timing.chunk - 3 * slots + slots * reads // places)
         return last, left
 
     def _drain(self, position: int, rows: int, start: float) -> Generator[None, None, int]:
@@ -93,12 +95,14 @@ class Vector:
         if kind.operand is Operand.SCALED_ROW:
             start = max(start, self.softmax[self.attentions] + timing.row_scale)
             self.attentions += 1
+        by_two = takes_pairs(Drain(field(step, "kind")), bool(field(step, "wide")))
+        lanes = arch.most_lanes if by_two else arch.lanes
         at, issued = start, 0
         for _ in range(field(step, "groups")):
             at = max(at, (yield from frame.full.at(self.groups)))
             chunks = []
             for _ in range(n_tiles):
-                chunks.append(layout.words(max(0, min(left, arch.width)), arch.lanes))
+                chunks.append(layout.words(max(0, min(left, arch.width)), lanes))
                 left -= arch.width
             if kind.parameters:
                 there = yield from frame.parameters.at(self.blocks + n_tiles - 1)
