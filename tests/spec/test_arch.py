@@ -10,7 +10,7 @@ import pytest
 
 from moesaic.spec import arch as arch_module
 from moesaic.spec import isa, registers
-from moesaic.spec.arch import MAX_EXPERTS, MAX_TOKENS, MULTIPLES, ArchConfig
+from moesaic.spec.arch import LATER, MAX_EXPERTS, MAX_TOKENS, MULTIPLES, ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.isa import Opcode
 from moesaic.spec.presets import PRESETS
@@ -124,6 +124,8 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
      {"ring_read_bytes": 8}, r"ring_read_bytes must be 16 to 64: .* not 8"),
     ({"ring_read_bytes": 64, "ring_bytes": 1024},
      {"ring_read_bytes": 128, "ring_bytes": 2048}, r"ring_read_bytes must be 8 to 64: .* not 128"),
+    ({"chunk_pairs": True}, {"lanes": 8, "residual_bytes": 16},
+     "lanes must be at most 4 with chunk_pairs, half of depth, not 8"),
     ({"ring_read_bytes": 32, "ring_bytes": 1024, "four_bit_weights": True},
      {"ring_read_bytes": 64},
      "ring_read_bytes must be 8 to 32 with four_bit_weights: at most half a tile, not 64"),
@@ -250,7 +252,8 @@ def test_parameter_block_of_more_columns_takes_more_ring_words() -> None:
 def test_what_a_target_leaves_out_of_later_features_is_not_in_its_hash() -> None:
     """Bitstreams and bundles from before there was the feature are those of the target."""
     assert ArchConfig(**SMALL).hash == 0xD41ACFB5
-    assert dataclasses.replace(ArchConfig(**SMALL), four_bit_weights=True).hash != 0xD41ACFB5
+    for name in LATER:
+        assert dataclasses.replace(ArchConfig(**SMALL), **{name: True}).hash != 0xD41ACFB5
 
 
 def test_hash_covers_every_field_but_the_labels() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moesaic.spec.drains import DRAINS, Destination, Function, Wide
+from moesaic.spec.drains import DRAINS, Destination, Function, Wide, takes_pairs
 from moesaic.spec.isa import FIELDS, Drain, Opcode
 
 
@@ -22,3 +22,9 @@ def test_what_is_not_sent_anywhere_changes_the_residual_stream() -> None:
     for each in DRAINS.values():
         assert (each.destination is Destination.NONE) == (each.function is Function.UPDATE)
         assert each.destination is Destination.ACTIVATION or each.wide is Wide.NEVER
+
+
+def test_pairs_of_chunks_are_of_attention_alone() -> None:
+    """What has parameters would need twice their bandwidth, too, and planes twice the writes."""
+    assert {k for k in Drain if takes_pairs(k, wide=False)} == {Drain.SOFTMAX, Drain.ATTENTION}
+    assert {k for k in Drain if takes_pairs(k, wide=True)} == {Drain.SOFTMAX}
