@@ -108,7 +108,6 @@ class Walker(wiring.Component):
         arch = self.arch
         lanes, width = arch.lanes, arch.width
         lanes_log2, width_log2 = lanes.bit_length() - 1, width.bit_length() - 1
-        most_log2 = arch.most_lanes.bit_length() - 1
 
         end = self.end
         by_two = Signal() if arch.chunk_pairs else None
@@ -137,7 +136,9 @@ class Walker(wiring.Component):
         # Beside the counters. This tile ends its group. The chunk that ends the row in this tile
         # also ends the row, with rows outside, or else the tile.
         ends_group, together = Signal(), Signal()
-        turns = Signal()
+        # `stays` is `turns` turned over: the columns of the next step, a word far away, hang on it
+        # and share no gate with what decides on the rest.
+        turns, stays, onward = Signal(), Signal(init=1), Signal()
         # Also where there is nothing at all: the one step is the last chunk.
         last_chunk, one_chunk = Signal(), Signal()
         tile_last, group_last = Signal(), Signal()
@@ -151,17 +152,7 @@ class Walker(wiring.Component):
             following.chunk.eq(chunk),
             following.column.eq(column),
             following.valid_columns.eq(valid_columns),
-            following.lanes.eq(
-                Mux(
-                    valid_columns[-1],
-                    0,
-                    Mux(
-                        valid_columns[most_log2:-1].any(),
-                        -1,
-                        Cat(valid_columns[:most_log2] > i for i in range(arch.most_lanes - 1)),
-                    ),
-                )
-            ),
+            following.lanes.eq(self._lanes(valid_columns)),
             following.address.eq(address),
             following.row_first.eq(column == 0),
             following.row_last.eq(last_chunk & (last_valid | last_tile)),
@@ -204,6 +195,10 @@ class Walker(wiring.Component):
                 last_chunk.eq(nothing | Mux(none_left, one_chunk, most_chunks == 0)),
             ]
 
+        def turn(value: Value) -> list[ValueLike]:
+            return [turns.eq(value), stays.eq(~value)]
+
+        m.d.comb += onward.eq(~last_chunk | (outside & stays))
         with m.If(self.start):
             ends: ValueLike = end[lanes_log2:width_log2] if width_log2 > lanes_log2 else 0
             most_now = most_chunks
@@ -218,7 +213,7 @@ class Walker(wiring.Component):
                 places.eq(is_none(self.kind, UNSENT_KINDS) & (self.rows != 0)),
                 together.eq(together_now),
                 ends_group.eq(together_now | (self.n_tiles == 1)),
-                turns.eq(
+                *turn(
                     Mux(
                         self.rows_outside,
                         none_left | (self.n_tiles == 1),
@@ -250,13 +245,29 @@ class Walker(wiring.Component):
                 more.eq(~together_now & (self.groups != 1)),
             ]
         with m.Elif(move):
+            # The columns of the next step are three: those behind this one's, those that the tile
+            # begins with again (with rows outside: the row), those of the next tile.
+            m.d.sync += [
+                column.eq(
+                    Mux(
+                        onward,
+                        column + columns,
+                        Mux(outside | stays, tile_column, tile_column + width),
+                    )
+                ),
+                valid_columns.eq(
+                    Mux(
+                        onward,
+                        valid_columns - columns,
+                        Mux(outside | stays, tile_valid, tile_valid - width),
+                    )
+                ),
+            ]
             with m.If(~last_chunk):
                 m.d.sync += [
                     chunk.eq(chunk + chunks),
                     chunks_left.eq(chunks_left - 1),
                     last_chunk.eq(chunks_left == 1),
-                    column.eq(column + columns),
-                    valid_columns.eq(valid_columns - columns),
                 ]
             with m.Elif(outside & turns):
                 m.d.sync += [
@@ -267,9 +278,7 @@ class Walker(wiring.Component):
                     *tiles.restart(self.n_tiles - 1),
                     valid_left.eq(all_valid_left),
                     last_valid.eq(one_valid),
-                    turns.eq(one_valid | tiles.only),
-                    column.eq(0),
-                    valid_columns.eq(tile_valid),
+                    *turn(one_valid | tiles.only),
                 ]
                 enter_tile(one_valid)
             with m.Elif(outside):
@@ -279,9 +288,7 @@ class Walker(wiring.Component):
                     *tiles.step(),
                     valid_left.eq(valid_left - 1),
                     last_valid.eq(valid_left == 1),
-                    turns.eq((valid_left == 1) | (tiles.left == 1)),
-                    column.eq(column + columns),
-                    valid_columns.eq(valid_columns - columns),
+                    *turn((valid_left == 1) | (tiles.left == 1)),
                 ]
                 enter_tile(valid_left == 1)
             with m.Elif(~turns):
@@ -289,9 +296,7 @@ class Walker(wiring.Component):
                     address.eq(address + 1),
                     row.eq(row + 1),
                     *rows.step(),
-                    turns.eq(rows.left == 1),
-                    column.eq(tile_column),
-                    valid_columns.eq(tile_valid),
+                    *turn(rows.left == 1),
                 ]
                 enter_tile(last_valid)
             with m.Else():
@@ -299,11 +304,9 @@ class Walker(wiring.Component):
                     address.eq(Mux(ends_group, 0, address + 1)),
                     row.eq(0),
                     *rows.restart(self.rows - 1),
-                    turns.eq(null | last_valid | rows.only),
+                    *turn(null | last_valid | rows.only),
                     tile_column.eq(tile_column + width),
-                    column.eq(tile_column + width),
                     tile_valid.eq(tile_valid - width),
-                    valid_columns.eq(tile_valid - width),
                     null.eq(null | last_valid),
                     places.eq(places & ~last_valid),
                     valid_left.eq(valid_left - 1),
@@ -329,3 +332,14 @@ class Walker(wiring.Component):
         two = (2, 2 * self.arch.lanes, self.arch.chunks // 2 - 1)
         chunks, columns, most = (Mux(by_two, b, a) for a, b in zip(one, two, strict=True))
         return chunks, columns, most
+
+    def _lanes(self, valid: Signal) -> Value:
+        """Of a step the lanes that are valid, ``valid`` columns being left."""
+        lanes = self.arch.lanes
+        bits = lanes.bit_length() - 1
+        some = Cat(valid[:bits] > i for i in range(lanes))
+        parts = [Mux(valid[bits:-1].any(), ~0, some)[:lanes]]
+        if self.arch.chunk_pairs:  # the second chunk's, of the same comparisons
+            second = Mux(valid[bits], some, 0)
+            parts.append(Mux(valid[bits + 1 : -1].any(), ~0, second)[:lanes])
+        return Mux(valid[-1], 0, Cat(parts))
