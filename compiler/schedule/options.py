@@ -44,6 +44,10 @@ class Schedule:
         Memory: parts that the heads of attention are taken in, each of which normalises all rows
         again: only the keys and values of one are of all tokens then. With more than one, rows
         of the stream and results of heads lie in external memory, where a task's layers allow it.
+    planes_freed
+        Memory: 1 where the 16-bit planes of normalised rows give way once the last of those that
+        read them, mostly a gate, has done so; the int8 rows of the same NORM live on for experts.
+        0 where all planes live as long.
     """
 
     row_blocks: int
@@ -54,6 +58,7 @@ class Schedule:
     fetches_ahead: int
     norms_kept: int = 1
     head_groups: int = 1
+    planes_freed: int = 0
 
 
 def first_schedule(arch: ArchConfig) -> Schedule:
@@ -101,7 +106,8 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
     UserError
         A field is missing, unknown, or beyond what can be chosen.
     """
-    fields = {"norms_kept": 1, "head_groups": 1, **fields}  # what earlier bundles do not say
+    earlier = {"norms_kept": 1, "head_groups": 1, "planes_freed": 0}  # bundles do not say these
+    fields = {**earlier, **fields}
     tried = candidates(arch)
     most_rows = (1 << isa.width(isa.Opcode.NORM, "rows")) - 1
     most = {
@@ -113,6 +119,7 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
         "fetches_ahead": arch.queue_depth,
         "norms_kept": 1,
         "head_groups": MOST_HEADS,
+        "planes_freed": 1,
     }
     least = {name: 1 for name in ("row_blocks", "query_blocks", "bank_tiles", "fetches_ahead")}
     least["head_groups"] = 1

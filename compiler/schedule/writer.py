@@ -188,8 +188,11 @@ class StepWriter:
     def _norm_place(self, norm: IntNorm, rows: range, wide: bool, label: str) -> RowBuffer:
         """Room for normalised rows."""
         words = self.words(norm.channels)
-        name = f"{label}.norm{rows.start or ''}"
-        return RowBuffer(Buffer(name, len(rows) * words * (3 if wide else 1)), rows, words)
+        name, plane = f"{label}.norm{rows.start or ''}", len(rows) * words
+        if wide and self.schedule.planes_freed:
+            planes = Buffer(f"{name}.wide", 2 * plane)
+            return RowBuffer(Buffer(name, plane, behind=planes), rows, words, planes)
+        return RowBuffer(Buffer(name, plane * (3 if wide else 1)), rows, words)
 
     def _norm(self, normal: Normal, place: RowBuffer, rows: range) -> None:
         """Emit NORM of some rows of the stream."""
