@@ -134,8 +134,8 @@ class Source:
 class Normal:
     """Normalised ``rows`` of the stream for what reads it next, in three planes if ``wide``.
 
-    ``place`` has all of them; those below ``until`` are written. Where it is None, each block is
-    normalised when a product reads it.
+    ``place`` has all of them; those below ``until`` are written, one of ``blocks`` behind the
+    other. Where it is None, each block is normalised when a product reads it.
     """
 
     norm: IntNorm
@@ -144,6 +144,7 @@ class Normal:
     layer: int
     label: str
     place: RowBuffer | None
+    blocks: list[range]
     until: int = field(init=False)
 
     def __post_init__(self) -> None:
