@@ -23,7 +23,7 @@ from moesaic.compiler.schedule.tokens import insert_tokens
 from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntAttention, IntGraph
+from moesaic.spec.intgraph import IntAttention, IntGraph, IntMoe
 from moesaic.spec.presets import PRESETS
 
 LEAST_GAIN = 0.002
@@ -63,19 +63,29 @@ def choose_schedule(
         before = best
         for choice, values in candidates(arch, best).items():
             for value in values:
-                tried = replace(best, **{choice: value})
-                if tried in seen:
-                    continue
-                seen.add(tried)
-                try:
-                    plan, cycles = _planned(joint, arch, tried, memory)
-                    if cycles >= least * (1 - LEAST_GAIN):
+                for tried in _with_more_room(joint, replace(best, **{choice: value})):
+                    if tried in seen:
+                        break
+                    seen.add(tried)
+                    try:
+                        plan, cycles = _planned(joint, arch, tried, memory)
+                        if cycles < least * (1 - LEAST_GAIN):
+                            encode_program(plan.steps, arch)
+                            best, least = tried, cycles
+                        break
+                    except UserError:  # it needs more than there is
                         continue
-                    encode_program(plan.steps, arch)
-                except UserError:  # it needs more than there is
-                    continue
-                best, least = tried, cycles
     return best
+
+
+def _with_more_room(joint: Joint, schedule: Schedule) -> list[Schedule]:
+    """A schedule, and what to try where it does not fit: the same with planes freed, if there are
+    any."""
+    layers = joint.graph.layers
+    planes = any(layer.wide or isinstance(layer, IntMoe) for layer in layers)
+    return list(
+        dict.fromkeys([schedule, replace(schedule, planes_freed=1)] if planes else [schedule])
+    )
 
 
 def check_fits(work: IntGraph | Joint, arch: ArchConfig) -> None:
@@ -135,7 +145,8 @@ def fitting_schedule(
 ) -> tuple[Schedule, int]:
     """``start``, or the first one that fits of those that need less memory; and its cycles.
 
-    Fewer hidden activations wait for their second products, those of fewer rows at a time; scores
+    Planes of normalised rows give way as soon as they can; fewer hidden activations wait for their
+    second products, those of fewer rows at a time; scores
     are taken in smaller parts; a product whose groups fit the accumulator banks may be drained over
     its own source; rows may be normalised as they are read, instead of kept; and the keys and
     values of some heads may be there at a time.
@@ -173,9 +184,11 @@ def fitting_schedule(
             refusals.append(error)
         return False
 
-    cycles = tried(start)
-    if cycles is not None:
-        return start, cycles
+    for schedule in _with_more_room(joint, start):
+        cycles = tried(schedule)
+        if cycles is not None:
+            return schedule, cycles
+    start = _with_more_room(joint, start)[-1]
     parts = [n for n in (1, 2, 4, 8, MOST_QUERY_BLOCKS) if n > start.query_blocks]
     parts = [start.query_blocks, *parts]
     rows = [start.row_blocks, *(n for n in ROW_BLOCKS if n > start.row_blocks)]

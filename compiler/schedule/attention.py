@@ -44,7 +44,10 @@ def _lower_together(writer: StepWriter, layer: IntAttention, rows: Normal) -> No
     keys, queries, values = (part.place(writer, every) for part in projections)
     blocks = writer.blocks(every)
     for block in blocks:
-        key.lower(writer, source, block, keys)
+        if layer.parallel:  # others have read the rows before
+            key.lower(writer, source, block, keys)
+        else:
+            key.begin(writer, rows, layer.wide, block, keys)
         query.lower(writer, source, block, queries)
         value.lower(writer, source, block, values)
     attended = attended_rows(writer, layer, heads, every)

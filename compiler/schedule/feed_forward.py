@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from moesaic.compiler.schedule.lists import queue_of, sequence
+from moesaic.compiler.schedule.gates import lower_gates
+from moesaic.compiler.schedule.head_start import add_to_stream, head_start
+from moesaic.compiler.schedule.lists import queue_of
 from moesaic.compiler.schedule.operands import Normal, Rows, Source, natural, pad_to
 from moesaic.compiler.schedule.steps import (
     Address,
@@ -20,7 +19,7 @@ from moesaic.compiler.schedule.steps import (
 from moesaic.compiler.schedule.writer import StepWriter
 from moesaic.spec import isa, layout
 from moesaic.spec.errors import UserError
-from moesaic.spec.intgraph import IntDense, IntLinear, IntMlp, IntMoe
+from moesaic.spec.intgraph import IntDense, IntMlp, IntMoe
 from moesaic.spec.lists import is_scattered
 
 
@@ -53,8 +52,9 @@ def lower_dense(writer: StepWriter, layer: IntDense, index: int, normal: Normal)
     ahead = read(blocks[0])
     for number in range(len(blocks) + 1):
         if number < len(blocks):
-            source = ahead.source(layer.wide)
-            _lower_up(writer, source, hidden[number % 2], layer.mlp, Rows.block(blocks[number]))
+            source, rows_of = ahead.source(layer.wide), Rows.block(blocks[number])
+            first = None if layer.parallel else ahead
+            _lower_up(writer, source, hidden[number % 2], layer.mlp, rows_of, first=first)
         if number + 1 < len(blocks):
             ahead = read(blocks[number + 1])
         if number:
@@ -70,19 +70,7 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
     """Gate, routing, then experts: first products run some experts ahead of the second ones, so
     that hidden activations drain meanwhile. Their sums keep the experts' order."""
     tokens = len(writer.rows)
-    if layer.corrections is not None:
-        _lower_corrections(writer, layer.corrections, normal)
-    writer.route(
-        normal.source(True),
-        _gates(writer, layer, index),
-        top_k=layer.top_k,
-        renormalise=int(layer.renormalise),
-        sigmoid=int(layer.sigmoid),
-        multiplier=layer.softmax.multiplier,
-        shift=layer.softmax.shift,
-        sequence=sequence(writer.graph, writer.arch, index),
-        corrected=int(layer.corrections is not None),
-    )
+    lower_gates(writer, layer, index, normal)
     ahead = min(writer.schedule.experts_ahead, len(layer.experts) - 1)
     hidden = [_hidden(writer, layer.experts, tokens, f"hidden{i}") for i in range(ahead + 1)]
     rows = normal.source(layer.wide)
@@ -95,40 +83,6 @@ def lower_moe(writer: StepWriter, layer: IntMoe, index: int, normal: Normal) -> 
             done = number - ahead
             place = hidden[done % len(hidden)]
             _lower_down(writer, place, layer.experts[done], Rows(0, done))
-
-
-def _gates(writer: StepWriter, layer: IntMoe, index: int) -> list[tuple[IntLinear, range]]:
-    """The gate of all rows, or that of every task and its rows."""
-    joint, rows = writer.joint, writer.rows
-    if index < joint.common:
-        return [(layer.gate, rows)]
-    gates, size = [], len(rows) // len(joint.graphs)
-    for number, graph in enumerate(joint.graphs):
-        mine = graph.layers[index]
-        assert isinstance(mine, IntMoe)
-        gates.append((mine.gate, rows[number * size : (number + 1) * size]))
-    return gates
-
-
-def _lower_corrections(writer: StepWriter, corrections: NDArray[np.int32], normal: Normal) -> None:
-    """The row of logits that ROUTE takes as corrections: the biases of a product with zeros."""
-    arch, experts = writer.arch, len(corrections)
-    linear = IntLinear(
-        weight=np.zeros((experts, arch.depth), np.int8),
-        bias=corrections,
-        multiplier=np.ones(experts, np.uint16),
-        shift=np.zeros(experts, np.uint8),
-    )
-    weights = writer.weights(linear)
-    writer.linear(
-        Source(normal.source(False).buffer),
-        weights,
-        Rows(1),
-        {"kind": isa.Drain.LOGITS},
-        (),
-        columns=experts,
-        one_group=len(weights.columns) > arch.width,
-    )
 
 
 @dataclass(frozen=True)
@@ -169,24 +123,31 @@ def _lower_up(
     mlp: IntMlp,
     rows: Rows,
     gather: bool = False,
+    first: Normal | None = None,
 ) -> None:
+    """The first product; of what is the ``first`` to read normalised rows some column tiles begin
+    with those that are ready."""
     arch, columns = writer.arch, _Columns.of(writer, mlp)
     inputs = natural(mlp.up.inputs, arch.depth)
-    for part, first, form in (
+    for part, word, form in (
         (columns.wide, 0, {"wide": 1, "plane_stride": columns.wide_words}),
         (columns.narrow, 2 * columns.wide_words, {"offset": mlp.offset}),
     ):
         if not part:
             continue
         function, tables = writer.activation(mlp.activation)
-        for start, columns_in in _pieces(writer, mlp, part, rows):
+        pieces = [(rows, *piece) for piece in _pieces(writer, mlp, part, rows)]
+        if first and not mlp.paired and part[0] == 0:
+            pieces = _begin(writer, first, part, rows)
+        for mine, start, columns_in in pieces:
+            row = (mine.first - rows.first) * columns.words
             writer.linear(
                 source,
                 Weights(mlp.up, inputs, pad_to(columns_in, arch.width)),
-                rows,
+                mine,
                 {
                     "kind": isa.Drain.ACTIVATION,
-                    "base": Address(hidden, first + writer.words(start)),
+                    "base": Address(hidden, word + row + writer.words(start)),
                     "stride": columns.words,
                     "multiplier": mlp.scale.multiplier,
                     "shift": mlp.scale.shift,
@@ -197,8 +158,21 @@ def _lower_up(
                 (*writes(hidden), *tables),
                 columns=layout.words(len(columns_in), arch.lanes) * arch.lanes,
                 gather=gather,
-                one_group=mlp.paired,
+                one_group=mlp.paired or mine is not rows,
             )
+
+
+def _begin(
+    writer: StepWriter, normal: Normal, part: tuple[int, ...], rows: Rows
+) -> list[tuple[Rows, int, tuple[int, ...]]]:
+    """The products of hidden channels ``part``, with a head start if there is one: (rows, first
+    channel of the part, outputs of ``up``)."""
+    every = range(rows.first, rows.first + rows.count)
+    width = writer.arch.width
+    parts, tiles = head_start(writer, normal, every, layout.words(len(part), width))
+    ahead = min(tiles * width, len(part))
+    begun = [(Rows.block(mine), 0, part[:ahead]) for mine in parts if ahead]
+    return begun + ([(rows, ahead, part[ahead:])] if ahead < len(part) else [])
 
 
 def _pieces(
@@ -244,13 +218,7 @@ def _lower_down(
 ) -> None:
     """The second product; its row 0 is row ``first_row`` of the residual memory, or what the queue
     says."""
-    arch, columns = writer.arch, _Columns.of(writer, mlp)
-    drain = writer.to_residual(first_row)
-    stream = None
-    if rows.expert is not None:
-        drain["scatter"] = 1
-    else:
-        stream = range(first_row, first_row + rows.count)
+    columns = _Columns.of(writer, mlp)
     source = Source(hidden, isa.Streamed.UNSIGNED8)
     if mlp.wide:
         source = Source(
@@ -260,12 +228,17 @@ def _lower_down(
             stride=columns.words,
             wide=columns.wide_words,
         )
-    inputs = pad_to(columns.wide, arch.depth) + pad_to(columns.narrow, arch.depth)
+    depth, width = writer.arch.depth, writer.arch.width
+    inputs = pad_to(columns.wide, depth) + pad_to(columns.narrow, depth)
+    if rows.expert is None:
+        place = range(first_row, first_row + rows.count)
+        add_to_stream(writer, source, mlp.down, inputs, rows, place)
+        return
     writer.linear(
         source,
-        Weights(mlp.down, inputs, natural(mlp.down.outputs, arch.width)),
+        Weights(mlp.down, inputs, natural(mlp.down.outputs, width)),
         rows,
-        drain,
-        updates_stream(stream),
-        columns=writer.residual_words * arch.lanes,
+        {**writer.to_residual(first_row), "scatter": 1},
+        updates_stream(None),
+        columns=writer.residual_words * writer.arch.lanes,
     )

@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from moesaic.compiler.schedule.operands import RowBuffer, Rows, Source, natural, per_head
+from moesaic.compiler.schedule.head_start import add_to_stream
+from moesaic.compiler.schedule.operands import RowBuffer, Rows, Source, per_head
 from moesaic.compiler.schedule.steps import (
     Address,
     Buffer,
-    Weights,
     reads,
-    updates_stream,
     writes,
 )
 from moesaic.compiler.schedule.writer import StepWriter
@@ -168,12 +167,4 @@ def add_attended(
 ) -> None:
     """Write the output projection of some rows of ``source``, whose columns are these inputs of it:
     it adds to the stream."""
-    outputs = natural(layer.output.outputs, writer.arch.width)
-    writer.linear(
-        source,
-        Weights(layer.output, columns, outputs),
-        Rows.block(rows),
-        writer.to_residual(place.start),
-        updates_stream(place),
-        columns=writer.residual_words * writer.arch.lanes,
-    )
+    add_to_stream(writer, source, layer.output, columns, Rows.block(rows), place)

@@ -84,7 +84,8 @@ def _next_norm(writer: StepWriter, index: int) -> list[Normal]:
     number = _layer_number(graph, index)
     # The streams of tasks are there when the first layer in which they differ begins.
     rows = range(writer.joint.tokens) if index == writer.joint.common else writer.rows
-    return [writer.begin_norm(layer.norm, rows, wide, number, layer.name, kept)]
+    parts = 1 if isinstance(layer, IntRenorm) else writer.schedule.head_start
+    return [writer.begin_norm(layer.norm, rows, wide, number, layer.name, kept, parts)]
 
 
 def _heads(writer: StepWriter, depth: int, first: bool = False) -> list[tuple[int, int]]:

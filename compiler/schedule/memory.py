@@ -11,34 +11,14 @@ for the DRAIN that is due, and no program hangs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import accumulate
 
-import numpy as np
-
+from moesaic.compiler.schedule.places import Lifetime, place_all
 from moesaic.compiler.schedule.steps import Buffer, Step, conflict
 from moesaic.spec import isa
 from moesaic.spec.arch import ACCUMULATOR_BANKS, ArchConfig
 from moesaic.spec.errors import UserError
-
-
-@dataclass
-class Lifetime:
-    """Program positions of the first and last step that need the contents of a buffer."""
-
-    buffer: Buffer
-    first: int
-    last: int
-
-    def meets(self, other: Lifetime) -> bool:
-        """Whether both are alive at the same time."""
-        return self.first <= other.last and other.first <= self.last
-
-    def free_from(self, other: Lifetime) -> bool:
-        """Whether their places share no word."""
-        mine, its = self.buffer, other.buffer
-        return mine.base + mine.words <= its.base or its.base + its.words <= mine.base
 
 
 def ends_by_itself(matmul: Step, arch: ArchConfig) -> bool:
@@ -82,8 +62,7 @@ def plan_memory(steps: list[Step], arch: ArchConfig) -> int:
     """Set the base of every buffer; returns the highest word used plus one.
 
     Buffers that live at the same time never overlap, and the units never wait for each other
-    (both checked). Buffers are placed in order of first use, for speed; where this leaves gaps
-    that are too small, again and the largest first.
+    (both checked).
 
     Raises
     ------
@@ -91,11 +70,8 @@ def plan_memory(steps: list[Step], arch: ArchConfig) -> int:
         The live buffers do not fit into the scratchpad.
     """
     entries = lifetimes(steps, arch)
-    by_size = sorted(entries, key=lambda entry: -entry.buffer.words)
     worst, alive = _fullest(entries)
-    fits = alive <= arch.activation_words and (
-        _place(entries, arch, _Places.quick) or _place(by_size, arch, _Places.lowest)
-    )
+    fits = alive <= arch.activation_words and place_all(entries, arch)
     if not fits:
         raise UserError(
             f"the model does not fit target {arch.name}: activations {worst.name} need"
@@ -106,67 +82,6 @@ def plan_memory(steps: list[Step], arch: ArchConfig) -> int:
         )
     check_plan(steps, arch)
     return max(entry.buffer.base + entry.buffer.words for entry in entries)
-
-
-class _Places:
-    """Words of the scratchpad, and the position of the last user of each so far."""
-
-    def __init__(self, arch: ArchConfig) -> None:
-        self.words, self.banks = arch.activation_words, arch.activation_banks
-        self.last_user = np.full(self.words, -1, np.int64)
-
-    def take(self, entry: Lifetime) -> None:
-        """Have ``entry`` use its place."""
-        part = self.last_user[entry.buffer.base :][: entry.buffer.words]
-        np.maximum(part, entry.last, out=part)
-
-    def quick(self, base: int, buffer: Buffer) -> tuple[int, ...]:
-        """The wished bank first, then the place whose last user is furthest back, so that few
-        tokens are needed to reuse it."""
-        size = self.words // self.banks
-        banks = range(base // size, (base + buffer.words - 1) // size + 1)
-        wrong = sum(bank % 2 != buffer.side % 2 for bank in banks if self.banks > 1)
-        return wrong, int(self.last_user[base : base + buffer.words].max()), base
-
-    def lowest(self, base: int, buffer: Buffer) -> tuple[int, ...]:
-        return (base,)
-
-
-Cost = Callable[[_Places, int, Buffer], tuple[int, ...]]
-"""Of a base for a buffer beside those placed: the least is taken."""
-RECENT = 64
-"""Buffers of those placed last behind which another may begin, whether they are alive or not."""
-
-
-def _place(entries: list[Lifetime], arch: ArchConfig, cost: Cost) -> bool:
-    """Place one buffer after the other; whether all found a gap."""
-    placed: list[Lifetime] = []
-    spans = np.zeros((len(entries), 2), np.int64)  # first and last positions of those placed
-    places = _Places(arch)
-    bank_words = arch.activation_words // arch.activation_banks
-    for number, entry in enumerate(entries):
-        words = entry.buffer.words
-        before = spans[:number]
-        meets = (before[:, 0] <= entry.last) & (entry.first <= before[:, 1])
-        busy = [
-            (other.buffer.base, other.buffer.base + other.buffer.words)
-            for other in (placed[index] for index in np.flatnonzero(meets))
-        ]
-        edges = {0, *(end for _, end in busy), *range(0, arch.activation_words, bank_words)}
-        edges |= {other.buffer.base + other.buffer.words for other in placed[-RECENT:]}
-        gaps = [
-            base
-            for base in edges
-            if base + words <= arch.activation_words
-            and all(base + words <= start or end <= base for start, end in busy)
-        ]
-        if not gaps:
-            return False
-        entry.buffer.base = min((cost(places, base, entry.buffer), base) for base in gaps)[1]
-        places.take(entry)
-        placed.append(entry)
-        spans[number] = entry.first, entry.last
-    return True
 
 
 def _fullest(entries: list[Lifetime]) -> tuple[Buffer, int]:
@@ -182,8 +97,8 @@ def _fullest(entries: list[Lifetime]) -> tuple[Buffer, int]:
 
 
 def check_plan(steps: list[Step], arch: ArchConfig) -> None:
-    """Prove that all buffers are inside, that no two alive at the same time share a word, and
-    that no step waits for a MATMUL that ends only after it.
+    """Prove that all buffers are inside, that no two alive at the same time share a word, that
+    runs of buffers are, and that no step waits for a MATMUL that ends only after it.
 
     Raises
     ------
@@ -195,6 +110,8 @@ def check_plan(steps: list[Step], arch: ArchConfig) -> None:
         buffer = entry.buffer
         if not 0 <= buffer.base <= arch.activation_words - buffer.words:
             raise AssertionError(f"buffer {buffer.name} leaves the scratchpad")
+        if buffer.behind and buffer.behind.base != buffer.base + buffer.words:
+            raise AssertionError(f"buffer {buffer.behind.name} is not behind {buffer.name}")
         alive = [other for other in alive if other.last >= entry.first]
         for other in alive:
             if not entry.free_from(other):

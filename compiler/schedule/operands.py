@@ -59,11 +59,14 @@ def pad_to(indices: tuple[int, ...], size: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class RowBuffer:
-    """A buffer that holds ``stride`` words of each of some ``rows`` of the stream."""
+    """A buffer that holds ``stride`` words of each of some ``rows`` of the stream, in one plane or
+    several. ``wide`` is that of the high and the low plane of the same rows, where they have one.
+    """
 
     buffer: Buffer
     rows: range
     stride: int
+    wide: Buffer | None = None
 
     def at(self, row: int, word: int = 0) -> Address:
         """Where a word of a row of the stream is."""
@@ -82,8 +85,9 @@ class RowBuffer:
         return reads(self.buffer, rows=self._within(rows))
 
     def writes(self, rows: range) -> tuple[Access, ...]:
-        """Accesses that write some of its rows."""
-        return writes(self.buffer, rows=self._within(rows))
+        """Accesses that write some of its rows, in all planes."""
+        buffers = (self.buffer, self.wide) if self.wide else (self.buffer,)
+        return writes(*buffers, rows=self._within(rows))
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ class Source:
         row = rows.rows.start
         if not wide:
             return Source(rows.buffer, row=row)
-        return Source(rows.buffer, isa.Streamed.SIGNED16, rows.plane, rows.plane, row=row)
+        buffer, first = (rows.wide, 0) if rows.wide else (rows.buffer, rows.plane)
+        return Source(buffer, isa.Streamed.SIGNED16, first, rows.plane, row=row)
 
     @staticmethod
     def attended(rows: RowBuffer, wide: bool) -> Source:
@@ -129,8 +134,8 @@ class Source:
 class Normal:
     """Normalised ``rows`` of the stream for what reads it next, in three planes if ``wide``.
 
-    ``place`` has all of them; those below ``until`` are written. Where it is None, each block is
-    normalised when a product reads it.
+    ``place`` has all of them; those below ``until`` are written, one of ``blocks`` behind the
+    other. Where it is None, each block is normalised when a product reads it.
     """
 
     norm: IntNorm
@@ -139,6 +144,7 @@ class Normal:
     layer: int
     label: str
     place: RowBuffer | None
+    blocks: list[range]
     until: int = field(init=False)
 
     def __post_init__(self) -> None:

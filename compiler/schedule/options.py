@@ -44,6 +44,15 @@ class Schedule:
         Memory: parts that the heads of attention are taken in, each of which normalises all rows
         again: only the keys and values of one are of all tokens then. With more than one, rows
         of the stream and results of heads lie in external memory, where a task's layers allow it.
+    planes_freed
+        Memory: 1 where the 16-bit planes of normalised rows give way once the last of those that
+        read them, mostly a gate, has done so; the int8 rows of the same NORM live on for experts.
+        0 where all planes live as long.
+    head_start
+        Order: where ``row_blocks`` is 1, parts that kept rows are normalised in. What reads them
+        begins with some column tiles of one part behind the other, a gate with all it has, while
+        the vector unit normalises the next; the other tiles follow for all rows. Every part loads
+        the weights of these tiles again.
     """
 
     row_blocks: int
@@ -54,6 +63,8 @@ class Schedule:
     fetches_ahead: int
     norms_kept: int = 1
     head_groups: int = 1
+    planes_freed: int = 0
+    head_start: int = 1
 
 
 def first_schedule(arch: ArchConfig) -> Schedule:
@@ -79,6 +90,7 @@ def candidates(arch: ArchConfig, best: Schedule | None = None) -> dict[str, tupl
     return {
         "fetches_ahead": tuple(sorted(early)),
         "experts_ahead": (1, 0, 2),
+        "head_start": (1, 2, 3) if best is None or best.row_blocks == 1 else (best.head_start,),
         "row_blocks": _parts((1, 2, 3), best.row_blocks if best else 1),
         "query_blocks": _parts((1, 2), best.query_blocks if best else 1),
         "bank_tiles": tuple(range(1, arch.parameter_blocks)),
@@ -101,7 +113,8 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
     UserError
         A field is missing, unknown, or beyond what can be chosen.
     """
-    fields = {"norms_kept": 1, "head_groups": 1, **fields}  # what earlier bundles do not say
+    earlier = {"norms_kept": 1, "head_groups": 1, "planes_freed": 0, "head_start": 1}
+    fields = {**earlier, **fields}  # what earlier bundles do not say
     tried = candidates(arch)
     most_rows = (1 << isa.width(isa.Opcode.NORM, "rows")) - 1
     most = {
@@ -113,9 +126,11 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
         "fetches_ahead": arch.queue_depth,
         "norms_kept": 1,
         "head_groups": MOST_HEADS,
+        "planes_freed": 1,
+        "head_start": most_rows,
     }
     least = {name: 1 for name in ("row_blocks", "query_blocks", "bank_tiles", "fetches_ahead")}
-    least["head_groups"] = 1
+    least |= {"head_groups": 1, "head_start": 1}
     good = set(fields) == set(most) and all(
         least.get(name, 0) <= fields[name] <= limit for name, limit in most.items()
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from moesaic.compiler.schedule.head_start import head_start
 from moesaic.compiler.schedule.operands import (
     Normal,
     RowBuffer,
@@ -65,10 +66,27 @@ class Projection:
         buffer = writer.buffer(name, len(rows), columns, self.side, planes)
         return RowBuffer(buffer, rows, writer.words(columns))
 
-    def lower(self, writer: StepWriter, normal: Source, block: range, place: RowBuffer) -> None:
-        """Write the product of a block of rows."""
+    def begin(
+        self, writer: StepWriter, rows: Normal, wide: bool, block: range, place: RowBuffer
+    ) -> None:
+        """Write the product of a block of rows that is the first to read them."""
+        source, columns = rows.source(wide), len(self.indices)
+        parts, tiles = [block], 0
         if not self.rotary:
-            self._product(writer, normal, block, place, range(len(self.indices)), {})
+            every = layout.words(columns, writer.arch.width)
+            parts, tiles = head_start(writer, rows, block, every)
+        first = min(tiles * writer.arch.width, columns)
+        for part in parts if first else ():
+            self._product(writer, source, part, place, range(first), {}, one_group=True)
+        if first < columns:
+            self.lower(writer, source, block, place, first)
+
+    def lower(
+        self, writer: StepWriter, normal: Source, block: range, place: RowBuffer, first: int = 0
+    ) -> None:
+        """Write the product of a block of rows, from column ``first`` on if it is not rotated."""
+        if not self.rotary:
+            self._product(writer, normal, block, place, range(first, len(self.indices)), {})
             return
         # A bank must hold both chunks of a pair.
         arch, head = writer.arch, len(self.indices) // self.heads
@@ -102,6 +120,7 @@ class Projection:
         place: RowBuffer,
         columns: range,
         turn: dict[str, int],
+        one_group: bool = False,
     ) -> None:
         arch = writer.arch
         inputs = natural(self.linear.inputs, arch.depth)
@@ -120,7 +139,7 @@ class Projection:
             },
             (*place.writes(rows), *([ANGLES_READ] if turn else [])),
             columns=len(outputs),
-            one_group=bool(turn),
+            one_group=one_group or bool(turn),
         )
 
 

@@ -28,13 +28,15 @@ class Buffer:
     """A piece of the activation scratchpad; the memory plan sets ``base``.
 
     ``side`` is a wish: buffers of different sides are read at the same time and should lie in
-    different banks.
+    different banks. ``behind``, if there is one, begins where this one ends, and has a lifetime of
+    its own.
     """
 
     name: str
     words: int
     side: int = 0
     base: int = -1
+    behind: Buffer | None = None
 
 
 @dataclass(frozen=True)

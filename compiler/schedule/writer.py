@@ -137,13 +137,26 @@ class StepWriter:
         return [range(first, min(first + size, heads)) for first in range(0, heads, size)]
 
     def begin_norm(
-        self, norm: IntNorm, rows: range, wide: bool, layer: int, label: str, kept: bool = True
+        self,
+        norm: IntNorm,
+        rows: range,
+        wide: bool,
+        layer: int,
+        label: str,
+        kept: bool = True,
+        parts: int = 1,
     ) -> Normal:
         """What normalises ``rows`` of the stream: int8 and, with ``wide``, two more planes. With
-        ``kept`` :meth:`complete` writes all of them, else :meth:`normalise` does, block by block.
+        ``kept`` :meth:`complete` writes all of them, a block of products or, where there is one,
+        one of ``parts`` behind the other; else :meth:`normalise` does, block by block.
         """
+        blocks = self.blocks(rows)
+        if len(blocks) == 1 and not self.spill:
+            size = layout.words(len(rows), parts)
+            firsts = range(rows.start, rows.stop, size)
+            blocks = [range(first, min(first + size, rows.stop)) for first in firsts]
         place = self._norm_place(norm, rows, wide, label) if kept else None
-        return Normal(norm, rows, wide, layer, label, place)
+        return Normal(norm, rows, wide, layer, label, place, blocks)
 
     def complete(self, until: int) -> None:
         """The stream's rows below ``until`` have all that is added to them: emit the NORM of those
@@ -151,7 +164,7 @@ class StepWriter:
         for normal in self.following:
             if not normal.place:
                 continue
-            for rows in self.blocks(normal.rows):
+            for rows in normal.blocks:
                 if normal.until <= rows.start and rows.stop <= until:
                     self._norm(normal, normal.place, rows)
                     normal.until = rows.stop
@@ -188,8 +201,11 @@ class StepWriter:
     def _norm_place(self, norm: IntNorm, rows: range, wide: bool, label: str) -> RowBuffer:
         """Room for normalised rows."""
         words = self.words(norm.channels)
-        name = f"{label}.norm{rows.start or ''}"
-        return RowBuffer(Buffer(name, len(rows) * words * (3 if wide else 1)), rows, words)
+        name, plane = f"{label}.norm{rows.start or ''}", len(rows) * words
+        if wide and self.schedule.planes_freed:
+            planes = Buffer(f"{name}.wide", 2 * plane)
+            return RowBuffer(Buffer(name, plane, behind=planes), rows, words, planes)
+        return RowBuffer(Buffer(name, plane * (3 if wide else 1)), rows, words)
 
     def _norm(self, normal: Normal, place: RowBuffer, rows: range) -> None:
         """Emit NORM of some rows of the stream."""
