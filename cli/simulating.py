@@ -49,7 +49,9 @@ def simulate(
     timeline: Annotated[
         Path | None, typer.Option(help="write what the units do when: .json for Perfetto")
     ] = None,
-    trace: Annotated[Path | None, typer.Option(help="write waves: .fst or .vcd")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="write waves: .fst or .vcd; or toggle counts: .saif")
+    ] = None,
     clock: ClockOption = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
@@ -59,7 +61,7 @@ def simulate(
     check_ending(output, "--output", ".npz")
     check_ending(stats, "--stats", ".json")
     check_ending(timeline, "--timeline", ".json")
-    check_ending(trace, "--trace", ".fst", ".vcd")
+    check_ending(trace, "--trace", ".fst", ".vcd", ".saif")
     from moesaic.cli.time_view import frame_time, time_line
     from moesaic.host.output_file import OutputFile, check_writable, write_all
     from moesaic.host.session import Session
