@@ -62,6 +62,7 @@ def simulate(
     check_ending(stats, "--stats", ".json")
     check_ending(timeline, "--timeline", ".json")
     check_ending(trace, "--trace", ".fst", ".vcd", ".saif")
+    from moesaic.cli.energy_view import energy_line
     from moesaic.cli.time_view import frame_time, time_line
     from moesaic.host.output_file import OutputFile, check_writable, write_all
     from moesaic.host.session import Session
@@ -101,7 +102,13 @@ def simulate(
             device: Any = session.device
             outputs = session.run(inputs, name)
             statistics = frame_statistics(
-                loaded, name, outputs.result.counters, device.dram, device.profiles, device.seconds
+                loaded,
+                name,
+                outputs.result.counters,
+                device.dram,
+                device.profiles,
+                device.seconds,
+                timed,
             )
         writes = [partial(files[output].write_arrays, outputs)]
         if stats is not None:
@@ -118,6 +125,7 @@ def simulate(
     moved = statistics["dram_read_bytes"] + statistics["dram_write_bytes"]
     figures = frame_time(loaded.arch, timed, mean, moved, bandwidth, behind)
     console.print(f"{name}: {time_line(timed, figures)}")
+    console.print(f"{name}: {energy_line(statistics['energy'])}")
 
 
 @app.command()

@@ -167,6 +167,8 @@ def test_command_writes_timeline_and_statistics(small_bundle: Path, tmp_path: Pa
     assert ideal < sum(layer["matrix"].get("busy", 0) for layer in stats["layers"])
     busy = stats["units"]["matrix"]["states"]["busy"]
     assert busy == stats["units"]["matrix"]["busy_cycles"]
+    energy, line = stats["energy"], f"{stats['energy']['mj']:.3g} mJ a frame by a model"
+    assert energy["mj_low"] < energy["mj"] < energy["mj_high"] and line in done.err
     trace = json.loads((tmp_path / "trace.json").read_text())
     labels = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
     assert any(label.startswith("model.blocks.0.attention: ") for label in labels)
