@@ -193,7 +193,8 @@ def _joint(name: str, program: dict[str, Any], tasks: dict[str, Any]) -> str:
 
 
 def _shares(target: str, report: dict[str, Any]) -> Iterator[str]:
-    """How long frames take by what DRAM sustains, a line for each program."""
+    """How long frames take by what DRAM sustains, and what energy, two lines for each program."""
+    from moesaic.cli.energy_view import energy_line
     from moesaic.cli.time_view import shared_times, shares_line
     from moesaic.spec.clocks import find_clock
     from moesaic.spec.joint import joint_frames
@@ -204,6 +205,7 @@ def _shares(target: str, report: dict[str, Any]) -> Iterator[str]:
     for name, program in {**report["tasks"], **report["joint"]}.items():
         times = shared_times(arch, clock, program["cycles_at"], joint_frames(name))
         yield f"{name} at {clock}: {shares_line(times)}"
+        yield f"{name}: {energy_line(program['energy'])}"
 
 
 def _wide(points: dict[str, Any]) -> str:

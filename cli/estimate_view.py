@@ -50,18 +50,22 @@ def estimate_report(
     dram: Dram | None = None,
 ) -> dict[str, Any]:
     """Cycles and times of every task, for JSON and tables; tasks as ``Estimate.to_dict``, which are
-    those of ``frames`` frames together, or of as many as the name says, beside ``frame_cycles`` and
-    times of one."""
+    those of ``frames`` frames together, or of as many as the name says, beside ``frame_cycles``,
+    times and ``energy`` of one."""
+    from moesaic.compiler.estimate.energy import estimated_energy
+
     clock = find_clock(arch, clock_mhz)
     tasks = {}
     for task, found in results.items():
         moved, count = found.weight_bytes + found.data_bytes, frames * joint_frames(task)
+        energy = estimated_energy(arch, clock, found, count)
         tasks[task] = {
             **found.to_dict(),
             "frames": count,
             "frame_cycles": found.cycles / count,
             **frame_time(arch, clock, found.cycles / count, moved / count, bandwidth, dram),
             "dram_shares": shared_times(arch, clock, found.cycles_at, count),
+            "energy": energy.to_dict() if energy else None,
         }
     return {"target": arch.name, **clock.to_dict(), "tasks": tasks}
 

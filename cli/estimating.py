@@ -98,6 +98,7 @@ def estimate(
     as_json: JsonOption = False,
 ) -> None:
     """Estimate cycles, and whether targets fit, by a cost model."""
+    from moesaic.cli.energy_view import energy_line
     from moesaic.cli.estimate_view import estimate_report, estimate_tables, read_routing
     from moesaic.cli.time_view import shares_line
     from moesaic.compiler.estimate.cycles.timing import Memory
@@ -180,6 +181,8 @@ def estimate(
         show(table)
         line = shares_line(figures["dram_shares"])
         out.print(f"{task}: {line}", highlight=False, soft_wrap=True)
+        energy = energy_line(figures["energy"])
+        out.print(f"{task}: {energy}", highlight=False, soft_wrap=True)
 
 
 def _behind(

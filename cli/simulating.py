@@ -49,7 +49,9 @@ def simulate(
     timeline: Annotated[
         Path | None, typer.Option(help="write what the units do when: .json for Perfetto")
     ] = None,
-    trace: Annotated[Path | None, typer.Option(help="write waves: .fst or .vcd")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="write waves: .fst or .vcd; or toggle counts: .saif")
+    ] = None,
     clock: ClockOption = None,
     latency: LatencyOption = DEFAULT_MEMORY.latency_cycles,
     bandwidth: BandwidthOption = DEFAULT_MEMORY.bandwidth_share,
@@ -59,7 +61,8 @@ def simulate(
     check_ending(output, "--output", ".npz")
     check_ending(stats, "--stats", ".json")
     check_ending(timeline, "--timeline", ".json")
-    check_ending(trace, "--trace", ".fst", ".vcd")
+    check_ending(trace, "--trace", ".fst", ".vcd", ".saif")
+    from moesaic.cli.energy_view import energy_line
     from moesaic.cli.time_view import frame_time, time_line
     from moesaic.host.output_file import OutputFile, check_writable, write_all
     from moesaic.host.session import Session
@@ -99,7 +102,13 @@ def simulate(
             device: Any = session.device
             outputs = session.run(inputs, name)
             statistics = frame_statistics(
-                loaded, name, outputs.result.counters, device.dram, device.profiles, device.seconds
+                loaded,
+                name,
+                outputs.result.counters,
+                device.dram,
+                device.profiles,
+                device.seconds,
+                timed,
             )
         writes = [partial(files[output].write_arrays, outputs)]
         if stats is not None:
@@ -116,6 +125,7 @@ def simulate(
     moved = statistics["dram_read_bytes"] + statistics["dram_write_bytes"]
     figures = frame_time(loaded.arch, timed, mean, moved, bandwidth, behind)
     console.print(f"{name}: {time_line(timed, figures)}")
+    console.print(f"{name}: {energy_line(statistics['energy'])}")
 
 
 @app.command()

@@ -21,6 +21,7 @@ from moesaic.spec.resource_model import shares, target_resources
 
 if TYPE_CHECKING:
     from moesaic.compiler.estimate.targets import TargetEstimate
+    from moesaic.compiler.estimate.task import Estimate
 
 
 def read_targets(names: str) -> list[ArchConfig]:
@@ -77,6 +78,7 @@ def _target(result: TargetEstimate, clock: Clock, bandwidth: float) -> dict[str,
                 "dram_shares": shared_times(arch, clock, found.cycles_at),
                 "frames_per_s": clock.mhz * 1e6 / found.cycles,
                 "utilisation": found.utilisation,
+                "energy": _energy(arch, clock, found),
                 "dram_needed_gb_s": clock.gigabytes_per_second(
                     found.weight_bytes + found.data_bytes, found.cycles
                 ),
@@ -84,6 +86,13 @@ def _target(result: TargetEstimate, clock: Clock, bandwidth: float) -> dict[str,
             for task, found in result.tasks.items()
         },
     }
+
+
+def _energy(arch: ArchConfig, clock: Clock, found: Estimate) -> dict[str, Any] | None:
+    from moesaic.compiler.estimate.energy import estimated_energy
+
+    energy = estimated_energy(arch, clock, found)
+    return energy.to_dict() if energy else None
 
 
 def targets_table(report: dict[str, Any]) -> Table:

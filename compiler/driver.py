@@ -18,6 +18,7 @@ from moesaic.compiler.arguments import Samples, model_files, read_path, read_sam
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.energy import estimated_energy
 from moesaic.compiler.estimate.shapes import shape_graph
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
@@ -47,6 +48,7 @@ from moesaic.compiler.together import (
 from moesaic.compiler.validate.compare import open_oracle, validate
 from moesaic.compiler.validate.front import check_front
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.clocks import find_clock
 from moesaic.spec.contents import float_part
 from moesaic.spec.errors import UserError
 from moesaic.spec.heartbeat import Progress, say_nothing
@@ -269,6 +271,7 @@ def _compile(
             memory=memory,
             shares=COMPARED_SHARES,
         )
+        energy = estimated_energy(arch, find_clock(arch), estimated)
         report["tasks"][name] = {
             "source": path.name,
             "source_digest": digest(path.read_bytes()),
@@ -279,6 +282,7 @@ def _compile(
             "macs": graph.macs,
             "cycles": estimated.cycles,
             "cycles_at": estimated.cycles_at,
+            "energy": energy.to_dict() if energy else None,
             "layers": len(graph.layers),
             "tokens": graph.tokens,
             "instructions": len(codes[name].program) // 32,

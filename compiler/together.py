@@ -9,6 +9,7 @@ from typing import Any
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import TaskCode, compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.energy import estimated_energy
 from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.task import Estimate, estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
@@ -16,6 +17,7 @@ from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.clocks import find_clock
 from moesaic.spec.errors import UserError
 from moesaic.spec.image import MAX_TASKS
 from moesaic.spec.intgraph import IntGraph
@@ -180,12 +182,14 @@ def estimate_joint(
 def report_joint(
     program: JointProgram, arch: ArchConfig, routing: Routing, memory: Memory | None = None
 ) -> dict[str, Any]:
-    """What a bundle's report says of it: cycles are those of all frames and tasks together."""
+    """What a bundle's report says of it: cycles are those of all frames and tasks together, energy
+    is that of all tasks of one frame."""
     work, code = program.work, program.code
     measured = joint_routing(work, routing)
     estimated = estimate(
         code.steps, arch, work.macs, routing=measured, memory=memory, shares=COMPARED_SHARES
     )
+    energy = estimated_energy(arch, find_clock(arch), estimated, work.frames)
     return {
         "tasks": [graph.task for graph in work.graphs],
         "frames": work.frames,
@@ -193,6 +197,7 @@ def report_joint(
         "macs": work.macs,
         "cycles": estimated.cycles,
         "cycles_at": estimated.cycles_at,
+        "energy": energy.to_dict() if energy else None,
         "instructions": len(code.program) // 32,
         "activation_bytes": code.activation_words * arch.depth,
         "weight_stream_bytes": code.weight_words * arch.ring_read_bytes,

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 from moesaic.hw.generate import cached_verilog
 from moesaic.sim.library import TraceFormat, build_library
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m moesaic.sim.build", description=__doc__)
     parser.add_argument("--target", default="nano", help="preset, or a .json file of ArchConfig")
-    parser.add_argument("--trace", choices=["vcd", "fst"], help="can write waveforms; slower")
+    parser.add_argument("--trace", choices=get_args(TraceFormat), help="can write that; slower")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:

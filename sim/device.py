@@ -100,8 +100,8 @@ class SimDevice:
         On-chip memories, which hardware does not initialise, start with random contents from
         this seed (1 to 2**31 - 1), or with zeros if it is 0. Results must not depend on it.
     trace:
-        A waveform file to write from the first cycle on; the library must have been built for
-        its format (see :meth:`from_verilog`).
+        A waveform file, or a SAIF file, to write from the first cycle on; the library must have
+        been built for its format (see :meth:`from_verilog`).
 
     The design is out of reset when the constructor returns. Everything is deterministic.
     """
@@ -129,14 +129,13 @@ class SimDevice:
         self._memory_base, self._memory_bytes = memory_base, memory_bytes
         self._memory = self._dll.moesaic_memory(self._handle)
         if trace is not None:
-            trace.parent.mkdir(parents=True, exist_ok=True)
-            self._check(self._dll.moesaic_open_trace(self._handle, str(trace).encode()))
+            self.start_trace(trace)
 
     @classmethod
     def from_verilog(cls, verilog: str, *, trace: Path | None = None, **options: Any) -> Self:
         """Build the simulator of the Verilog text (or take it from the cache) and start it.
 
-        ``options`` are those of the constructor. ``trace`` ends in ``.vcd`` or ``.fst``.
+        ``options`` are those of the constructor. ``trace`` ends in ``.vcd``, ``.fst`` or ``.saif``.
         """
         library = build_library(verilog, trace=trace_format(trace) if trace else None)
         return cls(library, trace=trace, **options)
@@ -245,6 +244,17 @@ class SimDevice:
                 for i, (name, port) in enumerate(ports.items())
             },
         )
+
+    def start_trace(self, path: Path) -> None:
+        """Write a trace from now on, instead of one that is being written; the library must have
+        been built for its format."""
+        self.stop_trace()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._check(self._dll.moesaic_open_trace(self._handle, str(path).encode()))
+
+    def stop_trace(self) -> None:
+        """Finish the file of :meth:`start_trace`, if there is one."""
+        self._dll.moesaic_close_trace(self._handle)
 
     def inject_fault(self, fault: Fault, address: int, size_bytes: int) -> None:
         """Apply ``fault`` to every burst accepted from now on that touches these bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from moesaic.sim import verilator
 from moesaic.sim.ports import find_masters, ports_header
@@ -15,7 +15,7 @@ from moesaic.sim.registered import register_inputs
 from moesaic.spec.cache import cached, content_key
 from moesaic.spec.errors import UserError
 
-TraceFormat = Literal["vcd", "fst"]
+TraceFormat = Literal["vcd", "fst", "saif"]
 
 _HARNESS = Path(__file__).resolve().parent / "harness"
 # Two simulators in one process must not share symbols, hence the last three.
@@ -25,35 +25,38 @@ _VERILATOR_FLAGS = ("-O3", "--output-split", "8000", "--output-split-cfuncs", "2
 
 @functools.cache
 def trace_formats() -> tuple[TraceFormat, ...]:
-    """Waveform formats that can be built here. FST needs lz4's and zlib's headers."""
+    """Formats that can be built here. FST needs lz4's and zlib's headers; SAIF has no waves, but
+    counts what every bit did, which tools that estimate power read."""
     found = all((Path("/usr/include") / name).exists() for name in ("lz4.h", "zlib.h"))
-    return ("vcd", "fst") if found else ("vcd",)
+    return ("vcd", "saif", "fst") if found else ("vcd", "saif")
 
 
 def trace_format(path: Path) -> TraceFormat:
     """The format that the file name asks for. Raises UserError when it cannot be had."""
     suffix = path.suffix.removeprefix(".")
-    if suffix not in ("vcd", "fst"):
-        raise UserError(f"The trace file must end in .vcd or .fst, not {path.name!r}")
-    if suffix not in trace_formats():
+    for known in get_args(TraceFormat):
+        if suffix == known and suffix in trace_formats():
+            found: TraceFormat = known
+            return found
+    if suffix == "fst":
         raise UserError(
             f"{path.name}: FST needs `apt-get install liblz4-dev zlib1g-dev`; or name it *.vcd"
         )
-    return "fst" if suffix == "fst" else "vcd"
+    raise UserError(f"The trace file must end in .vcd, .fst or .saif, not {path.name!r}")
 
 
 def build_library(verilog: str, *, trace: TraceFormat | None = None, toplevel: str = "top") -> Path:
     """Build the simulator of module ``toplevel`` of the Verilog text, or find it in the cache.
 
     Returns the shared library to give to :class:`moesaic.sim.device.SimDevice`. ``trace`` makes
-    a separate, slower build that can write waveforms.
+    a separate, slower build that can write that format.
 
     Raises ValueError when the top breaks the port contract, BuildError when a tool fails.
     """
     probes = find_probes(verilog, toplevel)
     header = ports_header(find_masters(verilog, toplevel), probes_header(probes))
     defines = [f"-DVM_TRACE={int(trace is not None)}"]
-    defines += [f"-DVM_TRACE_{kind.upper()}={int(trace == kind)}" for kind in ("vcd", "fst")]
+    defines += [f"-DVM_TRACE_{kind.upper()}={int(trace == kind)}" for kind in get_args(TraceFormat)]
     defines += ["-DVL_USER_FATAL", "-DVL_USER_STOP", "-DVL_USER_FINISH"]
     flags = [*_VERILATOR_FLAGS, *([f"--trace-{trace}"] if trace else [])]
     contents = [path.read_bytes() for path in sorted(_HARNESS.iterdir()) if path.is_file()]

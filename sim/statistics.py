@@ -14,6 +14,8 @@ from moesaic.spec import layout, semantics, tables
 from moesaic.spec.activations import ACTIVATIONS, FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
+from moesaic.spec.clocks import Clock, find_clock
+from moesaic.spec.energy import frame_energy
 from moesaic.spec.graph_sizes import part_macs
 from moesaic.spec.intgraph import IntAttention, IntGraph
 from moesaic.spec.isa import Opcode, Stationary, Unit
@@ -27,14 +29,16 @@ def frame_statistics(
     dram: list[dict[str, PortStatistics]],
     profiles: Sequence[Profile] = (),
     seconds: Sequence[float] = (),
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Statistics of one run; a value stands for one frame, the mean over all where they differ.
 
     Keys: ``task``, ``target``, ``frames``, ``cycles`` (a list, one entry per frame), ``macs``,
     ``dram_read_bytes``, ``dram_write_bytes``, ``weight_read_bytes``, ``roofline_cycles``,
     ``utilisation`` (roofline_cycles over cycles), ``units`` (of each: busy, token wait and stall
-    cycles, and busy share), ``innovations`` (of the last frame) and ``per_frame`` (the same
-    figures and the raw counters of each frame).
+    cycles, and busy share), ``energy`` (by :mod:`moesaic.spec.energy`, at ``clock``, by default the
+    target's; None where it knows none), ``innovations`` (of the last frame) and ``per_frame`` (the
+    same figures and the raw counters of each frame).
 
     With ``profiles``: ``kinds`` (cycles by kind of layer); ``layers`` (of each: label, kind,
     cycles; ``array_cycles``, its MACs over those of a cycle; ``matrix``, what the matrix unit did
@@ -67,6 +71,13 @@ def frame_statistics(
         }
         for unit in Unit
     }
+    energy = frame_energy(
+        arch,
+        clock or find_clock(arch),
+        mean([float(c) for c in cycles]),
+        {unit: figures["busy_cycles"] for unit, figures in units.items()},
+        means["dram_read_bytes"] + means["dram_write_bytes"],
+    )
     profile: dict[str, Any] = {}
     if profiles:
         profile = _profile_means(profiles, arch, graph)
@@ -85,6 +96,7 @@ def frame_statistics(
         **means,
         "utilisation": means["roofline_cycles"] / mean([float(c) for c in cycles]),
         "units": units,
+        "energy": energy.to_dict() if energy else None,
         **profile,
         "innovations": innovations(bundle, task, counters),
         "per_frame": per_frame,

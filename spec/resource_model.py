@@ -89,16 +89,32 @@ def features(block: str, arch: ArchConfig) -> list[float]:
     return [feature(arch) for feature in FEATURES[block]]
 
 
+def predict_blocks(
+    arch: ArchConfig, coefficients: Mapping[str, Mapping[str, list[float]]]
+) -> dict[str, dict[str, float]]:
+    """LUT, flip-flops and multipliers of each block; ``coefficients`` by kind and block."""
+    return {
+        block: {
+            kind: sum(
+                factor * size
+                for factor, size in zip(
+                    coefficients[kind][block], features(block, arch), strict=True
+                )
+            )
+            for kind in FITTED
+        }
+        for block in FEATURES
+    }
+
+
 def predict(
     arch: ArchConfig, family: str, coefficients: Mapping[str, Mapping[str, list[float]]]
 ) -> dict[str, float]:
     """Resources by kind; ``coefficients`` by kind and block."""
     total = dict.fromkeys(FAMILIES[family], 0.0)
-    for block in FEATURES:
-        sizes = features(block, arch)
-        for kind in FITTED:
-            factors = coefficients[kind][block]
-            total[kind] += sum(a * b for a, b in zip(factors, sizes, strict=True))
+    for fitted in predict_blocks(arch, coefficients).values():
+        for kind, number in fitted.items():
+            total[kind] += number
     kind = ram_kind(family)
     for ram in memories(arch):
         # What is to be UltraRAM is block RAM where there is none.
@@ -115,6 +131,11 @@ def target_resources(arch: ArchConfig, family: str) -> dict[str, float]:
     than ``xcup`` a packed target takes as many multipliers as one that is not.
     """
     return predict(arch, family, samples()["coefficients"][family])
+
+
+def block_resources(arch: ArchConfig, family: str) -> dict[str, dict[str, float]]:
+    """The LUT, flip-flops and multipliers of :func:`target_resources` by block."""
+    return predict_blocks(arch, samples()["coefficients"][family])
 
 
 def shares(resources: Mapping[str, float], part: Part) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from moesaic.compiler.estimate.energy import estimated_energy
 from moesaic.compiler.estimate.task import Estimate
 from moesaic.compiler.page.figures import PointFigures, TaskFigures
 from moesaic.compiler.page.layers import LayerFacts, layer_facts
@@ -13,6 +14,7 @@ from moesaic.compiler.points import layer_point
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.clocks import Clock
+from moesaic.spec.energy import Energy
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.memory import MemoryTiming, sustained_bytes
 
@@ -54,6 +56,8 @@ class TaskFacts:
     milliseconds: float
     frames_per_second: float
     roofline_milliseconds: float
+    energy: Energy | None
+    """By the model; None where no figures are public."""
     dram_bytes: int
     gigabytes_per_second: float
     layers: list[LayerFacts]
@@ -154,6 +158,7 @@ def _task(
         milliseconds=milliseconds,
         frames_per_second=1e3 / milliseconds,
         roofline_milliseconds=clock.milliseconds(estimate.roofline_cycles),
+        energy=estimated_energy(arch, clock, estimate),
         dram_bytes=dram_bytes,
         gigabytes_per_second=clock.gigabytes_per_second(dram_bytes, estimate.cycles),
         layers=layers,

@@ -43,6 +43,7 @@ def task_tables(facts: Facts, task: TaskFacts, timeline: Timeline) -> dict[str, 
         "shares": _shares(task, facts),
         "bars": _bars(task, timeline),
         "busy": _busy(task),
+        "energy": _energy(task),
         "experts": _experts(task),
         "points": _points(task),
         "layers": _layers(task),
@@ -158,6 +159,20 @@ def _busy(task: TaskFacts) -> Table:
     ]
     head = ["unit", "cycles with data", "of the frame"]
     return Table(f"Work of the units in a frame of {task.name}, by the cost model", head, rows)
+
+
+def _energy(task: TaskFacts) -> Table:
+    head = ["what", "mJ", "low", "high", "of the frame"]
+    label = f"Energy of a frame of {task.name} by a model; nothing was measured"
+    if task.energy is None:
+        return Table(label, head, [["no power figures of this family are public", *4 * ["-"]]])
+    low, typical, high = task.energy.band
+    rows = [
+        [kind, *map(significant, (mean, least, most)), percent(mean / typical)]
+        for kind, (least, mean, most) in task.energy.by_kind.items()
+    ]
+    foot = ["all", *map(significant, (typical, low, high)), ""]
+    return Table(label, head, rows, 1, foot)
 
 
 def _experts(task: TaskFacts) -> Table:

@@ -22,6 +22,9 @@ using TraceFile = VerilatedFstC;
 #elif VM_TRACE_VCD
 #include "verilated_vcd_c.h"
 using TraceFile = VerilatedVcdC;
+#elif VM_TRACE_SAIF
+#include "verilated_saif_c.h"
+using TraceFile = VerilatedSaifC;
 #endif
 
 // A failing assertion or a combinational loop must reach Python as an error, not abort the process.

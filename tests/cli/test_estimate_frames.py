@@ -43,6 +43,23 @@ def test_frames_together_share_their_weights(
     assert "default, 2 frames on nano" in shown and "a frame" in shown
     last = two["dram_shares"][-1]
     assert f"45% ({last['dram_given_gb_s']:.1f} GB/s) {last['frame_cycles']:,.0f} cycles" in shown
+    energy = two["energy"]  # of one of them: less weight traffic, and less time
+    assert 0 < energy["mj_low"] < energy["mj"] < energy["mj_high"]
+    assert energy["mj"] < one["energy"]["mj"]
+    assert energy["mj_of"]["DRAM"] < one["energy"]["mj_of"]["DRAM"]
+    assert f"{energy['mj']:.3g} mJ a frame by a model, nothing was measured" in shown
+
+
+def test_no_energy_where_no_figures_are_public(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(Vit().save(tmp_path))
+    words = ("estimate", path, "--targets", "nano,ecp5-85", "--json")
+    report = json.loads(moesaic_here(capsys, monkeypatch, *words).out)
+    some, none = (entry["tasks"]["default"]["energy"] for entry in report["targets"])
+    assert some["source"] == "modelled, not measured" and none is None
+    words = ("estimate", path, "--target", "ecp5-85")
+    assert "default: no energy: no power figures" in moesaic_here(capsys, monkeypatch, *words).out
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.e2e.test_user_errors import assert_refused
         ("simulate", "--output", "out.npy", ".npz"),
         ("simulate", "--stats", "s.npz", ".json"),
         ("simulate", "--timeline", "t.txt", ".json"),
-        ("simulate", "--trace", "w.json", ".fst or .vcd"),
+        ("simulate", "--trace", "w.json", ".fst or .vcd or .saif"),
         ("verify", "--stats", "-", ".json"),
         ("accuracy", "--json", "a.png", ".json"),
         ("accuracy", "--picture", "a.json", ".png"),

@@ -13,7 +13,7 @@ from moesaic.sim.probes import STALL_REASONS
 from moesaic.sim.profile import BIN_CYCLES, Profile, interpret, read_program
 from moesaic.sim.provider import SimulatedAccelerator
 from moesaic.sim.timeline import chrome_trace
-from moesaic.spec.bundle import Bundle
+from moesaic.spec.bundle import Bundle, load_bundle
 from moesaic.spec.clocks import find_clock
 from moesaic.spec.isa import Unit
 from moesaic.spec.presets import PRESETS
@@ -167,6 +167,10 @@ def test_command_writes_timeline_and_statistics(small_bundle: Path, tmp_path: Pa
     assert ideal < sum(layer["matrix"].get("busy", 0) for layer in stats["layers"])
     busy = stats["units"]["matrix"]["states"]["busy"]
     assert busy == stats["units"]["matrix"]["busy_cycles"]
+    energy, line = stats["energy"], f"{stats['energy']['mj']:.3g} mJ a frame by a model"
+    assert energy["mj_low"] < energy["mj"] < energy["mj_high"] and line in done.err
+    estimated = load_bundle(small_bundle).report["tasks"]["seg"]["energy"]
+    assert energy["mj"] == pytest.approx(estimated["mj"], rel=0.05)  # other tokens for experts
     trace = json.loads((tmp_path / "trace.json").read_text())
     labels = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
     assert any(label.startswith("model.blocks.0.attention: ") for label in labels)

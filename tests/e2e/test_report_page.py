@@ -142,7 +142,7 @@ def reporting(
 
 def test_figures_are_those_of_the_estimate(report: tuple[Done, str], small_bundle: Path) -> None:
     page = Page(report[1])
-    done = moesaic("estimate", small_bundle, "--json")
+    done = moesaic("estimate", small_bundle, "--json", "--clock", CLOCK)
     for task, figures in json.loads(done.out)["tasks"].items():
         label = f"Cycles of the layers of {task}"
         layers = figures["layers"]
@@ -160,6 +160,12 @@ def test_figures_are_those_of_the_estimate(report: tuple[Done, str], small_bundl
         label = f"A frame of {task} by what DRAM sustains"
         assert cells(page, label, "DRAM sustains of its ports' peak") == ["90 %", "70 %", "45 %"]
         assert numbers(cells(page, label, "cycles")) == [one["frame_cycles"] for one in shared]
+        label = f"Energy of a frame of {task} by a model; nothing was measured"
+        energy = figures["energy"]
+        assert cells(page, label, "what") == [*energy["mj_of"], "all"]
+        assert cells(page, label, "of the frame")[:-1] == [
+            f"{100 * part / energy['mj']:.1f} %" for part in energy["mj_of"].values()
+        ]
         texts = " ".join(page.texts)
         assert f"{figures['cycles']:,}" in texts
         assert f"{figures['cycles'] / CLOCK / 1e3:.3g}" in texts

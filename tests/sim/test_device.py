@@ -244,7 +244,7 @@ def test_trace_is_written(suffix: str, tmp_path: Path) -> None:
 
 
 def test_unknown_trace_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"must end in .vcd or .fst, not 'wave.txt'"):
+    with pytest.raises(UserError, match=r"must end in .vcd, .fst or .saif, not 'wave.txt'"):
         SimDevice.from_verilog("", trace=tmp_path / "wave.txt")
 
 
