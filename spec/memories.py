@@ -111,8 +111,9 @@ def block_rams(ram: Ram, kind: str) -> float:
 def _stacked(ram: Ram, kind: str, bits: int, words: int) -> float:
     each = ram.bits // ram.lanes
     if ram.lanes > 1:
-        # A write enable for every 8 or 9 bits: of the ninth nothing is used.
-        fit = bits // 9
+        # A write enable for every 8 or 9 bits, of which the ninth is not used; UltraRAM may have
+        # its nine enables for 8 bits each.
+        fit = bits // (8 if kind == "uram" and each <= 8 else 9)
         if fit:
             whole, rest = divmod(ram.lanes, fit)
             half = 2 * rest <= fit
