@@ -56,7 +56,7 @@ LIMITS: dict[str, tuple[int, int]] = {
 }
 MULTIPLES = frozenset({"activation_bytes", "activation_banks", "residual_bytes"})
 """Sizes that need not be powers of two: what a part has of block RAM is none either."""
-LATER = ("four_bit_weights", "ultra_ring")
+LATER = ("four_bit_weights", "ultra_ring", "ultra_activations")
 """Features that there were none of once: without them a target is what it was, and its bundles
 run on it."""
 BURST_BYTES = WINDOW_ALIGNMENT
@@ -119,6 +119,8 @@ class ArchConfig:
         the ring, from which they come as int8 codes. A ring word is at most half a tile then.
     ultra_ring
         The weight ring lies in UltraRAM, which some parts have beside their block RAM.
+    ultra_activations
+        So does the activation scratchpad.
     data_port_bytes
         Data bytes per beat of the data master (program, inputs, outputs). 4 to 32, and at most
         a word of either scratchpad.
@@ -161,6 +163,7 @@ class ArchConfig:
     ring_bytes: int
     four_bit_weights: bool = False
     ultra_ring: bool = False
+    ultra_activations: bool = False
     data_port_bytes: int = 16
     output_ports: int = 1
     max_tokens: int
@@ -178,7 +181,7 @@ class ArchConfig:
             self.name,
         )
         self._require(isinstance(self.device, str), "device must be a string", self.device)
-        for flag in ("packed", "four_bit_weights", "ultra_ring", "coherent", "secure"):
+        for flag in ("packed", *LATER, "coherent", "secure"):
             value = getattr(self, flag)
             self._require(isinstance(value, bool), f"{flag} must be true or false", value)
         for field, (low, high) in LIMITS.items():

@@ -80,6 +80,7 @@ def memories(arch: ArchConfig) -> list[Ram]:
             max(arch.activation_words // banks, 2),
             lanes=arch.depth,
             count=banks,
+            ultra=arch.ultra_activations,
         ),
     ]
 

@@ -61,6 +61,7 @@ FAMILIES = {
     "zcu102": "xcup",
     "zcu102-base": "xcup",
     "zcu104": "xcup",
+    "u280": "xcup",
     "kv260": "xcup",
     "pynq-z2": "xc7",
     "ecp5-85": "ecp5",
@@ -76,7 +77,7 @@ HEADLINES = (
 SMALL = tuple(
     Case(NANO, target)
     for target in (
-        "zcu102-lite", "zcu102", "zcu102-base", "zcu104", "kv260", "pynq-z2", "ecp5-85",
+        "zcu102-lite", "zcu102", "zcu102-base", "zcu104", "u280", "kv260", "pynq-z2", "ecp5-85",
     )
 )  # fmt: skip
 """A model far too small for the array: utilisation is poor, estimates must hold all the same. The

@@ -13,8 +13,9 @@ LEAST_UTILISATION = {"zcu102": 0.80, "zcu104": 0.80, "zcu102-lite": 0.85}
 MOST_RESOURCES = {
     "zcu102": {"dsp": 2_400, "bram36": 880, "lut": 240_000},
     "zcu104": {"dsp": 1_300, "bram36": 280, "uram": 64, "lut": 190_000},
+    "u280": {"dsp": 4_800, "bram36": 600, "uram": 240, "lut": 500_000},
 }
-"""Inside the XCZU9EG and the XCZU7EV, with room for a shell."""
+"""Inside the XCZU9EG, the XCZU7EV and the XCU280, with room for a shell."""
 ESTIMATE_HEADLINE, ESTIMATE_TOTAL, ESTIMATE_KIND = 0.005, 0.05, 0.10
 """Largest relative error of the cycles of a frame, of the headlines and of all, and of the layers
 of a kind together."""
