@@ -123,6 +123,12 @@ def _stacked(ram: Ram, kind: str, bits: int, words: int) -> float:
     else:
         whole, rest = divmod(ram.bits, bits)
         half = 2 * rest <= bits
+    if kind == "uram" and rest:
+        # What is left is so narrow that words lie side by side: as many as a power of two.
+        left = bits // rest if ram.lanes == 1 else fit // rest
+        beside = 1 << left.bit_length() - 1
+        deep = -(-ram.words // words)
+        return deep * whole + -(-deep // beside)
     # A block of 9 bits has no half: 4 bits and no parity are another shape.
     halves = 1 if kind == "bram36" and half and bits >= 18 else 2
     return -(-ram.words // words) * (whole + (0.5 * halves if rest else 0))

@@ -133,13 +133,15 @@ def test_seven_series_takes_no_more_than_ultrascale() -> None:
 
 
 def test_ultra_ram_is_counted_and_block_ram_where_there_is_none() -> None:
-    """As many as the resource model says: nine bytes with write enables in one."""
-    sizes = {"bits": 144, "words": 8192, "lanes": 18}
+    """As many as the resource model says: nine bytes with write enables in one, and of what is left
+    two words."""
+    sizes = {"bits": 152, "words": 8192, "lanes": 19}
     ram = Ram(sizes["bits"], sizes["words"], sizes["lanes"], ultra=True)
     block = Block("ram", "ram", to_verilog(ram, "ram"), ())
     for family, kind in (("xcup", "uram"), ("xc7", "bram36")):
         counted = synthesise(block, family)
         assert counted[kind] == block_rams(memories.Ram("", **sizes), kind) > 0
+        assert family != "xcup" or counted["uram"] == 5
         assert counted.get("bram36", 0) == (0 if family == "xcup" else counted[kind])
         assert counted["lut"] < 1000 > counted["ff"]  # it is no heap of flip-flops
 
