@@ -45,7 +45,7 @@ formal: setup  ## prove bus masters, queues and tokens: every property, with its
 verilog: setup  ## build/rtl/TARGET/top.v
 	$(BIN)/python -m moesaic.hw.generate --target '$(TARGET)' -o 'build/rtl/$(TARGET_NAME)'
 
-vivado: setup  ## a project for AMD Vivado: build/vivado/TARGET, TARGET=zcu102, kv260 or pynq-z2
+vivado: setup  ## a project for AMD Vivado: build/vivado/TARGET, TARGET=zcu102, zcu104, kv260 or pynq-z2
 	$(BIN)/python -m moesaic.hw.vivado --target '$(TARGET)' -o 'build/vivado/$(TARGET_NAME)' $(VIVADO_ARGS)
 
 sim: setup  ## the cycle-accurate simulator of TARGET

@@ -291,6 +291,7 @@ def targets(
     ] = False,
 ) -> None:
     """List the architecture presets."""
+    from moesaic.compiler.estimate.rating import rate
     from moesaic.spec.arch_schema import arch_schema
     from moesaic.spec.boards import dram_of
     from moesaic.spec.clocks import find_clock
@@ -313,6 +314,7 @@ def targets(
         "activations",
         "clock",
         "DRAM",
+        "frames/s",
         "for",
     ):
         table.add_column(column)
@@ -326,6 +328,7 @@ def targets(
             f"{arch.activation_bytes >> 10} KiB",
             str(find_clock(arch)),
             str(dram_of(arch) or "of no board"),
+            str(rate(arch) or "-"),
             arch.device,
         )
     show(table)

@@ -83,7 +83,10 @@ def explore_tables(report: dict[str, Any]) -> Iterator[Table]:
             f"{arch['depth']}x{arch['width']}{'p' if arch['packed'] else ''}",
             f"{arch['lanes']}",
             f"{arch['weight_ports']}x{8 * arch['weight_port_bytes']}",
-            f"{arch['ring_bytes'] >> 10}+{arch['activation_bytes'] >> 10}",
+            "+".join(
+                f"{arch[f'{size}_bytes'] >> 10}{'u' if arch[f'ultra_{name}'] else ''}"
+                for size, name in (("ring", "ring"), ("activation", "activations"))
+            ),
             f"{max(entry['cycles'].values()):,}",
             f"{entry['ms']:.3g}",
             f"{entry['dram_given_gb_s']:.1f}",
@@ -91,8 +94,8 @@ def explore_tables(report: dict[str, Any]) -> Iterator[Table]:
             style="bold" if mine else None,
         )
     table.caption = (
-        "p: two products in a DSP. KiB: ring and activations. GB/s: what the cycles assume of DRAM."
-        " Resources by model, not placed"
+        "p: two products in a DSP. KiB: ring and activations, u in UltraRAM. GB/s: what the cycles"
+        " assume of DRAM. Resources by model, not placed"
     )
     yield table
     chosen = report["chosen"]
@@ -113,7 +116,7 @@ def explore_tables(report: dict[str, Any]) -> Iterator[Table]:
     table.caption = ", ".join(
         f"{counted[kind] if kind == ram else round(counted[kind]):,.10g}"
         f" of {report['capacity'][kind]:,} {kind}"
-        for kind in kinds
+        for kind in (*kinds, *(["uram"] if counted.get("uram") else []))
     )
     yield table
 

@@ -56,7 +56,7 @@ LIMITS: dict[str, tuple[int, int]] = {
 }
 MULTIPLES = frozenset({"activation_bytes", "activation_banks", "residual_bytes"})
 """Sizes that need not be powers of two: what a part has of block RAM is none either."""
-LATER = ("four_bit_weights", "ultra_ring", "chunk_pairs")
+LATER = ("four_bit_weights", "ultra_ring", "ultra_activations", "chunk_pairs")
 """Features that there were none of once: without them a target is what it was, and its bundles
 run on it."""
 BURST_BYTES = WINDOW_ALIGNMENT
@@ -123,6 +123,8 @@ class ArchConfig:
         the ring, from which they come as int8 codes. A ring word is at most half a tile then.
     ultra_ring
         The weight ring lies in UltraRAM, which some parts have beside their block RAM.
+    ultra_activations
+        So does the activation scratchpad.
     data_port_bytes
         Data bytes per beat of the data master (program, inputs, outputs). 4 to 32, and at most
         a word of either scratchpad.
@@ -166,6 +168,7 @@ class ArchConfig:
     ring_bytes: int
     four_bit_weights: bool = False
     ultra_ring: bool = False
+    ultra_activations: bool = False
     data_port_bytes: int = 16
     output_ports: int = 1
     max_tokens: int

@@ -252,6 +252,18 @@ BOARDS: dict[str, Board] = {
             clock_mhz=100,
         ),
         Board(
+            name="zcu104",
+            part="xczu7ev-ffvc1156-2-e",
+            definition="xilinx.com:zcu104",
+            processor=ZYNQMP,
+            registers=0xA000_0000,
+            interrupt=89,
+            dram=Dram("DDR4-2400", 2400, 64),  # four MT40A256M16 (UG1267) at what DS925 has for -2
+            memory=_ZYNQMP_MEMORY[:1],
+            reference_mhz=100,
+            clock_mhz=100,
+        ),
+        Board(
             name="kv260",
             part="xck26-sfvc784-2LV-c",
             definition="xilinx.com:kv260_som",
@@ -278,6 +290,13 @@ BOARDS: dict[str, Board] = {
     )
 }
 """By name."""
+
+CARD_DRAM: dict[str, Dram] = {
+    # Of 32 pseudo-channels of 64 bits, at 900 MHz (DS963, PG276), one for each of five masters.
+    "xcu280-fsvh2892-2L-e": Dram("HBM2-1800", 1800, 5 * 64),
+}
+"""By part, the memory behind the masters on cards that have no processing system: none of
+:data:`BOARDS`, for whose host there is no project here."""
 
 
 def board_of(arch: ArchConfig, name: str | None = None) -> Board:
@@ -309,8 +328,9 @@ def board_of(arch: ArchConfig, name: str | None = None) -> Board:
 
 
 def dram_of(arch: ArchConfig) -> Dram | None:
-    """The memory of the board whose part the target is for; None where there is no such board."""
-    return next((board.dram for board in BOARDS.values() if board.part == arch.device), None)
+    """The memory of the board or card whose part the target is for; None where there is none."""
+    found = next((board.dram for board in BOARDS.values() if board.part == arch.device), None)
+    return found or CARD_DRAM.get(arch.device)
 
 
 def read_dram(text: str, arch: ArchConfig) -> Dram | None:

@@ -80,6 +80,7 @@ def memories(arch: ArchConfig) -> list[Ram]:
             max(arch.activation_words // banks, 2),
             lanes=arch.depth,
             count=banks,
+            ultra=arch.ultra_activations,
         ),
     ]
 
@@ -111,8 +112,9 @@ def block_rams(ram: Ram, kind: str) -> float:
 def _stacked(ram: Ram, kind: str, bits: int, words: int) -> float:
     each = ram.bits // ram.lanes
     if ram.lanes > 1:
-        # A write enable for every 8 or 9 bits: of the ninth nothing is used.
-        fit = bits // 9
+        # A write enable for every 8 or 9 bits, of which the ninth is not used; UltraRAM may have
+        # its nine enables for 8 bits each.
+        fit = bits // (8 if kind == "uram" and each <= 8 else 9)
         if fit:
             whole, rest = divmod(ram.lanes, fit)
             half = 2 * rest <= fit
@@ -121,6 +123,12 @@ def _stacked(ram: Ram, kind: str, bits: int, words: int) -> float:
     else:
         whole, rest = divmod(ram.bits, bits)
         half = 2 * rest <= bits
+    if kind == "uram" and rest:
+        # What is left is so narrow that words lie side by side: as many as a power of two.
+        left = bits // rest if ram.lanes == 1 else fit // rest
+        beside = 1 << left.bit_length() - 1
+        deep = -(-ram.words // words)
+        return deep * whole + -(-deep // beside)
     # A block of 9 bits has no half: 4 bits and no parity are another shape.
     halves = 1 if kind == "bram36" and half and bits >= 18 else 2
     return -(-ram.words // words) * (whole + (0.5 * halves if rest else 0))

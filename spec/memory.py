@@ -44,7 +44,9 @@ class MemoryTiming:
 
 
 DEFAULT_MEMORY = MemoryTiming()
-COMPARED_SHARES = (DEFAULT_MEMORY.bandwidth_share, 0.7, 0.45)
+BOARD_SHARE = 0.7
+"""Of the theoretical peak of a board's DRAM, what its ports are taken to sustain."""
+COMPARED_SHARES = (DEFAULT_MEMORY.bandwidth_share, BOARD_SHARE, 0.45)
 """What reports show side by side, for no share is known before it is measured on a board.
 
 The first is what single figures assume. 75 % of its theoretical peak is what a ZCU102 gave to the
@@ -159,6 +161,13 @@ class Dram:
 def sustained_bytes(arch: ArchConfig, bandwidth_share: float) -> float:
     """Bytes per cycle, both directions together, that cycle counts assume of all ports' memory."""
     return (arch.line_bytes + arch.data_port_bytes) * bandwidth_share
+
+
+def board_share(arch: ArchConfig, dram: Dram, clock_mhz: float) -> float:
+    """Share of the ports' peak that a board's DRAM sustains at a clock, 0 < share < 1: all ports
+    together have :data:`BOARD_SHARE` of its peak, and none more than single figures assume."""
+    there = BOARD_SHARE * dram.gigabytes_per_second * 1e3 / clock_mhz
+    return min(DEFAULT_MEMORY.bandwidth_share, there / sustained_bytes(arch, 1.0))
 
 
 def roofline_cycles(

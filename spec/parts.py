@@ -75,6 +75,10 @@ PARTS: dict[str, Part] = {
     "xczu9eg": _xilinx("xcup", 274_080, 2_520, 912),
     # DS987: Kria K26, the module of the KV260.
     "xck26": _xilinx("xcup", 117_120, 1_248, 144, 64),
+    # DS963: Alveo U280. Ports of HBM are AXI3 of 256 bits (PG276); a master of each has one.
+    "xcu280": dataclasses.replace(
+        _xilinx("xcup", 1_303_680, 9_024, 2_016, 960, ports=4, port_bytes=32), max_burst=16
+    ),
     # DS190: Zynq-7000.
     "xc7z020": _zynq7(53_200, 220, 140),
     "xc7z045": _zynq7(218_600, 900, 545),
@@ -93,6 +97,7 @@ ALIASES = {
     "ecp5-85k": "lfe5u-85",
     "kv260": "xck26",
     "pynq-z2": "xc7z020",
+    "u280": "xcu280",
     "zynq-7020": "xc7z020",
     "zcu102": "xczu9eg",
     "zcu104": "xczu7ev",

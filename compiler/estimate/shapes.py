@@ -38,7 +38,8 @@ from moesaic.spec.intgraph import (
     Scale,
 )
 
-_SCALE = Scale(1 << 15, 16)
+SCALE = Scale(1 << 15, 16)
+"""Any: nothing is computed with it."""
 
 
 def _zeros(dtype: type, *shape: int) -> NDArray[np.generic]:
@@ -47,10 +48,11 @@ def _zeros(dtype: type, *shape: int) -> NDArray[np.generic]:
 
 
 def _linear(linear: ir.Linear) -> IntLinear:
-    return _zero_linear(linear.outputs, linear.inputs)
+    return zero_linear(linear.outputs, linear.inputs)
 
 
-def _zero_linear(outputs: int, inputs: int) -> IntLinear:
+def zero_linear(outputs: int, inputs: int) -> IntLinear:
+    """A linear layer without values."""
     return IntLinear(
         weight=_zeros(np.int8, outputs, inputs),  # type: ignore[arg-type]
         bias=_zeros(np.int32, outputs),  # type: ignore[arg-type]
@@ -62,9 +64,9 @@ def _zero_linear(outputs: int, inputs: int) -> IntLinear:
 def _mlp(mlp: ir.Mlp) -> IntMlp:
     activation = IntActivation.of(tabulate(mlp.activation, FINEST_STEP))
     outputs = mlp.up.outputs * (1 if mlp.factor is None else 2)
-    up = _zero_linear(outputs, mlp.up.inputs)
+    up = zero_linear(outputs, mlp.up.inputs)
     paired = mlp.factor is not None
-    return IntMlp(up, activation, _SCALE, _linear(mlp.down), paired=paired)
+    return IntMlp(up, activation, SCALE, _linear(mlp.down), paired=paired)
 
 
 def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
@@ -80,8 +82,8 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
                 layer.heads,
                 layer.head_dim,
                 layer.value_dim,
-                _SCALE,
-                _SCALE,
+                SCALE,
+                SCALE,
                 label,
                 parallel=layer.parallel,
                 rotary=int_rotary(layer),
@@ -99,7 +101,7 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
                 gate,
                 layer.top_k,
                 layer.renormalise,
-                _SCALE,
+                SCALE,
                 experts,
                 label,
                 parallel=layer.parallel,
@@ -167,7 +169,7 @@ def with_few_bits(graph: IntGraph, experts: bool, others: bool) -> IntGraph:
 def shape_graph(graph: ir.Graph, task: str = "default") -> IntGraph:
     """The integer graph of ``graph`` with all sizes and no values: layers of tasks are equal whose
     sizes and gates are."""
-    norm = IntNorm(graph.channels, 0, _SCALE)
+    norm = IntNorm(graph.channels, 0, SCALE)
     embed = _embed(graph.embed)
     layers = tuple(
         _layer(number, layer, replace(norm, plain=layer.norm.plain))

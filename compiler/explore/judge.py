@@ -18,7 +18,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.memories import ram_kind
-from moesaic.spec.parts import Part
+from moesaic.spec.parts import FAMILIES, Part
 from moesaic.spec.resource_model import shares, target_resources
 
 
@@ -26,7 +26,7 @@ from moesaic.spec.resource_model import shares, target_resources
 class Limits:
     """The most that a target may take of the part, as shares; a design needs room to be routed.
 
-    Flip-flops have the limit of the LUTs, whose slices they share.
+    Flip-flops have the limit of the LUTs, whose slices they share, UltraRAM that of block RAM.
     """
 
     lut: float = 0.75
@@ -35,7 +35,8 @@ class Limits:
 
     def of(self, family: str) -> dict[str, float]:
         """By kind of resource."""
-        return {"lut": self.lut, "ff": self.lut, "dsp": self.dsp, ram_kind(family): self.ram}
+        limits = {"lut": self.lut, "ff": self.lut, "dsp": self.dsp, ram_kind(family): self.ram}
+        return limits | ({"uram": self.ram} if "uram" in FAMILIES[family] else {})
 
 
 @dataclass

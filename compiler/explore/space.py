@@ -22,8 +22,10 @@ from moesaic.spec.isa import INSTRUCTION_BYTES
 from moesaic.spec.memories import ram_kind
 from moesaic.spec.parts import Part
 
-RAM_BYTES = {"bram36": 4096, "ebr": 2048}
-"""Of one block RAM, parity left out: bounds the largest memory that is worth a try."""
+RAM_BYTES = {"bram36": 4096, "ebr": 2048, "uram": 32768}
+"""Of one block RAM or UltraRAM, parity left out: bounds the largest memory that is worth a try."""
+_RING, _ACTIVATIONS = 1, 2
+"""Bits of the parameter ``ultra``: what lies in UltraRAM."""
 WIDEST = 1024
 """Columns of an array."""
 MOST_ACCUMULATOR_ROWS = 1 << 14
@@ -80,11 +82,12 @@ class Space:
     """Parameters of a trial, and the target that they stand for.
 
     Every parameter is the logarithm of a size, or of how often it doubles (that of activations: in
-    two steps) above the least that the model or another size asks for; what would exceed a rule of
-    :class:`ArchConfig` is cut to it. So every point is a valid target. Of what cannot matter, the
+    two steps) above the least that the model or another size asks for, but ``ultra`` says what lies
+    in UltraRAM, on parts that have some; what would exceed a rule of :class:`ArchConfig` is cut to
+    it. So every point is a valid target. Of what cannot matter, the
     least is taken: residual scratchpad, tokens and experts of the router. Ports are as wide as
     those of the part, bursts as long, and transfers as secure as its memory wants them; none
-    snoops.
+    snoops. Weights of four bits are no choice, for models are judged with eight.
 
     Attributes
     ----------
@@ -97,7 +100,8 @@ class Space:
         products = part.capacity["dsp"] * (2 if self.may_pack else 1)
         self.products = min(MAX_PRODUCTS, max(products, MIN_DEPTH * MIN_DEPTH))
         ram = ram_kind(part.family)
-        room = part.capacity[ram] * RAM_BYTES[ram]
+        ultra = part.capacity.get("uram", 0)
+        room = max(part.capacity[ram] * RAM_BYTES[ram], ultra * RAM_BYTES["uram"])
         self.most_bytes = min(MAX_MEMORY_BYTES, max(1 << 14, power_above(room + 1) // 2))
         depth = _log2(MIN_DEPTH)
         while depth < _log2(MAX_DEPTH) and 4 << 2 * depth <= self.products:
@@ -115,6 +119,8 @@ class Space:
             "ring": (4, 13),
             "outputs": (0, _log2(part.ports)),
         }
+        if ultra:
+            self.ranges["ultra"] = (0, _RING | _ACTIVATIONS)
 
     @property
     def may_pack(self) -> bool:
@@ -156,6 +162,7 @@ class Space:
         outputs = min(1 << chosen["outputs"], ports, 2 * lanes // data_bytes)
         residual = layout.words(needs.tokens * layout.words(needs.channels, lanes), RAM_WORDS)
         rows = self._rows_least(width) << chosen["accumulator"]
+        ultra = chosen.get("ultra", 0)
         return ArchConfig(
             name=name,
             depth=depth,
@@ -170,6 +177,8 @@ class Space:
             weight_port_bytes=port_bytes,
             ring_read_bytes=ring_read,
             ring_bytes=ring,
+            ultra_ring=bool(ultra & _RING),
+            ultra_activations=bool(ultra & _ACTIVATIONS),
             data_port_bytes=data_bytes,
             output_ports=outputs if port_bytes == data_bytes else 1,
             max_tokens=min(power_above(needs.tokens), MAX_TOKENS),
@@ -193,6 +202,7 @@ class Space:
             "ring_read": _ratio(arch.ring_read_bytes, max(arch.width, arch.line_bytes)),
             "ring": _log2(arch.ring_words),
             "outputs": _log2(arch.output_ports),
+            "ultra": _RING * arch.ultra_ring | _ACTIVATIONS * arch.ultra_activations,
         }
         return {name: min(max(point[name], low), high) for name, (low, high) in self.ranges.items()}
 

@@ -103,6 +103,7 @@ def target_schema() -> str:
 
 def presets() -> str:
     """The presets side by side."""
+    from moesaic.compiler.estimate.rating import rate
     from moesaic.spec.boards import dram_of
     from moesaic.spec.clocks import find_clock
     from moesaic.spec.presets import PRESETS
@@ -110,6 +111,7 @@ def presets() -> str:
     derived = (
         ("clock", *(str(find_clock(arch)) for arch in PRESETS.values())),
         ("DRAM of its board", *(str(dram_of(arch) or "no board") for arch in PRESETS.values())),
+        ("frames/s", *(str(rate(arch) or "no board") for arch in PRESETS.values())),
     )
     archs = [arch.to_dict() for arch in PRESETS.values()]
     fields = (

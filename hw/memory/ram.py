@@ -38,7 +38,8 @@ endmodule
 """
 
 ULTRA_RAM = "moesaic_ultra_ram"
-ULTRA_RAM_VERILOG = RAM_VERILOG.replace("moesaic_ram", ULTRA_RAM).replace('"block"', '"ultra"')
+BLOCK_STYLE, ULTRA_STYLE = 'ram_style = "block"', 'ram_style = "ultra"'
+ULTRA_RAM_VERILOG = RAM_VERILOG.replace("moesaic_ram", ULTRA_RAM).replace(BLOCK_STYLE, ULTRA_STYLE)
 """The same memory for UltraRAM, in the text of targets that have some."""
 
 
@@ -55,8 +56,9 @@ class Ram(wiring.Component):
     lanes
         Separately write-enabled parts of a word; must divide ``width``.
     ultra
-        In UltraRAM. That does not promise the old word to a read in the cycle of a write to it:
-        for users that do not read then.
+        In UltraRAM. Its port A goes before its port B in a cycle (UG573), and yosys has reads on A
+        and writes on B: the old word is read as ever. What Vivado makes of it has not been seen,
+        so this is for users that do not read a word in the cycle of its write.
     """
 
     def __init__(self, width: int, depth: int, lanes: int = 1, *, ultra: bool = False) -> None:

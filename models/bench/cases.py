@@ -61,13 +61,12 @@ FAMILIES = {
     "zcu102": "xcup",
     "zcu102-base": "xcup",
     "zcu104": "xcup",
+    "u280": "xcup",
     "kv260": "xcup",
     "pynq-z2": "xc7",
     "ecp5-85": "ecp5",
 }
 """Of the targets' parts: what resources are counted for."""
-UNCOUNTED = ("zcu104",)
-"""yosys finds no UltraRAM for its ring; to be measured when asked for by name."""
 
 HEADLINES = (
     Case(NANO, "nano", samples=2, switch=True),
@@ -77,8 +76,10 @@ HEADLINES = (
 )
 SMALL = tuple(
     Case(NANO, target)
-    for target in ("zcu102-lite", "zcu102", "zcu102-base", "zcu104", "kv260", "pynq-z2", "ecp5-85")
-)
+    for target in (
+        "zcu102-lite", "zcu102", "zcu102-base", "zcu104", "u280", "kv260", "pynq-z2", "ecp5-85",
+    )
+)  # fmt: skip
 """A model far too small for the array: utilisation is poor, estimates must hold all the same. The
 last three targets hold no larger one."""
 ROUTINGS = tuple(Case(replace(TINY, routing=routing), "zcu102") for routing in (None, "one", "two"))

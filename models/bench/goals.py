@@ -9,9 +9,13 @@ from moesaic.models.bench.measure import Row
 
 MOST_CYCLES = {"zcu102": 345_000, "zcu104": 515_000, "zcu102-lite": 900_000}
 MOST_SWITCH_CYCLES = 200
-LEAST_UTILISATION = {"zcu102": 0.80, "zcu102-lite": 0.85}
-MOST_RESOURCES = {"dsp": 2_400, "bram36": 880, "lut": 240_000}
-"""Inside the XCZU9EG, with room for a shell."""
+LEAST_UTILISATION = {"zcu102": 0.80, "zcu104": 0.80, "zcu102-lite": 0.85}
+MOST_RESOURCES = {
+    "zcu102": {"dsp": 2_400, "bram36": 880, "lut": 240_000},
+    "zcu104": {"dsp": 1_300, "bram36": 280, "uram": 64, "lut": 190_000},
+    "u280": {"dsp": 4_800, "bram36": 600, "uram": 240, "lut": 500_000},
+}
+"""Inside the XCZU9EG, the XCZU7EV and the XCU280, with room for a shell."""
 ESTIMATE_HEADLINE, ESTIMATE_TOTAL, ESTIMATE_KIND = 0.005, 0.05, 0.10
 """Largest relative error of the cycles of a frame, of the headlines and of all, and of the layers
 of a kind together."""
@@ -76,10 +80,10 @@ def judge(
         for kind, cycles in row["kinds"].items()
     )
     goals.append(at_most(f"{what} kind of layer", kinds, ESTIMATE_KIND))
-    if "zcu102" in resources:
-        totals = resources["zcu102"]["totals"]
-        goals += [
-            at_most(f"zcu102: {kind}", totals[kind], limit)
-            for kind, limit in MOST_RESOURCES.items()
-        ]
+    goals += [
+        at_most(f"{target}: {kind}", resources[target]["totals"][kind], limit)
+        for target, limits in MOST_RESOURCES.items()
+        if target in resources
+        for kind, limit in limits.items()
+    ]
     return goals

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from moesaic.compiler.estimate.rating import rate
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.arch_schema import arch_schema
 from moesaic.spec.boards import dram_of
@@ -140,7 +141,9 @@ def test_clock_and_dram_of_the_board_are_said(
 ) -> None:
     lines = moesaic_here(capsys, monkeypatch, "targets").out.splitlines()
     for name, arch in PRESETS.items():
-        (line,) = [line for line in lines if f" {name} " in line]
+        (line,) = [line for line in lines if re.match(rf"\W*{name} ", line)]
         assert str(find_clock(arch)) in line and str(dram_of(arch) or "of no board") in line
+        rating = rate(arch)
+        assert any("frames/s" in head for head in lines[:4]) and str(rating or "-") in line
     assert "19.2 GB/s (DDR4-2400, 64 bit)" in str(dram_of(PRESETS["zcu102"]))
     assert dram_of(PRESETS["nano"]) is None

@@ -75,6 +75,7 @@ def test_every_point_is_a_target(part: str) -> None:
             assert arch.max_burst == PARTS[part].max_burst
             assert arch.secure == PARTS[part].secure and not arch.coherent
             assert PARTS[part].family == "xcup" or not arch.packed
+            assert PARTS[part].capacity.get("uram") or not arch.ultra_ring | arch.ultra_activations
             assert space.target(space.point(arch), "x", part) == arch
 
 
@@ -88,6 +89,29 @@ def test_presets_are_points_of_the_space() -> None:
         kept = ("accumulator_rows", "residual_bytes", "max_tokens", "four_bit_weights")
         assert found == replace(preset, **{field: getattr(found, field) for field in kept})
         assert found.accumulator_rows == preset.accumulator_rows
+
+
+def test_ultra_ram_is_tried_where_there_is_some() -> None:
+    needs = Needs(129, 192, 16)
+    for name, ranges in ((part, Space(needs, PARTS[part]).ranges) for part in PARTS):
+        assert ("ultra" in ranges) == bool(PARTS[name].capacity.get("uram"))
+    space = Space(needs, PARTS["xck26"])
+    point = space.point(PRESETS["kv260"])
+    tried = [space.target(point | {"ultra": value}, *NAMES) for value in range(4)]
+    assert [(arch.ultra_ring, arch.ultra_activations) for arch in tried] == [
+        (False, False), (True, False), (False, True), (True, True),
+    ]  # fmt: skip
+    assert space.ranges["ultra"] == (0, 3)
+
+
+def test_a_target_with_too_much_ultra_ram_is_refused(graph: IntGraph) -> None:
+    large = replace(
+        PRESETS["kv260"], ring_read_bytes=512, ring_bytes=1 << 21, ultra_ring=True,
+        ultra_activations=True, activation_bytes=1 << 16,
+    )  # fmt: skip
+    verdict = judge_of(graph)(large)
+    assert verdict.worst == "uram" and verdict.excess > 1 and not verdict.cycles
+    assert judge_of(graph)(replace(large, ring_bytes=1 << 18, ring_read_bytes=128)).excess <= 1
 
 
 def test_a_target_beyond_the_part_is_not_estimated(graph: IntGraph) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from moesaic.hw.generate import cached_verilog
+from moesaic.hw.memory.scratchpad import ActivationScratchpad
 from moesaic.hw.resources.fit import fit, left_out_errors, total
 from moesaic.hw.resources.report import PATTERNS
 from moesaic.hw.resources.samples import COUNTED, main, sample_targets
@@ -58,6 +59,19 @@ def test_the_ring_alone_is_ultra_ram(ultra: bool) -> None:
     assert found["uram"] == (4 if ultra else 0)
     assert (found["bram36"] < plain["bram36"]) == ultra
     # Where there is no UltraRAM, block RAM is what is taken.
+    assert target_resources(arch, "xc7") == target_resources(PRESETS["nano"], "xc7")
+
+
+@pytest.mark.parametrize("ultra", [False, True])
+def test_activations_may_be_ultra_ram(ultra: bool) -> None:
+    arch = dataclasses.replace(PRESETS["nano"], ultra_activations=ultra)
+    verilog = to_verilog(ActivationScratchpad(arch), "scratchpad")
+    banks = re.findall(r"^  (moesaic_\w+) #\($", verilog, re.M)
+    assert banks == [f"moesaic_{'ultra_' if ultra else ''}ram"] * arch.activation_banks
+    plain, found = (target_resources(one, "xcup") for one in (PRESETS["nano"], arch))
+    # Words of 16 bytes, each with its write enable: two UltraRAMs for a bank's.
+    assert found["uram"] == (2 * arch.activation_banks if ultra else 0)
+    assert (found["bram36"] < plain["bram36"]) == ultra
     assert target_resources(arch, "xc7") == target_resources(PRESETS["nano"], "xc7")
 
 

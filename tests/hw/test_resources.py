@@ -9,11 +9,14 @@ import pytest
 
 from moesaic.hw.generate import cached_verilog
 from moesaic.hw.matrix.columns import ColumnPair
+from moesaic.hw.memory.ram import Ram
 from moesaic.hw.resources.__main__ import main
 from moesaic.hw.resources.hierarchy import Block, Module, cut, read_modules
 from moesaic.hw.resources.report import target_blocks
 from moesaic.hw.resources.synthesis import SynthesisError, count_cells, leaf_cells, synthesise
 from moesaic.hw.verilog import to_verilog
+from moesaic.spec import memories
+from moesaic.spec.memories import block_rams
 from moesaic.spec.parts import find_part
 from moesaic.spec.presets import PRESETS
 
@@ -127,6 +130,20 @@ def test_seven_series_takes_no_more_than_ultrascale() -> None:
     ultrascale, seven = (synthesise(_pair(False), family) for family in ("xcup", "xc7"))
     assert seven["dsp"] == ultrascale["dsp"] > 0
     assert 0 < seven["lut"] <= ultrascale["lut"] and 0 < seven["ff"] <= ultrascale["ff"]
+
+
+def test_ultra_ram_is_counted_and_block_ram_where_there_is_none() -> None:
+    """As many as the resource model says: nine bytes with write enables in one, and of what is left
+    two words."""
+    sizes = {"bits": 152, "words": 8192, "lanes": 19}
+    ram = Ram(sizes["bits"], sizes["words"], sizes["lanes"], ultra=True)
+    block = Block("ram", "ram", to_verilog(ram, "ram"), ())
+    for family, kind in (("xcup", "uram"), ("xc7", "bram36")):
+        counted = synthesise(block, family)
+        assert counted[kind] == block_rams(memories.Ram("", **sizes), kind) > 0
+        assert family != "xcup" or counted["uram"] == 5
+        assert counted.get("bram36", 0) == (0 if family == "xcup" else counted[kind])
+        assert counted["lut"] < 1000 > counted["ff"]  # it is no heap of flip-flops
 
 
 def test_unknown_target_is_a_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

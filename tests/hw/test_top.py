@@ -22,6 +22,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Opcode, Unit
 from moesaic.spec.presets import PRESETS
 from moesaic.spec.registers import ABORT_LIMIT_CYCLES, ErrorCode
+from tests.hw.presets import ELABORATED
 from tests.hw.top_program import Frame, two_layers
 
 NANO = PRESETS["nano"]
@@ -29,7 +30,7 @@ SIZES = (19, 40, 24, 21)
 MEMORY_BYTES = 1 << 20
 
 
-@pytest.mark.parametrize("target", PRESETS)
+@pytest.mark.parametrize("target", ELABORATED)
 def test_preset_is_accepted_by_verilator(target: str, tmp_path: Path) -> None:
     """Without a single warning, and with no option to silence any."""
     path = tmp_path / "top.v"

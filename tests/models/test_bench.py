@@ -24,11 +24,11 @@ from moesaic.models.bench.cases import (
     SMALL,
     TINY,
 )
-from moesaic.models.bench.goals import judge
+from moesaic.models.bench.goals import MOST_CYCLES, MOST_RESOURCES, judge
 from moesaic.models.bench.measure import Row
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import find_clock
-from moesaic.spec.parts import family_of
+from moesaic.spec.parts import PARTS, family_of, known_part
 from moesaic.spec.presets import PRESETS
 
 RESOURCES = {
@@ -95,6 +95,22 @@ def test_a_design_that_is_too_large_misses(kind: str) -> None:
     report = RESOURCES["zcu102"]
     larger = {**report, "totals": {**report["totals"], kind: 1_000_000}}
     assert unmet(row(), {"zcu102": larger}) == [f"zcu102: {kind}"]
+
+
+@pytest.mark.parametrize("target", MOST_RESOURCES)
+def test_limits_of_a_target_are_inside_its_part(target: str) -> None:
+    capacity = PARTS[known_part(PRESETS[target].device) or ""].capacity
+    limits = MOST_RESOURCES[target]
+    assert all(0 < limit < capacity[kind] for kind, limit in limits.items())
+    for kind in limits:
+        totals = {**limits, kind: limits[kind] + 1}
+        assert unmet(row(), {target: {"totals": totals}}) == [f"{target}: {kind}"]
+
+
+@pytest.mark.parametrize("target", MOST_CYCLES)
+def test_every_headline_is_judged(target: str) -> None:
+    missed = unmet(row(target=target, frame_cycles=[900_001], utilisation=0.1))
+    assert [what.partition(": ")[0] for what in missed] == [f"{target} seg"] * 2
 
 
 def text(table: Table) -> str:
