@@ -88,6 +88,33 @@ def work_of(
     }
 
 
+def check_fronts(
+    requests: Mapping[str, tuple[tuple[str, ...], int]], fronts: Mapping[str, bytes | None]
+) -> None:
+    """Refuse tasks together that take different rows of the same image.
+
+    Parameters
+    ----------
+    requests
+        As :func:`read_requests`.
+    fronts
+        Task to the model of what the host computes in front of it, if there is anything.
+
+    Raises
+    ------
+    UserError
+        The first two tasks that do.
+    """
+    for tasks, _ in requests.values():
+        first = tasks[0]
+        for other in tasks[1:]:
+            if fronts.get(first) != fronts.get(other):
+                raise UserError(
+                    f"tasks {first} and {other} can't be computed together: the host computes"
+                    " something else in front of each of them; run them one by one"
+                )
+
+
 def check_joint_fits(works: Mapping[str, Joint], arch: ArchConfig) -> None:
     """Refuse what no schedule places.
 
@@ -164,7 +191,9 @@ def estimate_joint(
         It can't be computed together, or does not fit.
     """
     arch = arch or bundle.arch
-    works = work_of(read_requests(together, list(bundle.graphs)), bundle.graphs)
+    requests = read_requests(together, list(bundle.graphs))
+    check_fronts(requests, bundle.fronts)
+    works = work_of(requests, bundle.graphs)
     measured = {task: report["routing"] for task, report in bundle.report["tasks"].items()}
     results: dict[str, Estimate] = {}
     for name, work in works.items():
