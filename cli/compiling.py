@@ -153,7 +153,7 @@ def compile(
             console.print(f"  note: {note}")
         if task["host"] or task["front"]:
             show(placement_table(name, task), console)
-    for line in _joint(report):
+    for line in joint_lines(report):
         console.print(line)
     for line in _shares(target, report):
         console.print(line)
@@ -183,7 +183,7 @@ def _goal(target_sqnr: float | None, budget: str) -> Goal | None:
     return goal
 
 
-def _joint(report: dict[str, Any]) -> Iterator[str]:
+def joint_lines(report: dict[str, Any]) -> Iterator[str]:
     """What computing together saves, a line for each program."""
     from moesaic.spec.joint import JointEntry, worth_running
 

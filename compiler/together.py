@@ -13,7 +13,7 @@ from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.task import Estimate, estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
 from moesaic.compiler.schedule.joint import Joint
-from moesaic.compiler.schedule.options import Schedule
+from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
@@ -203,6 +203,37 @@ def estimate_joint(
             results |= estimate_graphs(
                 {name: work}, arch, routing=by_task, memory=memory, shares=shares
             )
+    return results
+
+
+def estimate_programs(
+    bundle: Bundle, *, memory: Memory | None = None, shares: Sequence[float] = ()
+) -> dict[str, Estimate]:
+    """Estimate a bundle's programs of several tasks or frames as they were compiled, by name.
+
+    ``memory`` and ``shares`` as :func:`~moesaic.compiler.estimate.models.estimate_graphs`.
+
+    Raises
+    ------
+    UserError
+        The bundle's report is no report of them.
+    """
+    measured = {task: report["routing"] for task, report in bundle.report["tasks"].items()}
+    reports = bundle.report.get("joint", {})
+    requests = {name: (tuple(entry.tasks), entry.frames) for name, entry in bundle.joint.items()}
+    results: dict[str, Estimate] = {}
+    for name, work in work_of(requests, bundle.graphs).items():
+        given = reports.get(name, {}).get("schedule", {})
+        schedule = stored_schedule(bundle.arch, given, str(bundle.path))
+        routing = joint_routing(work, measured)
+        results |= estimate_graphs(
+            {name: work},
+            bundle.arch,
+            routing={f"{name}/{layer}": rows for layer, rows in routing.items()},
+            memory=memory,
+            schedules={name: schedule},
+            shares=shares,
+        )
     return results
 
 
