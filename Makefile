@@ -56,6 +56,7 @@ firmware:  ## the C driver for every processor, with code sizes; fetches cross c
 
 bench: setup  ## measure all targets: cycles, estimates, resources, goals, real weights; an hour
 	$(BIN)/python -m moesaic.models.bench --out build/bench
+	$(BIN)/python -m moesaic.models.bench.accuracy --models nano --out build/bench
 	$(BIN)/python -m moesaic.models.bench.processor --out build/bench
 	$(BIN)/python -m pip install --quiet -e '.[real]'
 	MOESAIC_REAL=1 $(BIN)/python -m pytest -s tests/pretrained

@@ -153,8 +153,8 @@ def compile(
             console.print(f"  note: {note}")
         if task["host"] or task["front"]:
             show(placement_table(name, task), console)
-    for name, program in report["joint"].items():
-        console.print(_joint(name, program, report["tasks"]))
+    for line in joint_lines(report):
+        console.print(line)
     for line in _shares(target, report):
         console.print(line)
     console.print(f"wrote {output}: {report['weight_bytes'] / 1e6:.2f} MB of weights")
@@ -183,13 +183,26 @@ def _goal(target_sqnr: float | None, budget: str) -> Goal | None:
     return goal
 
 
-def _joint(name: str, program: dict[str, Any], tasks: dict[str, Any]) -> str:
-    """What computing together saves."""
-    alone = program["frames"] * sum(tasks[task]["cycles"] for task in program["tasks"])
-    return (
-        f"{name}: about {program['cycles']:,} cycles together, {alone:,} one by one"
-        f" ({1 - program['cycles'] / alone:.0%} less)"
-    )
+def joint_lines(report: dict[str, Any]) -> Iterator[str]:
+    """What computing together saves, a line for each program."""
+    from moesaic.spec.joint import JointEntry, worth_running
+
+    tasks, joint = report["tasks"], report["joint"]
+    entries = {
+        name: JointEntry(program["tasks"], program["frames"], 0, 0, [])
+        for name, program in joint.items()
+    }
+    cycles = {name: program["cycles"] for name, program in {**tasks, **joint}.items()}
+    used = worth_running(entries, cycles)
+    for name, program in joint.items():
+        alone = program["frames"] * sum(cycles[task] for task in program["tasks"])
+        saved = 1 - cycles[name] / alone
+        yield (
+            f"{name}: about {cycles[name]:,} cycles together, {alone:,} one by one"
+            + (f" ({saved:.0%} less)" if name in used else "")
+        )
+        if name not in used:
+            yield "  note: other programs do the same in no more cycles, so it is never run"
 
 
 def _shares(target: str, report: dict[str, Any]) -> Iterator[str]:

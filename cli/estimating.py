@@ -138,9 +138,8 @@ def estimate(
             bundle = load(source)
             arch = load_arch(target) if target is not None else bundle.arch
             given = None if routing is None else counts
-            size = len(bundle.weights) if arch == bundle.arch else None
             behind = read_memory(dram, arch, bandwidth)
-            memory = _behind(behind, arch, clock, memory, size)
+            memory = _behind(behind, arch, clock, memory)
             if together:
                 results = estimate_joint(
                     bundle, together, arch, routing=given, memory=memory, shares=COMPARED_SHARES
@@ -190,16 +189,14 @@ def _behind(
     arch: ArchConfig,
     clock: float | None,
     memory: Memory,
-    weight_bytes: int | None = None,
 ) -> Memory:
-    """A DDR memory behind all ports, if there is one; ``weight_bytes`` of the image, if known."""
-    from moesaic.compiler.estimate.shared import ddr_memory, weights_apart
+    """A DDR memory behind all ports, if there is one."""
+    from moesaic.compiler.estimate.shared import ddr_memory
     from moesaic.spec.clocks import find_clock
 
     if dram is None:
         return memory
-    apart = None if weight_bytes is None else weights_apart(arch, weight_bytes)
-    return ddr_memory(arch, dram, find_clock(arch, clock).mhz, memory.latency, apart)
+    return ddr_memory(arch, dram, find_clock(arch, clock).mhz, memory.latency)
 
 
 def _measured_routing(bundle: Any) -> dict[str, list[int]]:

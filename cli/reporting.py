@@ -51,6 +51,7 @@ def report(
     from moesaic.compiler.page.figures import read_accuracy, read_report, read_resources
     from moesaic.compiler.page.render import render
     from moesaic.compiler.page.timeline import estimated_timeline, read_timeline
+    from moesaic.compiler.together import estimate_programs
     from moesaic.host.output_file import OutputFile, check_apart
     from moesaic.spec.clocks import check_clock, find_clock
 
@@ -72,12 +73,16 @@ def report(
         estimates = estimate_bundle(
             loaded, memory=Memory(latency=latency, share=bandwidth), shares=COMPARED_SHARES
         )
+        joint = estimate_programs(
+            loaded, memory=Memory(latency=latency, share=bandwidth), shares=COMPARED_SHARES
+        )
         facts = gather_facts(
             loaded,
             estimates,
             figures,
             memory,
             find_clock(loaded.arch, clock),
+            joint=joint,
             decibels=decibels,
         )
         shorts = {

@@ -38,6 +38,7 @@ from moesaic.compiler.report.partition import (
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.report.weights import stored_weights
 from moesaic.compiler.together import (
+    check_fronts,
     check_joint_fits,
     check_programs,
     compile_joint,
@@ -207,6 +208,7 @@ def _compile(
         sizes[name] = shape_graph(graphs[name], name)
         with naming_a_preset(sizes[name]):
             check_fits(sizes[name], arch)  # quantising can take minutes
+    check_fronts(requests, {name: g.front.model for name, g in graphs.items() if g.front})
     check_joint_fits(work_of(requests, sizes), arch)
     check_dims(choices.values(), graphs.values())
     inputs = {graph.user_input[0] for graph in graphs.values()}

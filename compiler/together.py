@@ -14,7 +14,7 @@ from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.task import Estimate, estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
 from moesaic.compiler.schedule.joint import Joint
-from moesaic.compiler.schedule.options import Schedule
+from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.clocks import find_clock
@@ -88,6 +88,33 @@ def work_of(
         name: Joint(tuple(graphs[task] for task in tasks), frames)
         for name, (tasks, frames) in requests.items()
     }
+
+
+def check_fronts(
+    requests: Mapping[str, tuple[tuple[str, ...], int]], fronts: Mapping[str, bytes | None]
+) -> None:
+    """Refuse tasks together that take different rows of the same image.
+
+    Parameters
+    ----------
+    requests
+        As :func:`read_requests`.
+    fronts
+        Task to the model of what the host computes in front of it, if there is anything.
+
+    Raises
+    ------
+    UserError
+        The first two tasks that do.
+    """
+    for tasks, _ in requests.values():
+        first = tasks[0]
+        for other in tasks[1:]:
+            if fronts.get(first) != fronts.get(other):
+                raise UserError(
+                    f"tasks {first} and {other} can't be computed together: the host computes"
+                    " something else in front of each of them; run them one by one"
+                )
 
 
 def check_joint_fits(works: Mapping[str, Joint], arch: ArchConfig) -> None:
@@ -166,7 +193,9 @@ def estimate_joint(
         It can't be computed together, or does not fit.
     """
     arch = arch or bundle.arch
-    works = work_of(read_requests(together, list(bundle.graphs)), bundle.graphs)
+    requests = read_requests(together, list(bundle.graphs))
+    check_fronts(requests, bundle.fronts)
+    works = work_of(requests, bundle.graphs)
     measured = {task: report["routing"] for task, report in bundle.report["tasks"].items()}
     results: dict[str, Estimate] = {}
     for name, work in works.items():
@@ -176,6 +205,37 @@ def estimate_joint(
             results |= estimate_graphs(
                 {name: work}, arch, routing=by_task, memory=memory, shares=shares
             )
+    return results
+
+
+def estimate_programs(
+    bundle: Bundle, *, memory: Memory | None = None, shares: Sequence[float] = ()
+) -> dict[str, Estimate]:
+    """Estimate a bundle's programs of several tasks or frames as they were compiled, by name.
+
+    ``memory`` and ``shares`` as :func:`~moesaic.compiler.estimate.models.estimate_graphs`.
+
+    Raises
+    ------
+    UserError
+        The bundle's report is no report of them.
+    """
+    measured = {task: report["routing"] for task, report in bundle.report["tasks"].items()}
+    reports = bundle.report.get("joint", {})
+    requests = {name: (tuple(entry.tasks), entry.frames) for name, entry in bundle.joint.items()}
+    results: dict[str, Estimate] = {}
+    for name, work in work_of(requests, bundle.graphs).items():
+        given = reports.get(name, {}).get("schedule", {})
+        schedule = stored_schedule(bundle.arch, given, str(bundle.path))
+        routing = joint_routing(work, measured)
+        results |= estimate_graphs(
+            {name: work},
+            bundle.arch,
+            routing={f"{name}/{layer}": rows for layer, rows in routing.items()},
+            memory=memory,
+            schedules={name: schedule},
+            shares=shares,
+        )
     return results
 
 

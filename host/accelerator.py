@@ -1,7 +1,7 @@
 """A device of a session that is an accelerator: frames go through the driver.
 
-Where the bundle has programs that compute several frames or tasks together, they take what they
-can; frames are run one by one otherwise.
+Where the bundle has programs that compute several frames or tasks together, and its report says
+that they take fewer cycles, they take what they can; frames are run one by one otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from moesaic.host.driver import Driver, FrameResult
 from moesaic.host.pool import DeviceResult
 from moesaic.spec.intgraph import InputCodes
-from moesaic.spec.joint import plan_runs, split_codes
+from moesaic.spec.joint import plan_runs, split_codes, worth_running
 
 
 class Accelerator:
@@ -26,13 +26,16 @@ class Accelerator:
 
     def __init__(self, driver: Driver, together: bool = True) -> None:
         self.driver = driver
-        self._joint = driver.bundle.joint if together else {}
+        self._cycles = driver.bundle.program_cycles
+        self._joint = worth_running(driver.bundle.joint, self._cycles) if together else {}
 
-    @property
-    def batch_frames(self) -> int:
-        """Most frames that a program takes. Beyond that they run one after another: the first of
-        several would only be given later."""
-        return max((entry.frames for entry in self._joint.values()), default=1)
+    def batch_frames(self, tasks: Sequence[str]) -> int:
+        """Most frames that a program of some of ``tasks`` takes. Beyond that they run one after
+        another: the first of several would only be given later."""
+        return max(
+            (entry.frames for entry in self._joint.values() if set(entry.tasks) <= set(tasks)),
+            default=1,
+        )
 
     def run(self, task: str, patches: InputCodes) -> DeviceResult:
         """Run frames [frames, patches, inputs] of one task.
@@ -61,7 +64,7 @@ class Accelerator:
             )
             for task in tasks
         }
-        for run in plan_runs(self._joint, tasks, len(patches)):
+        for run in plan_runs(self._joint, tasks, len(patches), self._cycles):
             frames = slice(run.first, run.first + run.frames)
             found = self.run_program(run.name, patches[frames])
             mine = [graphs[task] for task in run.tasks]

@@ -40,8 +40,8 @@ class Device(Protocol):
     """Something that runs integer graphs: all devices give the same bits.
 
     A device may also have :meth:`TaskDevice.run_tasks`, and ``batch_frames``: the most frames that
-    it runs faster in one call than in several. A server joins no more requests than that; without
-    it, as many as it is told to.
+    it runs faster in one call than in several, a number or a function of the call's tasks. A server
+    joins no more requests than that; without it, as many as it is told to.
     """
 
     name: str
@@ -203,14 +203,16 @@ class DevicePool:
                     return device
         return None
 
-    def batch_frames(self) -> int | None:
-        """Most frames that the preferred one of the open devices has a use for in one call.
+    def batch_frames(self, tasks: Sequence[str]) -> int | None:
+        """Most frames of ``tasks`` that the preferred one of the open devices has a use for in one
+        call.
 
         ``None`` if it does not say. It is a hint, so that nobody waits for a device that runs.
         """
         for slot in self.slots:
             if (device := slot.device) is not None:
                 most = getattr(device, "batch_frames", None)
+                most = most(tasks) if callable(most) else most
                 return max(most, 1) if isinstance(most, int) else None
         return None
 

@@ -353,9 +353,9 @@ class Session:
             raise self._is_closed()
         return call.future
 
-    def _most_frames(self) -> int:
+    def _most_frames(self, tasks: Sequence[str]) -> int:
         """Of a batch, by what the session was told and what the device has a use for."""
-        most = self._pool.batch_frames()
+        most = self._pool.batch_frames(tasks)
         return self._batch_frames if most is None else min(self._batch_frames, most)
 
     def _serve(self, calls: Sequence[Call]) -> None:

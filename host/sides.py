@@ -30,12 +30,14 @@ class HostSides:
 
     def __init__(self, bundle: Bundle) -> None:
         self._graphs = bundle.graphs
+        self._models = bundle.fronts
         self._fronts = {task: bundle.front(task) for task in bundle.tasks}
         self._inputs = {task: bundle.inputs(task) for task in bundle.tasks}
         self._parts = {task: bundle.host_part(task) for task in bundle.tasks}
 
     def groups(self, tasks: Sequence[str]) -> list[Group]:
-        """Sort tasks by the codes that they take; one with a front on the host is alone."""
+        """Sort tasks by the codes that they take: the same part in front of them on the host, or
+        none, and the same way from there on."""
         found: list[list[str]] = []
         for task in tasks:
             for group in found:
@@ -47,8 +49,9 @@ class HostSides:
         return [tuple(group) for group in found]
 
     def _share(self, one: str, other: str) -> bool:
-        fronts = self._fronts[one], self._fronts[other]
-        return fronts == (None, None) and same_codes(self._graphs[one], self._graphs[other])
+        if self._models.get(one) != self._models.get(other):
+            return False
+        return same_codes(self._graphs[one], self._graphs[other])
 
     def count(self, tasks: Sequence[str], inputs: Inputs) -> int | None:
         """Return how many frames there are, or ``None`` if the arrays' shapes alone do not say."""

@@ -60,7 +60,8 @@ class CallQueue:
     run
         Called on the thread with calls of the same tasks, which have begun: answers all of them.
     batch_frames
-        Most frames that go in one go, asked for each batch; a call of more goes alone, as it is.
+        Most frames of some tasks that go in one go, asked for each batch; a call of more goes
+        alone, as it is.
     wait_seconds
         Longest time that a batch with room waits for more.
     most_calls
@@ -70,7 +71,7 @@ class CallQueue:
     def __init__(
         self,
         run: Callable[[list[Call]], None],
-        batch_frames: Callable[[], int],
+        batch_frames: Callable[[tuple[str, ...]], int],
         wait_seconds: float,
         most_calls: int,
     ) -> None:
@@ -133,7 +134,7 @@ class CallQueue:
         """Calls for the device, which can be cancelled no more; empty if nothing waits."""
         with self._change:
             while self._waiting:
-                batch, full = self._fitting(self._batch_frames())
+                batch, full = self._fitting()
                 others = len(batch) < len(self._waiting)
                 left = batch[0].arrived + self._wait_seconds - time.monotonic()
                 if not (full or others or self._closing) and left > 0:
@@ -146,9 +147,10 @@ class CallQueue:
             self._working = False
             return []
 
-    def _fitting(self, most_frames: int) -> tuple[list[Call], bool]:
+    def _fitting(self) -> tuple[list[Call], bool]:
         """The first call and those that go with it, and whether no other could."""
         first = self._waiting[0]
+        most_frames = self._batch_frames(first.tasks)
         batch, frames = [first], first.frames
         if frames is None or frames >= most_frames:
             return batch, True

@@ -145,6 +145,13 @@ class Bundle:
         }
         return image.build_image(self.arch, self.weights, tasks)
 
+    @cached_property
+    def program_cycles(self) -> dict[str, int]:
+        """Estimated cycles of a run of each program, of a task and of what is computed together,
+        for those that the report has."""
+        reports = {**self.report.get("tasks", {}), **self.report.get("joint", {})}
+        return {name: reports[name]["cycles"] for name in self.programs if name in reports}
+
     def labels(self, program: str) -> list[str]:
         """Return the layer names by the ``layer`` field of a program's instructions."""
         entry = self.joint[program] if program in self.joint else self.tasks[program]

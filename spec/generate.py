@@ -171,6 +171,9 @@ def c_header() -> str:
         f"#define MOESAIC_ISA_VERSION {isa.ISA_VERSION}u",
         f"#define MOESAIC_INSTRUCTION_BYTES {isa.INSTRUCTION_BYTES}u",
         f"#define MOESAIC_WINDOW_ALIGNMENT {registers.WINDOW_ALIGNMENT}u",
+        "#define MOESAIC_WEIGHT_STEP_BYTES(ports)"
+        f" ((ports) <= 2u ? {registers.TWO_PORTS_STEP_BYTES}u : {registers.WEIGHT_STEP_BYTES}u)",
+        f"#define MOESAIC_WEIGHT_ROUND_BYTES {registers.WEIGHT_ROUND_BYTES}u",
         f"#define MOESAIC_MAX_WEIGHT_PORTS {registers.MAX_WEIGHT_PORTS}u",
         f"#define MOESAIC_MAX_OUTPUT_PORTS {registers.MAX_OUTPUT_PORTS}u",
         f"#define MOESAIC_ABORT_LIMIT_CYCLES {registers.ABORT_LIMIT_CYCLES}u",

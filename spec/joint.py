@@ -8,7 +8,7 @@ by task, of each by frame. Their bits are those of single frames.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -178,27 +178,101 @@ class Run:
     frames: int
 
 
-def plan_runs(joint: Mapping[str, JointEntry], tasks: Sequence[str], frames: int) -> list[Run]:
-    """Runs that compute ``tasks`` on ``frames`` images: those programs first that have most of the
-    tasks, of these those of most frames, and single frames of what is left."""
+def plan_runs(
+    joint: Mapping[str, JointEntry],
+    tasks: Sequence[str],
+    frames: int,
+    cycles: Mapping[str, int] | None = None,
+) -> list[Run]:
+    """Runs that compute ``tasks`` on ``frames`` images, nothing else, and each once.
+
+    Of the ways to lay programs side by side the one of fewest cycles; where a program's cycles are
+    not known, the one of fewest runs. A program is used as often as it fits, or once less.
+
+    Parameters
+    ----------
+    joint
+        Programs of several tasks or frames, by name.
+    tasks
+        Each once.
+    frames
+        How many images, 0 or more.
+    cycles
+        Of a run of each program, joint ones and those of single frames, by name.
+    """
+    plan = _Plan(joint, tasks, cycles or {})
     runs: list[Run] = []
-    open_work = [(list(tasks), 0, frames)]
+    open_work = [(tuple(tasks), 0, frames)]
     while open_work:
         wanted, first, count = open_work.pop()
         if not wanted or not count:
             continue
-        names, size = max(
-            (
-                (tuple(entry.tasks), entry.frames)
-                for entry in joint.values()
-                if set(entry.tasks) <= set(wanted) and entry.frames <= count
-            ),
-            key=lambda fit: (len(fit[0]), fit[1]),
-            default=((wanted[0],), 1),
-        )
-        done = count // size * size
-        for start in range(first, first + done, size):
-            runs.append(Run(joint_name(names, size), names, start, size))
+        name, often = plan.best(wanted, count)
+        names, size = plan.programs[name]
+        done = often * size
+        runs += [Run(name, names, start, size) for start in range(first, first + done, size)]
         open_work.append((wanted, first + done, count - done))
-        open_work.append(([task for task in wanted if task not in names], first, done))
+        open_work.append((_without(wanted, names), first, done))
     return runs
+
+
+def worth_running(
+    joint: Mapping[str, JointEntry], cycles: Mapping[str, int]
+) -> dict[str, JointEntry]:
+    """The joint programs that take fewer cycles than what else there is for their tasks and
+    frames; those whose cycles are not known are taken to."""
+    return {
+        name: entry
+        for name, entry in joint.items()
+        if [run.name for run in plan_runs(joint, entry.tasks, entry.frames, cycles)] == [name]
+    }
+
+
+class _Plan:
+    """The cheapest way for each set of tasks and number of frames, worked out once."""
+
+    def __init__(
+        self, joint: Mapping[str, JointEntry], tasks: Sequence[str], cycles: Mapping[str, int]
+    ) -> None:
+        usable = {
+            name: (tuple(entry.tasks), entry.frames)
+            for name, entry in joint.items()
+            if set(entry.tasks) <= set(tasks)
+        }
+        single = {task: ((task,), 1) for task in tasks}
+        # Of equal ones the first is taken: single programs, for what they compute is there first.
+        known = all(name in cycles for name in (*usable, *single))
+        order = sorted(usable.items(), key=lambda item: (len(item[1][0]), item[1][1]), reverse=True)
+        self.programs = {**single, **dict(order)} if known else {**dict(order), **single}
+        self._cost = {name: cycles[name] if known else 1 for name in self.programs}
+        self._found: dict[tuple[tuple[str, ...], int], tuple[int, str, int]] = {}
+
+    def best(self, wanted: tuple[str, ...], count: int) -> tuple[str, int]:
+        """The program to begin with, and how often."""
+        _, name, often = self._solve(wanted, count)
+        return name, often
+
+    def _solve(self, wanted: tuple[str, ...], count: int) -> tuple[int, str, int]:
+        if not wanted or not count:
+            return 0, "", 0
+        if (wanted, count) not in self._found:
+            self._found[wanted, count] = min(
+                self._choices(wanted, count), key=lambda choice: choice[0]
+            )
+        return self._found[wanted, count]
+
+    def _choices(self, wanted: tuple[str, ...], count: int) -> Iterator[tuple[int, str, int]]:
+        for name, (names, size) in self.programs.items():
+            # A single frame can wait for its turn: other orders of them are the same plans.
+            if not set(names) <= set(wanted) or (len(names) == size == 1 and names != wanted[:1]):
+                continue
+            most = count // size
+            for often in range(most, max(0, most - 2), -1):
+                done = often * size
+                beside = self._solve(_without(wanted, names), done)[0]
+                behind = self._solve(wanted, count - done)[0]
+                yield often * self._cost[name] + beside + behind, name, often
+
+
+def _without(tasks: tuple[str, ...], done: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(task for task in tasks if task not in done)

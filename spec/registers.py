@@ -237,6 +237,21 @@ REGISTERS: tuple[Register, ...] = (
 
 WINDOW_ALIGNMENT = 4096
 """Every window base must be a multiple of this: bursts then never cross a 4 KiB boundary."""
+WEIGHT_ROUND_BYTES = 64 << 10
+"""The driver lays the weights of a port a step behind those of the last one, modulo a round.
+
+All ports read at one pace. Of a DDR4 of 64 bits 16 KiB are an open row of both bank groups, and
+64 KiB a round of the banks; on narrower buses both are shorter, and divide these.
+"""
+TWO_PORTS_STEP_BYTES, WEIGHT_STEP_BYTES = 24 << 10, 16 << 10
+"""With up to two ports, and with more. Four ports then have banks of their own all the time, on 64
+bits, and two on any of 16, 32 and 64 bits, instead of closing each other's rows."""
+
+
+def weight_step(ports: int) -> int:
+    """Bytes of the step, modulo a round."""
+    return TWO_PORTS_STEP_BYTES if ports <= 2 else WEIGHT_STEP_BYTES
+
 
 _BY_NAME = {register.name: register for register in REGISTERS}
 

@@ -9,15 +9,13 @@ from moesaic.compiler.estimate.ddr import DdrModel, Request
 from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.memory import DDR_TIMINGS, DEFAULT_MEMORY, DdrTiming, Dram
-from moesaic.spec.registers import WINDOW_ALIGNMENT
+from moesaic.spec.registers import WINDOW_ALIGNMENT, weight_step
 
 _INTERVALS = 3
 """Refreshes that a stream sees: what it loses to them is a mean."""
 _SHORTER = 2
 """Reads of the data port (programs, inputs, constants) are in the mean half as long as they may
 be: 32 beats of 64 on ``nano``."""
-_DISTANCES = 5
-"""Distances of the sections of the weight image that are tried: which banks meet depends on it."""
 
 
 @cache
@@ -41,15 +39,10 @@ def ddr_memory(
     latency
         Cycles of a read to an open row on a free bus.
     apart
-        Bytes from the weights of a port to those of the next one, which say whether ports meet in a
-        bank; by default a mean over several.
+        Bytes from the weights of a port to those of the next one, modulo a round of the banks,
+        which say whether ports meet in a bank; by default as the driver lays them.
     """
     return Memory(latency=latency, bus=_Patterns(arch, dram, clock_mhz, latency).bus(apart))
-
-
-def weights_apart(arch: ArchConfig, weight_bytes: int) -> int:
-    """Bytes from the weights of a port to those of the next one in an image of so many."""
-    return layout.words(weight_bytes // arch.weight_ports, WINDOW_ALIGNMENT) * WINDOW_ALIGNMENT
 
 
 class _Patterns:
@@ -69,34 +62,28 @@ class _Patterns:
 
     def bus(self, apart: int | None) -> SharedBus:
         arch = self.arch
-        # Multiples of 4 KiB, spread over a round of the banks; what is whole rounds does not count.
-        steps = [(2 * n + 1) * self.turn // (2 * _DISTANCES) for n in range(_DISTANCES)]
-        if apart is not None:
-            steps = [apart % self.turn]
-        first = layout.words(self.size, self.turn) * self.turn
-        names = ("weights", "read", "write", "read_busy", "write_busy")
-        mean = dict.fromkeys(names, 0.0)
-        for step in steps:
-            distance = first + step // WINDOW_ALIGNMENT * WINDOW_ALIGNMENT
-            alone, _, _ = self._cycles(distance, None)
-            beats = self.size / arch.weight_port_bytes
-            mean["weights"] += beats / alone / len(steps)
-            for name, write in (("read", False), ("write", True)):
-                longer, moved, until = self._cycles(distance, write)
-                mean[name] += max(0.0, longer - alone) / moved / len(steps)
-                mean[f"{name}_busy"] += min(1.0, moved / until) / len(steps)
+        apart = weight_step(arch.weight_ports) if apart is None else apart
+        # Whole rounds of the banks between ports do not count.
+        distance = layout.words(self.size, self.turn) * self.turn + apart % self.turn
+        alone, _, _ = self._cycles(distance, None)
+        weights = self.size / arch.weight_port_bytes / alone
+        costs, busy = [], []
+        for write in (False, True):
+            longer, moved, until = self._cycles(distance, write)
+            costs.append(max(0.0, longer - alone) / moved)
+            busy.append(min(1.0, moved / until))
         burst = arch.max_burst * arch.weight_port_bytes / self.bytes_per_cycle
         timing = self.timing
         lost = timing.precharge_ps + timing.refresh_ps + timing.activate_ps + timing.read_ps
         refreshed = 1 - lost / timing.refresh_interval_ps
-        bound = mean["weights"] < refreshed  # requests for weights queue up, and are older
+        bound = weights < refreshed  # requests for weights queue up, and are older
         return SharedBus(
-            weights=mean["weights"],
+            weights=weights,
             data=min(1.0, self.bytes_per_cycle / arch.data_port_bytes) * refreshed,
-            read_busy=mean["read_busy"],
-            write_busy=mean["write_busy"],
-            read_cost=mean["read"],
-            write_cost=mean["write"],
+            read_busy=busy[0],
+            write_busy=busy[1],
+            read_cost=costs[0],
+            write_cost=costs[1],
             busy_wait=timing.most_passes * burst if bound else burst,
             credit=timing.read_buffer_bytes // arch.weight_port_bytes,
         )

@@ -11,11 +11,13 @@ from moesaic.compiler.page.figures import PointFigures, TaskFigures
 from moesaic.compiler.page.layers import LayerFacts, layer_facts
 from moesaic.compiler.page.losses import Loss, find_losses
 from moesaic.compiler.points import layer_point
+from moesaic.compiler.schedule.joint import Joint
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.clocks import Clock
 from moesaic.spec.energy import Energy
 from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.joint import worth_running
 from moesaic.spec.memory import MemoryTiming, sustained_bytes
 
 
@@ -70,6 +72,21 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
+class JointFacts:
+    """A program of several tasks or frames. Cycles are of all of them together, ``alone_cycles``
+    of single frames one by one."""
+
+    name: str
+    estimate: Estimate
+    alone_cycles: int
+    common_layers: int
+    """That all tasks have in common, of ``layers``."""
+    layers: int
+    used: bool
+    """Whether an accelerator takes it: no other way is as fast."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """A bundle at a clock, behind a memory."""
 
@@ -80,6 +97,7 @@ class Facts:
     weight_bytes: int
     """Of the image, which all tasks share."""
     tasks: dict[str, TaskFacts]
+    joint: list[JointFacts]
 
     @property
     def peak_gigabytes_per_second(self) -> float:
@@ -100,6 +118,7 @@ def gather_facts(
     memory: MemoryTiming,
     clock: Clock,
     *,
+    joint: Mapping[str, Estimate] | None = None,
     decibels: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> Facts:
     """All figures of a bundle.
@@ -114,6 +133,8 @@ def gather_facts(
         That of the estimates.
     clock
         Turns cycles into time.
+    joint
+        The cost model's figures of the bundle's programs of several tasks or frames, by name.
     decibels
         By task and point, what `moesaic accuracy` has measured.
     """
@@ -130,7 +151,21 @@ def gather_facts(
         for task in bundle.graphs
     }
     name = bundle.path.resolve().name
-    return Facts(name, bundle.arch, clock, memory, len(bundle.weights), tasks)
+    used = worth_running(bundle.joint, bundle.program_cycles)
+    programs = [
+        _joint(bundle, program, estimate, estimates, program in used)
+        for program, estimate in (joint or {}).items()
+    ]
+    return Facts(name, bundle.arch, clock, memory, len(bundle.weights), tasks, programs)
+
+
+def _joint(
+    bundle: Bundle, name: str, estimate: Estimate, alone: Mapping[str, Estimate], used: bool
+) -> JointFacts:
+    entry = bundle.joint[name]
+    work = Joint(tuple(bundle.graphs[task] for task in entry.tasks), entry.frames)
+    cycles = entry.frames * sum(alone[task].cycles for task in entry.tasks)
+    return JointFacts(name, estimate, cycles, work.common, len(work.graph.layers), used)
 
 
 def _task(

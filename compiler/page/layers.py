@@ -21,6 +21,7 @@ from moesaic.spec.intgraph import (
     IntRenorm,
     IntTokens,
 )
+from moesaic.spec.weight_sizes import WeightSizes, weight_sizes
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class LayerFacts:
     weight_cycles: float
     vector_cycles: int
     weight_bytes: int
+    """That a frame reads."""
+    stored: WeightSizes
     useful_cycles: float
     """Of the array, on products of the model; ``padding_cycles`` on others."""
     padding_cycles: float
@@ -51,9 +54,9 @@ def layer_facts(graph: IntGraph, estimate: Estimate, arch: ArchConfig) -> list[L
     macs = part_macs(graph.embed, graph.layers, graph.heads, len(graph.gather))
     names = _short_names(graph)
     return [
-        _layer(layer, name.format(layer.kind), _shape(graph, part), products, arch)
-        for layer, name, part, products in zip(
-            estimate.layers, names, everything, macs, strict=True
+        _layer(layer, name.format(layer.kind), _shape(graph, part), products, stored, arch)
+        for layer, name, part, products, stored in zip(
+            estimate.layers, names, everything, macs, weight_sizes(graph), strict=True
         )
     ]
 
@@ -73,7 +76,9 @@ def _short_names(graph: IntGraph) -> list[str]:
     return names
 
 
-def _layer(layer: LayerEstimate, short: str, shape: str, macs: int, arch: ArchConfig) -> LayerFacts:
+def _layer(
+    layer: LayerEstimate, short: str, shape: str, macs: int, stored: WeightSizes, arch: ArchConfig
+) -> LayerFacts:
     products = macs / arch.macs_per_cycle
     useful = min(products, float(layer.matrix_busy))
     return LayerFacts(
@@ -87,6 +92,7 @@ def _layer(layer: LayerEstimate, short: str, shape: str, macs: int, arch: ArchCo
         weight_cycles=layer.weight_bytes / arch.line_bytes,
         vector_cycles=layer.vector_busy,
         weight_bytes=layer.weight_bytes,
+        stored=stored,
         useful_cycles=useful,
         padding_cycles=layer.matrix_busy - useful,
         waits=layer.matrix_waits,

@@ -20,6 +20,7 @@ from moesaic.compiler.page.facts import Facts
 from moesaic.compiler.page.figures import FamilyFigures
 from moesaic.compiler.page.tables import (
     KIND_NAMES,
+    joint_table,
     machine_tables,
     resource_tables,
     task_tables,
@@ -58,6 +59,7 @@ def render(
             name: task_tables(facts, task, timelines[name]) for name, task in facts.tasks.items()
         },
         machine_tables=machine_tables(facts),
+        joint_table=joint_table(facts),
         resource_tables=resource_tables(resources or {}),
         drawings={
             "wide": machine.draw(facts, wide=True),

@@ -79,6 +79,27 @@ def machine_tables(facts: Facts) -> dict[str, Table]:
     }
 
 
+def joint_table(facts: Facts) -> Table:
+    """What computing together saves, a row for each program."""
+    rows = [
+        [
+            one.name,
+            "accelerators take it" if one.used else "never: others are as fast",
+            f"{one.common_layers} of {one.layers}",
+            number(one.estimate.cycles),
+            number(one.alone_cycles),
+            percent(1 - one.estimate.cycles / one.alone_cycles),
+            significant(facts.clock.milliseconds(one.estimate.cycles)),
+            *map(number, one.estimate.cycles_at.values()),
+        ]
+        for one in facts.joint
+    ]
+    shares = [] if not facts.joint else list(facts.joint[0].estimate.cycles_at)
+    head = ["program", "when", "layers in common", "cycles", "one by one", "saved", "ms"]
+    head += [f"cycles at {percent(float(share), 0)}" for share in shares]
+    return Table("Computed together", head, rows, 2)
+
+
 def resource_tables(resources: Mapping[str, FamilyFigures]) -> dict[str, Table]:
     """Used, there, and the share, by family."""
     return {
@@ -217,12 +238,16 @@ def _layers(task: TaskFacts) -> Table:
             "accelerator",
             significant(layer.macs / 1e6),
             percent(layer.macs / task.macs),
+            " and ".join(map(str, layer.stored.bits)) or "-",
+            number(layer.stored.size_bytes / 1e3),
             number(layer.weight_bytes / 1e3),
         ]
         for layer in task.layers
     ]
-    head = ["layer", "name", "sizes", "runs on", "M MAC", "share", "weights read, kB"]
-    foot = ["all", "", "", "", significant(task.macs / 1e6), ""]
+    head = ["layer", "name", "sizes", "runs on", "M MAC", "share", "bits of weights"]
+    head += ["weights, kB", "weights read, kB"]
+    foot = ["all", "", "", "", significant(task.macs / 1e6), "", ""]
+    foot += [number(sum(layer.stored.size_bytes for layer in task.layers) / 1e3)]
     foot += [number(task.estimate.weight_bytes / 1e3)]
     return Table(f"Layers of {task.name}", head, rows, 4, foot)
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from moesaic.spec.graphcheck import linears
-from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.graph_sizes import parts
+from moesaic.spec.intgraph import IntEmbed, IntGraph
+from moesaic.spec.weight_sizes import weight_sizes
 
 
 def stored_weights(graph: IntGraph) -> dict[str, dict[str, Any]]:
     """By name of a layer, ``embed`` and the heads among them: which ``bits`` occur in it, and the
     ``bytes`` of its codes as they are stored, padding left out."""
+    everything = parts(graph.embed, graph.layers, graph.heads)
     found: dict[str, dict[str, Any]] = {}
-    for where, linear, *_ in linears(graph):
-        place, _, _ = where.partition(".")
-        kind, _, index = place.rstrip("]").partition("[")
-        name = place
-        if index:
-            number = int(index)
-            name = graph.layers[number].name if kind == "layers" else graph.heads[number].name
-        part = found.setdefault(name, {"bits": [], "bytes": 0})
-        if linear.weight_bits not in part["bits"]:
-            part["bits"] = sorted([*part["bits"], linear.weight_bits])
-        part["bytes"] += linear.weight.size * linear.weight_bits // 8
+    for part, sizes in zip(everything, weight_sizes(graph), strict=True):
+        if not sizes.bits:
+            continue
+        name = "embed" if isinstance(part, IntEmbed) else getattr(part, "name", "")
+        of_name = found.setdefault(name, {"bits": [], "bytes": 0})
+        of_name["bits"] = sorted({*of_name["bits"], *sizes.bits})
+        of_name["bytes"] += sizes.size_bytes
     return found

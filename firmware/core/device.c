@@ -42,13 +42,24 @@ static moesaic_result place(const moesaic_device *device, uint64_t *next, uint64
     return MOESAIC_OK;
 }
 
+/* The next place from `next` on that is a step behind the last port's weights, modulo a round: all
+ * ports read at one pace, and so in banks of their own. */
+static uint64_t step_behind(const moesaic_window *last, uint32_t ports, uint64_t next) {
+    const uint64_t round = MOESAIC_WEIGHT_ROUND_BYTES;
+    const uint64_t wanted = last->address + MOESAIC_WEIGHT_STEP_BYTES(ports);
+    return next <= wanted ? wanted : wanted + (next - wanted + round - 1) / round * round;
+}
+
 /* Say where everything goes, without writing anything but the handle. */
 static moesaic_result plan(moesaic_device *device, const moesaic_image *image) {
     uint64_t next = device->config.memory_base;
     device->sizes = image->sizes;
     device->task_count = image->task_count;
-    for (uint32_t port = 0; port < image->sizes.weight_ports; ++port)
+    for (uint32_t port = 0; port < image->sizes.weight_ports; ++port) {
+        if (port > 0)
+            next = step_behind(&device->weight[port - 1], image->sizes.weight_ports, next);
         TRY(place(device, &next, moesaic_weight_section(image, port).bytes, &device->weight[port]));
+    }
     for (uint32_t number = 0; number < image->task_count; ++number) {
         moesaic_task *task = &device->task[number];
         moesaic_image_task(image, number, &task->info);

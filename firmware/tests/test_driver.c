@@ -73,6 +73,8 @@ static void image_lies_in_windows_that_do_not_overlap(void) {
         const moesaic_window *w = &device.weight[port];
         CHECK(w->address >= end && w->address % SAMPLE_ALIGN == 0 && w->bytes == 96);
         CHECK(memory[w->address - BASE] == 0x10 + port);
+        CHECK((w->address - BASE) % MOESAIC_WEIGHT_ROUND_BYTES ==
+              port * MOESAIC_WEIGHT_STEP_BYTES(SAMPLE_PORTS) % MOESAIC_WEIGHT_ROUND_BYTES);
         end = w->address + w->bytes;
     }
     for (uint32_t n = 0; n < SAMPLE_TASKS; ++n) {

@@ -28,6 +28,7 @@ from moesaic.models.bench.cases import (
 )
 from moesaic.models.bench.goals import judge
 from moesaic.models.bench.measure import Bench, Row
+from moesaic.models.bench.plans import PLANS, judge_plans, make_table, run_plan
 
 
 def _write(path: Path, value: object) -> None:
@@ -60,10 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
     routings, memories, board = measure(ROUTINGS), measure(MEMORIES), measure((BOARD,))
     paper = [row for row in headlines if row["model"].startswith("M3ViT-T")]
     narrow = bench.run(ATTENTION) if paper else []
+    planned = [row for plan in PLANS if plan.target in wanted for row in run_plan(bench, plan)]
     reports = {target: bench.resources(target, FAMILIES[target]) for target in wanted}
     others = [*small, *routings, *memories, *board, *narrow]
     rows = [*headlines, *others]
-    judged = judge(headlines, others, reports)
+    judged = [*judge(headlines, others, reports), *judge_plans(planned)]
 
     console.print(tables.frames([*headlines, *small, *routings]))
     console.print(tables.kinds([*headlines, *small, *routings]))
@@ -74,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     if paper:
         depth = [row for row in paper if row["task"] == ATTENTION.task]
         console.print(tables.attention([*narrow, *depth]))
+    if planned:
+        console.print(make_table(planned))
     console.print(tables.resources(reports))
     if paper:
         console.print(tables.comparison([*paper, *board], reports))
@@ -83,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         [{**row, "resources": reports.get(row["target"], {}).get("totals")} for row in rows],
     )
     report = {"goals": [dataclasses.asdict(goal) for goal in judged], "resources": reports}
+    report["plans"] = planned
     _write(options.out / "report.json", report)
     console.print(
         f"wrote {options.out}/bench.json and report.json after {time.monotonic() - started:.0f} s"

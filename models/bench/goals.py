@@ -62,6 +62,7 @@ def judge(
         if row["target"] in MOST_CYCLES:
             limit = MOST_CYCLES[row["target"]]
             goals.append(at_most(f"{name}: cycles, worst frame", max(row["frame_cycles"]), limit))
+        if row["target"] in LEAST_UTILISATION:
             least = LEAST_UTILISATION[row["target"]]
             goals.append(at_least(f"{name}: utilisation", row["utilisation"], least))
         if row["switch_cycles"] is not None:

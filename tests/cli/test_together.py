@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moesaic.cli.compiling import joint_lines
 from moesaic.host import Session
 from moesaic.spec.bundle import Bundle, load_bundle
 from tests.e2e.conftest import moesaic
+from tests.e2e.page_tools import Page
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,32 @@ def test_a_session_computes_tasks_in_one_run(loaded: Bundle) -> None:
         (one,), (other,) = (found[task].result.counters for task in ("seg", "depth"))
         alone = sim.run({"image": images}, task="seg").result.counters[0]
     assert one == other and alone["CYCLES"] < one["CYCLES"] < 2 * alone["CYCLES"]
+
+
+def test_the_report_page_shows_them(bundle: Path, loaded: Bundle, tmp_path: Path) -> None:
+    done = moesaic("report", bundle, "-o", tmp_path / "r.html")
+    assert done.code == 0, done.err
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    head, *rows = page.tables["Computed together"]
+    assert [row[0] for row in rows] == list(loaded.joint)
+    tasks, joint = loaded.report["tasks"], loaded.report["joint"]
+    for row in rows:
+        found, entry = dict(zip(head, row, strict=True)), loaded.joint[row[0]]
+        alone = entry.frames * sum(tasks[task]["cycles"] for task in entry.tasks)
+        assert found["cycles"] == found["cycles at 90 %"] == f"{joint[row[0]]['cycles']:,}"
+        assert found["one by one"] == f"{alone:,}"
+        assert found["when"] == "accelerators take it" and found["saved"].endswith(" %")
+        assert found["layers in common"].endswith(f" of {len(loaded.graphs['seg'].layers)}")
+    assert ("a", {"href": "#together", "data-part": "together"}) in page.elements
+
+
+def test_programs_that_are_no_faster_are_named(loaded: Bundle) -> None:
+    report = copy.deepcopy(loaded.report)
+    assert not any("never run" in line for line in joint_lines(report))
+    report["joint"]["seg+depth"]["cycles"] = 10**9
+    first, second, *rest = joint_lines(report)
+    assert "1,000,000,000 cycles together" in first and "less" not in first
+    assert "it is never run" in second and len(rest) == 3
 
 
 @pytest.mark.parametrize(

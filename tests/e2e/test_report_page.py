@@ -198,6 +198,11 @@ def test_figures_are_those_of_the_report(report: tuple[Done, str], small_bundle:
         macs = numbers(cells(page, f"Layers of {task}", "M MAC"))
         assert macs[-1] == pytest.approx(figures["macs"] / 1e6, rel=0.006)
         assert sum(macs[:-1]) == pytest.approx(figures["macs"] / 1e6, rel=0.02)
+        stored = figures["weights"]
+        assert set(cells(page, f"Layers of {task}", "bits of weights")) == {"8", ""}
+        kilobytes = numbers(cells(page, f"Layers of {task}", "weights, kB"))
+        assert kilobytes[-1] == round(sum(part["bytes"] for part in stored.values()) / 1e3)
+        assert "together" not in str(page.tables).lower()
         names = cells(page, f"Layers of {task}", "name")
         assert [name for name in figures["routing"] if name in names] == list(figures["routing"])
 

@@ -156,12 +156,15 @@ def test_tasks_share_codes_if_whatever_makes_them_is_the_same(
     assert np.array_equal(codes[1], codes[2]) and not np.array_equal(codes[0], codes[1])
 
 
-def test_task_with_a_front_shares_nothing(bundle: Bundle) -> None:
+def test_tasks_share_codes_behind_the_same_front_only(bundle: Bundle) -> None:
     front = {"front": {"inputs": {"x": [1, 4]}}}
-    fronts = dataclasses.replace(
-        bundle,
-        fronts={"seg": b"", "depth": b""},
-        report={"tasks": {"seg": front, "depth": front}},
-    )
-    groups = HostSides(fronts).groups(["seg", "depth", "edge"])
-    assert groups == [("seg",), ("depth",), ("edge",)]
+
+    def groups(**fronts: bytes) -> list[tuple[str, ...]]:
+        report = {"tasks": dict.fromkeys(fronts, front)}
+        other = dataclasses.replace(bundle, fronts=fronts, report=report)
+        return HostSides(other).groups(["seg", "depth", "edge"])
+
+    assert groups(seg=b"1", depth=b"1") == [("seg", "depth"), ("edge",)]
+    assert groups(seg=b"1", depth=b"2") == [("seg",), ("depth",), ("edge",)]
+    assert groups(seg=b"1") == [("seg",), ("depth",), ("edge",)]
+    assert groups(seg=b"1", edge=b"1", depth=b"1") == [("seg", "depth"), ("edge",)]

@@ -31,7 +31,7 @@ class Bench:
         self.began, self.gate = threading.Semaphore(0), threading.Event()
         self.gate.set()
         self.calls: list[Call] = []
-        self.queue = CallQueue(self._run, lambda: batch_frames, wait_seconds, most_calls)
+        self.queue = CallQueue(self._run, lambda tasks: batch_frames, wait_seconds, most_calls)
 
     def _run(self, calls: list[Call]) -> None:
         assert len({call.tasks for call in calls}) == 1

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from moesaic.models.bench import processor, tables
+from moesaic.models.bench import accuracy, plans, processor, tables
 from moesaic.models.bench.cases import (
     ATTENTION,
     BOARD,
@@ -178,3 +178,46 @@ def test_table_of_the_contest_has_all_rows() -> None:
     text = shown.export_text()
     assert "2 busy processes" in text and "idle" in text
     assert text.count("500.00") == 2 and text.count("1,250.00") == 6
+
+
+def planned(**changes: Any) -> list[Row]:
+    found = {"what": "seg", "target": "zcu102", "model": "M3ViT-T", "bandwidth": 0.7}
+    return [{**found, "cycles": 280_000.0, "most_cycles": 290_000, **changes}]
+
+
+def test_plans_can_miss_their_limits() -> None:
+    assert all(goal.met for goal in plans.judge_plans(planned()))
+    (missed,) = plans.judge_plans(planned(cycles=290_001.0))
+    assert not missed.met and "zcu102 seg: estimated cycles, DRAM at 0.7" in missed.what
+    shown = text(plans.make_table(planned()))
+    assert "70%" in shown and "280,000" in shown and "290,000" in shown
+
+
+def test_plans_are_of_targets_that_take_them() -> None:
+    assert {plan.target for plan in plans.PLANS} <= set(FAMILIES)
+    for plan in plans.PLANS:
+        assert plan.most_cycles and set(plan.task.split(",")) <= {"seg", "depth"}
+        assert "--experts" not in plan.options or PRESETS[plan.target].four_bit_weights
+
+
+def measured(weights: str, seg: float, depth: float, kept: float = 31.0) -> Row:
+    both = {"seg": kept, "depth": 46.0}
+    row: Row = {"model": "nano", "weights": weights, "merit": {"seg": seg, "depth": depth}}
+    rest = {"kept_db": both, "sqnr_db": both, "bytes": {"seg": 1_580_000, "depth": 1_430_000}}
+    return row if weights == "float" else {**row, **rest}
+
+
+def test_accuracy_of_four_bits_is_held_to_limits() -> None:
+    exact = measured("float", 0.8876, 0.0514)
+    rows = [exact, measured("experts in 4", 0.8867, 0.0515), measured(accuracy.AUTO, 0.88, 0.053)]
+    goals = accuracy.judge(rows)
+    assert all(goal.met for goal in goals) and len(goals) == 3
+    worse = [exact, measured("experts in 4", 0.88, 0.0535), measured(accuracy.AUTO, 0.8, 0.1, 29.9)]
+    assert not any(goal.met for goal in accuracy.judge(worse))
+    shown = text(accuracy.make_table(rows))
+    assert "1.58, 1.43" in shown and "31.0, 46.0" in shown and "0.8867" in shown
+
+
+def test_accuracy_of_unknown_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--models must be among nano, tiny, not huge"):
+        accuracy.main(["--models", "huge", "--out", str(tmp_path)])

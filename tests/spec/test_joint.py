@@ -21,6 +21,7 @@ from moesaic.spec.joint import (
     output_shapes,
     plan_runs,
     read_joint,
+    worth_running,
 )
 from moesaic.spec.presets import PRESETS
 from moesaic.spec.schema import SchemaError
@@ -93,6 +94,36 @@ def test_the_largest_sets_and_the_most_frames_come_first() -> None:
     assert sorted(everything) == ["depth+edges*3", "seg", "seg*2"]
 
 
+def test_the_fewest_cycles_are_taken() -> None:
+    joint = entries("seg,depth", "seg*2", "depth*2", "seg,depth*2")
+    single = {"seg": 100, "depth": 100}
+    slow = {**single, "seg+depth": 150, "seg*2": 140, "depth*2": 140, "seg+depth*2": 290}
+
+    def plan(cycles: dict[str, int], tasks: list[str], frames: int) -> list[str]:
+        return sorted(run.name for run in plan_runs(joint, tasks, frames, cycles))
+
+    # Two frames of each beat both tasks of an image, twice.
+    assert plan(slow, ["seg", "depth"], 2) == ["depth*2", "seg*2"]
+    assert plan(slow, ["seg", "depth"], 3) == ["depth*2", "seg*2", "seg+depth"]
+    # A larger program that takes longer than what is in it is left alone, and so is one of more
+    # tasks than were asked for, however fast it is.
+    fast = {**slow, "seg+depth": 210, "seg*2": 200, "depth*2": 200, "seg+depth*2": 1}
+    assert plan(fast, ["seg", "depth"], 1) == ["depth", "seg"]
+    assert plan(fast, ["seg"], 2) == ["seg", "seg"]
+    assert list(worth_running(joint, fast)) == ["seg+depth*2"]
+    assert list(worth_running(joint, slow)) == ["seg+depth", "seg*2", "depth*2"]
+    # Where one is not known, fewer runs are taken to be faster.
+    del fast["depth"]
+    assert plan(fast, ["seg", "depth"], 1) == ["seg+depth"]
+    assert list(worth_running(joint, {})) == list(joint)
+
+
+def test_many_tasks_are_planned_at_once() -> None:
+    tasks = [f"t{number}" for number in range(16)]
+    cycles = dict.fromkeys(tasks, 5)
+    assert [run.name for run in plan_runs({}, tasks, 2, cycles)] == [t for t in tasks for _ in "ab"]
+
+
 def test_every_frame_of_every_task_is_computed_once() -> None:
     rng = random.Random(1)
     possible = [
@@ -105,8 +136,14 @@ def test_every_frame_of_every_task_is_computed_once() -> None:
     for _ in range(300):
         joint = entries(*rng.sample(sorted(set(possible)), rng.randrange(5)))
         tasks, frames = rng.sample(TASKS, rng.randrange(1, 4)), rng.randrange(9)
-        done = []
-        for run in plan_runs(joint, tasks, frames):
+        done, cycles = [], {name: rng.randrange(1, 9) for name in (*joint, *TASKS)}
+        if rng.random() < 0.2:
+            cycles.clear()
+        runs = plan_runs(joint, tasks, frames, cycles)
+        if cycles:
+            alone = frames * sum(cycles[task] for task in tasks)
+            assert sum(cycles[run.name] for run in runs) <= alone
+        for run in runs:
             assert run.name in joint or run.name in tasks
             computed = range(run.first, run.first + run.frames)
             done += [(task, frame) for task in run.tasks for frame in computed]

@@ -252,7 +252,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     running = 0;
     running_known = 0;
     config.memory_base = MEMORY_BASE;
-    config.memory_bytes = mode & 0x80 ? 16 * SAMPLE_ALIGN : MEMORY_BYTES;
+    config.memory_bytes =
+        mode & 0x80 ? 15 * SAMPLE_ALIGN + MOESAIC_WEIGHT_STEP_BYTES(SAMPLE_PORTS) : MEMORY_BYTES;
     config.poll_cycles = poll ? 64 * poll : 7; /* rarely short: a frame that never ends costs many */
     config.watchdog_cycles = 1 + watchdog;
     memset(device, 0, sizeof(*device));
