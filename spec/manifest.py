@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from moesaic.spec.arch import ArchConfig
+from moesaic.spec.arch import LATER, ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.image import MAX_TASKS, NAME_BYTES
 from moesaic.spec.intgraph import MAX_HEADS, Count, IntGraph, IntMoe, Shape, Total
@@ -227,7 +227,11 @@ def read_manifest(data: bytes, bundle: str) -> Manifest:
     if set(value) != names:
         raise SchemaError(f"{MANIFEST} must have the fields {', '.join(sorted(names))}")
     try:
-        arch = Reader().read(ArchConfig, value["arch"], "arch")
+        # Targets of bundles from before there was a feature are those without it.
+        written = value["arch"]
+        if isinstance(written, dict):
+            written = {**dict.fromkeys(LATER, False), **written}
+        arch = Reader().read(ArchConfig, written, "arch")
     except UserError as error:
         raise SchemaError(str(error)) from error
     if value["arch_hash"] != arch.hash:
