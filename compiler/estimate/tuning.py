@@ -63,7 +63,7 @@ def choose_schedule(
         before = best
         for choice, values in candidates(arch, best).items():
             for value in values:
-                for tried in _with_more_room(joint, replace(best, **{choice: value})):
+                for tried in _with_more_room(joint, _changed(best, choice, value)):
                     if tried in seen:
                         break
                     seen.add(tried)
@@ -76,6 +76,15 @@ def choose_schedule(
                     except UserError:  # it needs more than there is
                         continue
     return best
+
+
+def _changed(schedule: Schedule, choice: str, value: int) -> Schedule:
+    """A schedule with another choice: of rows that are taken in blocks none have a head start."""
+    if value > 1 and choice == "head_start":
+        schedule = replace(schedule, row_blocks=1)
+    if value > 1 and choice == "row_blocks":
+        schedule = replace(schedule, head_start=1)
+    return replace(schedule, **{choice: value})
 
 
 def _with_more_room(joint: Joint, schedule: Schedule) -> list[Schedule]:

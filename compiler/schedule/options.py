@@ -90,8 +90,8 @@ def candidates(arch: ArchConfig, best: Schedule | None = None) -> dict[str, tupl
     return {
         "fetches_ahead": tuple(sorted(early)),
         "experts_ahead": (1, 0, 2),
-        "head_start": (1, 2, 3) if best is None or best.row_blocks == 1 else (best.head_start,),
         "row_blocks": _parts((1, 2, 3), best.row_blocks if best else 1),
+        "head_start": (1, 2, 3) if best is None or best.row_blocks <= 3 else (1,),
         "query_blocks": _parts((1, 2), best.query_blocks if best else 1),
         "bank_tiles": tuple(range(1, arch.parameter_blocks)),
         "speculated_experts": (arch.max_experts, 0, arch.max_experts // 2),

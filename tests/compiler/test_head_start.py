@@ -11,6 +11,7 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.task import estimate
+from moesaic.compiler.estimate.tuning import _changed
 from moesaic.compiler.schedule.options import first_schedule, stored_schedule
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec import isa
@@ -98,3 +99,11 @@ def test_earlier_bundles_have_none() -> None:
     assert stored_schedule(SMALL, fields, "old") == replace(AHEAD, head_start=1)
     with pytest.raises(UserError, match="holds no schedule for small"):
         stored_schedule(SMALL, {**fields, "head_start": 0}, "odd")
+
+
+def test_search_tells_blocks_from_a_head_start() -> None:
+    """One choice leaves the other, in both directions."""
+    ahead = _changed(replace(AHEAD, row_blocks=2, head_start=1), "head_start", 3)
+    assert (ahead.row_blocks, ahead.head_start) == (1, 3)
+    blocks = _changed(ahead, "row_blocks", 2)
+    assert (blocks.row_blocks, blocks.head_start) == (2, 1)
