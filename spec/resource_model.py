@@ -43,6 +43,11 @@ def _when(packed: bool, feature: Feature) -> Feature:
     return of
 
 
+def _paired_lanes(arch: ArchConfig) -> float:
+    """Lanes for the second chunks of pairs."""
+    return float(arch.most_lanes - arch.lanes)
+
+
 _WIDTH, _DEPTH, _LANES = _size("width"), _size("depth"), _size("lanes")
 _LINE, _RING = _size("line_bytes"), _size("ring_read_bytes")
 _EXPERTS, _PORTS = _size("max_experts"), _size("weight_ports")
@@ -61,7 +66,8 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
     "core.vector.lanes": (_one, _LANES),
     "core.vector.operands": (_one, _LANES, _WIDTH),
     "core.vector.statistics": (_one, _LANES),
-    "core.vector": (_one, _LANES, _DEPTH),
+    "core.vector.upper_lanes": (_paired_lanes,),
+    "core.vector": (_one, _LANES, _DEPTH, _paired_lanes),
     "core.router": (_one, _LANES, _EXPERTS),
     "core.load": (_one, _DEPTH, _LANES),
     "core.store": (

@@ -33,6 +33,10 @@ _UNITS: dict[str, Unit] = {
 }
 
 
+ALIKE = {"core.vector.upper_lanes": "core.vector.lanes"}
+"""Blocks that the target which is counted has not, and whose arithmetic they share."""
+
+
 def block_of(module: str) -> str:
     """The block that the module of a path below the top is in; ``top`` for what is in none."""
     inside = [block for block in FEATURES if module.startswith(block)]
@@ -70,7 +74,8 @@ def recorded_toggles() -> dict[str, Any]:
 @functools.cache
 def recorded_rates() -> dict[str, Rates]:
     """By block."""
-    return {block: Rates(**rates) for block, rates in recorded_toggles()["blocks"].items()}
+    found = {block: Rates(**rates) for block, rates in recorded_toggles()["blocks"].items()}
+    return {block: found[like] for block, like in ALIKE.items()} | found
 
 
 def predicted_toggles(

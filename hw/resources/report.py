@@ -27,6 +27,7 @@ PATTERNS = [
     r"core\.vector\.lanes",
     r"core\.vector\.operands",
     r"core\.vector\.statistics",
+    r"core\.vector\.upper_lanes",
     r"core\.vector",
     r"core\.router",
     r"core\.load",

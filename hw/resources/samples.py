@@ -8,6 +8,7 @@ that was cut off continues.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -52,10 +53,12 @@ def sample_targets() -> Iterator[ArchConfig]:
         fields |= {name: fields[name] << 10 for name in _KIB}
         name = f"sample-{fields['depth']}x{fields['width']}"
         yield ArchConfig(name=name, **fields)
+    yield dataclasses.replace(PRESETS["nano"], name="sample-pairs", lanes=8, chunk_pairs=True)
 
 
 COUNTED: dict[str, dict[str, tuple[str, ...]]] = {
-    "xcup": {name: tuple(FEATURES) for name in ("nano", "sample-8x8", "sample-16x32")},
+    "xcup": {name: tuple(FEATURES) for name in ("nano", "sample-8x8", "sample-16x32")}
+    | {"sample-pairs": ("core.vector.upper_lanes", "core.vector")},
     "ecp5": {"ecp5-85": tuple(FEATURES)},
 }
 """Blocks by family and target. Of ECP5 one target, which says how its blocks differ from those of
