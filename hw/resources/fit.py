@@ -86,6 +86,11 @@ def _factor(samples: Sequence[Sample], block: str, kind: str, own: list[float]) 
     return float(np.mean(ratios)) if ratios else None
 
 
+def blocks_of(arch: ArchConfig) -> set[str]:
+    """The blocks that a target has: without pairs of chunks there are no lanes for the second."""
+    return {block for block in FEATURES if any(features(block, arch))}
+
+
 def total(sample: Sample, kind: str) -> float:
     """What yosys counted of a whole target."""
     return float(sum(block[kind] for block in sample["blocks"].values()))
@@ -101,8 +106,8 @@ def left_out_errors(samples: Sequence[Sample]) -> list[dict[str, Any]]:
         others = [other for n, other in enumerate(samples) if n != number]
         family = sample["family"]
         arch = ArchConfig.from_dict(sample["arch"])
-        if any(any(features(block, arch)) for block in set(FEATURES) - set(sample["blocks"])):
-            continue  # a block that the target has was not counted
+        if set(sample["blocks"]) != blocks_of(arch):
+            continue
         if sum(other["family"] == family for other in others) < 1:
             continue
         found = predict(arch, family, fit(others, family))
