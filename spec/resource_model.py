@@ -113,6 +113,11 @@ def predict_blocks(
     }
 
 
+def blocks_of(arch: ArchConfig) -> set[str]:
+    """The blocks that a target has: without pairs of chunks there are no lanes for the second."""
+    return {block for block in FEATURES if any(features(block, arch))}
+
+
 def predict(
     arch: ArchConfig, family: str, coefficients: Mapping[str, Mapping[str, list[float]]]
 ) -> dict[str, float]:

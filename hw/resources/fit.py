@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.parts import FAMILIES
-from moesaic.spec.resource_model import FEATURES, FITTED, features, predict
+from moesaic.spec.resource_model import FEATURES, FITTED, blocks_of, features, predict
 
 Sample = dict[str, Any]
 """``arch``, ``family`` and ``blocks``: block to resources of all its instances by kind. Of large
@@ -84,11 +84,6 @@ def _factor(samples: Sequence[Sample], block: str, kind: str, own: list[float]) 
         if expected > 0:
             ratios.append(float(sample["blocks"][block][kind]) / expected)
     return float(np.mean(ratios)) if ratios else None
-
-
-def blocks_of(arch: ArchConfig) -> set[str]:
-    """The blocks that a target has: without pairs of chunks there are no lanes for the second."""
-    return {block for block in FEATURES if any(features(block, arch))}
 
 
 def total(sample: Sample, kind: str) -> float:

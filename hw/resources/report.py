@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from moesaic.hw.resources.synthesis import synthesise
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.parts import FAMILIES, PARTS, find_part
+from moesaic.spec.resource_model import blocks_of
 
 PATTERNS = [
     "control",
@@ -37,9 +39,16 @@ PATTERNS = [
 """Where the design is cut. What is left (the port arbiter, wires) is the block ``top``."""
 
 
+def block_of(pattern: str) -> str:
+    """Name of the block that a pattern's modules are, as the resource model has it."""
+    return re.sub(r"\\d\+|\\", "", pattern)
+
+
 def target_blocks(arch: ArchConfig) -> list[Block]:
     """The blocks of an accelerator."""
-    return cut(cached_verilog(arch), "top", PATTERNS)
+    there = blocks_of(arch)
+    patterns = [pattern for pattern in PATTERNS if block_of(pattern) in there]
+    return cut(cached_verilog(arch), "top", patterns)
 
 
 def report(

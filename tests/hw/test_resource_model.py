@@ -13,8 +13,8 @@ import pytest
 
 from moesaic.hw.generate import cached_verilog
 from moesaic.hw.memory.scratchpad import ActivationScratchpad
-from moesaic.hw.resources.fit import blocks_of, fit, left_out_errors, total
-from moesaic.hw.resources.report import PATTERNS
+from moesaic.hw.resources.fit import fit, left_out_errors, total
+from moesaic.hw.resources.report import PATTERNS, block_of
 from moesaic.hw.resources.samples import COUNTED, main, sample_targets
 from moesaic.hw.stream.unit import StreamUnit
 from moesaic.hw.verilog import to_verilog
@@ -23,7 +23,7 @@ from moesaic.spec.arch import ArchConfig
 from moesaic.spec.memories import INFERRED, block_rams, memories, ram_kind
 from moesaic.spec.parts import PARTS
 from moesaic.spec.presets import PRESETS
-from moesaic.spec.resource_model import FEATURES, samples, shares, target_resources
+from moesaic.spec.resource_model import FEATURES, blocks_of, samples, shares, target_resources
 
 _INSTANCE = re.compile(r"moesaic_(?:ultra_)?ram\s*#\((.*?)\)\s*\S+\s*\(\n", re.DOTALL)
 _NUMBER = re.compile(r"\.(DEPTH|LANES|WIDTH)\(32'd(\d+)\)")
@@ -76,7 +76,7 @@ def test_activations_may_be_ultra_ram(ultra: bool) -> None:
 
 
 def test_the_model_has_the_blocks_that_are_counted() -> None:
-    plain = {re.sub(r"\\d\+|\\", "", pattern) for pattern in PATTERNS}
+    plain = {block_of(pattern) for pattern in PATTERNS}
     assert set(FEATURES) == plain | {"top"}
     for sample in samples()["samples"]:
         family, name = sample["family"], sample["arch"]["name"]
