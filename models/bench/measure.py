@@ -31,7 +31,7 @@ class Bench:
     def __init__(self, console: Console, folder: Path) -> None:
         self.console, self.folder = console, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._bundles: dict[tuple[Model, str], Path] = {}
+        self._bundles: dict[tuple[Model, str, tuple[str, ...]], Path] = {}
         self._models: dict[Model, Path] = {}
 
     def export(self, model: Model) -> Path:
@@ -55,15 +55,17 @@ class Bench:
         path.write_text(json.dumps(NARROW))
         return str(path)
 
-    def compile(self, model: Model, target: str) -> Path:
-        """Bundle of all tasks of a model."""
-        key = (model, target)
+    def compile(self, model: Model, target: str, options: tuple[str, ...] = ()) -> Path:
+        """Bundle of all tasks of a model, with more options of ``moesaic compile``."""
+        key = (model, target, options)
         if key not in self._bundles:
             source = self.export(model)
-            bundle = self._bundles[key] = self.folder / "bundles" / f"{model.key}-{target}"
+            name = "-".join([model.key, target, *(option.strip("-") for option in options)])
+            bundle = self._bundles[key] = self.folder / "bundles" / name
             tasks = [f"{task}={source / task}.onnx" for task in preset(model.preset).task_names]
             samples = ("--calibrate", source / "calibration.npz")
             command = moesaic("compile", *tasks, "--target", self._target(target), *samples)
+            command += options
             run_step(
                 self.console, f"compile {model.key} for {target}", [*command, "-o", str(bundle)]
             )
