@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from moesaic.compiler import ir
 from moesaic.compiler.codegen.image import WeightImage
-from moesaic.compiler.quant.build import int_rotary
 from moesaic.compiler.schedule.steps import Weights
 from moesaic.spec.activations import FINEST_STEP, tabulate
 from moesaic.spec.arch import ArchConfig
@@ -34,6 +33,7 @@ from moesaic.spec.intgraph import (
     IntMoe,
     IntNorm,
     IntRenorm,
+    IntRotary,
     IntTokens,
     Scale,
 )
@@ -86,7 +86,9 @@ def _layer(number: int, layer: ir.Layer, norm: IntNorm) -> IntLayer:
                 SCALE,
                 label,
                 parallel=layer.parallel,
-                rotary=int_rotary(layer),
+                rotary=None
+                if layer.rotary is None
+                else IntRotary.of(layer.rotary.cosine, layer.rotary.sine),
             )
         case ir.Mlp():
             mlp = _mlp(layer)

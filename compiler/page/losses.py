@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moesaic.compiler.estimate.task import Estimate
 from moesaic.compiler.page.layers import LayerFacts
-from moesaic.compiler.page.words import percent
+from moesaic.compiler.page.words import lane_words, percent
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import Clock
 from moesaic.spec.memory import MemoryTiming
@@ -96,7 +96,7 @@ def _why(
             chunks = sum(layer.vector_cycles for layer in layers)
             busy = sum(layer.useful_cycles + layer.padding_cycles for layer in layers)
             return (
-                f"for the vector unit: {chunks:,} cycles of {arch.lanes} values each beside"
+                f"for the vector unit: {chunks:,} cycles of {lane_words(arch)} each beside"
                 f" {busy:,.0f} of the array"
             )
         case "order":

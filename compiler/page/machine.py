@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from moesaic.compiler.page.facts import Facts
 from moesaic.compiler.page.memories import memories
+from moesaic.compiler.page.words import lane_words
 from moesaic.spec.arch import ArchConfig
 
 CELL = 104.0
@@ -152,7 +153,7 @@ class _Layout:
                   cells=cells)  # fmt: skip
         self._store("accumulator", 2, 0, "Accumulators")
         self._box(3, 0, self.cell, arch.lanes * self.cell, "unit", "Vector lanes",
-                  [f"{arch.lanes} values a cycle", self._busy("vector")],
+                  [f"{lane_words(arch)} a cycle", self._busy("vector")],
                   cells=(1, arch.lanes))  # fmt: skip
 
     def _busy(self, unit: str) -> str:

@@ -186,7 +186,11 @@ def _energy(task: TaskFacts) -> Table:
     head = ["what", "mJ", "low", "high", "of the frame"]
     label = f"Energy of a frame of {task.name} by a model; nothing was measured"
     if task.energy is None:
-        return Table(label, head, [["no power figures of this family are public", *4 * ["-"]]])
+        return Table(
+            label,
+            head,
+            [["no power figures of this family, or of its DRAM, are public", *4 * ["-"]]],
+        )
     low, typical, high = task.energy.band
     rows = [
         [kind, *map(significant, (mean, least, most)), percent(mean / typical)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from moesaic.spec.arch import ArchConfig
+
 
 def number(value: float, digits: int = 0) -> str:
     """With separators of thousands."""
@@ -32,3 +34,9 @@ def decibels(value: float) -> str:
 def shape(sizes: tuple[int, ...]) -> str:
     """Sizes of a tensor."""
     return " x ".join(map(str, sizes))
+
+
+def lane_words(arch: ArchConfig) -> str:
+    """How many values the vector unit takes in a cycle."""
+    more = f", {arch.most_lanes} of attention" if arch.chunk_pairs else ""
+    return f"{arch.lanes} values{more}"

@@ -219,7 +219,9 @@ class Builder:
             wide_query=wide_query,
             wide_attended=wide_attended,
             parallel=layer.parallel,
-            rotary=int_rotary(layer),
+            rotary=None
+            if layer.rotary is None
+            else IntRotary.of(layer.rotary.cosine, layer.rotary.sine),
         )
 
     def _moe(self, number: int, layer: ir.Moe, rows: str) -> IntMoe:
@@ -416,13 +418,6 @@ def may_be_wide(graph: ir.Graph) -> Iterator[str]:
     """Points that can be held in 16 bits."""
     for site in sites(graph):
         yield from (p for p in (site.source, site.target) if p.endswith(WIDE_KINDS))
-
-
-def int_rotary(layer: ir.Attention) -> IntRotary | None:
-    """Codes of a layer's angles."""
-    if layer.rotary is None:
-        return None
-    return IntRotary.of(layer.rotary.cosine, layer.rotary.sine)
 
 
 def prove_attention(layer: ir.Attention, tokens: int, wide_query: bool = False) -> None:

@@ -151,7 +151,7 @@ class StepWriter:
         one of ``parts`` behind the other; else :meth:`normalise` does, block by block.
         """
         blocks = self.blocks(rows)
-        if len(blocks) == 1 and not self.spill:
+        if kept and len(blocks) == 1 and not self.spill:
             size = layout.words(len(rows), parts)
             firsts = range(rows.start, rows.stop, size)
             blocks = [range(first, min(first + size, rows.stop)) for first in firsts]

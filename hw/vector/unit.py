@@ -315,5 +315,5 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             output.upper.eq(Mux(both, pairs.chunk.as_value(), lanes.chunk.as_value())),
             output.lower_write.eq(comes("lower", (issue.put | issue.opens) & ~issue.joins)),
-            output.upper_write.eq(comes("upper", issue.joins | issue.both)),
+            output.upper_write.eq(comes("upper", issue.joins | (issue.both & issue.put))),
         ]

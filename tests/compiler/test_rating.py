@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,13 @@ def test_ports_take_no_more_than_figures_assume() -> None:
     assert board_share(arch, Dram("large", 2400, 1024), clock) == DEFAULT_MEMORY.bandwidth_share
     half = board_share(arch, Dram("small", 1200, 32), clock)
     assert half == pytest.approx(0.7 * 4.8e3 / clock / sustained_bytes(arch, 1.0))
+
+
+def test_presets_are_rated_without_what_models_are_read_by() -> None:
+    """`moesaic targets` is for those, too, who have installed the command alone."""
+    hidden = "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'onnxruntime')));"
+    code = f"{hidden} from moesaic.compiler.estimate.rating import rate"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_no_board_is_a_card() -> None:

@@ -13,6 +13,7 @@ import random
 import cocotb
 import torch
 
+from moesaic.hw.vector.output import OutputStage
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.isa import Drain
 from tests.hw.vector_bench import VectorBench, sometimes
@@ -124,6 +125,25 @@ async def one_chunk_per_cycle(dut) -> None:
     most = program.chunks + SET_UP * len(order) + DRAIN_TAIL + fill
     assert taken <= most, f"{program.chunks} chunks took {taken} cycles, more than {most}"
     assert bench.working == program.chunks
+
+
+@cocotb.test()
+async def tiles_without_columns_write_nothing(dut) -> None:
+    """Not even where every place behind the pipeline, and the head in front of the scratchpad,
+    holds a result that waits to leave."""
+    waiting = OutputStage.DEPTH + 1
+    exponentials = -(-ARCH.depth // ARCH.most_lanes)  # chunks, or pairs, of a row
+    rows = OutputStage.DEPTH // (exponentials + 1)
+    shape = {"multiplier": 40000, "shift": 24}
+    program = fresh_program()
+    single = waiting - rows * (exponentials + 1)
+    program.drain(Drain.INT8, rows=single, columns=ARCH.lanes, **shape)
+    program.drain(Drain.SOFTMAX, rows=rows, columns=ARCH.depth, **shape)
+    program.drain(Drain.ATTENTION, rows=rows, n_tiles=3, columns=ARCH.most_lanes, **shape)
+    bench = await prepared(dut, program)
+    calls = iter(range(3 * 400))  # three ports ask in every cycle
+    await bench.run(program, pause=lambda: next(calls, None) is not None)
+    assert bench.last_give > 400
 
 
 @cocotb.test()

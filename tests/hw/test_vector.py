@@ -49,7 +49,7 @@ def run(arch: ArchConfig, testcase: str | None = None, **parameters: object) -> 
 
 @pytest.mark.parametrize("arch", ARCHS.values(), ids=ARCHS.keys())
 def test_vector_unit(arch: ArchConfig) -> None:
-    assert run(arch) == 13
+    assert run(arch) == 14
 
 
 def test_falsified_expectation_fails_the_run() -> None:
