@@ -37,7 +37,9 @@ def loaded(bundle: Path) -> Bundle:
 
 def test_weights_are_stored_once(loaded: Bundle, small_bundle: Path) -> None:
     assert list(loaded.joint) == ["seg+depth", "seg*3", "seg*2", "depth*2"]
-    assert loaded.weights == load_bundle(small_bundle).weights
+    alone = load_bundle(small_bundle).weights
+    # Four more programs: nothing but the column tiles that head starts of theirs split.
+    assert len(loaded.weights) < 1.25 * len(alone)
 
 
 def test_together_saves_cycles(bundle: Path, loaded: Bundle) -> None:
