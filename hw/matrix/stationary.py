@@ -28,6 +28,9 @@ def load_layout(arch: ArchConfig) -> data.StructLayout:
     )
 
 
+_WIDE_BITS = 4096
+"""Bits of rows, from which on they have an enable of their own: nothing else hangs on it."""
+
 PAIR = 2
 """Neighbouring columns whose weights travel together: what shares a multiplier if packed."""
 
@@ -117,9 +120,15 @@ class StationaryBus(wiring.Component):
             row_enable.eq(0),
             column_enable.eq(0),
         ]
+        leave_rows = leaving["row_data"].eq(self._pairs(rows))
+        if wide := len(self.row_data) >= _WIDE_BITS:
+            rows_valid = Signal()
+            m.d.sync += rows_valid.eq(self.load.valid & (self.load.ring | ~self.load.column))
+            with m.If(rows_valid):
+                m.d.sync += leave_rows
         with m.If(came_valid):
             m.d.sync += [
-                leaving["row_data"].eq(self._pairs(rows)),
+                *([] if wide else [leave_rows]),
                 leaving["column_data"].eq(self._column(m, operand_word, came_valid)),
                 leaving["part_enable"].eq(Mux(load.ring, ~0, 1 << load.part)),
             ]

@@ -33,7 +33,17 @@ WIDE = dataclasses.replace(
     packed=True,
     four_bit_weights=True,
 )
-ARCHS = {arch.name: arch for arch in (SMALL, WIDE, NANO)}
+WHOLE = dataclasses.replace(
+    SMALL,
+    name="whole",
+    depth=16,
+    width=32,
+    lanes=8,
+    ring_read_bytes=512,
+    packed=True,
+)
+"""A ring word is a whole tile, and so wide that rows have an enable of their own."""
+ARCHS = {arch.name: arch for arch in (SMALL, WIDE, WHOLE, NANO)}
 
 
 @pytest.mark.parametrize("name", ARCHS)
