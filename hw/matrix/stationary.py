@@ -29,7 +29,7 @@ def load_layout(arch: ArchConfig) -> data.StructLayout:
 
 
 _WIDE_BITS = 4096
-"""Bits of rows, from which on they have an enable of their own: nothing else hangs on it."""
+"""Bits of rows, from which on they have an enable of their own, so that nothing else is late."""
 
 PAIR = 2
 """Neighbouring columns whose weights travel together: what shares a multiplier if packed."""
