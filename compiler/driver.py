@@ -37,6 +37,7 @@ from moesaic.compiler.report.partition import (
 )
 from moesaic.compiler.report.routing import run_and_watch_routing
 from moesaic.compiler.report.weights import stored_weights
+from moesaic.compiler.threads import one_thread
 from moesaic.compiler.together import (
     check_fronts,
     check_joint_fits,
@@ -147,6 +148,7 @@ def compile(
     with (
         BundlePlace(read_path(output, "output"), _least_bytes(models.values())) as place,
         tempfile.TemporaryDirectory(prefix="moesaic-") as folder,
+        one_thread(),
     ):
         files = model_files(models, given, Path(folder))
         requests = read_requests(together, list(files))

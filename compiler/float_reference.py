@@ -153,13 +153,23 @@ def _add_mlp(
 def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe, fold: Fold) -> Tensor:
     logits = _seen(observe, f"{point}.logits", _apply(fold, layer.norm, layer.gate, y))
     weights, index = choose_experts(layer, logits)
-    total = torch.zeros_like(y)
-    for e, expert in enumerate(layer.experts):
-        sample, token, slot = torch.where(index == e)
-        if len(sample):  # an expert without tokens has nothing to observe
-            result = _mlp(expert, y[sample, token], f"{point}.expert{e}", observe, fold)
-            total[sample, token] += weights[sample, token, slot, None] * result
-    return total
+    # A token's results are added in the order of its experts, whatever that of their weights is.
+    index, slots = index.flatten(0, 1).sort(-1)
+    weights = weights.flatten(0, 1).gather(-1, slots)
+    tokens, rows = y.flatten(0, 1), []
+    order = index.flatten().sort(stable=True).indices  # by expert, then by token
+    counts = torch.bincount(index.flatten(), minlength=len(layer.experts)).tolist()
+    for e, (expert, mine) in enumerate(zip(layer.experts, order.split(counts), strict=True)):
+        if len(mine):  # an expert without tokens has nothing to observe
+            inputs = tokens[mine.div(layer.top_k, rounding_mode="floor")]
+            rows.append(_mlp(expert, inputs, f"{point}.expert{e}", observe, fold))
+    results = torch.empty(len(order), y.shape[-1], dtype=y.dtype)
+    results[order] = torch.cat(rows)
+    results = results.unflatten(0, (-1, layer.top_k)) * weights[..., None]
+    total = results[:, 0]
+    for slot in range(1, layer.top_k):
+        total = total + results[:, slot]
+    return total.view_as(y)
 
 
 def run_layers(
@@ -208,12 +218,16 @@ def run_layers(
 def run_head(
     graph: ir.Graph, number: int, state: Tensor, observe: Observe, fold: Fold = folded
 ) -> Tensor:
-    """Return an output [samples, elements] of the stream in front of its head, laid out as the file
-    has it, in the state's dtype."""
+    """Return an output [samples, rows, outputs] of the stream in front of its head, in the state's
+    dtype; :func:`lay_out` is to follow."""
     head = graph.heads[number]
     rows = state[:, head.first_row : head.first_row + head.rows]
     y = _seen(observe, f"{head_name(number)}.norm", _normalise(head.norm, rows))
-    result = _seen(observe, ir.output_point(number), _apply(fold, head.norm, head.linear, y))
+    return _seen(observe, ir.output_point(number), _apply(fold, head.norm, head.linear, y))
+
+
+def lay_out(head: ir.Head, result: Tensor) -> Tensor:
+    """What :func:`run_head` gives, as the file has it: [samples, elements]."""
     return result.flatten(1)[:, torch.from_numpy(head.permutation)]
 
 
@@ -283,7 +297,7 @@ def run_outputs(
         state = _seen(note, "residual", state)
         results = run_rest(graph, state, 0, note)
     return {
-        head.tensor: results[number].numpy().reshape(len(samples), *head.shape[1:])
+        head.tensor: lay_out(head, results[number]).numpy().reshape(len(samples), *head.shape[1:])
         for number, head in enumerate(graph.heads)
     }
 

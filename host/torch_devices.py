@@ -57,7 +57,7 @@ class CpuDevice:
             names = ", ".join((BEST, *known))
             raise UserError(f"{self.name}.kernels must be one of {names}, not {kernels!r}")
         with explained():
-            from moesaic.host.torch_threads import LOADED_BY
+            from moesaic.spec.torch_threads import LOADED_BY
         self.kernels = known[0] if kernels == BEST else kernels
         if self.kernels == TORCH and threads > 1 and os.getpid() != LOADED_BY:
             raise DeviceUnavailable(
@@ -96,7 +96,7 @@ class CpuDevice:
             torch failed: out of memory, or the device is lost. The session goes on with the next
             device, and opens this one again later.
         """
-        from moesaic.host.torch_threads import LOADED_BY, torch_threads
+        from moesaic.spec.torch_threads import LOADED_BY, torch_threads
 
         # The library has its own threads, and making its constants takes no more of torch's.
         count = self.threads if self._pool is None and os.getpid() == LOADED_BY else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moesaic.compiler.accuracy.noise import noise_alone
+from moesaic.compiler.accuracy.noise import worst_alone
 from moesaic.compiler.points import WIDE_KINDS
 from moesaic.compiler.quant.report import QuantReport
 from moesaic.spec.intgraph import IntGraph
@@ -35,7 +35,7 @@ def advise(
     if min(report.sqnr_db, output_db) >= LEAST_SQNR_DB and flips <= MOST_FLIPS:
         return None
     noise = 10 ** (-report.sqnr_db / 10)
-    worst = noise_alone(graph, samples)[0]
+    worst = worst_alone(graph, samples)
     seen = f"SQNR {report.sqnr_db:.1f} dB at the end of the accelerator, {output_db:.1f} dB at the"
     seen += " output"
     if flips:

@@ -16,6 +16,7 @@ from moesaic.compiler.accuracy.reals import Rounding, in_reals
 from moesaic.compiler.points import layer_point
 from moesaic.compiler.quant.samples import LEAST_FRAMES, spread
 from moesaic.compiler.replay import Replay
+from moesaic.compiler.threads import map_on_cores
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.metrics import ratio_db
 
@@ -84,9 +85,10 @@ class NoiseMeter:
             groups[layer_point(point)][point] = rounding
         return groups
 
-    def of_each(self) -> list[PointNoise]:
-        """Of every rounded point, the worst first."""
-        costs = [PointNoise(name, self.of(own)) for name, own in self.by_layer_point().items()]
+    def of_each(self, points: Mapping[str, Mapping[str, Rounding]]) -> list[PointNoise]:
+        """Of roundings by any name, the worst first."""
+        noises = map_on_cores(self.of, points.values())
+        costs = [PointNoise(name, noise) for name, noise in zip(points, noises, strict=True)]
         return sorted(costs, key=lambda cost: -cost.noise)
 
     def _error(self, roundings: Mapping[str, Rounding]) -> Tensor:
@@ -96,7 +98,32 @@ class NoiseMeter:
 
 def noise_alone(graph: IntGraph, samples: NDArray[np.float32]) -> list[PointNoise]:
     """Of every rounded point, the worst first."""
-    return NoiseMeter(graph, samples).of_each()
+    meter = NoiseMeter(graph, samples)
+    return meter.of_each(meter.by_layer_point())
+
+
+def worst_alone(graph: IntGraph, samples: NDArray[np.float32]) -> PointNoise:
+    """The first of :func:`noise_alone`, in a few runs instead of one for each point.
+
+    Errors of different points hardly depend on one another: those of a layer together make about
+    the sum of what they make alone, so that layers with less than the worst point are passed over.
+    """
+    meter = NoiseMeter(graph, samples)
+    layers: dict[str, dict[str, dict[str, Rounding]]] = defaultdict(dict)
+    for name, own in meter.by_layer_point().items():
+        layers[name.partition(".")[0]][name] = own
+    together = {
+        layer: {k: v for own in points.values() for k, v in own.items()}
+        for layer, points in layers.items()
+    }
+    worst: PointNoise | None = None
+    for layer in meter.of_each(together):
+        if worst is not None and layer.noise < worst.noise:
+            break
+        found = meter.of_each(layers[layer.point])[0]
+        worst = found if worst is None or found.noise > worst.noise else worst
+    assert worst is not None, "a graph rounds at least its input"
+    return worst
 
 
 def _energy(output: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ numbers about. What is left between two sources is an affine map of elements, wh
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,7 +141,10 @@ class View:
         """Equal for equal views."""
         digest = hashlib.blake2b(repr(self.shape).encode(), digest_size=16)
         for array in (self.ids, self.scale, self.offset):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            # Scales and offsets mostly are one number, which then stands for all.
+            one = array.flat[:1]
+            alike = bool((array == one).all())
+            digest.update(b"%d" % alike + (one if alike else array).tobytes())
         return digest.digest()
 
 
@@ -309,9 +313,9 @@ class Arena:
             ids = ids[ids != NONE]
         if not ids.size:
             return []
-        ends = np.searchsorted(self._starts, (ids.min(), ids.max()), "right") - 1
-        if ends[0] == ends[1]:  # by far the most frequent case
-            return [self.sources[ends[0]]]
+        first, last = (bisect_right(self._starts, end) - 1 for end in (ids.min(), ids.max()))
+        if first == last:  # by far the most frequent case
+            return [self.sources[first]]
         return [self.sources[i] for i in np.unique(np.searchsorted(self._starts, ids, "right") - 1)]
 
     def source_of(self, view: View) -> Source:

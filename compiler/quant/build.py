@@ -26,6 +26,7 @@ from moesaic.compiler.quant.linear import ACCUMULATOR_MAX, Inputs, quantise_line
 from moesaic.compiler.quant.options import QuantOptions
 from moesaic.compiler.quant.scales import SCORE_OCTAVES, Scales
 from moesaic.compiler.quant.share import digest
+from moesaic.compiler.threads import map_on_cores
 from moesaic.spec import semantics
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import (
@@ -234,7 +235,9 @@ class Builder:
             sigmoid=layer.sigmoid,
             corrections=self._corrections(layer),
             softmax=_scale(logit * SCORE_OCTAVES, f"logits of {layer.name}"),
-            experts=tuple(self._mlp(number, layer, e) for e in range(len(layer.experts))),
+            experts=tuple(
+                map_on_cores(lambda e: self._mlp(number, layer, e), range(len(layer.experts)))
+            ),
             name=ir.layer_label(number, layer),
             wide=rows in self.wide,
             parallel=layer.parallel,

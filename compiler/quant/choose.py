@@ -8,8 +8,9 @@ point at a time are tried on float runs, with everything behind them.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from moesaic.compiler.float_reference import Change
 from moesaic.compiler.points import layer_point, mlps, sites
 from moesaic.compiler.quant.calibrate import Statistics, is_wider
 from moesaic.compiler.quant.hidden_codes import INT8_MAX, UINT8_MAX, hidden_codes
+from moesaic.compiler.quant.ranges import Range
 from moesaic.compiler.quant.samples import spread
 from moesaic.compiler.quant.share import Key, SharedPoints
 from moesaic.compiler.replay import Replay
+from moesaic.compiler.threads import map_on_cores
 from moesaic.spec.heartbeat import Progress, say_nothing
 
 MIXTURES = (0.0, 0.5, 1.0)
@@ -44,36 +47,35 @@ def choose_clips(
     by a standard deviation. So one frame with a huge value counts as one frame, and few frames
     decide little: what a sample reached, others will exceed.
     """
-    errors: dict[Key, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    errors: dict[Key, list[list[float]]] = defaultdict(lambda: [[] for _ in MIXTURES])
+    candidates = functools.cache(lambda key: _candidates(statistics.ranges[key]))
     for number, (task, graph) in enumerate(graphs.items()):
         rows = spread(samples[task], graph.tokens * graph.channels)
-        trials = _Trials(task, graph, rows, shared, statistics)
-        for points, mixture, error in trials.run():
+        trials = _Trials(task, graph, rows, shared, candidates)
+        for points, found in trials.run():
             progress("choosing ranges", (number + trials.share) / len(graphs))
             for point in points:
-                errors[shared.find(task, point)][mixture] += error
+                for tried, error in zip(errors[shared.find(task, point)], found, strict=True):
+                    tried += error
     return {
-        key: _mixed(statistics, key, _best(tried))
+        key: candidates(key)[_best(tried)]
         for key, tried in errors.items()
         if statistics.ranges[key].maximum > 0.0
     }
 
 
-def _best(tried: Mapping[float, list[float]]) -> float:
-    """The mixture whose logarithmic errors, one a frame, are surely the least; 0 if none is."""
-    most = np.asarray(tried[0.0])
-
-    def gain(mixture: float) -> float:
-        ratio = np.asarray(tried[mixture]) - most
-        return float(ratio.mean() + ratio.std())
-
-    best = min(tried, key=lambda mixture: (gain(mixture), mixture))
-    return best if gain(best) < 0.0 else 0.0
+def _candidates(seen: Range) -> list[float]:
+    """Clips of :data:`MIXTURES`, the largest magnitude first."""
+    best = seen.best_clip(INT8_MAX)
+    return [float(seen.maximum ** (1 - mixture) * best**mixture) for mixture in MIXTURES]
 
 
-def _mixed(statistics: Statistics, key: Key, mixture: float) -> float:
-    seen = statistics.ranges[key]
-    return float(seen.maximum ** (1 - mixture) * seen.best_clip(INT8_MAX) ** mixture)
+def _best(tried: Sequence[Sequence[float]]) -> int:
+    """Of candidates, the one whose logarithmic errors, one a frame, are surely the least; 0 if none
+    is."""
+    ratios = np.asarray(tried) - np.asarray(tried[0])
+    gains = ratios.mean(1) + ratios.std(1)
+    return int(gains.argmin()) if gains.min() < 0.0 else 0
 
 
 def rounded(value: Tensor, clip: float, mlp: ir.Mlp | None = None) -> Tensor:
@@ -96,40 +98,48 @@ class _Trials:
         graph: ir.Graph,
         rows: NDArray[np.float32],
         shared: SharedPoints,
-        statistics: Statistics,
+        candidates: Callable[[Key], list[float]],
     ) -> None:
-        self.task, self.graph, self.shared, self.statistics = task, graph, shared, statistics
+        self.task, self.graph, self.shared, self.candidates = task, graph, shared, candidates
         self.replay = Replay(graph, rows)
         self._mlps = dict(mlps(graph))
         self.share = 0.0
         """Of the trials' time: each runs the layers behind its point."""
 
-    def run(self) -> Iterable[tuple[list[str], float, list[float]]]:
-        """Yield (points, mixture, logarithms of the frames' squared errors) of every trial."""
+    def run(self) -> Iterable[tuple[list[str], list[list[float]]]]:
+        """Yield points and logarithms of the squared errors, of each candidate one a frame."""
         groups: dict[str, list[str]] = defaultdict(list)
         for site in sites(self.graph):
             for point in (site.source, site.target):
                 group = groups[layer_point(point)]
                 if not is_wider(point) and point != "input" and point not in group:
                     group.append(point)
-        for number, points in enumerate(groups.values()):
-            self.share = 1.0 - (1.0 - number / len(groups)) ** 2
-            seen = [self.statistics.ranges[self.shared.find(self.task, p)] for p in points]
-            if not any(one.maximum for one in seen):
-                continue
-            if len(points) == 1 and seen[0].best_clip(INT8_MAX) == seen[0].maximum:
-                continue  # there is nothing to choose
-            changes = {point: self._rounding(point) for point in points}
-            errors = self.replay.run(changes, len(MIXTURES)) - self.replay.output
-            squared = errors.double().square().sum(2).clamp_min(1e-300).log()
-            for mixture, logarithms in zip(MIXTURES, squared.tolist(), strict=True):
-                yield points, mixture, logarithms
+        tried = [points for points in groups.values() if self._is_open(points)]
+        for number, (points, errors) in enumerate(
+            zip(tried, map_on_cores(self._errors, tried), strict=True), 1
+        ):
+            self.share = 1.0 - (1.0 - number / len(tried)) ** 2
+            yield points, errors
+
+    def _is_open(self, points: list[str]) -> bool:
+        """Whether there is anything to choose."""
+        clips = [self.candidates(self.shared.find(self.task, point)) for point in points]
+        return any(largest for largest, *_ in clips) and (
+            len(points) > 1 or clips[0][0] != clips[0][-1]
+        )
+
+    def _errors(self, points: list[str]) -> list[list[float]]:
+        changes = {point: self._rounding(point) for point in points}
+        errors = self.replay.run(changes, len(MIXTURES)) - self.replay.output
+        logarithms: list[list[float]] = (
+            errors.double().square().sum(2).clamp_min(1e-300).log().tolist()
+        )
+        return logarithms
 
     def _rounding(self, point: str) -> Change:
-        """Rounds the copies of the frames to one mixture each."""
-        key = self.shared.find(self.task, point)
+        """Rounds the copies of the frames to one candidate each."""
+        clips = self.candidates(self.shared.find(self.task, point))
         mlp = self._mlps.get(point)
-        clips = [_mixed(self.statistics, key, mixture) for mixture in MIXTURES]
 
         def change(value: Tensor) -> Tensor:
             parts = zip(value.chunk(len(clips)), clips, strict=True)

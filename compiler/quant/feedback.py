@@ -59,19 +59,20 @@ def round_with_feedback(weight: Array, scale: Array, covariance: Array, limit: i
 
 def _feed(weight: Array, scale: Array, upper: Array, limit: int) -> Array:
     """``upper.T @ upper`` is the inverse of the covariance."""
-    left, codes = weight.copy(), np.empty_like(weight)
-    count = weight.shape[1]
+    # By input: what one input's error changes in those behind it lies in one piece.
+    left, codes = np.ascontiguousarray(weight.T), np.empty_like(weight.T, order="C")
+    count = len(left)
     for start in range(0, count, BLOCK):
         end = min(start + BLOCK, count)
-        errors = np.empty((len(weight), end - start))
+        errors = np.empty((end - start, len(weight)))
         for column in range(start, end):
-            code = np.clip(round_half_up(left[:, column] / scale), -limit, limit)
-            codes[:, column] = code
-            error = (left[:, column] - code * scale) / upper[column, column]
-            left[:, column:end] -= np.outer(error, upper[column, column:end])
-            errors[:, column - start] = error
-        left[:, end:] -= errors @ upper[start:end, end:]
-    return codes
+            code = np.clip(round_half_up(left[column] / scale), -limit, limit)
+            codes[column] = code
+            error = (left[column] - code * scale) / upper[column, column]
+            left[column:end] -= upper[column, column:end, None] * error
+            errors[column - start] = error
+        left[end:] -= upper[start:end, end:].T @ errors
+    return codes.T
 
 
 def _error(weight: Array, codes: Array, scale: Array, covariance: Array) -> Array:

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.compiler import ir
-from moesaic.compiler.float_reference import Observe, embed_patches, run_head, run_layers
+from moesaic.compiler.float_reference import (
+    Observe,
+    embed_patches,
+    lay_out,
+    run_head,
+    run_layers,
+)
 from moesaic.compiler.frontend.probe import expose_rest, expose_tensors
 from moesaic.compiler.points import rows_of
 from moesaic.compiler.validate.oracle import Oracle
@@ -171,7 +177,8 @@ class _Comparison:
                 state = self._stream(start).to(dtype)
             state = run_layers(layers, state, max(start, 0), observe)
             if place.head is not None:
-                return run_head(graph, place.head, state, observe)[:, None]
+                result = run_head(graph, place.head, state, observe)
+                return lay_out(graph.heads[place.head], result)[:, None]
             return state
 
         exact = compute(torch.float64, ties.observe)

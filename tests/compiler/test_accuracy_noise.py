@@ -12,7 +12,7 @@ import torch
 from moesaic.compiler import ir
 from moesaic.compiler.accuracy.advice import advise
 from moesaic.compiler.accuracy.analysis import analyse
-from moesaic.compiler.accuracy.noise import NoiseMeter, noise_alone
+from moesaic.compiler.accuracy.noise import NoiseMeter, noise_alone, worst_alone
 from moesaic.compiler.accuracy.reals import Codes, Numerators, in_reals
 from moesaic.compiler.estimate.tuning import choose_schedule
 from moesaic.compiler.float_reference import run_float, run_layers
@@ -85,6 +85,25 @@ def test_noise_of_all_points_is_that_of_the_integers(wide: Collection[str]) -> N
     noise = sqnr_db(exact.astype(np.float32), whole)
     alone = 10 * np.log10(1 / sum(cost.noise for cost in noise_alone(integer, samples)))
     assert abs(noise - alone) < 2
+
+
+@pytest.mark.parametrize("graph", [dense_graph(), random_graph()], ids=["dense", "experts"])
+@pytest.mark.parametrize("bad", ["1.hidden", "2.value", "input", "head.norm", None])
+def test_the_worst_point_is_found_in_a_few_runs(
+    graph: ir.Graph, bad: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = random_samples(count=4)
+    calibrated = Calibrated({"seg": graph}, {"seg": samples}, QuantOptions())
+    if bad is not None:
+        key = calibrated.shared.find("seg", bad)
+        calibrated.clips[key] = calibrated.statistics.ranges[key].maximum / 4
+    integer = calibrated.build()[0]["seg"]
+    all_points = noise_alone(integer, samples)
+    runs: list[object] = []
+    of = NoiseMeter.of
+    monkeypatch.setattr(NoiseMeter, "of", lambda *given: runs.append(given) or of(*given))
+    assert worst_alone(integer, samples) == all_points[0]
+    assert len(runs) < len(all_points)
 
 
 def test_every_point_that_is_rounded_is_there_with_its_bits() -> None:

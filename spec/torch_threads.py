@@ -1,4 +1,4 @@
-"""How many threads torch computes with, while a device runs."""
+"""How many threads torch computes with."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def torch_threads(count: int) -> Iterator[None]:
     """Inside, products of the calling thread are computed by ``count`` threads.
 
     A thread that has not used torch yet takes over what another one has set last, so the program's
-    number is kept by the first that enters, and set again by each that leaves. Results do not
-    depend on it: integers are exact.
+    number is kept by the first that enters, and set again by each that leaves. Integers do not
+    depend on it, being exact; of floats the last bit may.
     """
     global _inside, _before
     with _lock:
