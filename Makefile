@@ -54,10 +54,11 @@ sim: setup  ## the cycle-accurate simulator of TARGET
 firmware:  ## the C driver for every processor, with code sizes; fetches cross compilers
 	@$(MAKE) -s -j 2 -C firmware all
 
-bench: setup  ## measure all targets: cycles, estimates, resources, goals, real weights; an hour
+bench: setup  ## measure all targets: cycles, estimates, resources, clocks, serving, goals, real weights; two hours
 	$(BIN)/python -m moesaic.models.bench --out build/bench
 	$(BIN)/python -m moesaic.models.bench.accuracy --models nano --out build/bench
 	$(BIN)/python -m moesaic.models.bench.processor --out build/bench
+	$(BIN)/python -m moesaic.models.bench.serving --out build/bench
 	$(BIN)/python -m pip install --quiet -e '.[real]'
 	MOESAIC_REAL=1 $(BIN)/python -m pytest -s tests/pretrained
 

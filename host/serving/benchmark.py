@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,19 @@ class Load:
     def percentile(self, share: float) -> float:
         """Seconds that ``share`` per cent of the images stay within."""
         return float(np.percentile(self.seconds, share))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures of the table, times in seconds."""
+        return {
+            "models": self.models,
+            "clients": self.clients,
+            "batch": self.joining.frames,
+            "batch_wait_ms": self.joining.wait_ms,
+            "images_per_second": self.images_per_second,
+            "p50": self.percentile(50),
+            "p99": self.percentile(99),
+            "frames_per_call": self.frames / self.calls,
+        }
 
     def __add__(self, later: Load) -> Load:
         """The same load in two rounds."""
@@ -316,7 +330,10 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
                     row = load(ports[joining], joining, models, count, arguments.seconds, requests)
                 rows[joining] = rows[joining] + row if joining in rows else row
             loads += rows.values()
-    console.print(make_table(loads))
+    if arguments.json:
+        print(json.dumps([row.to_dict() for row in loads], indent=1))
+    else:
+        console.print(make_table(loads))
 
 
 def _learn(port: int, models: Models, images: int, requests: Requests) -> None:
@@ -344,9 +361,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--batch-wait-ms", default="0", help="the server's --batch-wait-ms, commas between"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="per row and round")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--rounds", type=int, default=3, help="turns of all servers")
     try:
-        run(parser.parse_args(argv), Console())
+        arguments = parser.parse_args(argv)
+        run(arguments, Console(stderr=arguments.json))
     except (UserError, DeviceError) as error:
         print(f"moesaic benchmark: {error}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, UserError) else 1)

@@ -1,4 +1,4 @@
-"""Measure everything: ``python -m moesaic.models.bench``, half an hour on two cores.
+"""Measure everything: ``python -m moesaic.models.bench``, an hour on two cores.
 
 Writes ``build/bench/bench.json``, a list of rows with the resources of their target, and
 ``build/bench/report.json`` with the rest. Exits with 1 if a goal is not met.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from moesaic.models.bench import tables
+from moesaic.models.bench import plans, tables, together
 from moesaic.models.bench.cases import (
     ATTENTION,
     BOARD,
@@ -28,7 +28,6 @@ from moesaic.models.bench.cases import (
 )
 from moesaic.models.bench.goals import judge
 from moesaic.models.bench.measure import Bench, Row
-from moesaic.models.bench.plans import PLANS, judge_plans, make_table, run_plan
 
 
 def _write(path: Path, value: object) -> None:
@@ -61,11 +60,23 @@ def main(arguments: list[str] | None = None) -> int:
     routings, memories, board = measure(ROUTINGS), measure(MEMORIES), measure((BOARD,))
     paper = [row for row in headlines if row["model"].startswith("M3ViT-T")]
     narrow = bench.run(ATTENTION) if paper else []
-    planned = [row for plan in PLANS if plan.target in wanted for row in run_plan(bench, plan)]
+    planned = [
+        row for plan in plans.PLANS if plan.target in wanted for row in plans.run_plan(bench, plan)
+    ]
+    joined = [
+        row
+        for form in together.FORMS
+        if form.target in wanted
+        for row in together.run_form(bench, form)
+    ]
     reports = {target: bench.resources(target, FAMILIES[target]) for target in wanted}
     others = [*small, *routings, *memories, *board, *narrow]
     rows = [*headlines, *others]
-    judged = [*judge(headlines, others, reports), *judge_plans(planned)]
+    judged = [
+        *judge(headlines, others, reports),
+        *plans.judge_plans(planned),
+        *together.judge_forms(joined),
+    ]
 
     console.print(tables.frames([*headlines, *small, *routings]))
     console.print(tables.kinds([*headlines, *small, *routings]))
@@ -77,7 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
         depth = [row for row in paper if row["task"] == ATTENTION.task]
         console.print(tables.attention([*narrow, *depth]))
     if planned:
-        console.print(make_table(planned))
+        console.print(plans.make_table(planned))
+    if joined:
+        console.print(together.make_table(joined))
     console.print(tables.resources(reports))
     if paper:
         console.print(tables.comparison([*paper, *board], reports))
@@ -87,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         [{**row, "resources": reports.get(row["target"], {}).get("totals")} for row in rows],
     )
     report = {"goals": [dataclasses.asdict(goal) for goal in judged], "resources": reports}
-    report["plans"] = planned
+    report |= {"plans": planned, "together": joined}
     _write(options.out / "report.json", report)
     console.print(
         f"wrote {options.out}/bench.json and report.json after {time.monotonic() - started:.0f} s"

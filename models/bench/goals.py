@@ -7,7 +7,16 @@ from typing import Any
 
 from moesaic.models.bench.measure import Row
 
-MOST_CYCLES = {"zcu102": 345_000, "zcu104": 515_000, "zcu102-lite": 900_000}
+MOST_CYCLES = {
+    "zcu102": {"seg": 345_000, "depth": 345_000},
+    "zcu104": {"seg": 515_000, "depth": 495_000},
+    "zcu102-lite": {"seg": 900_000, "depth": 900_000},
+}
+LEAST_MHZ = {
+    **dict.fromkeys(("nano", "zcu102-lite", "zcu102", "zcu102-base", "zcu104", "kv260"), 300),
+    "u280": 265,
+}
+"""Of targets whose delays there is a model of."""
 MOST_SWITCH_CYCLES = 200
 LEAST_UTILISATION = {"zcu102": 0.80, "zcu104": 0.80, "zcu102-lite": 0.85}
 MOST_RESOURCES = {
@@ -60,7 +69,7 @@ def judge(
     for row in headlines:
         name = f"{row['target']} {row['task']}"
         if row["target"] in MOST_CYCLES:
-            limit = MOST_CYCLES[row["target"]]
+            limit = MOST_CYCLES[row["target"]][row["task"]]
             goals.append(at_most(f"{name}: cycles, worst frame", max(row["frame_cycles"]), limit))
         if row["target"] in LEAST_UTILISATION:
             least = LEAST_UTILISATION[row["target"]]
@@ -81,10 +90,22 @@ def judge(
         for kind, cycles in row["kinds"].items()
     )
     goals.append(at_most(f"{what} kind of layer", kinds, ESTIMATE_KIND))
+    clocks: dict[str, float] = {}
+    for row in rows:
+        found = row["clock_mhz"] if row["clock_source"] == "by make timing" else 0.0
+        clocks[row["target"]] = min(found, clocks.get(row["target"], found))
+    goals += [
+        at_least(f"{target}: MHz, by make timing", clocks[target], least)
+        for target, least in LEAST_MHZ.items()
+        if target in clocks
+    ]
     goals += [
         at_most(f"{target}: {kind}", resources[target]["totals"][kind], limit)
         for target, limits in MOST_RESOURCES.items()
         if target in resources
         for kind, limit in limits.items()
     ]
+    for target, report in resources.items():
+        if share := report.get("share"):
+            goals.append(at_most(f"{target}: share of its part", max(share.values()), 1.0))
     return goals

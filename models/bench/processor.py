@@ -2,7 +2,7 @@
 
 Both run the same models on this machine: Moesaic its integers, ONNX Runtime the float file and two
 files that its own quantiser makes of it. A frame is a call of ONNX Runtime, whose files have a
-batch of one. Writes ``processor.json`` and prints the table.
+batch of one. Writes ``processor.json`` and prints the table. Exits with 1 if a goal is not met.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
 from rich.table import Table
 
+from moesaic.models.bench import tables
 from moesaic.models.bench.cases import NANO, TINY, Model
+from moesaic.models.bench.goals import Goal, at_most
 from moesaic.models.bench.measure import Bench, Row
 from moesaic.models.commands import module, run_step
 from moesaic.models.config import preset
@@ -39,6 +41,7 @@ MODELS = {"nano": (NANO, "nano"), "tiny": (TINY, "zcu102")}
 """Model and target by the name of the size."""
 BATCHES, THREADS = (1, 8), (1, 2)
 FILES = ("float", "dynamic int8", "static int8")
+MOST_OF_FLOAT, MOST_OF_INT8 = 1.5, 1.0
 WARM_UP_CALLS, FEWEST_CALLS = 3, 5
 
 
@@ -170,6 +173,22 @@ def make_table(rows: list[Row]) -> Table:
     return table
 
 
+def judge(rows: list[Row]) -> list[Goal]:
+    """A frame of ``nano`` against float, every call of ``tiny`` against int8, on an idle machine
+    and one thread each."""
+    goals = []
+    for row in rows:
+        if row["busy"] or row["threads"] > 1:
+            continue
+        what = f"{row['model']}, {row['batch']} frames: time of cpu as a share of ONNX Runtime's"
+        if row["model"] == "nano" and row["batch"] == 1:
+            goals.append(at_most(f"{what} float", row["cpu"] / row["float"], MOST_OF_FLOAT))
+        if row["model"] == "tiny":
+            fastest = min(row[name] for name in FILES if "int8" in name)
+            goals.append(at_most(f"{what} int8", row["cpu"] / fastest, MOST_OF_INT8))
+    return goals
+
+
 def contest(bench: Bench, sizes: list[str], seconds: float) -> list[Row]:
     """All rows of ``sizes``, on the machine as it is and with all of its processors busy."""
     made = [Contest(bench, size, seconds) for size in sizes]
@@ -178,8 +197,8 @@ def contest(bench: Bench, sizes: list[str], seconds: float) -> list[Row]:
     ]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m moesaic.models.bench.processor", description=__doc__
     )
@@ -194,7 +213,10 @@ def main(arguments: list[str] | None = None) -> None:
     rows = contest(Bench(console, options.out), sizes, options.seconds)
     (options.out / "processor.json").write_text(json.dumps(rows, indent=1) + "\n")
     console.print(make_table(rows))
+    judged = judge(rows)
+    console.print(tables.goals(judged))
+    return 0 if all(goal.met for goal in judged) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
