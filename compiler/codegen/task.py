@@ -57,12 +57,40 @@ def check_weights(graph: IntGraph, arch: ArchConfig) -> None:
 
 
 @dataclass
+class Placed:
+    """Steps with addresses and tokens, before fetches are dealt out."""
+
+    steps: list[Step]
+    activation_words: int
+
+
+@dataclass
 class Plan:
     """Everything about a program but its bits."""
 
     steps: list[Step]
     activation_words: int
     fetches: list[Fetch]
+
+
+def place_steps(steps: list[Step], arch: ArchConfig) -> Placed:
+    """Give lowered steps their addresses and tokens; ``steps`` are changed.
+
+    Raises
+    ------
+    UserError
+        The model does not fit the architecture.
+    """
+    activation_words = plan_memory(steps, arch)
+    insert_tokens(steps, arch)
+    return Placed(steps, activation_words)
+
+
+def deal_fetches(placed: Placed, image: WeightImage, schedule: Schedule) -> Plan:
+    """Put fetches between placed steps, which stay as they are; add the weights to ``image``."""
+    fetches = plan_fetches(placed.steps, image, schedule.speculated_experts)
+    steps = place_fetches(placed.steps, fetches, schedule.fetches_ahead)
+    return Plan(steps, placed.activation_words, fetches)
 
 
 def plan_task(
@@ -73,21 +101,12 @@ def plan_task(
     Raises
     ------
     UserError
-
-    Raises
-    ------
-    UserError
         The model does not fit the architecture, so far: a size may still exceed its field.
     """
     joint = Joint.of(work)
     for graph in joint.graphs:
         check_weights(graph, arch)
-    steps = lower(joint, arch, schedule)
-    activation_words = plan_memory(steps, arch)
-    insert_tokens(steps, arch)
-    fetches = plan_fetches(steps, image, schedule.speculated_experts)
-    steps = place_fetches(steps, fetches, schedule.fetches_ahead)
-    return Plan(steps, activation_words, fetches)
+    return deal_fetches(place_steps(lower(joint, arch, schedule), arch), image, schedule)
 
 
 def compile_task(

@@ -8,18 +8,13 @@ from dataclasses import replace
 from itertools import product
 
 from moesaic.compiler.codegen.program import encode_program
-from moesaic.compiler.codegen.task import Plan, plan_task
-from moesaic.compiler.estimate.cycles.frame import ProgramHangs
+from moesaic.compiler.codegen.task import Placed
 from moesaic.compiler.estimate.cycles.timing import Memory
-from moesaic.compiler.estimate.shapes import ShapeImage
-from moesaic.compiler.estimate.task import frame_cycles
-from moesaic.compiler.schedule.capacity import WAY_OUT, check_capacity, resident_words
+from moesaic.compiler.estimate.trial import Trial, Trials
+from moesaic.compiler.schedule.capacity import check_capacity, resident_words
 from moesaic.compiler.schedule.joint import Joint
-from moesaic.compiler.schedule.lower import lower
-from moesaic.compiler.schedule.memory import plan_memory
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
 from moesaic.compiler.schedule.spill import can_spill
-from moesaic.compiler.schedule.tokens import insert_tokens
 from moesaic.spec import layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
@@ -55,27 +50,35 @@ def choose_schedule(
     """
     joint = Joint.of(work)
     check_capacity(joint, arch)
-    best, least = fitting_schedule(joint, arch, start or first_schedule(arch), memory)
-    steps = plan_task(joint, arch, ShapeImage(arch), best).steps
-    before = best if len(steps) > MOST_STEPS else None
-    seen = {best}  # what was too slow once is so again: `least` only falls
-    while best != before:  # a choice may pay only once another one is made
+    trials = Trials(joint, arch, memory)
+    best = _first_that_fits(trials, start or first_schedule(arch))
+    before = best if len(best.plan.steps) > MOST_STEPS else None
+    seen = {best.schedule}  # what was too slow once is so again: cycles only fall
+    while best is not before:  # a choice may pay only once another one is made
         before = best
-        for choice, values in candidates(arch, best).items():
+        for choice, values in _choices(joint, arch, best.schedule).items():
             for value in values:
-                for tried in _with_more_room(joint, _changed(best, choice, value)):
+                for tried in _with_more_room(joint, _changed(best.schedule, choice, value)):
                     if tried in seen:
                         break
                     seen.add(tried)
                     try:
-                        plan, cycles = _planned(joint, arch, tried, memory)
-                        if cycles < least * (1 - LEAST_GAIN):
-                            encode_program(plan.steps, arch)
-                            best, least = tried, cycles
+                        found = trials.run(tried, best, best.cycles * (1 - LEAST_GAIN))
+                        if found:
+                            encode_program(found.plan.steps, arch)
+                            best = found
                         break
                     except UserError:  # it needs more than there is
                         continue
-    return best
+    return best.schedule
+
+
+def _choices(joint: Joint, arch: ArchConfig, best: Schedule) -> dict[str, tuple[int, ...]]:
+    """What is worth a try: without experts some choices are the same."""
+    choices = candidates(arch, best)
+    if not any(isinstance(layer, IntMoe) for layer in joint.graph.layers):
+        del choices["experts_ahead"], choices["speculated_experts"]
+    return choices
 
 
 def _changed(schedule: Schedule, choice: str, value: int) -> Schedule:
@@ -165,38 +168,45 @@ def fitting_schedule(
     UserError
         None of them fits.
     """
-    joint = Joint.of(work)
+    found = _first_that_fits(Trials(Joint.of(work), arch, memory), start)
+    return found.schedule, found.cycles
+
+
+def _first_that_fits(trials: Trials, start: Schedule) -> Trial:
+    """The trial of :func:`fitting_schedule`."""
+    joint, arch = trials.joint, trials.arch
     refusals: list[UserError] = []
 
-    def tried(schedule: Schedule) -> int | None:
+    def tried(schedule: Schedule, placed: Placed | None = None) -> Trial | None:
         try:
-            plan, cycles = _planned(joint, arch, schedule, memory)
-            encode_program(plan.steps, arch)
-            return cycles
+            if placed is None:
+                found = trials.run(schedule)
+            else:
+                found = trials.estimate(schedule, placed)
+            assert found  # there is no limit
+            encode_program(found.plan.steps, arch)
+            return found
         except UserError as error:
             refusals.append(error)
             return None
 
-    def places(schedule: Schedule) -> bool:
-        """Whether its buffers find room: much sooner known than its cycles."""
+    def places(schedule: Schedule) -> Placed | None:
+        """Whether its buffers find room, and where: much sooner known than its cycles."""
         words = [
             joint.streams_at(index) * resident_words(layer, joint, arch, schedule.head_groups)
             for index, layer in enumerate(joint.graph.layers)
         ]
         try:
             if max(words, default=0) < arch.activation_words:
-                steps = lower(joint, arch, schedule)
-                plan_memory(steps, arch)
-                insert_tokens(steps, arch)
-                return True
+                return trials.place(schedule)
         except UserError as error:
             refusals.append(error)
-        return False
+        return None
 
     for schedule in _with_more_room(joint, start):
-        cycles = tried(schedule)
-        if cycles is not None:
-            return schedule, cycles
+        found = tried(schedule)
+        if found:
+            return found
     start = _with_more_room(joint, start)[-1]
     parts = [n for n in (1, 2, 4, 8, MOST_QUERY_BLOCKS) if n > start.query_blocks]
     parts = [start.query_blocks, *parts]
@@ -219,9 +229,10 @@ def fitting_schedule(
                 experts_ahead=ahead,
                 bank_tiles=count,
             )
-            cycles = tried(schedule) if places(schedule) else None
-            if cycles is not None:
-                return schedule, cycles
+            placed = places(schedule)
+            found = tried(schedule, placed) if placed else None
+            if found:
+                return found
     raise refusals[-1]
 
 
@@ -234,21 +245,3 @@ def _head_groups(joint: Joint) -> list[int]:
     most = max(heads)
     sizes = {layout.words(most, groups): groups for groups in range(most, 1, -1)}
     return sorted(sizes.values())
-
-
-def _planned(
-    joint: Joint, arch: ArchConfig, schedule: Schedule, memory: Memory | None
-) -> tuple[Plan, int]:
-    """The program before it is encoded, and the cycles of all that is computed together.
-
-    Raises
-    ------
-    UserError
-        The model does not fit with this schedule. A program that hangs does not, either: the
-        memory plan rules it out by construction, and the search does not rely on that.
-    """
-    plan = plan_task(joint, arch, ShapeImage(arch), schedule)
-    try:
-        return plan, frame_cycles(plan.steps, arch, memory)
-    except ProgramHangs as error:
-        raise UserError(f"the model does not fit target {arch.name}: {error}{WAY_OUT}") from error

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
-from moesaic.compiler.estimate.cycles.ports import DataOfBus, Port, WeightsOfBus
+from moesaic.compiler.estimate.cycles.ports import DataOfBus, Port, WeightsOfBus, weight_port
 from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.schedule.steps import Address, Step
 from moesaic.spec import isa
@@ -168,12 +168,12 @@ class Frame:
         self.fetched: list[tuple[float, bool]] = []
         self.collecting, self.logits = Times(), Flow()
         self.storing, self.stored = Times(), Flow()
-        self.weights, self.data = Port(memory, self.timing), Port(memory, self.timing)
+        self.weights, self.data = weight_port(memory, self.timing), Port(memory, self.timing)
         self.data_share = memory.share
-        if memory.bus is not None:
+        if isinstance(self.weights, WeightsOfBus):
+            assert memory.bus is not None
             self.data_share = memory.bus.data
-            self.weights = weights = WeightsOfBus(memory, self.timing, memory.bus)
-            self.data = DataOfBus(memory, self.timing, memory.bus, weights)
+            self.data = DataOfBus(memory, self.timing, memory.bus, self.weights)
         self.work = [0] * len(steps)
         self.began = [0.0] * len(steps)
         self.waits: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))

@@ -13,6 +13,12 @@ def _planes(step: Step, k: int) -> int:
     return 2 if wide else 1
 
 
+def words_per_row(step: Step) -> int:
+    """Words that a MATMUL streams for each of its rows."""
+    passes = sum(_planes(step, k) for k in range(field(step, "k_tiles")))
+    return passes * field(step, "n_tiles") * field(step, "groups")
+
+
 class Matrix:
     """Executes MATMULs tile by tile, as ``hw/matrix`` does.
 
@@ -62,9 +68,7 @@ class Matrix:
                 yield from self._segment(position, rows)
             if rows:
                 yield from self._loop_nest(position, rows, start)
-                passes = sum(_planes(step, k) for k in range(field(step, "k_tiles")))
-                tiles = passes * field(step, "n_tiles") * field(step, "groups")
-                frame.work[position] = tiles * rows
+                frame.work[position] = words_per_row(step) * rows
             else:
                 idle = max(self.issued + 1, start + self.timing.request)
                 frame.waits[position]["order"] += idle - self.issued

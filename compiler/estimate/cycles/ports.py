@@ -34,6 +34,11 @@ class Port:
         self.beats += beats
         return self.time
 
+    def least(self, beats: float) -> float:
+        """No more than ``serve`` returns once ``beats`` have crossed, whenever they are asked
+        for."""
+        return self.time + max(beats * self.beat_cycles, (beats - self.credit) / self.share)
+
     def wait(self, at: float) -> float:
         """Cycles beyond the latency that the first beat of what is asked for at ``at`` takes."""
         return 0.0
@@ -91,3 +96,8 @@ class DataOfBus(Port):
 
     def _busy(self, at: float) -> bool:
         return self.weights.time >= at
+
+
+def weight_port(memory: Memory, timing: Timing) -> Port:
+    """What all weight ports do together, on a port of their own each or on the memory's bus."""
+    return WeightsOfBus(memory, timing, memory.bus) if memory.bus else Port(memory, timing)
