@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesaic.compiler.estimate.cycles.frame import Frame, field
-from moesaic.compiler.estimate.cycles.stream import Stream
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec.isa import Drain, Opcode, Unit
 
@@ -60,12 +59,12 @@ def _what(step: Step) -> str:
     return f"{what} expert {field(step, 'expert')}" if step.fields.get("predicated") else what
 
 
-def fill(frame: Frame, stream: Stream, cycles: float) -> Fill:
+def fill(frame: Frame, cycles: float) -> Fill:
     """How full ring and accumulators were in a frame of so many cycles."""
     arch = frame.arch
-    arrived = np.diff(stream.lines.counts, prepend=0) // stream.lines_per_word
+    arrived = np.diff(frame.arrived.counts, prepend=0)
     popped = np.diff(frame.popped.counts, prepend=0)
-    times = np.concatenate([stream.lines.times, frame.popped.times, [cycles]])
+    times = np.concatenate([frame.arrived.times, frame.popped.times, [cycles]])
     order = np.argsort(times, kind="stable")
     words = np.cumsum(np.concatenate([arrived, -popped, [0]])[order])
     held = np.clip(words, 0, arch.ring_words)

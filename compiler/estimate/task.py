@@ -118,15 +118,15 @@ def estimate(
     """
     _check_rows(steps, routing or {})
     memory = memory or Memory()
-    frame, stream, cycles = _run(steps, arch, memory, routing or {})
+    frame, cycles = _run(steps, arch, memory, routing or {})
     cycles_at = {}
     for share in shares:
         found = cycles
         if share != memory.share or memory.bus:
             plain = replace(memory, share=share, bus=None)
-            found = _run(steps, arch, plain, routing or {})[2]
+            found = _run(steps, arch, plain, routing or {})[1]
         cycles_at[share_name(share)] = round(found)
-    weight_bytes = stream.words * arch.ring_read_bytes
+    weight_bytes = frame.arrived.total * arch.ring_read_bytes
     loaded = sum(frame.work[p] for p in frame.of_unit[Unit.LOAD])
     chunks = sum(value_of(steps[p], "words") for p in frame.of_unit[Unit.STORE])
     read_bytes = loaded * arch.data_port_bytes + (len(steps) + 1) * INSTRUCTION_BYTES
@@ -142,7 +142,7 @@ def estimate(
             for unit, positions in frame.of_unit.items()
         },
         drain_cycles=round(cycles - frame.issued - 1),
-        fill=fill(frame, stream, cycles),
+        fill=fill(frame, cycles),
         activities=activities(frame),
         layers=_layers(frame, cycles),
         cycles_at=cycles_at,
@@ -151,7 +151,7 @@ def estimate(
 
 def frame_cycles(steps: Sequence[Step], arch: ArchConfig, memory: Memory | None = None) -> int:
     """The cycles of :func:`estimate`, and nothing else."""
-    return round(_run(steps, arch, memory or Memory(), {})[2])
+    return round(_run(steps, arch, memory or Memory(), {})[1])
 
 
 def _run(
@@ -159,21 +159,20 @@ def _run(
     arch: ArchConfig,
     memory: Memory,
     routing: Mapping[str, Sequence[int]],
-) -> tuple[Frame, Stream, float]:
-    """A frame with all of its times, its weight stream, and its cycles."""
+) -> tuple[Frame, float]:
+    """A frame with all of its times, and its cycles."""
     frame = Frame(steps, arch, memory, routing)
     check_segments(frame)
-    stream = Stream(frame)
     processes = [
         transfer.dispatch(frame),
-        stream.process(),
+        Stream(frame).process(),
         Matrix(frame).process(),
         Vector(frame).process(),
         transfer.router(frame),
         transfer.load(frame),
         transfer.store(frame),
     ]
-    return frame, stream, frame.run(processes)
+    return frame, frame.run(processes)
 
 
 def check_routing(layers: Collection[str], routing: Mapping[str, Sequence[int]]) -> None:

@@ -41,22 +41,24 @@ class Times(list[float]):
 
 
 class Flow:
-    """How many items have passed when."""
+    """How many items have passed when; ``total`` by now."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
         self.times: list[float] = []
+        self.total = 0
 
     def put(self, items: int, time: float) -> None:
         """``items`` more have passed by ``time``."""
-        self.counts.append(items + (self.counts[-1] if self.counts else 0))
+        self.total += items
+        self.counts.append(self.total)
         self.times.append(time)
 
-    def reached(self, count: int) -> Time:
+    def reached(self, count: float) -> Time:
         """When item number ``count`` (from 1) had passed; time 0 for none."""
         if count <= 0:
             return 0.0
-        while not self.counts or self.counts[-1] < count:
+        while self.total < count:
             yield
         return self.times[bisect_left(self.counts, count)]
 
@@ -118,7 +120,7 @@ class Frame:
     parameters, consumed
         Parameter blocks handed to the vector unit, and used up.
     arrived
-        Chunks (tiles and parameter blocks) that are complete in the weight ring.
+        Ring words of the chunks (tiles and parameter blocks) that are complete in the weight ring.
     popped
         Ring words taken.
     fetched
@@ -164,7 +166,7 @@ class Frame:
         self.finished: dict[Unit, Times] = {unit: Times() for unit in Unit}
         self.full, self.released = Times(), Times()
         self.parameters, self.consumed = Times(), Times()
-        self.arrived, self.popped = Times(), Flow()
+        self.arrived, self.popped = Flow(), Flow()
         self.fetched: list[tuple[float, bool]] = []
         self.collecting, self.logits = Times(), Flow()
         self.storing, self.stored = Times(), Flow()
@@ -231,8 +233,8 @@ class Frame:
     def _progress(self) -> int:
         lists = [*self.dispatched.values(), *self.taken.values(), *self.finished.values()]
         lists += [self.full, self.released, self.parameters, self.consumed]
-        lists += [self.collecting, self.storing, self.arrived]
-        flows = (self.popped, self.logits, self.stored)
+        lists += [self.collecting, self.storing]
+        flows = (self.arrived, self.popped, self.logits, self.stored)
         return sum(map(len, lists)) + sum(len(f.times) for f in flows) + len(self.fetched)
 
 

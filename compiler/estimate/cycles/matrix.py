@@ -7,15 +7,16 @@ from moesaic.compiler.schedule.steps import Step
 from moesaic.spec.isa import FROM_RING, Stationary, Streamed, Unit
 
 
-def _planes(step: Step, k: int) -> int:
-    """Of a k-tile of the streamed operand."""
-    wide = field(step, "streamed") == Streamed.SIGNED16 and k <= field(step, "last_wide")
-    return 2 if wide else 1
+def _wide_tiles(step: Step) -> int:
+    """The first k-tiles of the streamed operand, those that have two planes."""
+    if field(step, "streamed") != Streamed.SIGNED16:
+        return 0
+    return min(field(step, "last_wide") + 1, field(step, "k_tiles"))
 
 
 def words_per_row(step: Step) -> int:
     """Words that a MATMUL streams for each of its rows."""
-    passes = sum(_planes(step, k) for k in range(field(step, "k_tiles")))
+    passes = field(step, "k_tiles") + _wide_tiles(step)
     return passes * field(step, "n_tiles") * field(step, "groups")
 
 
@@ -101,13 +102,16 @@ class Matrix:
 
     def _pop(self, words: int, cycles: int = 1) -> Time:
         """Take a chunk of the ring, one word in so many cycles; returns when the last one goes."""
-        there = yield from self.frame.arrived.at(self.chunks)
-        return self._take(there, words, cycles)
+        arrived = self.frame.arrived.times
+        while len(arrived) <= self.chunks:
+            yield
+        return self._take(arrived[self.chunks], words, cycles)
 
     def _take(self, there: float, words: int, cycles: int = 1) -> float:
         """The same of a chunk that is complete in the ring by ``there``."""
         self.chunks += 1
-        last, there = self.loader + words * cycles - 1, there + self.timing.ring + cycles - 1
+        last = self.loader + words * cycles - 1
+        there += self.timing.ring + cycles - 1
         if there > last:
             last, self.late = there, "weights"
         self.frame.popped.put(words, last)
@@ -116,7 +120,7 @@ class Matrix:
 
     def _loop_nest(self, position: int, rows: int, start: float) -> Process:
         frame, timing = self.frame, self.timing
-        step, waits = frame.steps[position], frame.waits[position]
+        step, waits, arrived = frame.steps[position], frame.waits[position], frame.arrived.times
         source = field(step, "stationary")
         ring = source in FROM_RING
         tile_words = self.arch.segment_tile_words(source)
@@ -126,10 +130,8 @@ class Matrix:
         spacing = max(rows, timing.pass_distance)
         pause = spacing - rows
         # Of every k-tile: words, from the first to the last one, and those among them that count.
-        passes = [
-            (rows, rows) if _planes(step, k) == 1 else (spacing + rows, 2 * rows)
-            for k in range(k_tiles)
-        ]
+        wide = _wide_tiles(step)
+        passes = [(spacing + rows, 2 * rows)] * wide + [(rows, rows)] * (k_tiles - wide)
         streams = self._banks(step, "stream", 0, rows)
         earliest = start + timing.request
         streamed = 0
@@ -141,23 +143,26 @@ class Matrix:
                     if ring:
                         # A register between may hold the first word while the store is full.
                         self.loader = max(self.loader, self.shadow_free - timing.codes)
-                        if len(frame.arrived) <= self.chunks:
-                            yield from frame.arrived.at(self.chunks)
-                        there = frame.arrived[self.chunks]
+                        while len(arrived) <= self.chunks:
+                            yield
+                        there = arrived[self.chunks]
                         tile = timing.codes + self._take(there, tile_words, tile_cycles)
                     else:
                         tile = self._load_operand(step, group * n_tiles + n, k, streams)
                     bank = (yield from self._bank()) if n == k == 0 else 0.0
                     claim = max(earliest, tile, self.issued + 1 + pause, bank)
-                    # The wait is put down to what came last.
-                    if bank == claim:
-                        why = "vector unit"
-                    elif tile == claim:
-                        why = self.late
-                    else:
-                        why = "order" if earliest == claim else "short passes"
-                    waits[why] += claim - self.issued - 1
-                    waits["short passes"] += words - counted
+                    waited = claim - self.issued - 1
+                    if waited:
+                        # It is put down to what came last.
+                        if bank == claim:
+                            why = "vector unit"
+                        elif tile == claim:
+                            why = self.late
+                        else:
+                            why = "order" if earliest == claim else "short passes"
+                        waits[why] += waited
+                    if words > counted:
+                        waits["short passes"] += words - counted
                     if not streamed:
                         frame.began[position] = claim
                     self.late = "tile loads"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moesaic.compiler.estimate.cycles.frame import Flow, Frame, Process, field
+from moesaic.compiler.estimate.cycles.frame import Frame, Process, field
 from moesaic.spec.isa import Opcode, Unit
 
 
@@ -22,9 +22,7 @@ class Stream:
             position for position in frame.of_unit[Unit.MATRIX] if frame.chunks_of[position]
         ]
         self.next_segment = 0
-        self.words = 0
-        self.lines = Flow()
-        self.ends: list[int] = []  # of the fetched commands, in lines
+        self.ends: list[int] = []  # of the fetched commands, in ring words
         self.done: list[float] = []
 
     def process(self) -> Process:
@@ -44,8 +42,9 @@ class Stream:
             if number >= timing.segments:
                 go = max(go, self.done[number - timing.segments])
             if len(self.ends) >= timing.commands:
-                ahead = self.ends[-timing.commands] - timing.outstanding_beats
-                go = max(go, (yield from self.lines.reached(ahead)))
+                left = timing.outstanding_beats / self.lines_per_word
+                ahead = self.ends[-timing.commands] - left
+                go = max(go, (yield from frame.arrived.reached(ahead)))
             fetch = True
             if step.fields.get("predicated"):
                 route = routes[field(step, "sequence")]
@@ -67,6 +66,7 @@ class Stream:
     def _segment(self, words: int, go: float, fetch: bool) -> Process:
         """Fetch the chunks of the MATMULs that a command serves, or leave them out."""
         frame, timing = self.frame, self.timing
+        arrived, popped, port = frame.arrived, frame.popped, frame.weights
         earliest = go + timing.command + frame.memory.latency
         while words:
             consumer = self.pending[self.next_segment]
@@ -77,18 +77,15 @@ class Stream:
                 continue
             frame.ring_words[consumer] = sum(chunks)
             for chunk in chunks:
-                before = self.words
-                self.words += chunk
-                lines = chunk * self.lines_per_word
-                time = frame.weights.serve(lines, earliest)
-                room = min(before, self.words - self.capacity)
+                time = port.serve(chunk * self.lines_per_word, earliest)
+                room = min(arrived.total, arrived.total + chunk - self.capacity)
                 if room > 0:
-                    time = max(time, (yield from frame.popped.reached(room)))
-                time = frame.weights.hold(time)
-                self.lines.put(lines, time)
-                frame.arrived.append(time)
+                    freed = yield from popped.reached(room)
+                    if freed > time:
+                        time = port.hold(freed)
+                arrived.put(chunk, time)
         if fetch:
-            self.ends.append(self.words * self.lines_per_word)
+            self.ends.append(arrived.total)
 
 
 def check_segments(frame: Frame) -> None:

@@ -9,8 +9,11 @@ from itertools import accumulate
 from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field, store_beats
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec import layout
-from moesaic.spec.drains import DRAINS, Destination, Function, Operand, Wide, takes_pairs
+from moesaic.spec.drains import DRAINS, Destination, DrainKind, Function, Operand, Wide, takes_pairs
 from moesaic.spec.isa import Drain, Opcode, Unit
+
+SLOW = (Destination.LOGITS, Destination.OUTPUT)
+"""Destinations that may take less than a chunk per cycle; so do activations of two planes."""
 
 
 class Vector:
@@ -86,7 +89,8 @@ class Vector:
         """All groups; sets ``free`` to the cycle after the last chunk and returns the chunks."""
         frame, arch, timing = self.frame, self.arch, self.timing
         step = frame.steps[position]
-        kind = DRAINS[Drain(field(step, "kind"))]
+        drain, wide = Drain(field(step, "kind")), bool(field(step, "wide"))
+        kind, rotary = DRAINS[drain], field(step, "rotary")
         n_tiles, left = field(step, "n_tiles"), field(step, "columns")
         if kind.function is Function.EXPONENTIAL:
             left = layout.words(left, arch.depth) * arch.depth
@@ -95,25 +99,27 @@ class Vector:
         if kind.operand is Operand.SCALED_ROW:
             start = max(start, self.softmax[self.attentions] + timing.row_scale)
             self.attentions += 1
-        by_two = takes_pairs(Drain(field(step, "kind")), bool(field(step, "wide")))
-        lanes = arch.most_lanes if by_two else arch.lanes
+        lanes = arch.most_lanes if takes_pairs(drain, wide) else arch.lanes
+        # A row of all column tiles at a time, and not tile by tile.
+        whole_rows = kind.rows_outside or field(step, "paired") or rotary
+        slow = kind.destination in SLOW or (kind.wide is not Wide.NEVER and wide)
         at, issued = start, 0
         for _ in range(field(step, "groups")):
             at = max(at, (yield from frame.full.at(self.groups)))
-            chunks = []
-            for _ in range(n_tiles):
-                chunks.append(layout.words(max(0, min(left, arch.width)), lanes))
-                left -= arch.width
+            tiles, rest = divmod(max(0, min(left, n_tiles * arch.width)), arch.width)
+            left -= n_tiles * arch.width
+            chunks = tiles * layout.words(arch.width, lanes) + layout.words(rest, lanes)
             if kind.parameters:
                 there = yield from frame.parameters.at(self.blocks + n_tiles - 1)
                 at = max(at, there)
             if not issued:
                 frame.began[position] = at
-            steps = [rows * count or 1 for count in chunks]  # a tile without columns: one step
-            if kind.rows_outside or field(step, "paired") or field(step, "rotary"):
-                steps = [rows * sum(chunks) * (2 if field(step, "rotary") else 1)]
-            issued += sum(steps)
-            at = yield from self._issue(step, rows, sum(steps), at)
+            if whole_rows:
+                steps = rows * chunks * (2 if rotary else 1)
+            else:  # a tile without columns: one step
+                steps = rows * chunks + n_tiles - tiles - bool(rest)
+            issued += steps
+            at = (yield from self._issue(step, kind, rows, steps, at)) if slow else at + steps
             if kind.parameters:
                 self.blocks += n_tiles
                 frame.consumed.extend([at] * n_tiles)
@@ -126,11 +132,10 @@ class Vector:
             self.softmax.append(at - 1)
         return issued
 
-    def _issue(self, step: Step, rows: int, chunks: int, at: float) -> Time:
-        """Issue ``chunks`` from ``at`` on; returns the cycle after the last one."""
+    def _issue(self, step: Step, kind: DrainKind, rows: int, chunks: int, at: float) -> Time:
+        """Issue ``chunks`` from ``at`` on to a destination that may be slower; returns the cycle
+        after the last one."""
         frame, arch, timing = self.frame, self.arch, self.timing
-        kind = DRAINS[Drain(field(step, "kind"))]
-        end = at + chunks
         cycles: float  # that the destination needs for them
         if kind.destination is Destination.LOGITS:
             position = frame.of_unit[Unit.ROUTER][self.routes]
@@ -150,13 +155,11 @@ class Vector:
             frame.logits.put(rows, self.offered)
         elif kind.destination is Destination.OUTPUT:
             cycles = yield from self._send(chunks, at)
-        elif kind.wide is not Wide.NEVER and field(step, "wide"):
+        else:
             halved = field(step, "paired") or field(step, "rotary")
             cycles = 2 * (chunks // 2 if halved else chunks)
             self.offered = max(self.offered, at + timing.chunk) + cycles
-        else:
-            return end
-        return max(end, self._last_issue(at, chunks, cycles))
+        return max(at + chunks, self._last_issue(at, chunks, cycles))
 
     def _last_issue(self, at: float, chunks: int, cycles: float) -> float:
         """The cycle after the last of ``chunks`` was issued, whose destination takes ``cycles``."""
