@@ -36,6 +36,8 @@ class Unit(enum.IntEnum):
     LOAD = 4
     STORE = 5
 
+    __hash__ = int.__hash__  # an enumeration's own is slow, and programs are full of units
+
 
 UNIT_COUNT = len(Unit)
 
@@ -51,6 +53,8 @@ class Opcode(enum.IntEnum):
     LOAD = 6
     STORE = 7
     END = 15
+
+    __hash__ = int.__hash__  # as of units
 
 
 UNIT_OF: dict[Opcode, Unit | None] = {

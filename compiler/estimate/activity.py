@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesaic.compiler.estimate.cycles.frame import Frame, field
+from moesaic.compiler.estimate.cycles.frame import Frame
+from moesaic.compiler.estimate.cycles.sizes import field
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec.isa import Drain, Opcode, Unit
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moesaic.compiler.estimate.cycles.frame import expert_rows
-from moesaic.compiler.estimate.cycles.matrix import words_per_row
 from moesaic.compiler.estimate.cycles.ports import weight_port
+from moesaic.compiler.estimate.cycles.sizes import expert_rows, least_work
 from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Opcode
 
 
 def least_cycles(steps: Sequence[Step], arch: ArchConfig, memory: Memory | None = None) -> float:
@@ -27,11 +25,6 @@ def least_cycles(steps: Sequence[Step], arch: ArchConfig, memory: Memory | None 
     memory
         External memory; by default that of reported figures.
     """
-    words = ring_words = 0
-    for step, rows in zip(steps, expert_rows(steps, {}), strict=True):
-        # Weights of an expert that nobody chooses may be left out.
-        if step.opcode is Opcode.MATMUL and rows:
-            words += rows * words_per_row(step)
-            ring_words += int(step.fields.get("ring_words", 0))  # type: ignore[arg-type]
+    words, ring_words = least_work(steps, expert_rows(steps, {}))
     port = weight_port(memory or Memory(), Timing.of(arch))
     return max(words, port.least(ring_words * arch.ring_read_bytes // arch.line_bytes))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any
 
 from moesaic.compiler.estimate.activity import Activity, Fill, activities, fill
 from moesaic.compiler.estimate.cycles import transfer
 from moesaic.compiler.estimate.cycles.frame import WAITS, Frame
-from moesaic.compiler.estimate.cycles.frame import field as value_of
 from moesaic.compiler.estimate.cycles.matrix import Matrix
+from moesaic.compiler.estimate.cycles.sizes import field as value_of
 from moesaic.compiler.estimate.cycles.stream import Stream, check_segments
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.cycles.vector import Vector
@@ -149,9 +150,13 @@ def estimate(
     )
 
 
-def frame_cycles(steps: Sequence[Step], arch: ArchConfig, memory: Memory | None = None) -> int:
-    """The cycles of :func:`estimate`, and nothing else."""
-    return round(_run(steps, arch, memory or Memory(), {})[1])
+def frame_cycles(
+    steps: Sequence[Step], arch: ArchConfig, memory: Memory | None = None, below: float = inf
+) -> int:
+    """The cycles of :func:`estimate`, and nothing else; any that are not below ``below`` where
+    those are not, as soon as that is known."""
+    # Cycles are rounded, so that a little above is not yet too many.
+    return round(_run(steps, arch, memory or Memory(), {}, below + 1)[1])
 
 
 def _run(
@@ -159,8 +164,10 @@ def _run(
     arch: ArchConfig,
     memory: Memory,
     routing: Mapping[str, Sequence[int]],
+    below: float = inf,
 ) -> tuple[Frame, float]:
-    """A frame with all of its times, and its cycles."""
+    """A frame with all of its times, and its cycles; if these are not below ``below``, maybe only
+    the first times and a number that is not, either."""
     frame = Frame(steps, arch, memory, routing)
     check_segments(frame)
     processes = [
@@ -172,7 +179,7 @@ def _run(
         transfer.load(frame),
         transfer.store(frame),
     ]
-    return frame, frame.run(processes)
+    return frame, frame.run(processes, below)
 
 
 def check_routing(layers: Collection[str], routing: Mapping[str, Sequence[int]]) -> None:

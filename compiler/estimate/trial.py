@@ -83,7 +83,7 @@ class Trials:
         """
         plan = deal_fetches(placed, ShapeImage(self.arch), schedule)
         try:
-            cycles = frame_cycles(plan.steps, self.arch, self.memory)
+            cycles = frame_cycles(plan.steps, self.arch, self.memory, below)
         except ProgramHangs as error:
             raise UserError(
                 f"the model does not fit target {self.arch.name}: {error}{WAY_OUT}"

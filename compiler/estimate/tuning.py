@@ -11,6 +11,7 @@ from moesaic.compiler.codegen.program import encode_program
 from moesaic.compiler.codegen.task import Placed
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.trial import Trial, Trials
+from moesaic.compiler.estimate.uncollected import uncollected
 from moesaic.compiler.schedule.capacity import check_capacity, resident_words
 from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, candidates, first_schedule
@@ -52,7 +53,16 @@ def choose_schedule(
     check_capacity(joint, arch)
     trials = Trials(joint, arch, memory)
     best = _first_that_fits(trials, start or first_schedule(arch))
-    before = best if len(best.plan.steps) > MOST_STEPS else None
+    if len(best.plan.steps) > MOST_STEPS:
+        return best.schedule
+    with uncollected():
+        return _fastest(trials, best).schedule
+
+
+def _fastest(trials: Trials, best: Trial) -> Trial:
+    """The search of :func:`choose_schedule` from its first trial on."""
+    joint, arch = trials.joint, trials.arch
+    before = None
     seen = {best.schedule}  # what was too slow once is so again: cycles only fall
     while best is not before:  # a choice may pay only once another one is made
         before = best
@@ -70,7 +80,7 @@ def choose_schedule(
                         break
                     except UserError:  # it needs more than there is
                         continue
-    return best.schedule
+    return best
 
 
 def _choices(joint: Joint, arch: ArchConfig, best: Schedule) -> dict[str, tuple[int, ...]]:

@@ -22,6 +22,8 @@ class Resource(enum.Enum):
     TABLE_0 = "first activation table"
     TABLE_1 = "second activation table"
 
+    __hash__ = object.__hash__  # an enumeration's own is slow
+
 
 @dataclass(eq=False)
 class Buffer:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from math import inf
 
 from moesaic.compiler.estimate.cycles.ports import DataOfBus, Port, WeightsOfBus, weight_port
+from moesaic.compiler.estimate.cycles.sizes import expert_rows, least_work, tile_chunks
 from moesaic.compiler.estimate.cycles.timing import Memory, Timing
-from moesaic.compiler.schedule.steps import Address, Step
-from moesaic.spec import isa
+from moesaic.compiler.schedule.steps import Step
 from moesaic.spec.arch import ArchConfig
-from moesaic.spec.isa import Opcode, Unit
+from moesaic.spec.isa import Unit
 
 Process = Generator[None, None, None]
 """Gives way wherever it needs a time that nobody has published yet."""
@@ -63,44 +64,6 @@ class Flow:
         return self.times[bisect_left(self.counts, count)]
 
 
-def field(step: Step, name: str) -> int:
-    """A field's value; addresses must have been planned."""
-    value = step.fields.get(name, 0)
-    return value.buffer.base + value.offset if isinstance(value, Address) else int(value)
-
-
-def store_beats(step: Step, arch: ArchConfig) -> int:
-    """Beats of a chunk of a STORE on each port that writes: a single one's are all on one port."""
-    line = arch.data_port_bytes if field(step, "single") else arch.output_line_bytes
-    return 2 * arch.lanes // line
-
-
-def expert_rows(steps: Sequence[Step], given: Mapping[str, Sequence[int]]) -> list[int]:
-    """Rows of every step: its own, or those of its expert.
-
-    Experts share the choices of their layer equally, or as ``given`` by layer name; where a program
-    says which they are, each has its own.
-    """
-    routed: dict[int, Sequence[int]] = {}
-    for step in steps:
-        if step.opcode is Opcode.ROUTE:
-            choices, experts = field(step, "rows") * field(step, "top_k"), field(step, "experts")
-            equal = [(choices + e) // experts for e in reversed(range(experts))]
-            rows = step.queue_rows or given.get(step.label, equal)
-            routed[field(step, "sequence")] = rows
-    rows_of, now = [], 0
-    for step in steps:
-        if step.opcode is Opcode.ROUTE:
-            now = field(step, "sequence")
-        if step.fields.get("predicated"):
-            # A STREAM comes in front of the routing that decides it.
-            number = field(step, "sequence") if step.opcode is Opcode.STREAM else now
-            rows_of.append(routed[number][field(step, "expert")])
-        else:
-            rows_of.append(field(step, "rows"))
-    return rows_of
-
-
 class Frame:
     """What the units' processes share.
 
@@ -142,6 +105,9 @@ class Frame:
         Beats per cycle that the data port sustains.
     ring_words
         By position of a MATMUL: words fetched for it.
+    words_left, ring_left
+        Words that the array has to take behind ``issued``, and ring words that have to come behind
+        those that ``weights`` has served.
     """
 
     def __init__(
@@ -181,6 +147,7 @@ class Frame:
         self.waits: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self.issued = 0.0
         self.ring_words = [0] * len(steps)
+        self.words_left, self.ring_left = least_work(steps, self.rows)
 
     def _match_tokens(self) -> list[list[tuple[Unit, int]]]:
         """For every step, the (unit, number) of the steps whose tokens it takes.
@@ -211,8 +178,9 @@ class Frame:
             time = max(time, (yield from self.finished[unit].at(number)) + self.timing.grant)
         return time
 
-    def run(self, processes: Iterable[Process]) -> float:
-        """Run all processes to their end; returns the cycles of the frame.
+    def run(self, processes: Iterable[Process], below: float = inf) -> float:
+        """Run all processes to their end, or until the frame can't take less than ``below`` cycles
+        any more; returns its cycles, or those that it takes at least.
 
         Raises
         ------
@@ -227,8 +195,15 @@ class Frame:
             if running and now == seen:
                 raise ProgramHangs("the units wait for each other: the program would hang")
             seen = now
+            if self._least() > below:
+                return self._least()
         last = max(times[-1] for times in self.finished.values() if times)
         return last + self.timing.end
+
+    def _least(self) -> float:
+        """Cycles that the frame takes at least, as far as it has come."""
+        lines = self.ring_left * self.arch.ring_read_bytes // self.arch.line_bytes
+        return max(self.issued + self.words_left, self.weights.least(lines))
 
     def _progress(self) -> int:
         lists = [*self.dispatched.values(), *self.taken.values(), *self.finished.values()]
@@ -236,13 +211,3 @@ class Frame:
         lists += [self.collecting, self.storing]
         flows = (self.arrived, self.popped, self.logits, self.stored)
         return sum(map(len, lists)) + sum(len(f.times) for f in flows) + len(self.fetched)
-
-
-def tile_chunks(step: Step, arch: ArchConfig) -> list[int]:
-    """Ring words of the parameter blocks and tiles of a MATMUL, in the order of use."""
-    chunks: list[int] = []
-    if field(step, "parameters"):
-        chunks.append(arch.parameter_ring_words)
-    if (source := field(step, "stationary")) in isa.FROM_RING:
-        chunks += [arch.segment_tile_words(source)] * field(step, "k_tiles")
-    return chunks * field(step, "n_tiles") * field(step, "groups")

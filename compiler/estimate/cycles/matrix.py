@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field
+from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time
+from moesaic.compiler.estimate.cycles.sizes import field, wide_tiles, words_per_row
 from moesaic.compiler.schedule.steps import Step
-from moesaic.spec.isa import FROM_RING, Stationary, Streamed, Unit
-
-
-def _wide_tiles(step: Step) -> int:
-    """The first k-tiles of the streamed operand, those that have two planes."""
-    if field(step, "streamed") != Streamed.SIGNED16:
-        return 0
-    return min(field(step, "last_wide") + 1, field(step, "k_tiles"))
-
-
-def words_per_row(step: Step) -> int:
-    """Words that a MATMUL streams for each of its rows."""
-    passes = field(step, "k_tiles") + _wide_tiles(step)
-    return passes * field(step, "n_tiles") * field(step, "groups")
+from moesaic.spec.isa import FROM_RING, Stationary, Unit
 
 
 class Matrix:
@@ -70,6 +58,7 @@ class Matrix:
             if rows:
                 yield from self._loop_nest(position, rows, start)
                 frame.work[position] = words_per_row(step) * rows
+                frame.words_left -= frame.work[position]
             else:
                 idle = max(self.issued + 1, start + self.timing.request)
                 frame.waits[position]["order"] += idle - self.issued
@@ -111,7 +100,7 @@ class Matrix:
         """The same of a chunk that is complete in the ring by ``there``."""
         self.chunks += 1
         last = self.loader + words * cycles - 1
-        there += self.timing.ring + cycles - 1
+        there = there + self.timing.ring + cycles - 1
         if there > last:
             last, self.late = there, "weights"
         self.frame.popped.put(words, last)
@@ -130,7 +119,7 @@ class Matrix:
         spacing = max(rows, timing.pass_distance)
         pause = spacing - rows
         # Of every k-tile: words, from the first to the last one, and those among them that count.
-        wide = _wide_tiles(step)
+        wide = wide_tiles(step)
         passes = [(spacing + rows, 2 * rows)] * wide + [(rows, rows)] * (k_tiles - wide)
         streams = self._banks(step, "stream", 0, rows)
         earliest = start + timing.request

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moesaic.compiler.estimate.cycles.frame import Frame, Process, field
+from moesaic.compiler.estimate.cycles.frame import Frame, Process
+from moesaic.compiler.estimate.cycles.sizes import field
 from moesaic.spec.isa import Opcode, Unit
 
 
@@ -76,8 +77,10 @@ class Stream:
             if not fetch:
                 continue
             frame.ring_words[consumer] = sum(chunks)
+            counts = bool(frame.rows[consumer])  # among those that have to come
             for chunk in chunks:
                 time = port.serve(chunk * self.lines_per_word, earliest)
+                frame.ring_left -= chunk * counts
                 room = min(arrived.total, arrived.total + chunk - self.capacity)
                 if room > 0:
                     freed = yield from popped.reached(room)

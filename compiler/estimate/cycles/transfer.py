@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moesaic.compiler.estimate.cycles.frame import Frame, Process, field, store_beats
+from moesaic.compiler.estimate.cycles.frame import Frame, Process
+from moesaic.compiler.estimate.cycles.sizes import field, store_beats
 from moesaic.spec import isa, layout
 from moesaic.spec.isa import Space, Unit
 

@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Generator
 from itertools import accumulate
 
-from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time, field, store_beats
+from moesaic.compiler.estimate.cycles.frame import Frame, Process, Time
+from moesaic.compiler.estimate.cycles.sizes import field, store_beats
 from moesaic.compiler.schedule.steps import Step
 from moesaic.spec import layout
 from moesaic.spec.drains import DRAINS, Destination, DrainKind, Function, Operand, Wide, takes_pairs
