@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from math import inf
 from typing import Any
 
+import numpy as np
 import pytest
 
 from moesaic.compiler.codegen.task import Placed, compile_task, plan_task
 from moesaic.compiler.estimate import trial, tuning
 from moesaic.compiler.estimate.bound import least_cycles
-from moesaic.compiler.estimate.cycles.timing import Memory
+from moesaic.compiler.estimate.cycles.ports import weight_port
+from moesaic.compiler.estimate.cycles.timing import Memory, Timing
 from moesaic.compiler.estimate.shapes import ShapeImage
 from moesaic.compiler.estimate.shared import ddr_memory
 from moesaic.compiler.estimate.task import estimate, frame_cycles
@@ -77,6 +80,30 @@ def test_no_estimate_is_below_its_bound(shape: str, memory: str) -> None:
             assert frame_cycles(steps, SMALL, behind, below) == cycles
         for below in (cycles, 0.99 * cycles, 0.5 * cycles, 1):
             assert below <= frame_cycles(steps, SMALL, behind, below) <= cycles
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_no_port_is_quicker_than_its_bound(memory: str) -> None:
+    """However long it is idle, and nobody takes its last beat, between transfers."""
+    rng, close = np.random.default_rng(1), 0
+    for _ in range(200):
+        port = weight_port(MEMORIES[memory], Timing.of(SMALL))
+        sizes = rng.integers(1, 400, rng.integers(1, 6))
+        idle = rng.choice([0, 0, 50, 400], 2 * len(sizes))
+        for number, size in enumerate(sizes):
+            least = port.least(sizes[number:].sum())
+            ahead = copy(port)
+            for left, before, after in zip(
+                sizes[number:], idle[2 * number :: 2], idle[2 * number + 1 :: 2], strict=True
+            ):
+                ahead.serve(left, ahead.time + before)
+                last = ahead.time
+                ahead.hold(last + after)
+            assert least <= last + 1e-6
+            close += last - least < 0.01 * last
+            port.serve(size, port.time + idle[2 * number])
+            port.hold(port.time + idle[2 * number + 1])
+    assert close > 20
 
 
 @pytest.mark.parametrize("target", ["nano", "zcu102"])
