@@ -163,8 +163,8 @@ def _moe(layer: ir.Moe, y: Tensor, point: str, observe: Observe, fold: Fold) -> 
         if len(mine):  # an expert without tokens has nothing to observe
             inputs = tokens[mine.div(layer.top_k, rounding_mode="floor")]
             rows.append(_mlp(expert, inputs, f"{point}.expert{e}", observe, fold))
-    results = torch.empty(len(order), y.shape[-1], dtype=y.dtype)
-    results[order] = torch.cat(rows)
+    results = y.new_empty(len(order), y.shape[-1])
+    results[order] = torch.cat(rows) if rows else results
     results = results.unflatten(0, (-1, layer.top_k)) * weights[..., None]
     total = results[:, 0]
     for slot in range(1, layer.top_k):

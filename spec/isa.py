@@ -36,8 +36,6 @@ class Unit(enum.IntEnum):
     LOAD = 4
     STORE = 5
 
-    __hash__ = int.__hash__  # an enumeration's own is slow, and programs are full of units
-
 
 UNIT_COUNT = len(Unit)
 
@@ -53,8 +51,6 @@ class Opcode(enum.IntEnum):
     LOAD = 6
     STORE = 7
     END = 15
-
-    __hash__ = int.__hash__  # as of units
 
 
 UNIT_OF: dict[Opcode, Unit | None] = {

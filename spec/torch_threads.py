@@ -15,6 +15,8 @@ them."""
 _lock = threading.Lock()
 _inside = 0
 _before = 1
+_own = threading.local()
+"""``count`` of the innermost that a thread is inside."""
 
 
 @contextmanager
@@ -22,7 +24,8 @@ def torch_threads(count: int) -> Iterator[None]:
     """Inside, products of the calling thread are computed by ``count`` threads.
 
     A thread that has not used torch yet takes over what another one has set last, so the program's
-    number is kept by the first that enters, and set again by each that leaves. Integers do not
+    number is kept by the first that enters, and set again by each that leaves; or that of the
+    enclosing one. Integers do not
     depend on it, being exact; of floats the last bit may.
     """
     global _inside, _before
@@ -30,6 +33,8 @@ def torch_threads(count: int) -> Iterator[None]:
         if _inside == 0:
             _before = torch.get_num_threads()
         _inside += 1
+        outer = getattr(_own, "count", None)
+        _own.count = count
         torch.get_num_threads()  # takes over now what would overwrite the number at the first use
         torch.set_num_threads(count)
     try:
@@ -37,4 +42,5 @@ def torch_threads(count: int) -> Iterator[None]:
     finally:
         with _lock:
             _inside -= 1
-            torch.set_num_threads(_before)
+            _own.count = outer
+            torch.set_num_threads(_before if outer is None else outer)

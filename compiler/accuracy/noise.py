@@ -103,10 +103,12 @@ def noise_alone(graph: IntGraph, samples: NDArray[np.float32]) -> list[PointNois
 
 
 def worst_alone(graph: IntGraph, samples: NDArray[np.float32]) -> PointNoise:
-    """The first of :func:`noise_alone`, in a few runs instead of one for each point.
+    """What is the first of :func:`noise_alone` if errors add up, in a few runs instead of one for
+    each point.
 
     Errors of different points hardly depend on one another: those of a layer together make about
     the sum of what they make alone, so that layers with less than the worst point are passed over.
+    Where they cancel instead, the worst point may be passed over, too.
     """
     meter = NoiseMeter(graph, samples)
     layers: dict[str, dict[str, dict[str, Rounding]]] = defaultdict(dict)

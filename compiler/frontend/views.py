@@ -143,7 +143,7 @@ class View:
         for array in (self.ids, self.scale, self.offset):
             # Scales and offsets mostly are one number, which then stands for all.
             one = array.flat[:1]
-            alike = bool((array == one).all())
+            alike = bool(one.size and (array == one).all())
             digest.update(b"%d" % alike + (one if alike else array).tobytes())
         return digest.digest()
 

@@ -106,6 +106,7 @@ def judge(
         for kind, limit in limits.items()
     ]
     for target, report in resources.items():
-        if share := report.get("share"):
-            goals.append(at_most(f"{target}: share of its part", max(share.values()), 1.0))
+        # Of what a part has none of there is no share.
+        if share := [one for one in report.get("share", {}).values() if one is not None]:
+            goals.append(at_most(f"{target}: share of its part", max(share), 1.0))
     return goals

@@ -16,7 +16,9 @@ from moesaic.models.bench.goals import Goal, at_most
 from moesaic.models.bench.measure import Bench, Row
 from moesaic.models.commands import moesaic, run_step
 
-BOTH = "seg,depth"
+TASKS = ("seg", "depth")
+BOTH = "+".join(TASKS)
+"""The program that computes all of them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def run_form(bench: Bench, form: Form) -> list[Row]:
     for share in form.shares:
         memory = ("--bandwidth", str(share))
         bundle = bench.compile(
-            form.model, form.target, (*form.options, "--together", BOTH, *memory)
+            form.model, form.target, (*form.options, "--together", ",".join(TASKS), *memory)
         )
         command = moesaic("verify", bundle, "--samples", "1", *memory, "--json")
         title = f"simulate {form.weights} on {form.target}, alone and together, bandwidth {share}"
@@ -76,6 +78,8 @@ def run_form(bench: Bench, form: Form) -> list[Row]:
             row["cycles"] = max(verdict["cycles"])
             row["most_cycles"] = form.most_cycles.get(program, {}).get(share)
             rows.append(row)
+        if missing := form.most_cycles.keys() - found.keys():
+            raise SystemExit(f"{title}: no program {', '.join(sorted(missing))} in {bundle}")
     return rows
 
 

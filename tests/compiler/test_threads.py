@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 from threadpoolctl import threadpool_info
 
 from moesaic.compiler import driver
-from moesaic.compiler.threads import map_on_cores, one_thread
+from moesaic.compiler.threads import MOST_THREADS, map_on_cores, one_thread
+from moesaic.spec.torch_threads import torch_threads
 
 
 def blas_threads() -> set[int]:
@@ -23,6 +26,35 @@ def test_products_have_one_thread_inside_and_as_many_as_before_behind() -> None:
     with one_thread():
         assert (torch.get_num_threads(), blas_threads()) == (1, {1})
     assert (torch.get_num_threads(), blas_threads()) == before
+
+
+def test_a_thread_inside_another_leaves_the_outer_number() -> None:
+    before = torch.get_num_threads()
+    with torch_threads(3):
+        with torch_threads(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+
+
+def test_threads_that_are_inside_at_once_leave_the_number_as_it_was() -> None:
+    before, inside, leave = blas_threads(), threading.Barrier(2, timeout=30), threading.Event()
+
+    def visit(first: bool) -> None:
+        with one_thread():
+            inside.wait()
+            assert blas_threads() == {1}
+            inside.wait()
+            if not first:
+                leave.wait(30)
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        visits = [one.submit(visit, True), other.submit(visit, False)]
+        visits[0].result(30)
+        one.shutdown()  # the thread is gone when the other one leaves
+        leave.set()
+        visits[1].result(30)
+    assert blas_threads() == before
 
 
 def test_the_compiler_works_so(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
@@ -44,6 +76,18 @@ def test_items_run_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2})
     meeting = threading.Barrier(3, timeout=30)
     assert list(map_on_cores(lambda _: meeting.wait() >= 0, range(3))) == [True] * 3
+
+
+def test_many_cores_do_not_make_many_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
+    meeting = threading.Barrier(MOST_THREADS + 1, timeout=0.5)
+
+    def waits(_: int) -> bool:
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait()
+        return meeting.broken
+
+    assert list(map_on_cores(waits, range(MOST_THREADS + 1))) == [True] * (MOST_THREADS + 1)
 
 
 def test_an_error_is_raised_and_what_nobody_has_begun_is_left(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from moesaic.models.bench.goals import LEAST_MHZ, MOST_CYCLES, MOST_RESOURCES, j
 from moesaic.models.bench.measure import Row
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.clocks import find_clock
+from moesaic.spec.joint import joint_name
 from moesaic.spec.parts import PARTS, family_of, known_part
 from moesaic.spec.presets import PRESETS
 from moesaic.spec.resource_model import target_resources
@@ -36,7 +38,7 @@ RESOURCES = {
     "zcu102": {
         "part": "xczu9eg",
         "totals": {"lut": 200_000, "dsp": 2_300, "bram36": 640.5},
-        "share": {"lut": 0.73, "dsp": 0.91, "bram36": 0.70},
+        "share": {"lut": 0.73, "dsp": 0.91, "bram36": 0.70, "uram": None},
     }
 }
 
@@ -208,7 +210,7 @@ def test_plans_are_of_one_two_and_four_frames_on_memories_of_the_part() -> None:
 
 
 def joined(**changes: Any) -> list[Row]:
-    found = {"target": "zcu102", "model": "M3ViT-T", "weights": "8 bits", "program": "seg,depth"}
+    found = {"target": "zcu102", "model": "M3ViT-T", "weights": "8 bits", "program": together.BOTH}
     found |= {"bandwidth": 0.9, "bit_exact": True, "cycles": 450_000, "most_cycles": 510_000}
     return [{**found, **changes}]
 
@@ -217,11 +219,34 @@ def test_programs_of_several_tasks_can_miss_their_limits() -> None:
     assert together.judge_forms([]) == []
     assert all(goal.met for goal in together.judge_forms(joined()))
     (slow,) = (goal for goal in together.judge_forms(joined(cycles=510_001)) if not goal.met)
-    assert "zcu102 seg,depth, 8 bits: cycles, DRAM at 0.9" in slow.what
+    assert "zcu102 seg+depth, 8 bits: cycles, DRAM at 0.9" in slow.what
     (wrong,) = (goal for goal in together.judge_forms(joined(bit_exact=False)) if not goal.met)
     assert "not bit-exact, of 1" in wrong.what
     shown = text(together.make_table([*joined(), *joined(program="seg", most_cycles=None)]))
     assert "510,000" in shown and "90%" in shown and "yes" in shown
+
+
+class ToldBench:
+    """Compiles nothing, and its simulations say what they are told."""
+
+    console = Console(quiet=True)
+
+    def compile(self, *given: Any) -> Path:
+        return Path("bundle")
+
+
+def test_every_form_is_judged_by_what_verify_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = {"bit_exact": True, "cycles": [440_000, 9_999_999]}
+    programs = ["seg", "depth", joint_name(together.TASKS, 1)]
+    said = {"tasks": dict.fromkeys(programs, verdict)}
+    monkeypatch.setattr(together, "run_step", lambda *given, **more: json.dumps(said))
+    for form in together.FORMS:
+        rows = together.run_form(ToldBench(), form)  # type: ignore[arg-type]
+        missed = [goal for goal in together.judge_forms(rows) if not goal.met]
+        assert len(missed) == sum(len(most) for most in form.most_cycles.values())
+    del said["tasks"][together.BOTH]
+    with pytest.raises(SystemExit, match=r"no program seg\+depth"):
+        together.run_form(ToldBench(), together.FORMS[0])  # type: ignore[arg-type]
 
 
 def test_forms_are_of_targets_that_take_them() -> None:
