@@ -79,12 +79,12 @@ def _normalise(norm: ir.Norm, x: Tensor) -> Tensor:
     if norm.plain:
         return x
     centred = x - x.mean(-1, keepdim=True)
-    return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + norm.epsilon)
+    return centred.div_(torch.sqrt((centred**2).mean(-1, keepdim=True).add_(norm.epsilon)))
 
 
 def _apply(fold: Fold, norm: ir.Norm | None, linear: ir.Linear, x: Tensor) -> Tensor:
     weight, bias = fold(norm, linear, x.dtype)
-    return x @ weight + bias
+    return (x @ weight).add_(bias)
 
 
 def choose_experts(moe: ir.Moe, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ def _attention(layer: ir.Attention, y: Tensor, point: str, observe: Observe, fol
     query = heads("query", layer.query, layer.head_dim)
     key = heads("key", layer.key, layer.head_dim)
     value = heads("value", layer.value, layer.value_dim)
-    scores = query @ key.transpose(-1, -2) * layer.scale
+    scores = (query @ key.transpose(-1, -2)).mul_(layer.scale)
     scores = _seen(observe, f"{point}.scores", scores)
     probability = _seen(observe, f"{point}.probability", scores.softmax(-1))
     context = (probability @ value).transpose(1, 2).flatten(2)
