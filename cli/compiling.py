@@ -203,6 +203,8 @@ def joint_lines(report: dict[str, Any]) -> Iterator[str]:
         )
         if name not in used:
             yield "  note: other programs do the same in no more cycles, so it is never run"
+        for note in program["notes"]:
+            yield f"  note: {note}"
 
 
 def _shares(target: str, report: dict[str, Any]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.energy import estimated_energy
 from moesaic.compiler.estimate.shapes import shape_graph
+from moesaic.compiler.estimate.sustained import schedule_notes
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
 from moesaic.compiler.frontend import load_graph
@@ -292,7 +293,11 @@ def _compile(
             "instructions": len(codes[name].program) // 32,
             "activation_bytes": codes[name].activation_words * arch.depth,
             "weight_stream_bytes": codes[name].weight_words * arch.ring_read_bytes,
-            "notes": graphs[name].notes + notes,
+            "notes": [
+                *graphs[name].notes,
+                *notes,
+                *schedule_notes(graph, arch, schedules[name], memory),
+            ],
             "validation": dataclasses.asdict(validations[name]),
             "routing": routing,
             "weights": stored_weights(graph),

@@ -11,6 +11,7 @@ from moesaic.compiler.codegen.task import TaskCode, compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.energy import estimated_energy
 from moesaic.compiler.estimate.models import estimate_graphs
+from moesaic.compiler.estimate.sustained import schedule_notes
 from moesaic.compiler.estimate.task import Estimate, estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
 from moesaic.compiler.schedule.joint import Joint
@@ -262,4 +263,5 @@ def report_joint(
         "activation_bytes": code.activation_words * arch.depth,
         "weight_stream_bytes": code.weight_words * arch.ring_read_bytes,
         "schedule": dataclasses.asdict(program.schedule),
+        "notes": schedule_notes(work, arch, program.schedule, memory),
     }
