@@ -187,12 +187,16 @@ def _first_that_fits(trials: Trials, start: Schedule) -> Trial:
     joint, arch = trials.joint, trials.arch
     refusals: list[UserError] = []
 
+    def encodable(schedule: Schedule) -> Placed:
+        """Its places, of steps whose fields are large enough."""
+        placed = trials.place(schedule)
+        assert placed  # there is no limit
+        encode_program(placed.steps, arch)
+        return placed
+
     def tried(schedule: Schedule, placed: Placed | None = None) -> Trial | None:
         try:
-            if placed is None:
-                found = trials.run(schedule)
-            else:
-                found = trials.estimate(schedule, placed)
+            found = trials.estimate(schedule, placed or encodable(schedule))
             assert found  # there is no limit
             encode_program(found.plan.steps, arch)
             return found
@@ -201,14 +205,15 @@ def _first_that_fits(trials: Trials, start: Schedule) -> Trial:
             return None
 
     def places(schedule: Schedule) -> Placed | None:
-        """Whether its buffers find room, and where: much sooner known than its cycles."""
+        """Whether its buffers find room, and where, and fields are large enough: much sooner known
+        than its cycles."""
         words = [
             joint.streams_at(index) * resident_words(layer, joint, arch, schedule.head_groups)
             for index, layer in enumerate(joint.graph.layers)
         ]
         try:
             if max(words, default=0) < arch.activation_words:
-                return trials.place(schedule)
+                return encodable(schedule)
         except UserError as error:
             refusals.append(error)
         return None
