@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,9 +24,12 @@ def accuracy_tables(result: dict[str, Any], worst: int, cycles: int) -> Iterator
         if len(result["outputs_db"]) > 1:
             for name, value in result["outputs_db"].items():
                 table.add_row(Text(f"  of {name}"), _db(value))
+        _add_frames(table, result["frames_db"])
         table.add_row("behind the host's part", _db(result["output_db"]))
         table.add_row("their weights alone", _db(result["weights_db"]))
     table.add_row("all but their weights", _db(result["roundings_db"]))
+    if result["weights_db"] is None:
+        _add_frames(table, result["frames_db"])
     yield table
     yield _points(result, worst, cycles)
     if result["flips"]:
@@ -44,6 +48,14 @@ def accuracy_tables(result: dict[str, Any], worst: int, cycles: int) -> Iterator
             exact = f"{values['float']:.5g}" if "float" in values else "no model given"
             table.add_row(Text(name), exact, f"{values['integer']:.5g}")
         yield table
+
+
+def _add_frames(table: Table, frames: list[float]) -> None:
+    """The median and the worst of several frames."""
+    if len(frames) > 1:
+        worst = min(range(len(frames)), key=frames.__getitem__)
+        table.add_row("  of the median frame", _db(statistics.median(frames)))
+        table.add_row(f"  of the worst frame, number {worst}", _db(frames[worst]))
 
 
 def _points(result: dict[str, Any], worst: int, cycles: int) -> Table:

@@ -260,6 +260,9 @@ def _compared(validation: dict[str, Any]) -> str:
     )
 
 
+_STREAM = "stream MB: weights and their parameters as a run reads them, some more than once"
+
+
 @app.command()
 def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
     """Show what a bundle holds."""
@@ -288,10 +291,30 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
             f"{task['weight_stream_bytes'] / 1e6:.2f}",
             f"{task['sqnr_db']:.1f}",
         )
+    table.caption = _STREAM
     show(table)
+    if loaded.joint:
+        show(_together_table(loaded))
     for name, task in loaded.report["tasks"].items():
         if task["host"] or task["front"]:
             show(placement_table(name, task))
+
+
+def _together_table(bundle: Any) -> Table:
+    """Programs of several tasks or frames."""
+    table = Table(title="computed together, beside single frames")
+    for column in ("program", "tasks", "frames", "M MAC", "instructions", "stream MB"):
+        table.add_column(column)
+    for name, program in bundle.report["joint"].items():
+        table.add_row(
+            name,
+            ", ".join(program["tasks"]),
+            str(program["frames"]),
+            f"{program['macs'] / 1e6:.2f}",
+            str(program["instructions"]),
+            f"{program['weight_stream_bytes'] / 1e6:.2f}",
+        )
+    return table
 
 
 @app.command()

@@ -94,7 +94,9 @@ ClockOption = Annotated[
         help="clock for times; without it a preset's by `make timing`, else the family's, assumed",
     ),
 ]
-BandwidthOption = Annotated[float, typer.Option(help="sustained share of the DRAM's peak")]
+BandwidthOption = Annotated[
+    float, typer.Option(help="share of its ports' peak that the DRAM sustains")
+]
 DramOption = Annotated[
     str,
     typer.Option(

@@ -222,6 +222,7 @@ def _estimate_targets(
 ) -> None:
     """Every target, side by side."""
     from moesaic.cli.targets_view import (
+        beyond_boards,
         read_targets,
         refusals,
         targets_report,
@@ -261,5 +262,5 @@ def _estimate_targets(
         print(json.dumps(report, indent=1))
         return
     show(targets_table(report))
-    for line in refusals(report):
+    for line in [*refusals(report), *beyond_boards(report)]:
         out.print(line, highlight=False, soft_wrap=True)

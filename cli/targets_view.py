@@ -11,10 +11,11 @@ from rich.text import Text
 
 from moesaic.cli.time_view import shared_times
 from moesaic.spec.arch import ArchConfig
+from moesaic.spec.boards import dram_of
 from moesaic.spec.clocks import ASSUMED, RECORDED, Clock, find_clock
 from moesaic.spec.errors import UserError
 from moesaic.spec.memories import ram_kind
-from moesaic.spec.memory import sustained_bytes
+from moesaic.spec.memory import BOARD_SHARE, board_share, sustained_bytes
 from moesaic.spec.parts import PARTS, known_part
 from moesaic.spec.presets import PRESETS, load_arch
 from moesaic.spec.resource_model import shares, target_resources
@@ -60,6 +61,7 @@ def _target(result: TargetEstimate, clock: Clock, bandwidth: float) -> dict[str,
     name = known_part(arch.device)
     family = PARTS[name].family if name else "xcup"
     counted = target_resources(arch, family)
+    dram = dram_of(arch)
     return {
         "target": arch.name,
         "fits": result.fits,
@@ -70,6 +72,8 @@ def _target(result: TargetEstimate, clock: Clock, bandwidth: float) -> dict[str,
         "resources": counted,
         "share": shares(counted, PARTS[name]) if name else None,
         "dram_given_gb_s": clock.gigabytes_per_second(sustained_bytes(arch, bandwidth)),
+        "board_dram_gb_s": dram.gigabytes_per_second if dram else None,
+        "board_share": board_share(arch, dram, clock.mhz) if dram else None,
         "tasks": {
             task: {
                 "macs": found.macs,
@@ -134,6 +138,20 @@ def _title(clocks: set[Clock]) -> str:
         return f"at {clocks.pop()}"
     sources = {clock.source for clock in clocks}
     return f"clocks {sources.pop()}" if len(sources) == 1 else f"clocks {RECORDED}; * {ASSUMED}"
+
+
+def beyond_boards(report: dict[str, Any]) -> list[str]:
+    """A line for each target whose cycles assume more than its board's DRAM has at its peak."""
+    found = []
+    for entry in report["targets"]:
+        peak, share = entry["board_dram_gb_s"], entry["board_share"]
+        if entry["fits"] and peak is not None and entry["dram_given_gb_s"] > peak:
+            found.append(
+                f"{entry['target']}: its board's DRAM has {peak:.1f} GB/s at its peak, these cycles"
+                f" assume {entry['dram_given_gb_s']:.1f}; {BOARD_SHARE:.0%} of that peak is"
+                f" --bandwidth {share:.2f}"
+            )
+    return found
 
 
 def refusals(report: dict[str, Any]) -> list[str]:

@@ -172,6 +172,12 @@ class Bundle:
             raise UserError(
                 f"{self.path} holds several tasks; name one (--task, task= in Python): {known}"
             )
+        if name in self.joint:
+            raise UserError(
+                f"{self.path} computes {name} together, which is no task of its own: its tasks are"
+                f" {known}; verify without --task checks such programs, too, and run, serve and"
+                " Session.run_many take them where they are faster"
+            )
         if name not in self.tasks:
             raise UserError(f"{self.path} has no task {name!r}; its tasks are: {known}")
         return name

@@ -179,6 +179,12 @@ PRESETS: dict[str, ArchConfig] = {
 }
 
 
+def presets_with(flag: str) -> str:
+    """Names of the presets that have a flag, for a sentence."""
+    *most, last = (name for name, arch in PRESETS.items() if getattr(arch, flag))
+    return f"{', '.join(most)} or {last}" if most else last
+
+
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object of a target file; of two equal names one would be ignored."""
     fields = dict(pairs)

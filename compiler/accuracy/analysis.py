@@ -72,6 +72,9 @@ class TaskAccuracy:
     and the others of the worst output."""
     outputs_db: dict[str, float]
     """``total_db`` of each output."""
+    frames_db: list[float]
+    """``total_db`` of each frame alone: one that is far from its floats outweighs all others in
+    their sum."""
     weights_db: float | None
     """Of the integers' weights in float against the float model; None without one."""
     roundings_db: float
@@ -117,6 +120,7 @@ def analyse(
         samples=len(samples),
         total_db=min(outputs_db.values()),
         outputs_db=outputs_db,
+        frames_db=_frames_db(exact, integer),
         weights_db=None if model is None else min(_db(exact, weights).values()),
         roundings_db=min(_db(weights, integer).values()),
         points=_points(graph, arch, schedule, rows, reals, roundings),
@@ -137,6 +141,21 @@ def _db(exact: Outputs, values: Outputs) -> dict[str, float]:
         name: sqnr_db(exact[name].astype(np.float32), value.reshape(exact[name].shape))
         for name, value in values.items()
     }
+
+
+def _frames_db(exact: Outputs, values: Outputs) -> list[float]:
+    """Of the worst output of each frame."""
+    count = len(next(iter(values.values())))
+    frames = (slice(number, number + 1) for number in range(count))
+    return [
+        min(
+            _db(
+                {name: value[frame] for name, value in exact.items()},
+                {name: value[frame] for name, value in values.items()},
+            ).values()
+        )
+        for frame in frames
+    ]
 
 
 def _float_run(graph: ir.Graph, samples: NDArray[np.float32]) -> tuple[Outputs, dict[int, Tensor]]:

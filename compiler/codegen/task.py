@@ -23,6 +23,7 @@ from moesaic.spec.errors import UserError
 from moesaic.spec.formats import FEW_WEIGHT_BITS, WEIGHT_BITS
 from moesaic.spec.graphcheck import linears
 from moesaic.spec.intgraph import IntGraph
+from moesaic.spec.presets import presets_with
 
 
 @dataclass
@@ -50,8 +51,9 @@ def check_weights(graph: IntGraph, arch: ArchConfig) -> None:
     few = next((where for where, linear, *_ in linears(graph) if linear.few_bits), None)
     if few and not arch.four_bit_weights:
         raise UserError(
-            f"target {arch.name} takes weights of {WEIGHT_BITS} bits only, and {few} has"
-            f" {FEW_WEIGHT_BITS}: use a target with four_bit_weights, or compile with"
+            f"the model does not fit target {arch.name}: {few} has weights of {FEW_WEIGHT_BITS}"
+            f" bits, and the target takes {WEIGHT_BITS} only; use one with four_bit_weights"
+            f" ({presets_with('four_bit_weights')}), or compile with"
             f" --experts {WEIGHT_BITS} --weights {WEIGHT_BITS}"
         )
 

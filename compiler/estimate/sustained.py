@@ -22,7 +22,7 @@ def schedule_notes(
     work: IntGraph | Joint, arch: ArchConfig, schedule: Schedule, memory: Memory | None = None
 ) -> list[str]:
     """A sentence where ``schedule``, chosen for ``memory``, loads weights again to keep the array
-    busy, and loading them once is faster with the share of the DRAM's peak that boards are taken
+    busy, and loading them once is faster with the share of the ports' peak that boards are taken
     to sustain; else none.
 
     Only sizes count, and experts share the tokens, as where schedules are chosen.
@@ -40,8 +40,8 @@ def schedule_notes(
             saved = 1 - other.cycles / there.cycles
             share = share_name(BOARD_SHARE)
             return [
-                f"the schedule loads weights again, which pays with {memory.share:.0%} of the"
-                f" DRAM's peak: where {BOARD_SHARE:.0%} is sustained, one that loads them once"
-                f" takes {saved:.0%} fewer cycles (--bandwidth {share})"
+                "the schedule loads weights again, which pays where DRAM sustains"
+                f" {memory.share:.0%} of its ports' peak: with {BOARD_SHARE:.0%} one that loads"
+                f" them once takes {saved:.0%} fewer cycles (--bandwidth {share})"
             ]
     return []

@@ -12,6 +12,7 @@ from moesaic.compiler.points import sites
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
 from moesaic.spec.formats import FEW_WEIGHT_BITS, WEIGHT_BITS
+from moesaic.spec.presets import presets_with
 
 Few = Mapping[str, Collection[str]]
 """Task to the roles (``points.Site``) of its linear layers whose weights have four bits."""
@@ -108,7 +109,8 @@ class WeightBits:
         if self.any_few and not arch.four_bit_weights:
             raise UserError(
                 f"target {arch.name} takes weights of {WEIGHT_BITS} bits only: use a target with"
-                f" four_bit_weights, or leave out --experts and --weights"
+                f" four_bit_weights ({presets_with('four_bit_weights')}), or leave out --experts"
+                " and --weights"
             )
 
     def roles(self, graph: ir.Graph) -> frozenset[str]:

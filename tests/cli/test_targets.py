@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from moesaic.cli.targets_view import beyond_boards, targets_report
 from moesaic.compiler.estimate.rating import rate
+from moesaic.compiler.estimate.targets import TargetEstimate
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.arch_schema import arch_schema
 from moesaic.spec.boards import dram_of
 from moesaic.spec.clocks import find_clock
 from moesaic.spec.errors import UserError
+from moesaic.spec.memory import sustained_bytes
 from moesaic.spec.presets import PRESETS, load_arch
 from tests.cli.here import moesaic_here
 
@@ -45,6 +48,22 @@ def test_shown_preset_is_a_target_file(
     (tmp_path / "mine.json").write_text(done.out)
     assert done.code == 0 and load_arch(str(tmp_path / "mine.json")) == PRESETS[name]
     assert breaks(arch_schema(), json.loads(done.out)) == []
+
+
+def test_cycles_beyond_what_a_board_has_are_named() -> None:
+    """With the share of its ports' peak at which 70 % of the board's DRAM is sustained."""
+    arch = PRESETS["zcu102"]
+    shown = {share: beyond_boards(targets_report([TargetEstimate(arch, {})], None, share))
+             for share in (0.9, 0.7)}  # fmt: skip
+    (line,) = shown[0.9]
+    dram, clock = dram_of(arch), find_clock(arch)
+    assert dram and line.startswith("zcu102: its board's DRAM has 19.2 GB/s at its peak")
+    share = float(re.search(r"70% of that peak is --bandwidth ([\d.]+)$", line)[1])  # type: ignore[index]
+    given = clock.gigabytes_per_second(sustained_bytes(arch, share))
+    assert given == pytest.approx(0.7 * dram.gigabytes_per_second, rel=0.01)
+    assert not shown[0.7], "16.9 GB/s are less than the board's peak"
+    for result in (TargetEstimate(arch, {}, "too large"), TargetEstimate(PRESETS["nano"], {})):
+        assert not beyond_boards(targets_report([result], None, 0.9))
 
 
 def test_unknown_preset_is_refused(

@@ -95,6 +95,18 @@ def test_the_report_page_shows_them(bundle: Path, loaded: Bundle, tmp_path: Path
     assert ("a", {"href": "#together", "data-part": "together"}) in page.elements
 
 
+def test_programs_are_listed_and_are_no_tasks(bundle: Path, loaded: Bundle) -> None:
+    """`inspect` shows them; where a task is asked for they are told from names that there are
+    none of."""
+    listed = moesaic("inspect", bundle).out
+    for name, report in loaded.report["joint"].items():
+        row = next(line for line in listed.splitlines() if f" {name} " in line)
+        assert f" {report['instructions']} " in row and f" {report['frames']} " in row
+    done = moesaic("verify", bundle, "--task", "seg+depth")
+    assert done.code == 2 and "computes seg+depth together, which is no task" in done.err
+    assert "has no task 'night'" in moesaic("verify", bundle, "--task", "night").err
+
+
 def test_programs_that_are_no_faster_are_named(loaded: Bundle) -> None:
     report = copy.deepcopy(loaded.report)
     assert not any("never run" in line for line in joint_lines(report))

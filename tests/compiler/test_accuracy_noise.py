@@ -176,6 +176,11 @@ def test_analysis_finds_a_point_that_was_made_bad() -> None:
     assert good.weights_db is not None and good.total_db < min(good.weights_db, good.roundings_db)
     assert good.points == sorted(good.points, key=lambda point: point.alone_db)
     assert good.points[-1].cumulated_db == min(point.cumulated_db for point in good.points)
+    exact = run_float(graph, samples).astype(np.float32)
+    values = only_output(integer, codes).reshape(exact.shape)
+    for number, db in enumerate(good.frames_db):
+        assert db == pytest.approx(sqnr_db(exact[number], values[number]), abs=0.01)
+    assert len(good.frames_db) == len(samples)
     gated = {layer.name for layer in integer.layers if isinstance(layer, IntMoe)}
     assert {flips.layer for flips in good.flips} == gated != set()
     assert all(0 <= flips.margin <= flips.margin_of_all for flips in good.flips)

@@ -126,7 +126,7 @@ def test_weights_of_four_bits(arch: ArchConfig, shape: str) -> None:
         assert len(np.unique(expected)) > min(20, expected.size // 2)
         compile_task(whole, able, plain)
         assert image.words < plain.words
-    with pytest.raises(UserError, match="takes weights of 8 bits only"):
+    with pytest.raises(UserError, match="has weights of 4 bits, and the target takes 8 only"):
         compile_task(graph, unable, WeightImage(unable))
 
 

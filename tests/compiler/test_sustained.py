@@ -51,7 +51,7 @@ def test_weights_loaded_again_are_spoken_of(again: Schedule) -> None:
     assert said and int(said[1]) == round(100 * saved)
     if again == AGAIN:
         assert cycles(graph, again, 0.9) < cycles(graph, ONCE, 0.9)
-    assert "pays with 80% of" in schedule_notes(graph, ARCH, again, Memory(share=0.8))[0]
+    assert "sustains 80% of" in schedule_notes(graph, ARCH, again, Memory(share=0.8))[0]
 
 
 def test_nothing_is_said_without_reason() -> None:

@@ -55,6 +55,9 @@ def test_every_figure_comes_in_text_json_and_picture(
         assert result["samples"] == 6 and result["cycles"] > 1000
         assert result["total_db"] == pytest.approx(result["output_db"], abs=0.01)
         assert result["total_db"] < min(result["weights_db"], result["roundings_db"]) + 0.5
+        frames = result["frames_db"]
+        assert len(frames) == 6 and min(frames) <= result["total_db"] <= max(frames)
+        assert f"of the worst frame, number {frames.index(min(frames))}" in done.out
         points = result["points"]
         assert len(points) > 10
         assert points == sorted(points, key=lambda point: point["alone_db"])

@@ -145,12 +145,19 @@ def test_experts_of_a_compiled_model(target: Path, tmp_path: Path) -> None:
     by_model = moesaic("estimate", model, "--target", target, "--experts", "4", "--json")
     estimated = json.loads(by_model.out)["tasks"]["default"]
     assert estimated == json.loads(by_bundle.out)["tasks"]["seg"]
+    # Targets that take eight bits only are rows beside those that take four.
+    shown = moesaic("estimate", tmp_path / "few", "--targets", f"nano,{target},zcu102", "--json")
+    assert shown.code == 0, shown.err
+    first, *others = json.loads(shown.out)["targets"]
+    assert not first["fits"] and all(other["fits"] for other in others)
+    assert "weights of 4 bits, and the target takes 8 only" in first["reason"]
+    assert "four_bit_weights (zcu102, zcu104 or u280)" in first["reason"]
 
 
 @pytest.mark.parametrize(
     ("options", "needles"),
     [
-        (["--experts", "4"], ["target nano takes weights of 8 bits only", "four_bit_weights"]),
+        (["--experts", "4"], ["nano takes weights of 8 bits only", "(zcu102, zcu104 or u280)"]),
         (["--weights", "5"], ["--weights takes 4, 8 or auto, not 5"]),
         (["--weights", "auto"], ["--weights auto needs --min-sqnr"]),
         (
