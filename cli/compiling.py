@@ -102,7 +102,9 @@ def compile(
     check_memory(DEFAULT_MEMORY.latency_cycles, bandwidth)
     options = QuantOptions().without(name for name in without.split(",") if name)
     goal = _goal(target_sqnr, budget_cycles)
-    bits = WeightBits.of(experts, int(weights) if weights.isdecimal() else weights, min_sqnr)
+    bits = WeightBits.of(
+        experts, int(weights) if weights.isdecimal() and len(weights) < 4 else weights, min_sqnr
+    )
     tasks: dict[str, str | Path] = {}
     if os.path.exists(output / MANIFEST):  # Path.exists raises for a name that is too long
         console.print(f"{output} holds a bundle, which will be replaced")

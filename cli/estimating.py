@@ -56,7 +56,8 @@ def estimate(
     routing: Annotated[
         str | None,
         typer.Option(
-            help="'equal', or .json: layer or task/layer to token counts of the experts; by default"
+            help="'equal', or .json: layer or task/layer to token counts of the experts in a frame"
+            " (with --together, of a layer alone: in all frames and tasks); by default"
             " equal for a model, and for a bundle as measured on its first calibration sample"
         ),
     ] = None,

@@ -19,7 +19,7 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.energy import estimated_energy
-from moesaic.compiler.estimate.shapes import shape_graph
+from moesaic.compiler.estimate.shapes import shape_graph, with_few_bits
 from moesaic.compiler.estimate.sustained import schedule_notes
 from moesaic.compiler.estimate.task import estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
@@ -137,7 +137,9 @@ def compile(
     arch = target
     if not isinstance(arch, ArchConfig):
         arch = load_arch(str(read_path(arch, "target")))
-    bits = weights or WeightBits()
+    bits = WeightBits() if weights is None else weights
+    if not isinstance(bits, WeightBits):
+        raise UserError(f"weights takes WeightBits.of(experts, weights), not {bits!r}")
     bits.check(arch)
     if bits.automatic and goal is not None:
         raise UserError(
@@ -208,7 +210,7 @@ def _compile(
         samples[name] = check_frames(given, *wanted, task=name, holder="the calibration file")
         if aside is not None and held_out is not None:
             held_out[name] = check_frames(aside, *wanted, task=name, holder="the held-out file")
-        sizes[name] = shape_graph(graphs[name], name)
+        sizes[name] = with_few_bits(shape_graph(graphs[name], name), *bits.certain)
         with naming_a_preset(sizes[name]):
             check_fits(sizes[name], arch)  # quantising can take minutes
     check_fronts(requests, {name: g.front.model for name, g in graphs.items() if g.front})
@@ -296,6 +298,7 @@ def _compile(
             "notes": [
                 *graphs[name].notes,
                 *notes,
+                *bits.notes(graphs[name]),
                 *schedule_notes(graph, arch, schedules[name], memory),
             ],
             "validation": dataclasses.asdict(validations[name]),

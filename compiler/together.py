@@ -14,6 +14,7 @@ from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.sustained import schedule_notes
 from moesaic.compiler.estimate.task import Estimate, estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
+from moesaic.compiler.joint_routing import Routing, given_routing, joint_routing
 from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig
@@ -24,9 +25,6 @@ from moesaic.spec.image import MAX_TASKS
 from moesaic.spec.intgraph import IntGraph
 from moesaic.spec.joint import joint_name, read_joint
 from moesaic.spec.memory import COMPARED_SHARES
-
-Routing = Mapping[str, Mapping[str, Sequence[int]]]
-"""Task to layer to the tokens of each expert in one frame."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,9 @@ def read_requests(
         One is none, as :func:`~moesaic.spec.joint.read_joint`, or asked for twice.
     """
     found: dict[str, tuple[tuple[str, ...], int]] = {}
-    for text in together:
+    for text in [together] if isinstance(together, str) else together:
+        if not isinstance(text, str):
+            raise UserError(f"what is computed together is named as seg,depth*2, not {text!r}")
         names, frames = read_joint(text, tasks)
         # The order of tasks is the bundle's: the common layers are computed as the first has them.
         names = tuple(task for task in tasks if task in names)
@@ -126,9 +126,14 @@ def check_joint_fits(works: Mapping[str, Joint], arch: ArchConfig) -> None:
     UserError
         The first that does not fit.
     """
-    for work in works.values():
-        with naming_a_preset(work):
-            check_fits(work, arch)
+    for name, work in works.items():
+        try:
+            with naming_a_preset(work):
+                check_fits(work, arch)
+        except UserError as error:
+            raise UserError(
+                f"{name} together: {error}; or ask for fewer frames or tasks"
+            ) from error
 
 
 def compile_joint(
@@ -144,23 +149,6 @@ def compile_joint(
     """
     schedule = choose_schedule(work, arch, memory=memory)
     return JointProgram(work, schedule, compile_task(work, arch, image, schedule))
-
-
-def joint_routing(work: Joint, routing: Routing) -> dict[str, list[int]]:
-    """Tokens of each expert in all frames and tasks, by the first task's layer names: of layers
-    that have been measured in all tasks that have rows of their own."""
-    found = {}
-    for number, layer in enumerate(work.graph.layers):
-        graphs = work.graphs if number >= work.common else (work.graph,)
-        each = [
-            routing[graph.task][graph.layers[number].name]
-            for graph in graphs
-            if graph.layers[number].name in routing.get(graph.task, {})
-        ]
-        if len(each) < len(graphs):
-            continue
-        found[layer.name] = [work.frames * sum(counts) for counts in zip(*each, strict=True)]
-    return found
 
 
 def estimate_joint(
@@ -200,7 +188,9 @@ def estimate_joint(
     measured = {task: report["routing"] for task, report in bundle.report["tasks"].items()}
     results: dict[str, Estimate] = {}
     for name, work in works.items():
-        given = joint_routing(work, measured) if routing is None else routing
+        given = joint_routing(work, measured)
+        if routing is not None:
+            given = given_routing(work, name, routing)
         by_task = {f"{name}/{layer}": rows for layer, rows in given.items()}
         with naming_a_preset(work):
             results |= estimate_graphs(

@@ -19,7 +19,7 @@ from moesaic.spec import layout, registers
 from moesaic.spec.bundle import Bundle
 from moesaic.spec.errors import UserError
 from moesaic.spec.intgraph import InputCodes
-from moesaic.spec.registers import ErrorCode
+from moesaic.spec.registers import ERROR_DOCS, ErrorCode
 from moesaic.spec.results import RESULT_DOCS, Result
 
 _WAYS_OUT = {
@@ -71,6 +71,8 @@ class Driver:
         config = native.CConfig(
             platform.memory_base, platform.memory_bytes, watchdog_cycles, _POLL_CYCLES
         )
+        self._submitted = ""
+        """Program of the frame that runs, or ran last."""
         self._call("open", ctypes.byref(platform.table), config)
         image = bundle.image
         self._call("load", image, len(image))
@@ -92,7 +94,11 @@ class Driver:
         if code == Result.FRAME_ERROR:
             fault = native.CFault()
             self._library.moesaic_get_fault(self._handle, ctypes.byref(fault))
-            raise DeviceError(f"{ErrorCode(fault.code).name} (info 0x{fault.info:x})")
+            kind = ErrorCode(fault.code)
+            raise DeviceError(
+                f"{kind.name} (info 0x{fault.info:x}) in program {self._submitted} of bundle"
+                f" {self.bundle.path}: {ERROR_DOCS[kind]}"
+            )
         raise DeviceError(text)
 
     def _find(self, name: str) -> tuple[int, native.CTask]:
@@ -127,6 +133,7 @@ class Driver:
 
     def submit(self, task: str) -> None:
         """Start a frame of the task on the input that was written last."""
+        self._submitted = task
         self._call("submit", self._tasks[task][0])
 
     def wait(self, timeout_cycles: int | None = None) -> None:

@@ -97,8 +97,14 @@ class Session:
         batch_frames: int = 1,
         batch_wait_seconds: float = 0.0,
     ) -> None:
-        if batch_frames < 1 or not 0 <= batch_wait_seconds < float("inf"):
-            raise UserError("batch_frames must be at least 1, and batch_wait_seconds at least 0")
+        frames = queue_frames, batch_frames
+        if not all(isinstance(count, int) and count >= 1 for count in frames) or not (
+            isinstance(batch_wait_seconds, int | float) and 0 <= batch_wait_seconds < float("inf")
+        ):
+            raise UserError(
+                "queue_frames and batch_frames must be at least 1, and batch_wait_seconds at"
+                " least 0"
+            )
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         names = device_names(devices)
         self._process, self._closed = os.getpid(), False
@@ -252,12 +258,13 @@ class Session:
             As :meth:`run`; there are all answers or none.
         """
         self._check_usable()
-        return self._run_now(self._names(tasks), inputs)
+        return self._run_now(self._names(tasks), _mapping(inputs))
 
     def _names(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
         if tasks is None:
             return tuple(self.bundle.tasks)
-        if isinstance(tasks, str):
+        listed = isinstance(tasks, Sequence) and not isinstance(tasks, str)
+        if not listed or not all(isinstance(name, str) for name in tasks):
             raise UserError(f"tasks must be a list of names, not {tasks!r}")
         names = tuple(self.bundle.task(name) for name in tasks)
         if not names or len(set(names)) < len(names):
@@ -339,7 +346,7 @@ class Session:
     ) -> Future[Any]:
         self._check_usable()
         try:
-            tasks = names()
+            tasks, inputs = names(), _mapping(inputs)
         except UserError as error:  # told where all that is wrong with a call is told
             refused = Future[Any]()
             refused.set_exception(error)
@@ -397,3 +404,12 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _mapping(inputs: Inputs) -> Inputs:
+    """Refuse an array where arrays by name are asked for."""
+    if not isinstance(inputs, Mapping):
+        raise UserError(
+            f"inputs must be a mapping of input names to arrays, not {type(inputs).__name__}"
+        )
+    return inputs

@@ -20,7 +20,6 @@ from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.bundle import Bundle
-from moesaic.spec.formats import FEW_WEIGHT_BITS
 from moesaic.spec.intgraph import IntGraph, IntMoe
 
 Routing = Mapping[str, Sequence[int]]
@@ -204,8 +203,10 @@ def estimate_onnx(
     bits = weights or WeightBits()
     bits.check(arch)
     graphs = shapes_of_onnx(path, partition=partition, choice=choice)
-    few = (bits.experts == FEW_WEIGHT_BITS, bits.others == FEW_WEIGHT_BITS)
-    works = {task: Joint((with_few_bits(graph, *few),), frames) for task, graph in graphs.items()}
+    works = {
+        task: Joint((with_few_bits(graph, *bits.certain),), frames)
+        for task, graph in graphs.items()
+    }
     with naming_a_preset(works["default"]):
         return estimate_graphs(
             works, arch, routing=routing, memory=memory, image=ShapeImage(arch), shares=shares

@@ -94,9 +94,14 @@ class WeightBits:
         return self.others == AUTO
 
     @property
+    def certain(self) -> tuple[bool, bool]:
+        """Whether experts, and all others, have four bits for certain."""
+        return self.experts == FEW_WEIGHT_BITS, self.others == FEW_WEIGHT_BITS
+
+    @property
     def any_few(self) -> bool:
         """Whether a layer may have four bits."""
-        return self.automatic or FEW_WEIGHT_BITS in (self.experts, self.others)
+        return self.automatic or any(self.certain)
 
     def check(self, arch: ArchConfig) -> None:
         """Refuse four bits on a target that has no way for them.
@@ -112,6 +117,13 @@ class WeightBits:
                 f" four_bit_weights ({presets_with('four_bit_weights')}), or leave out --experts"
                 " and --weights"
             )
+
+    def notes(self, graph: ir.Graph) -> list[str]:
+        """Where four bits were asked for experts, and there are none."""
+        mixtures = any(isinstance(layer, ir.Moe) for layer in graph.layers)
+        if mixtures or self.certain != (True, False):
+            return []
+        return ["--experts 4 changes nothing, there are no experts: --weights 4 is for all layers"]
 
     def roles(self, graph: ir.Graph) -> frozenset[str]:
         """Linear layers with four bits; none of them if they are still to be chosen."""

@@ -53,6 +53,9 @@ class Joint:
             where = f"tasks {first.task} and {other.task} can't be computed together"
             if not _equal(_begin(first), _begin(other)):
                 raise UserError(f"{where}: their inputs or embeddings differ; run them one by one")
+            if len(first.layers) != len(other.layers):
+                counts = f"{len(first.layers)} and {len(other.layers)} layers"
+                raise UserError(f"{where}: they have {counts}; run them one by one")
             for index, (mine, its) in enumerate(zip(first.layers, other.layers, strict=True)):
                 if _equal(_unnamed(mine), _unnamed(its)):
                     continue
@@ -118,7 +121,6 @@ def _begin(graph: IntGraph) -> tuple[object, ...]:
         graph.gather,
         graph.residual_scale,
         graph.embed,
-        len(graph.layers),
     )
 
 

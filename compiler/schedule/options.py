@@ -114,7 +114,8 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
         A field is missing, unknown, or beyond what can be chosen.
     """
     earlier = {"norms_kept": 1, "head_groups": 1, "planes_freed": 0, "head_start": 1}
-    fields = {**earlier, **fields}  # what earlier bundles do not say
+    if isinstance(fields, Mapping):
+        fields = {**earlier, **fields}  # what earlier bundles do not say
     tried = candidates(arch)
     most_rows = (1 << isa.width(isa.Opcode.NORM, "rows")) - 1
     most = {
@@ -131,8 +132,10 @@ def stored_schedule(arch: ArchConfig, fields: Mapping[str, int], bundle: str) ->
     }
     least = {name: 1 for name in ("row_blocks", "query_blocks", "bank_tiles", "fetches_ahead")}
     least |= {"head_groups": 1, "head_start": 1}
-    good = set(fields) == set(most) and all(
-        least.get(name, 0) <= fields[name] <= limit for name, limit in most.items()
+    good = isinstance(fields, Mapping) and set(fields) == set(most)
+    good = good and all(
+        type(fields[name]) is int and least.get(name, 0) <= fields[name] <= limit
+        for name, limit in most.items()
     )
     if not good:
         raise UserError(

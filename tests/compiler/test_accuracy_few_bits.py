@@ -110,3 +110,9 @@ def test_targets_without_four_bits_are_refused_where_they_are_wanted() -> None:
                 bits.check(PRESETS["nano"])
         else:
             bits.check(PRESETS["nano"])
+
+
+def test_four_bits_of_experts_that_are_none_are_spoken_of() -> None:
+    mixture, dense = random_graph(), dense_graph()
+    assert WeightBits.of(4).notes(mixture) == [] == WeightBits.of(4, 4).notes(dense)
+    assert "there are no experts: --weights 4" in WeightBits.of(4).notes(dense)[0]

@@ -99,6 +99,9 @@ def test_earlier_bundles_have_none() -> None:
     assert stored_schedule(SMALL, fields, "old") == replace(AHEAD, head_start=1)
     with pytest.raises(UserError, match="holds no schedule for small"):
         stored_schedule(SMALL, {**fields, "head_start": 0}, "odd")
+    for damaged in ([1], "x", None, {**fields, "row_blocks": "1"}, {**fields, "row_blocks": 1.0}):
+        with pytest.raises(UserError, match="holds no schedule for small"):
+            stored_schedule(SMALL, damaged, "odd")  # type: ignore[arg-type]
 
 
 def test_search_tells_blocks_from_a_head_start() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
 from moesaic.compiler.estimate.models import estimate_bundle
 from moesaic.compiler.estimate.shapes import ShapeImage
+from moesaic.compiler.joint_routing import given_routing, joint_routing
 from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, first_schedule
-from moesaic.compiler.together import check_programs, estimate_joint, joint_routing
+from moesaic.compiler.together import check_programs, estimate_joint, read_requests
 from moesaic.spec import isa, layout
 from moesaic.spec.arch import ArchConfig
 from moesaic.spec.errors import UserError
@@ -24,6 +26,7 @@ from moesaic.spec.presets import PRESETS
 from tests.e2e.bundles import make_bundle
 from tests.functional import FunctionalModel
 from tests.hazards import check_order
+from tests.outputs import at_the_end
 
 from .random_intgraph import Shape, random_intgraph, random_patches
 from .test_frames import ROOMY
@@ -108,6 +111,11 @@ def test_what_differs_in_more_than_gates_is_refused() -> None:
         Joint((graph, replace(other, layers=layers)))
     with pytest.raises(UserError, match="their inputs or embeddings differ"):
         Joint((graph, replace(other, input_scale=0.5)))
+    shorter = replace(other, layers=layers[:-1], heads=at_the_end(other.heads, len(layers) - 1))
+    for pair in ((graph, shorter), (shorter, graph)):
+        counts = " and ".join(str(len(one.layers)) for one in pair)
+        with pytest.raises(UserError, match=f"they have {counts} layers; run them one by one"):
+            Joint(pair)
     nano = PRESETS["nano"]
     large = replace(SHAPES["heads alone"], tokens=100, patches=99, head_rows=99, channels=96)
     one = random_intgraph(large, 1)
@@ -143,6 +151,33 @@ def test_routing_is_known_where_it_is_of_all_streams() -> None:
     assert joint_routing(work, routing) == {first: [40, 40], last: [80, 80]}
     assert joint_routing(work, {graphs[0].task: routing[graphs[0].task]}) == {first: [40, 40]}
     assert not joint_routing(work, {})
+
+
+def test_routing_that_a_user_gives() -> None:
+    """Of single frames by task, or of all together."""
+    graphs = differing_late()
+    first, last = (layer.name for layer in graphs[0].layers if isinstance(layer, IntMoe))
+    one, two = (graph.task for graph in graphs)
+    work = Joint(tuple(graphs), 2)
+    by_task = {f"{one}/{first}": [20, 20], f"{one}/{last}": [30, 10], f"{two}/{last}": [10, 30]}
+    both = {first: [40, 40], last: [80, 80]}
+    assert given_routing(work, "joint", by_task) == both
+    for whole in (both, {f"joint/{layer}": counts for layer, counts in both.items()}):
+        assert given_routing(work, "joint", whole) == both
+    with pytest.raises(UserError, match=f"routing of {one}/{last} needs that of {one}, {two}"):
+        given_routing(work, "joint", {f"{one}/{last}": [30, 10]})
+    # What is no layer is refused where layers are looked up, by the name that was given.
+    assert given_routing(work, "joint", {f"{one}/none": [1]}) == {f"{one}/none": [1]}
+
+
+@pytest.mark.parametrize("together", [[None], ["a,b", 3]])
+def test_what_is_no_text_is_refused(together: Any) -> None:
+    with pytest.raises(UserError, match="is named as seg,depth"):
+        read_requests(together, ["a", "b"])
+
+
+def test_one_request_needs_no_list() -> None:
+    assert read_requests("a,b", ["a", "b"]) == {"a+b": (("a", "b"), 1)}
 
 
 def test_more_programs_than_a_bundle_holds_are_refused_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,13 @@ def test_experts_of_a_compiled_model(target: Path, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     told = " ".join(done.err.split())
     assert "weights of 4 bits: " in told and " MB in all" in told
+    # A preset that holds the model, but takes eight bits only, is no way out.
+    tight = tmp_path / "tight.json"
+    tight.write_text(json.dumps(dataclasses.replace(FOUR, max_experts=2).to_dict()))
+    words = ("--target", tight, "--calibrate", tmp_path / "samples.npz", "--experts", "4")
+    refused = moesaic("compile", *models, *words, "-o", tmp_path / "tight")
+    named = re.search(r"of the presets (\S+) is the smallest that holds it", refused.err)
+    assert refused.code == 2 and named and PRESETS[named[1]].four_bit_weights, refused.err
     verified = moesaic("verify", tmp_path / "few", "--samples", "2", "--json")
     assert verified.code == 0, verified.out + verified.err
     tasks = json.loads(moesaic("inspect", tmp_path / "few", "--json").out)["tasks"]

@@ -245,7 +245,17 @@ def test_kept_future_keeps_no_inputs(bundle: Bundle) -> None:
         assert seen() is None
 
 
-@pytest.mark.parametrize("options", [{"batch_frames": 0}, {"batch_wait_seconds": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_frames": 0},
+        {"batch_frames": None},
+        {"batch_frames": 1.5},
+        {"queue_frames": -1},
+        {"batch_wait_seconds": -1.0},
+        {"batch_wait_seconds": "soon"},
+    ],
+)
 def test_sizes_that_are_none_are_refused(options: Any, bundle: Bundle) -> None:
     with pytest.raises(UserError, match="batch_frames must be at least 1"):
         Session(bundle, "plain", **options)

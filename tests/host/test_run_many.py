@@ -120,6 +120,8 @@ def test_all_answers_or_none(bundle: Bundle, x: np.ndarray) -> None:
         ("seg", "must be a list of names, not 'seg'"),
         ([], "each once, not \\[\\]"),
         (["seg", "seg"], "each once, not \\['seg', 'seg'\\]"),
+        (5, "must be a list of names, not 5"),
+        ([["seg"]], "must be a list of names, not"),
         (["seg", "night"], "no task 'night'; its tasks are: depth, edge, seg"),
     ],
 )
@@ -133,6 +135,11 @@ def test_tasks_that_are_none_are_refused(
             session.submit_many({"x": x}, tasks).result()
         with pytest.raises(UserError, match="needs the input 'x'"):
             session.run_many({}, ALL)
+        for wrong in (x, None, "x"):
+            with pytest.raises(UserError, match="inputs must be a mapping of input names"):
+                session.run_many(wrong, ALL)  # type: ignore[arg-type]
+            with pytest.raises(UserError, match="inputs must be a mapping of input names"):
+                session.submit_many(wrong, ALL).result()  # type: ignore[arg-type]
     assert Plain.calls == []
 
 
