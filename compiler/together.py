@@ -10,11 +10,11 @@ from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import TaskCode, compile_task
 from moesaic.compiler.estimate.cycles.timing import Memory
 from moesaic.compiler.estimate.energy import estimated_energy
+from moesaic.compiler.estimate.joint_routing import Routing, given_routing, joint_routing
 from moesaic.compiler.estimate.models import estimate_graphs
 from moesaic.compiler.estimate.sustained import schedule_notes
 from moesaic.compiler.estimate.task import Estimate, estimate
 from moesaic.compiler.estimate.tuning import check_fits, choose_schedule, naming_a_preset
-from moesaic.compiler.joint_routing import Routing, given_routing, joint_routing
 from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, stored_schedule
 from moesaic.spec.arch import ArchConfig

@@ -10,9 +10,9 @@ import pytest
 
 from moesaic.compiler.codegen.image import WeightImage
 from moesaic.compiler.codegen.task import compile_task
+from moesaic.compiler.estimate.joint_routing import given_routing, joint_routing
 from moesaic.compiler.estimate.models import estimate_bundle
 from moesaic.compiler.estimate.shapes import ShapeImage
-from moesaic.compiler.joint_routing import given_routing, joint_routing
 from moesaic.compiler.schedule.capacity import check_capacity
 from moesaic.compiler.schedule.joint import Joint
 from moesaic.compiler.schedule.options import Schedule, first_schedule
