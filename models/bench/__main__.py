@@ -1,4 +1,4 @@
-"""Measure everything: ``python -m moesaic.models.bench``, an hour on two cores.
+"""Measure everything: ``python -m moesaic.models.bench``, two hours on two cores.
 
 Writes ``build/bench/bench.json``, a list of rows with the resources of their target, and
 ``build/bench/report.json`` with the rest. Exits with 1 if a goal is not met.
