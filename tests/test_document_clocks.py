@@ -81,7 +81,8 @@ def test_clocks_of_the_notebook_are_those_of_the_records() -> None:
 def test_they_are_found() -> None:
     texts = {path.name: path.read_text() for path in DOCUMENTS}
     assert [row[0] for row in rows(texts["README.md"])] == [
-        "zcu102-lite", "zcu102-lite", "zcu102", "zcu102", "zcu102-lite", "zcu102", "zcu102",
+        "zcu102-lite", "zcu102-lite", "zcu104", "zcu104", "zcu102", "zcu102",
+        "zcu102-lite", "zcu104", "zcu102", "zcu102",
     ]  # fmt: skip
     assert [row[0] for row in rows(texts["tutorial.md"])] == list(PRESETS)
     said = {name for _, name in _SAYS_MHZ.findall(texts["README.md"])}
