@@ -54,7 +54,7 @@ sim: setup  ## the cycle-accurate simulator of TARGET
 firmware:  ## the C driver for every processor, with code sizes; fetches cross compilers
 	@$(MAKE) -s -j 2 -C firmware all
 
-bench: setup  ## measure all targets: cycles, estimates, resources, clocks, serving, goals, real weights; 2.5 hours
+bench: setup  ## measure all targets: cycles, estimates, resources, clocks, serving, goals, real weights; 2 to 3 hours
 	$(BIN)/python -m moesaic.models.bench --out build/bench
 	$(BIN)/python -m moesaic.models.bench.accuracy --models nano --out build/bench
 	$(BIN)/python -m moesaic.models.bench.processor --out build/bench
