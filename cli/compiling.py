@@ -304,17 +304,18 @@ def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
 
 def _together_table(bundle: Any) -> Table:
     """Programs of several tasks or frames."""
+    from moesaic.spec.isa import INSTRUCTION_BYTES
+
     table = Table(title="computed together, beside single frames")
-    for column in ("program", "tasks", "frames", "M MAC", "instructions", "stream MB"):
+    for column in ("program", "tasks", "frames", "instructions", "stream MB"):
         table.add_column(column)
-    for name, program in bundle.report["joint"].items():
+    for name, entry in bundle.joint.items():
         table.add_row(
-            name,
-            ", ".join(program["tasks"]),
-            str(program["frames"]),
-            f"{program['macs'] / 1e6:.2f}",
-            str(program["instructions"]),
-            f"{program['weight_stream_bytes'] / 1e6:.2f}",
+            Text(name),
+            Text(", ".join(entry.tasks)),
+            str(entry.frames),
+            str(len(bundle.programs[name]) // INSTRUCTION_BYTES),
+            f"{entry.weight_words * bundle.arch.ring_read_bytes / 1e6:.2f}",
         )
     return table
 
