@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import astuple, dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -98,8 +99,8 @@ class Session:
         batch_wait_seconds: float = 0.0,
     ) -> None:
         frames = queue_frames, batch_frames
-        if not all(isinstance(count, int) and count >= 1 for count in frames) or not (
-            isinstance(batch_wait_seconds, int | float) and 0 <= batch_wait_seconds < float("inf")
+        if not all(isinstance(count, Integral) and count >= 1 for count in frames) or not (
+            isinstance(batch_wait_seconds, Real) and 0 <= batch_wait_seconds < float("inf")
         ):
             raise UserError(
                 "queue_frames and batch_frames must be at least 1, and batch_wait_seconds at"
@@ -263,12 +264,12 @@ class Session:
     def _names(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
         if tasks is None:
             return tuple(self.bundle.tasks)
-        listed = isinstance(tasks, Sequence) and not isinstance(tasks, str)
-        if not listed or not all(isinstance(name, str) for name in tasks):
+        given = tuple(tasks) if isinstance(tasks, Iterable) else (None,)
+        if isinstance(tasks, str) or not all(isinstance(name, str) for name in given):
             raise UserError(f"tasks must be a list of names, not {tasks!r}")
-        names = tuple(self.bundle.task(name) for name in tasks)
+        names = tuple(self.bundle.task(name) for name in given)
         if not names or len(set(names)) < len(names):
-            raise UserError(f"tasks must be names, each once, not {list(tasks)!r}")
+            raise UserError(f"tasks must be names, each once, not {list(given)!r}")
         return names
 
     def _run_now(self, tasks: tuple[str, ...], inputs: Inputs) -> dict[str, Outputs]:

@@ -97,7 +97,7 @@ def main() -> None:
         "--head-width", type=int, default=256, help="channels of the decoder's convolutions"
     )
     options = parser.parse_args()
-    torch.set_num_threads(1)  # two wait for one another, on a busy machine ten times as long
+    torch.set_num_threads(1)  # two wait for one another, on a busy machine several times as long
 
     if options.routing and options.random is None:
         raise SystemExit("--routing is for --random models: a trained one routes as it learned to")

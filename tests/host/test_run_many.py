@@ -114,6 +114,14 @@ def test_all_answers_or_none(bundle: Bundle, x: np.ndarray) -> None:
             session.run_many({"x": x}, ALL)
 
 
+def test_tasks_may_be_any_iterable(bundle: Bundle, x: np.ndarray) -> None:
+    """The bundle's own mapping of them, for one."""
+    with Session(bundle, "plain") as session:
+        names = list(bundle.tasks)
+        assert list(session.run_many({"x": x}, bundle.tasks)) == names  # type: ignore[arg-type]
+        assert list(session.submit_many({"x": x}, iter(names)).result(10)) == names  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
