@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import astuple, dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
 
 from moesaic.host.failures import DeviceError
 from moesaic.host.joint import JointWork
@@ -99,8 +100,9 @@ class Session:
         batch_wait_seconds: float = 0.0,
     ) -> None:
         frames = queue_frames, batch_frames
-        if not all(isinstance(count, Integral) and count >= 1 for count in frames) or not (
-            isinstance(batch_wait_seconds, Real) and 0 <= batch_wait_seconds < float("inf")
+        if not all(isinstance(count, int | np.integer) and count >= 1 for count in frames) or not (
+            isinstance(batch_wait_seconds, int | float | np.number)
+            and 0 <= batch_wait_seconds < float("inf")
         ):
             raise UserError(
                 "queue_frames and batch_frames must be at least 1, and batch_wait_seconds at"
